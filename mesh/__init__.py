@@ -1,0 +1,1 @@
+"""The network: who is there, how bytes travel, how a request is driven."""

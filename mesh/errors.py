@@ -1,0 +1,107 @@
+"""What can go wrong in the mesh, as one tree. Our bug and a peer's misbehaviour are different types.
+
+MeshError
+├── ConfigError             what the operator asked for cannot be done (bad option, port in use, bad key file)
+├── InvalidRequest          what the developer asked for cannot be served
+│   ├── UnknownModel        no provider serves a model of this name
+│   └── ContextLengthExceeded
+├── NoRoute                 the model's blocks are not all covered right now
+├── Refused                 a hop had no room for the session; says when to try again
+├── Cancelled               the session was cancelled on our side
+├── PeerError               a peer failed or misbehaved; names it
+│   ├── PeerUnreachable     no connection could be made, or it broke
+│   ├── PeerTimeout         it did not answer by the deadline
+│   ├── PeerFailed          it reported that it could not go on
+│   └── ProtocolViolation   it sent something that the protocol forbids
+│       ├── FrameTooLarge
+│       ├── FrameTruncated
+│       ├── BadTensor       wrong size or shape, or non-finite values
+│       └── BadRecord       a record that is unsigned, stale, expired or forged
+└── InternalError           a bug of ours
+"""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """Base of everything that `mesh` raises on purpose."""
+
+
+class ConfigError(MeshError):
+    """What the operator asked for cannot be done; the message says what to change."""
+
+
+class InvalidRequest(MeshError):
+    """What the developer asked for cannot be served; `param` names the offending parameter."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnknownModel(InvalidRequest):
+    """No provider serves a model of this name."""
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and `max_tokens` together do not fit the model's context."""
+
+
+class NoRoute(MeshError):
+    """The model's blocks are not all covered right now; the message names the gap."""
+
+
+class Refused(MeshError):
+    """A hop had no room for the session."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Cancelled(MeshError):
+    """The session was cancelled on our side."""
+
+
+class PeerError(MeshError):
+    """A peer failed or misbehaved. `peer` is its peer id, or None where it is not known."""
+
+    def __init__(self, message: str, *, peer: str | None = None) -> None:
+        super().__init__(message)
+        self.peer = peer
+
+
+class PeerUnreachable(PeerError):
+    """No connection to the peer could be made, or the one that there was broke."""
+
+
+class PeerTimeout(PeerError):
+    """The peer did not answer by the deadline."""
+
+
+class PeerFailed(PeerError):
+    """The peer reported that it could not go on with our session."""
+
+
+class ProtocolViolation(PeerError):
+    """The peer sent something that the protocol forbids."""
+
+
+class FrameTooLarge(ProtocolViolation):
+    """A frame's header or payload is over the limit; refused before any allocation."""
+
+
+class FrameTruncated(ProtocolViolation):
+    """The stream ended inside a frame."""
+
+
+class BadTensor(ProtocolViolation):
+    """A tensor of the wrong size or with non-finite values."""
+
+
+class BadRecord(ProtocolViolation):
+    """A discovery record that is unsigned, stale, expired or forged."""
+
+
+class InternalError(MeshError):
+    """A bug of ours: please report it."""

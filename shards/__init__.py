@@ -1,0 +1,1 @@
+"""The model: cutting, loading and running blocks; no network, no chain."""
