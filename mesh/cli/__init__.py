@@ -1,0 +1,1 @@
+"""The `mesh` command. The only place that reads the environment."""

@@ -1,0 +1,1 @@
+"""The client library: drives one generation along a route."""

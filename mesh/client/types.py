@@ -1,0 +1,123 @@
+"""What the client library takes and gives back: requests, pieces of an answer, and the `Backend` port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from shards.sampling_params import SamplingParams
+from shards.span import Span
+from shards.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that the swarm serves now. `digest` tells two checkpoints of one name apart (hex sha256)."""
+
+    name: str
+    digest: str
+    n_blocks: int
+    context_length: int
+    vocab_size: int
+    complete: bool
+    """True when every block is served by somebody."""
+    gaps: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One generation (one session). `prompt` is token ids, already templated and encoded."""
+
+    model: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    prompt_logprobs: bool = False
+    """Also report each prompt token's log-probability (with `sampling.logprobs` alternatives)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token's log-probability under the model's own distribution (before temperature and filters)."""
+
+    token: int
+    logprob: float | None
+    """None for the first prompt token, which nothing predicts."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely alternatives, best first: (token id, logprob)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer: zero or more tokens and the text they completed (never half a character).
+
+    `text` may lag behind `tokens` while bytes of a character or a possible stop string are held back; the
+    texts of all deltas concatenated are the answer. Stop strings are not part of it.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HopReport:
+    """What one hop of the route did for a session."""
+
+    peer: str
+    span: Span
+    tokens: int
+    """Tokens (prompt and generated) it computed."""
+    busy_seconds: float
+    """Seconds its engine spent on them, batched work counted by share."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.busy_seconds if self.busy_seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The end of a generation: why it ended, what it cost, which way it went."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    route: tuple[HopReport, ...]
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    time_to_first_token: float = 0.0
+    seconds: float = 0.0
+
+
+class Generation(Protocol):
+    """A running generation. Iterate it for deltas; afterwards `completion` is set.
+
+    Leaving the `async with` of `Backend.generate` early cancels the session on every hop.
+    """
+
+    completion: Completion | None
+
+    def __aiter__(self) -> AsyncIterator[TextDelta]: ...
+
+
+class Backend(Protocol):
+    """What the gateway needs of the mesh; `mesh.client.Client` is the real one.
+
+    Every method may raise any `MeshError`: `UnknownModel`, `ContextLengthExceeded`, `InvalidRequest`, `NoRoute`,
+    `Refused`, `PeerError`; and `ShardError` from the tokenizer.
+    """
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """The models that the swarm serves now, complete or not."""
+
+    async def tokenizer(self, model: str) -> Tokenizer:
+        """The model's tokenizer (fetched from a provider and checked against its record, then kept)."""
+
+    def generate(self, request: GenerateRequest) -> AbstractAsyncContextManager[Generation]:
+        """Open a session on every hop of a route; yields once they have all admitted it."""

@@ -1,0 +1,1 @@
+"""Who is there: signed provider records and the directory that carries them."""

@@ -1,0 +1,1 @@
+"""The provider's side of a session: admission, the ring, files."""

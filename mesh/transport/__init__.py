@@ -1,0 +1,1 @@
+"""How frames travel: the `Transport` port and its adapters."""

@@ -1,0 +1,1 @@
+"""What travels between peers: bounded, versioned frames and the messages in them (pure)."""

@@ -1,0 +1,42 @@
+"""Text to token ids and back: tokenizer.json, the chat template, and decoding as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class TextStream(Protocol):
+    """Turns ids into text one at a time, holding back incomplete UTF-8."""
+
+    def push(self, token: int) -> str:
+        """Text that `token` completed; empty while a character is still incomplete."""
+
+    def flush(self) -> str:
+        """What is still held back, with U+FFFD for bytes that never became a character."""
+
+
+class Tokenizer(Protocol):
+    """What the mesh needs of a tokenizer. Raises `TokenizerError`."""
+
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    has_chat_template: bool
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`."""
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+
+    def token_text(self, token: int) -> str:
+        """One token's own text (special tokens as they are written), for log-probability tables."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """One token's own bytes (part of a character for a byte-level token)."""
+
+    def stream(self) -> TextStream:
+        """A new streaming decoder."""
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt text for a conversation. Raises `TokenizerError` when there is no template or it fails."""
