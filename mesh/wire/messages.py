@@ -1,0 +1,313 @@
+"""The messages of the mesh, protocol version 1: frozen dataclasses and their strict decoding (pure).
+
+    client ──OpenSession, Prompt, CloseSession, FetchFile, Ping──▶ every hop        `/mesh/control/1`
+    client ◀──SessionOpened | SessionRefused, NewToken, PromptScores,
+              SessionFailed, SessionClosed, FileData, Pong────────── hop
+    hop ──Activations (downstream), NextTokens (last to first)──▶ hop               `/mesh/ring/1`
+
+A frame's header is a msgpack map `{"t": kind, field: value …}`; tensors and token ids travel as the frame's raw
+payload, whose size and meaning follow from the session's state, never from the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
+
+from mesh.errors import ProtocolViolation
+from mesh.wire import fields as f
+from mesh.wire.frame import Frame
+
+CONTROL_PROTOCOL: Final = "/mesh/control/1"
+RING_PROTOCOL: Final = "/mesh/ring/1"
+
+SESSION_BYTES: Final = 16
+MAX_TOKENS: Final = 1 << 24
+MAX_BLOCKS: Final = 1 << 16
+MAX_PARTS: Final = 4096
+MAX_REASON: Final = 2000
+MAX_FILE_BYTES: Final = 48 * 1024 * 1024
+
+_session = f.octets(SESSION_BYTES)
+_position = f.integer(0, MAX_TOKENS)
+_count = f.integer(1, MAX_TOKENS)
+_token = f.integer(0, (1 << 31) - 1)
+_logprob = f.number(-1e30, 1e-3)
+_top = f.items(f.record(_token, _logprob), 32)
+_digest = f.text(64)
+_reason = f.text(MAX_REASON)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Ask a hop to admit a session. The payload holds the fed token ids (int32) for a last hop that needs them.
+
+    `prompt_tokens` is the prompt's length; `fed_tokens` how many tokens will be prefilled before the first one is
+    sampled (more than the prompt when a session resumes elsewhere); `capacity` prompt and answer together.
+    """
+
+    kind: ClassVar[str] = "open"
+    session: bytes
+    digest: str
+    start: int
+    end: int
+    previous: str | None
+    following: str | None
+    first: str
+    prompt_tokens: int
+    fed_tokens: int
+    capacity: int
+    eos: tuple[int, ...]
+    prompt_scores: bool
+    wire_dtype: str
+    sampling: tuple[Any, ...]
+    logit_bias: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The hop has reserved the session's cache and waits for its first tokens."""
+
+    kind: ClassVar[str] = "opened"
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRefused:
+    """The hop will not serve the session; `code` says why, `retry_after_ms` when it may."""
+
+    kind: ClassVar[str] = "refused"
+    session: bytes
+    code: str
+    reason: str
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """To the first hop, once every hop has admitted: run these token ids (payload, int32 little endian)."""
+
+    kind: ClassVar[str] = "prompt"
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """From the last hop: the token chosen for `position`; `finish` ends the session."""
+
+    kind: ClassVar[str] = "token"
+    session: bytes
+    position: int
+    token: int
+    finish: str | None
+    logprob: float | None
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """From the last hop: log-probabilities of the prompt tokens at `position`, `position + 1`, …"""
+
+    kind: ClassVar[str] = "scores"
+    session: bytes
+    position: int
+    scores: tuple[tuple[float, tuple[tuple[int, float], ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFailed:
+    """A hop cannot go on; `blamed` is the peer whose input was at fault, if it was one."""
+
+    kind: ClassVar[str] = "failed"
+    session: bytes
+    code: str
+    reason: str
+    blamed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """The client is done with (or gives up) the session: free it and say what it took."""
+
+    kind: ClassVar[str] = "close"
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """The session is freed; `tokens` were computed in `busy_us` microseconds of engine time."""
+
+    kind: ClassVar[str] = "closed"
+    session: bytes
+    tokens: int
+    busy_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFile:
+    """Ask for a small model file (tokenizer, config) by name; the asker checks its hash."""
+
+    kind: ClassVar[str] = "fetch"
+    request: int
+    digest: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileData:
+    """The file as payload, or a reason why not."""
+
+    kind: ClassVar[str] = "file"
+    request: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there?"""
+
+    kind: ClassVar[str] = "ping"
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Yes."""
+
+    kind: ClassVar[str] = "pong"
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """One micro-batch for the next hop: per part (session, first position, tokens); hidden states as payload."""
+
+    kind: ClassVar[str] = "act"
+    parts: tuple[tuple[bytes, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """Last hop to first: per part (session, position, token) to run next."""
+
+    kind: ClassVar[str] = "next"
+    parts: tuple[tuple[bytes, int, int], ...]
+
+
+Message = (
+    OpenSession
+    | SessionOpened
+    | SessionRefused
+    | Prompt
+    | NewToken
+    | PromptScores
+    | SessionFailed
+    | CloseSession
+    | SessionClosed
+    | FetchFile
+    | FileData
+    | Ping
+    | Pong
+    | Activations
+    | NextTokens
+)
+
+_Readers = Mapping[str, Callable[[str, Any], Any]]
+
+_sampling = f.record(
+    f.number(0, 100),  # temperature
+    f.integer(0, 1 << 31),  # top_k
+    f.number(0, 1),  # top_p
+    f.number(0, 1),  # min_p
+    f.number(0, 100),  # repetition_penalty
+    f.number(-2, 2),  # presence_penalty
+    f.number(-2, 2),  # frequency_penalty
+    f.optional(f.integer(0, 32)),  # logprobs
+    f.integer(0, (1 << 64) - 1),  # seed
+)
+
+_SCHEMA: Final[Mapping[type[Any], _Readers]] = {
+    OpenSession: {
+        "session": _session,
+        "digest": _digest,
+        "start": f.integer(0, MAX_BLOCKS),
+        "end": f.integer(1, MAX_BLOCKS),
+        "previous": f.optional(f.peer_id),
+        "following": f.optional(f.peer_id),
+        "first": f.peer_id,
+        "prompt_tokens": _count,
+        "fed_tokens": _count,
+        "capacity": _count,
+        "eos": f.items(_token, 64),
+        "prompt_scores": f.boolean,
+        "wire_dtype": f.choice("float32", "bfloat16", "float16"),
+        "sampling": _sampling,
+        "logit_bias": f.items(f.record(_token, f.number(-100, 100)), 1024),
+    },
+    SessionOpened: {"session": _session},
+    SessionRefused: {
+        "session": _session,
+        "code": f.text(64),
+        "reason": _reason,
+        "retry_after_ms": f.integer(0, 3_600_000),
+    },
+    Prompt: {"session": _session},
+    NewToken: {
+        "session": _session,
+        "position": _position,
+        "token": _token,
+        "finish": f.optional(f.choice("stop", "length")),
+        "logprob": f.optional(_logprob),
+        "top": _top,
+    },
+    PromptScores: {
+        "session": _session,
+        "position": _position,
+        "scores": f.items(f.record(_logprob, _top), 8192),
+    },
+    SessionFailed: {
+        "session": _session,
+        "code": f.text(64),
+        "reason": _reason,
+        "blamed": f.optional(f.peer_id),
+    },
+    CloseSession: {"session": _session},
+    SessionClosed: {
+        "session": _session,
+        "tokens": f.integer(0, 1 << 53),
+        "busy_us": f.integer(0, 1 << 53),
+    },
+    FetchFile: {"request": f.integer(0, 1 << 53), "digest": _digest, "name": f.text(200)},
+    FileData: {"request": f.integer(0, 1 << 53), "error": f.optional(_reason)},
+    Ping: {"nonce": f.integer(0, 1 << 53)},
+    Pong: {"nonce": f.integer(0, 1 << 53)},
+    Activations: {"parts": f.items(f.record(_session, _position, _count), MAX_PARTS)},
+    NextTokens: {"parts": f.items(f.record(_session, _position, _token), MAX_PARTS)},
+}
+
+_BY_KIND: Final[Mapping[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
+HEADER_LIMIT: Final = 256 * 1024
+
+
+def encode(message: Message, payload: bytes | bytearray | memoryview = b"") -> Frame:
+    """The frame that carries `message` and `payload`."""
+    header: dict[str, Any] = {"t": message.kind}
+    for field in fields(message):
+        value = getattr(message, field.name)
+        header[field.name] = f.plain(value) if isinstance(value, tuple) else value
+    return Frame(f.pack(header), payload)
+
+
+def decode(frame: Frame) -> Message:
+    """The message in a frame's header. Raises `ProtocolViolation` on anything that the schema does not allow."""
+    raw = f.unpack_map(frame.header, limit=HEADER_LIMIT)
+    cls = _BY_KIND.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
+    if cls is None:
+        raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
+    readers = _SCHEMA[cls]
+    unknown = raw.keys() - readers.keys()
+    if unknown:
+        raise ProtocolViolation(f"{kind!r} message has unknown fields: {sorted(unknown)!r:.200}")
+    message: Message = cls(**{name: f.take(raw, name, read) for name, read in readers.items()})
+    return message
