@@ -1,0 +1,45 @@
+"""How fast a stage decodes on this machine: what its provider's record announces."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from shards.stage import Piece, StageModel, Want
+
+MAX_SECONDS = 0.5
+MAX_STEPS = 12
+WARM_UP_STEPS = 2
+CONTEXT = 16
+
+
+def measure_block_rate(model: StageModel) -> float:
+    """Block-tokens per second at batch 1: blocks of the stage over the median decode step. Takes at most ~0.5 s."""
+    span = model.span
+    first, last = span.start == 0, span.end == model.spec.n_blocks
+    cache = model.new_cache(span, min(model.spec.context_length, CONTEXT + MAX_STEPS + WARM_UP_STEPS))
+    generator = torch.Generator().manual_seed(0)
+
+    def piece(start: int, count: int) -> Piece:
+        want = Want.LAST if last else Want.NOTHING
+        if first:
+            tokens = torch.randint(model.spec.vocab_size, (count,), generator=generator)
+            return Piece(cache, start, tokens=tokens.to(model.device), want=want)
+        hidden = torch.randn(count, model.spec.hidden_size, generator=generator)
+        return Piece(cache, start, hidden=hidden.to(device=model.device, dtype=model.dtype), want=want)
+
+    steps: list[float] = []
+    with torch.inference_mode():
+        context = max(1, min(CONTEXT, cache.capacity - MAX_STEPS - WARM_UP_STEPS))
+        model.forward([piece(0, context)])
+        deadline = time.perf_counter() + MAX_SECONDS
+        for step in range(min(MAX_STEPS + WARM_UP_STEPS, cache.capacity - context)):
+            began = time.perf_counter()
+            result = model.forward([piece(context + step, 1)])
+            result[0].sum().item()  # wait for the device
+            steps.append(time.perf_counter() - began)
+            if time.perf_counter() > deadline and len(steps) > WARM_UP_STEPS:
+                break
+    return len(span) / statistics.median(steps[WARM_UP_STEPS:] or steps)
