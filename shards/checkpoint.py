@@ -1,1 +1,255 @@
-"""A checkpoint folder: config, tokenizer files, and tensors read one slice at a time."""
+"""A checkpoint folder: config, tokenizer files, and tensors read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import torch
+
+from shards import tensor_names
+from shards.config import ModelSpec, parse_config
+from shards.errors import CheckpointError
+from shards.manifest import Manifest, read_manifest
+from shards.progress import Progress, silent
+from shards.safetensors_header import TensorEntry, read_header
+from shards.span import Span
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MAX_CONFIG_BYTES = 4 << 20
+MAX_INDEX_BYTES = 64 << 20
+
+_TORCH_DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
+    "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightFile:
+    """A safetensors file whose header was read; `identity` notices that it was replaced afterwards."""
+
+    path: Path
+    identity: tuple[int, int, int]
+    entries: Mapping[str, TensorEntry]
+
+
+class Checkpoint:
+    """An opened local checkpoint folder in safetensors; make one with `Checkpoint.open`.
+
+    With an index, a weight file is opened (checked against the manifest, if there is one, then its header
+    read) when a tensor of it is first asked for, so that a folder may hold only the files of one span;
+    `check` opens all files of a span at once. Every method that touches a file raises `CheckpointError`
+    when the file is missing, truncated, malformed or not the manifest's. Not safe for several threads.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: ModelSpec,
+        weight_map: Mapping[str, str],
+        files: dict[str, _WeightFile],
+        manifest: Manifest | None,
+        progress: Progress,
+    ) -> None:
+        self.folder = folder
+        self.spec = spec
+        self._weight_map = weight_map
+        self._files = files
+        self._manifest = manifest
+        self._progress = progress
+
+    @classmethod
+    def open(cls, folder: Path, *, span: Span | None = None, progress: Progress = silent) -> Checkpoint:
+        """Open `folder`; with a `span`, also check every file that the span needs.
+
+        Raises `CheckpointError`, or `UnsupportedModel` when config.json lacks a shape.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder")
+        manifest = read_manifest(folder)
+        spec = _read_spec(folder, manifest)
+        files: dict[str, _WeightFile] = {}
+        if (folder / INDEX_NAME).is_file():
+            weight_map = read_weight_map(folder, manifest)
+        elif (folder / SINGLE_NAME).is_file():
+            files[SINGLE_NAME] = _open_weights(folder, SINGLE_NAME, manifest, progress)
+            weight_map = dict.fromkeys(files[SINGLE_NAME].entries, SINGLE_NAME)
+        else:
+            raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}")
+        checkpoint = cls(folder, spec, weight_map, files, manifest, progress)
+        if span is not None:
+            checkpoint.check(span)
+        return checkpoint
+
+    def names(self) -> Sequence[str]:
+        """The names of all tensors, sorted; some may lie in files that this folder does not hold."""
+        return sorted(self._weight_map)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weight_map
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from its file's header."""
+        return self._locate(name)[1].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype, from its file's header."""
+        return _TORCH_DTYPES[self._locate(name)[1].dtype]
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor on the CPU, in its own dtype and shape; reads that tensor's bytes and nothing else."""
+        file, entry = self._locate(name)
+        data = torch.empty(entry.nbytes, dtype=torch.uint8)
+        with _opened(file.path) as handle:
+            if _identity(handle) != file.identity:
+                raise CheckpointError(f"{file.path} was changed while it was in use")
+            handle.seek(entry.begin)
+            view = data.numpy().data
+            while len(view):
+                count = handle.readinto(view)  # type: ignore[attr-defined]
+                if not count:
+                    raise CheckpointError(
+                        f"{file.path} is truncated: {len(view)} bytes of {name} are missing"
+                    )
+                view = view[count:]
+        return data.view(_TORCH_DTYPES[entry.dtype]).view(entry.shape)
+
+    def tensors_of(self, span: Span) -> list[str]:
+        """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""
+        if span.end > self.spec.n_blocks:
+            raise CheckpointError(f"blocks {span} are not all in a model of {self.spec.n_blocks} blocks")
+        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=is_tied(self.spec))
+
+    def nbytes(self, span: Span) -> int:
+        """Bytes of the tensors that a stage over `span` reads, as stored."""
+        return sum(self._locate(name)[1].nbytes for name in self.tensors_of(span))
+
+    def check(self, span: Span) -> None:
+        """Check every file that `span` needs: it is there, the manifest's, well-formed, and has the tensors.
+
+        Also that each block of the span has any tensors at all.
+        """
+        needed = self.tensors_of(span)
+        for name in needed:
+            self._locate(name)
+        missing = set(span) - {tensor_names.block_of(name) for name in needed}
+        if missing:
+            raise CheckpointError(f"{self.folder} has no tensors for block {min(missing)}")
+
+    def _locate(self, name: str) -> tuple[_WeightFile, TensorEntry]:
+        file_name = self._weight_map.get(name)
+        if file_name is None:
+            raise CheckpointError(f"{self.folder} has no tensor {name}")
+        file = self._files.get(file_name)
+        if file is None:
+            file = _open_weights(self.folder, file_name, self._manifest, self._progress)
+            self._files[file_name] = file
+        entry = file.entries.get(name)
+        if entry is None:
+            raise CheckpointError(f"{INDEX_NAME} says that {name} is in {file_name}, but it is not")
+        return file, entry
+
+
+def digest(folder: Path) -> str:
+    """What tells models apart: sha256 in hex over config.json's bytes and the sorted names of all tensors.
+
+    Names, not dtypes and shapes: a partial download has the index with every name but lacks the headers
+    of the files of other spans, and must have the same digest as the whole folder; names and config
+    determine the shapes. It says nothing about the weights' values: the manifest does. Raises
+    `CheckpointError`, also where the folder has neither weights nor an index.
+    """
+    checkpoint = Checkpoint.open(folder)
+    hasher = hashlib.sha256(b"inference-mesh model 1\0")
+    config = _bounded(folder / "config.json", MAX_CONFIG_BYTES)
+    hasher.update(len(config).to_bytes(8, "little") + config)
+    hasher.update("\0".join(checkpoint.names()).encode())
+    return hasher.hexdigest()
+
+
+def is_tied(spec: ModelSpec) -> bool:
+    """True when config.json says that the head is the embedding."""
+    inner = spec.raw.get("text_config")
+    sources = (spec.raw, inner) if isinstance(inner, dict) else (spec.raw,)
+    return any(source.get("tie_word_embeddings") is True for source in sources)
+
+
+def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
+    """The index's table from tensor name to weight file, every value a plain file name."""
+    path = folder / INDEX_NAME
+    if manifest is not None:
+        manifest.check(path)
+    try:
+        raw = json.loads(_bounded(path, MAX_INDEX_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    table = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{path} has no weight_map")
+    for name, file_name in table.items():
+        if not name.isprintable():
+            raise CheckpointError(f"{path}: tensor name {name[:200]!r} has unprintable characters")
+        if not _is_plain(file_name):
+            shown = str(file_name)[:200]
+            raise CheckpointError(f"{path}: {shown!r} is not the plain name of a .safetensors file")
+    return table
+
+
+def _is_plain(name: object) -> bool:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 255:
+        return False
+    return name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:")
+
+
+def _read_spec(folder: Path, manifest: Manifest | None) -> ModelSpec:
+    path = folder / "config.json"
+    if manifest is not None:
+        manifest.check(path)
+    try:
+        return parse_config(_bounded(path, MAX_CONFIG_BYTES))
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply") from error
+
+
+def _open_weights(folder: Path, name: str, manifest: Manifest | None, progress: Progress) -> _WeightFile:
+    path = folder / name
+    with _opened(path) as file:
+        if manifest is not None:
+            manifest.check_open(file, name, progress=progress)
+            file.seek(0)
+        identity = _identity(file)
+        return _WeightFile(path, identity, read_header(file, identity[1], str(path)))
+
+
+def _identity(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _opened(path: Path, *, buffering: int = 0) -> Iterator[BinaryIO]:
+    # Unbuffered unless told otherwise, so that exactly the bytes that are asked for are read.
+    try:
+        with cast(BinaryIO, path.open("rb", buffering=buffering)) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: download it") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+
+
+def _bounded(path: Path, limit: int) -> bytes:
+    with _opened(path, buffering=-1) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CheckpointError(f"{path} is over the limit of {limit} bytes")
+    return data
