@@ -43,6 +43,7 @@ _reason = f.text(MAX_REASON)
 class OpenSession:
     """Ask a hop to admit a session. The payload holds the fed token ids (int32) for a last hop that needs them.
 
+    The hops form a ring: `previous` of the first is the last, and `following` of the last is the first.
     `prompt_tokens` is the prompt's length; `fed_tokens` how many tokens will be prefilled before the first one is
     sampled (more than the prompt when a session resumes elsewhere); `capacity` prompt and answer together.
     """
@@ -52,9 +53,8 @@ class OpenSession:
     digest: str
     start: int
     end: int
-    previous: str | None
-    following: str | None
-    first: str
+    previous: str
+    following: str
     prompt_tokens: int
     fed_tokens: int
     capacity: int
@@ -233,9 +233,8 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
         "digest": _digest,
         "start": f.integer(0, MAX_BLOCKS),
         "end": f.integer(1, MAX_BLOCKS),
-        "previous": f.optional(f.peer_id),
-        "following": f.optional(f.peer_id),
-        "first": f.peer_id,
+        "previous": f.peer_id,
+        "following": f.peer_id,
         "prompt_tokens": _count,
         "fed_tokens": _count,
         "capacity": _count,

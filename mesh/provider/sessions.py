@@ -1,0 +1,205 @@
+"""The sessions that a hop serves: admission and the order of what may arrive (pure).
+
+Every rule that a stranger could break is here, as a synchronous function of the table, the message and the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from mesh.errors import ProtocolViolation
+from mesh.wire.messages import OpenSession
+from shards.span import Span
+
+
+@dataclass(frozen=True, slots=True)
+class StageFacts:
+    """What admission needs to know of the stage."""
+
+    digest: str
+    span: Span
+    n_blocks: int
+    vocab_size: int
+    context_length: int
+    wire_dtype: str
+    kv_bytes_per_token: Callable[[Span], int]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """What a stage gives to sessions: their number (in all, and per client), bytes of cache, idle seconds."""
+
+    sessions: int = 256
+    sessions_per_client: int = 128
+    kv_bytes: int = 1 << 30
+    idle_seconds: float = 120.0
+
+
+class NotAdmitted(Exception):
+    """The hop says no: `code` for programs, the message for people, when it may change."""
+
+    def __init__(self, code: str, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+@dataclass(slots=True)
+class HopSession:
+    """One session on this hop. `expected` is the position of the next token that may arrive."""
+
+    id: bytes
+    client: str
+    span: Span
+    previous: str
+    following: str
+    prompt_tokens: int
+    fed_tokens: int
+    capacity: int
+    is_first: bool
+    is_last: bool
+    kv_bytes: int
+    last_active: float
+    expected: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class SessionTable:
+    """All sessions of a stage, by id. A session belongs to the client that opened it; nobody else can touch it."""
+
+    facts: StageFacts
+    limits: AdmissionLimits
+    kv_bytes_used: int = 0
+    _sessions: dict[bytes, HopSession] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[HopSession]:
+        return iter(tuple(self._sessions.values()))
+
+    def get(self, session: bytes) -> HopSession | None:
+        return self._sessions.get(session)
+
+    @property
+    def kv_bytes_free(self) -> int:
+        return self.limits.kv_bytes - self.kv_bytes_used
+
+    def admit(self, request: OpenSession, client: str, now: float) -> HopSession:
+        """Reserve a place for the session. Raises `NotAdmitted`."""
+        span = self._check_shape(request)
+        if request.session in self._sessions:
+            raise NotAdmitted("duplicate", "a session of this id is already open here")
+        if len(self._sessions) >= self.limits.sessions:
+            raise NotAdmitted("busy", f"all {self.limits.sessions} sessions are taken", 1.0)
+        if sum(1 for other in self if other.client == client) >= self.limits.sessions_per_client:
+            raise NotAdmitted("quota", f"one client may hold {self.limits.sessions_per_client} sessions", 1.0)
+        kv_bytes = self.facts.kv_bytes_per_token(span) * request.capacity
+        if kv_bytes > self.limits.kv_bytes:
+            raise NotAdmitted("too_large", f"the session needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
+        if kv_bytes > self.kv_bytes_free:
+            raise NotAdmitted("busy", f"the session needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", 1.0)
+        session = HopSession(
+            id=request.session,
+            client=client,
+            span=span,
+            previous=request.previous,
+            following=request.following,
+            prompt_tokens=request.prompt_tokens,
+            fed_tokens=request.fed_tokens,
+            capacity=request.capacity,
+            is_first=span.start == 0,
+            is_last=span.end == self.facts.n_blocks,
+            kv_bytes=kv_bytes,
+            last_active=now,
+        )
+        self._sessions[session.id] = session
+        self.kv_bytes_used += kv_bytes
+        return session
+
+    def close(self, session: bytes, client: str) -> HopSession | None:
+        """Forget a session of `client`; None if there is none (closing twice is harmless)."""
+        found = self._sessions.get(session)
+        if found is None or found.client != client:
+            return None
+        del self._sessions[session]
+        self.kv_bytes_used -= found.kv_bytes
+        return found
+
+    def prompt(self, session: bytes, client: str, count: int, now: float) -> HopSession:
+        """The client hands the first stage its `count` token ids. Raises `ProtocolViolation`."""
+        found = self._sessions.get(session)
+        if found is None or found.client != client:
+            raise ProtocolViolation("a prompt came for a session that is not open", peer=client)
+        if not found.is_first:
+            raise ProtocolViolation("a prompt came to a stage that is not the first", peer=client)
+        if count != found.fed_tokens:
+            raise ProtocolViolation(
+                f"the session announced {found.fed_tokens} tokens, {count} came", peer=client
+            )
+        if found.expected != 0:
+            raise ProtocolViolation("a second prompt came for the session", peer=client)
+        found.expected = count
+        found.last_active = now
+        return found
+
+    def arrive(self, session: bytes, sender: str, start: int, count: int, now: float) -> HopSession | None:
+        """Tokens `[start, start + count)` arrive over the ring.
+
+        None when the session is gone (in flight while it was closed: harmless). Raises `ProtocolViolation` when
+        the sender is not the session's previous hop, or the positions leave a gap or pass the capacity. Earlier
+        positions may come again: they replace what was there.
+        """
+        found = self._sessions.get(session)
+        if found is None:
+            return None
+        if found.previous != sender:
+            raise ProtocolViolation("tokens came from a peer that is not the session's previous hop", peer=sender)
+        if found.is_first and found.expected < found.fed_tokens:
+            raise ProtocolViolation("a next token came before the prompt", peer=sender)
+        if start > found.expected:
+            raise ProtocolViolation(
+                f"tokens from position {start} came, but {found.expected} was next", peer=sender
+            )
+        if start + count > found.capacity:
+            raise ProtocolViolation(
+                f"tokens up to {start + count} came, but the session's capacity is {found.capacity}", peer=sender
+            )
+        found.expected = start + count
+        found.last_active = now
+        return found
+
+    def neighbours(self, peer: str) -> list[HopSession]:
+        """Sessions that hand to or take from `peer`."""
+        return [session for session in self if peer in (session.previous, session.following)]
+
+    def of_client(self, client: str) -> list[HopSession]:
+        """Sessions that `client` opened."""
+        return [session for session in self if session.client == client]
+
+    def idle(self, now: float) -> list[HopSession]:
+        """Sessions in which nothing has happened for too long."""
+        return [session for session in self if now - session.last_active > self.limits.idle_seconds]
+
+    def _check_shape(self, request: OpenSession) -> Span:
+        facts = self.facts
+        if request.digest != facts.digest:
+            raise NotAdmitted("wrong_model", f"this stage serves model {facts.digest[:12]}, not {request.digest[:12]}")
+        if not request.start < request.end:
+            raise NotAdmitted("wrong_blocks", f"{request.start}:{request.end} is not a span")
+        span = Span(request.start, request.end)
+        if not facts.span.covers(span):
+            raise NotAdmitted("wrong_blocks", f"this stage serves blocks {facts.span}, not {span}")
+        if request.capacity > facts.context_length:
+            raise NotAdmitted(
+                "too_long", f"{request.capacity} tokens do not fit the model's context of {facts.context_length}"
+            )
+        if not request.prompt_tokens <= request.fed_tokens < request.capacity:
+            raise NotAdmitted("bad_request", "prompt_tokens <= fed_tokens < capacity must hold")
+        if request.wire_dtype != facts.wire_dtype:
+            raise NotAdmitted("wrong_dtype", f"this stage hands over {facts.wire_dtype}, not {request.wire_dtype}")
+        return span
