@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import torch
 
@@ -239,7 +239,7 @@ def _identity(file: BinaryIO) -> tuple[int, int, int]:
 def _opened(path: Path, *, buffering: int = 0) -> Iterator[BinaryIO]:
     # Unbuffered unless told otherwise, so that exactly the bytes that are asked for are read.
     try:
-        with cast(BinaryIO, path.open("rb", buffering=buffering)) as file:
+        with path.open("rb", buffering=buffering) as file:
             yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: download it") from error
