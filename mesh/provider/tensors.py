@@ -1,10 +1,9 @@
-"""Hidden states and token ids as raw frame payloads, and back; sizes come from the session, never from the message."""
+"""Hidden states as raw frame payloads, and back; sizes come from the session, never from the message."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from mesh.errors import BadTensor
@@ -31,18 +30,3 @@ def split_hidden(
     writable = payload if isinstance(payload, bytearray) else bytearray(payload)
     whole = torch.frombuffer(writable, dtype=dtype).view(-1, hidden_size)
     return list(whole.split(list(counts)))
-
-
-def token_payload(tokens: Sequence[int]) -> bytes:
-    """Token ids as little-endian int32."""
-    return np.asarray(tokens, dtype="<i4").tobytes()
-
-
-def read_tokens(payload: bytes | bytearray | memoryview, count: int, vocab_size: int) -> list[int]:
-    """`count` token ids below `vocab_size`. Raises `BadTensor`."""
-    if len(payload) != 4 * count:
-        raise BadTensor(f"{len(payload)} bytes of token ids came for {count} tokens")
-    ids = np.frombuffer(payload, dtype="<i4")
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
-        raise BadTensor(f"a token id is outside the model's vocabulary of {vocab_size}: is this the wrong tokenizer?")
-    return [int(token) for token in ids]

@@ -3,6 +3,8 @@
     prefix = magic "IM" | version u8 | reserved u8 (0) | header length u32 | payload length u32   (big-endian, 12 bytes)
 
 Lengths are checked against `FrameLimits` as soon as the prefix has arrived, before anything is allocated.
+A prefix with reserved = 1 and both lengths 0 (`GOODBYE`) ends a channel: without it, a peer whose process was
+killed could not be told from one that closed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from mesh.errors import FrameTooLarge, ProtocolViolation
 MAGIC = b"IM"
 VERSION = 1
 PREFIX = struct.Struct(">2sBBII")
+GOODBYE = PREFIX.pack(MAGIC, VERSION, 1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,177 @@
+"""The client's control channel to one hop, shared by all its sessions there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+
+from mesh.errors import PeerError, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.transport.port import Channel, PeerId, Transport
+from mesh.wire.frame import Frame
+from mesh.wire.messages import (
+    CONTROL_PROTOCOL,
+    FetchFile,
+    FileData,
+    Message,
+    NewToken,
+    Ping,
+    Pong,
+    PromptScores,
+    SessionClosed,
+    SessionFailed,
+    SessionOpened,
+    SessionRefused,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+FromHop = SessionOpened | SessionRefused | NewToken | PromptScores | SessionFailed | SessionClosed
+Event = tuple[PeerId, FromHop | PeerError]
+"""What a session hears: which hop, and its message, or why nothing more will come from it."""
+
+ANSWER_SECONDS = 15.0
+SEND_SECONDS = 30.0
+
+
+class HopLink:
+    """One control channel. `run` reads it until it breaks; every session on it then hears of that."""
+
+    def __init__(self, peer: PeerId, channel: Channel) -> None:
+        self.peer = peer
+        self.round_trip: float | None = None
+        """Seconds, from the last ping."""
+        self.alive = True
+        self._channel = channel
+        self._sessions: dict[bytes, asyncio.Queue[Event]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[Message, Frame]]] = {}
+        self._numbers = itertools.count(secrets.randbits(32))
+        self._sending = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, transport: Transport, peer: PeerId, *, timeout: float) -> HopLink:
+        """Raises `PeerUnreachable` or `PeerTimeout`."""
+        return cls(peer, await transport.open(peer, CONTROL_PROTOCOL, timeout=timeout))
+
+    async def run(self) -> None:
+        """Read until the channel ends, then tell everybody who waits on it."""
+        ending: PeerError = PeerUnreachable(f"{self.peer} closed the connection", peer=self.peer)
+        try:
+            while (frame := await self._channel.receive()) is not None:
+                self._dispatch(decode(frame), frame)
+        except PeerError as error:
+            ending = error
+        finally:
+            self.alive = False
+            for queue in self._sessions.values():
+                _offer(queue, (self.peer, ending))
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(ending)
+            await self._channel.aclose()
+
+    def join(self, session: bytes, queue: asyncio.Queue[Event]) -> None:
+        """From now on the session's messages go to `queue`."""
+        self._sessions[session] = queue
+
+    def leave(self, session: bytes) -> None:
+        """The session's messages are dropped from now on."""
+        self._sessions.pop(session, None)
+
+    async def send(self, message: Message, payload: bytes = b"") -> None:
+        """Raises `PeerUnreachable` or `PeerTimeout`."""
+        if not self.alive:
+            raise PeerUnreachable(f"the connection to {self.peer} is gone", peer=self.peer)
+        try:
+            async with asyncio.timeout(SEND_SECONDS), self._sending:
+                await self._channel.send(encode(message, payload))
+        except TimeoutError as error:
+            raise PeerTimeout(f"{self.peer} took nothing for {SEND_SECONDS:g} s", peer=self.peer) from error
+
+    async def ping(self) -> float:
+        """Seconds to the hop and back."""
+        nonce = next(self._numbers)
+        began = time.perf_counter()
+        await self._ask(nonce, Ping(nonce))
+        self.round_trip = time.perf_counter() - began
+        return self.round_trip
+
+    async def fetch(self, digest: str, name: str, limit: int) -> bytes:
+        """A small file of the model. Raises `PeerError` when the hop has none or it is too large."""
+        request = next(self._numbers)
+        message, frame = await self._ask(request, FetchFile(request, digest, name))
+        if not isinstance(message, FileData) or message.error is not None:
+            reason = message.error if isinstance(message, FileData) else "it answered something else"
+            raise PeerError(f"{self.peer} did not give {name}: {reason}", peer=self.peer)
+        if len(frame.payload) > limit:
+            raise ProtocolViolation(f"{name} is larger than announced", peer=self.peer)
+        return bytes(frame.payload)
+
+    async def _ask(self, number: int, message: Message) -> tuple[Message, Frame]:
+        answer: asyncio.Future[tuple[Message, Frame]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        try:
+            await self.send(message)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
+        except TimeoutError as error:
+            raise PeerTimeout(f"{self.peer} did not answer within {ANSWER_SECONDS:g} s", peer=self.peer) from error
+        finally:
+            self._answers.pop(number, None)
+
+    def _dispatch(self, message: Message, frame: Frame) -> None:
+        match message:
+            case (
+                SessionOpened() | SessionRefused() | NewToken() | PromptScores() | SessionFailed() | SessionClosed()
+            ):
+                queue = self._sessions.get(message.session)
+                if queue is not None and not _offer(queue, (self.peer, message)):
+                    raise ProtocolViolation("it sent more than the session can have", peer=self.peer)
+            case FileData(request=number) | Pong(nonce=number):
+                answer = self._answers.get(number)
+                if answer is not None and not answer.done():
+                    answer.set_result((message, frame))
+            case _:
+                raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=self.peer)
+
+
+def _offer(queue: asyncio.Queue[Event], event: Event) -> bool:
+    try:
+        queue.put_nowait(event)
+    except asyncio.QueueFull:
+        return False
+    return True
+
+
+class HopLinks:
+    """The client's open control channels, one per hop, kept while the client lives."""
+
+    def __init__(self, transport: Transport, tasks: asyncio.TaskGroup, *, open_timeout: float = 10.0) -> None:
+        self._transport = transport
+        self._tasks = tasks
+        self._open_timeout = open_timeout
+        self._links: dict[PeerId, HopLink] = {}
+        self._locks: dict[PeerId, asyncio.Lock] = {}
+
+    async def get(self, peer: PeerId) -> HopLink:
+        """The link to a hop, opened if need be. Raises `PeerUnreachable` or `PeerTimeout`."""
+        async with self._locks.setdefault(peer, asyncio.Lock()):
+            link = self._links.get(peer)
+            if link is None or not link.alive:
+                link = await HopLink.open(self._transport, peer, timeout=self._open_timeout)
+                self._links[peer] = link
+                self._tasks.create_task(link.run())
+            return link
+
+    def round_trips(self) -> Mapping[PeerId, float]:
+        """Measured seconds to hops that we have a channel to."""
+        return {
+            peer: link.round_trip
+            for peer, link in self._links.items()
+            if link.alive and link.round_trip is not None
+        }

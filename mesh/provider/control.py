@@ -1,0 +1,69 @@
+"""One client's control channel at a hop: reads its requests, writes what its sessions produce."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mesh.errors import MeshError, ProtocolViolation
+from mesh.transport.port import Channel
+from mesh.wire.frame import Frame
+from mesh.wire.messages import Message, decode, encode
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTGOING = 8192
+
+
+class ControlChannel:
+    """A client's channel with a bounded outgoing queue; a client that does not read is dropped."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._outgoing: asyncio.Queue[Frame] = asyncio.Queue(MAX_OUTGOING)
+        self._overrun = asyncio.Event()
+
+    @property
+    def peer(self) -> str:
+        return self._channel.peer
+
+    def tell(self, message: Message, payload: bytes = b"") -> None:
+        """Queue a message for the client; never blocks."""
+        try:
+            self._outgoing.put_nowait(encode(message, payload))
+        except asyncio.QueueFull:
+            self._overrun.set()
+
+    async def run(self, handle: Callable[[Message, Frame], None]) -> None:
+        """Read requests until the client closes. Raises the client's `PeerError`, if there was one."""
+        async with asyncio.TaskGroup() as tasks:
+            writer = tasks.create_task(self._write())
+            watcher = tasks.create_task(self._watch())
+            try:
+                while (frame := await self._channel.receive()) is not None:
+                    handle(decode(frame), frame)
+            finally:
+                writer.cancel()
+                watcher.cancel()
+
+    async def _write(self) -> None:
+        while True:
+            await self._channel.send(await self._outgoing.get())
+
+    async def _watch(self) -> None:
+        await self._overrun.wait()
+        raise ProtocolViolation(f"the client did not read {MAX_OUTGOING} messages", peer=self.peer)
+
+
+def unwrap(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
+    """The single mesh error in a task group's failure, or None when there is something else in it."""
+    errors = [leaf for leaf in _leaves(group) if not isinstance(leaf, asyncio.CancelledError)]
+    first = errors[0] if errors else None
+    return first if isinstance(first, MeshError) and all(isinstance(e, MeshError) for e in errors) else None
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -1,0 +1,436 @@
+"""A stage in service: admits sessions, runs what arrives over the ring, hands the result to the next hop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from mesh.errors import BadTensor, InternalError, MeshError, PeerError, ProtocolViolation
+from mesh.provider.control import ControlChannel, unwrap
+from mesh.provider.links import Link
+from mesh.provider.sessions import AdmissionLimits, HopSession, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.tensors import WIRE_DTYPES, hidden_payload, split_hidden
+from mesh.transport.port import Channel, PeerId, Transport
+from mesh.wire.frame import Frame
+from mesh.wire.messages import (
+    CONTROL_PROTOCOL,
+    MAX_REASON,
+    RING_PROTOCOL,
+    Activations,
+    CloseSession,
+    FetchFile,
+    FileData,
+    Message,
+    NewToken,
+    NextTokens,
+    OpenSession,
+    Ping,
+    Pong,
+    Prompt,
+    PromptScores,
+    SessionClosed,
+    SessionFailed,
+    SessionOpened,
+    SessionRefused,
+    decode,
+    encode,
+)
+from mesh.wire.sampling import from_wire
+from mesh.wire.tokens import read_tokens
+from shards.engine.engine import Engine
+from shards.engine.queue import BatchLimits
+from shards.engine.tail import Tail
+from shards.engine.work import Outcome, Work
+from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
+from shards.stage import KVCache, StageModel
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PREFILL_CHUNK = 256
+FULL_QUEUE_PAUSE = 0.005
+EXPIRY_SECONDS = 5.0
+SCORES_PER_MESSAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """How a stage serves: limits of admission and of a pass, tokens per prompt chunk, torch threads."""
+
+    admission: AdmissionLimits = AdmissionLimits()
+    batch: BatchLimits = BatchLimits()
+    prefill_chunk: int = PREFILL_CHUNK
+    threads: int | None = None
+
+
+@dataclass(slots=True)
+class _Live:
+    """What belongs to an admitted session beside its entry in the table."""
+
+    entry: HopSession
+    owner: ControlChannel
+    cache: KVCache
+    tail: Tail | None
+    pending: list[Work]
+    feeder: asyncio.Task[None] | None = None
+
+
+class StageService:
+    """Serves one stage over a transport until `run` is cancelled."""
+
+    def __init__(
+        self,
+        model: StageModel,
+        *,
+        digest: str,
+        transport: Transport,
+        files: Mapping[str, bytes],
+        wire_dtype: str,
+        config: ServiceConfig | None = None,
+    ) -> None:
+        self.config = config or ServiceConfig()
+        self.model = model
+        self._transport = transport
+        self._files = files
+        self._wire_dtype = WIRE_DTYPES[wire_dtype]
+        facts = StageFacts(
+            digest=digest,
+            span=model.span,
+            n_blocks=model.spec.n_blocks,
+            vocab_size=model.spec.vocab_size,
+            context_length=model.spec.context_length,
+            wire_dtype=wire_dtype,
+            kv_bytes_per_token=model.kv_bytes_per_token,
+        )
+        self.table = SessionTable(facts, self.config.admission)
+        self._live: dict[bytes, _Live] = {}
+        self._links: dict[PeerId, Link] = {}
+        self._done: dict[int, asyncio.Future[None]] = {}
+        self._crash: asyncio.Future[None] | None = None
+        self._closing = False
+        self.engine: Engine | None = None
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until cancelled. Raises `InternalError` when the engine stops through a bug of ours."""
+        loop = asyncio.get_running_loop()
+        self._crash = loop.create_future()
+        engine = Engine(
+            self.model,
+            lambda outcomes: _soon(loop, self._conclude, outcomes),
+            lambda error: _soon(loop, self._crashed, error),
+            limits=self.config.batch,
+            threads=self.config.threads,
+        )
+        with engine:
+            self.engine = engine
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    self._tasks = tasks
+                    tasks.create_task(self._expire())
+                    await self._transport.serve(CONTROL_PROTOCOL, self._serve_control)
+                    await self._transport.serve(RING_PROTOCOL, self._serve_ring)
+                    ready()
+                    try:
+                        await self._crash
+                    finally:
+                        self._closing = True
+            finally:
+                for live in list(self._live.values()):
+                    self._fail(live, "closing", "the provider is shutting down")
+                self.engine = None
+
+    # What clients ask for.
+
+    async def _serve_control(self, channel: Channel) -> None:
+        control = ControlChannel(channel)
+        try:
+            await control.run(lambda message, frame: self._handle(control, message, frame))
+        except BaseExceptionGroup as group:
+            error = unwrap(group)
+            if error is None:
+                raise
+            raise error from group
+        finally:
+            for live in [live for live in self._live.values() if live.owner is control]:
+                self._free(live)
+
+    def _handle(self, control: ControlChannel, message: Message, frame: Frame) -> None:
+        match message:
+            case OpenSession():
+                self._open(control, message, frame)
+            case Prompt():
+                self._prompt(control, message, frame)
+            case CloseSession(session=session):
+                live = self._live.get(session)
+                if live is not None and live.owner is control:
+                    entry = live.entry
+                    self._free(live)
+                    control.tell(SessionClosed(session, entry.tokens, int(entry.busy_seconds * 1e6)))
+                else:
+                    control.tell(SessionClosed(session, 0, 0))
+            case FetchFile(request=request, digest=digest, name=name):
+                data = self._files.get(name) if digest == self.table.facts.digest else None
+                error = None if data is not None else f"no file {name!r} of model {digest[:12]} here"
+                control.tell(FileData(request, error), data or b"")
+            case Ping(nonce=nonce):
+                control.tell(Pong(nonce))
+            case _:
+                raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=control.peer)
+
+    def _open(self, control: ControlChannel, request: OpenSession, frame: Frame) -> None:
+        try:
+            entry = self.table.admit(request, control.peer, time.monotonic())
+        except NotAdmitted as refusal:
+            self._refuse(control, request, refusal)
+            return
+        try:
+            tail = self._tail(request, frame) if entry.is_last else None
+            cache = self.model.new_cache(entry.span, entry.capacity)
+        except (ShardError, BadTensor, RuntimeError) as error:
+            self.table.close(entry.id, control.peer)
+            busy = isinstance(error, CapacityExceeded | RuntimeError)
+            self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
+            return
+        self._live[entry.id] = _Live(entry, control, cache, tail, [])
+        control.tell(SessionOpened(entry.id))
+
+    def _tail(self, request: OpenSession, frame: Frame) -> Tail:
+        known = None
+        if frame.payload:
+            known = read_tokens(frame.payload, request.fed_tokens, self.model.spec.vocab_size)
+        params = from_wire(request.sampling, request.logit_bias)
+        outside = [token for token in params.logit_bias if token >= self.model.spec.vocab_size]
+        if outside:
+            raise InvalidSampling(f"logit_bias names token {outside[0]}, the vocabulary has {self.model.spec.vocab_size}")
+        return Tail(
+            params,
+            prompt=request.prompt_tokens,
+            fed=request.fed_tokens,
+            capacity=request.capacity,
+            eos=request.eos,
+            prompt_scores=request.prompt_scores,
+            known=known,
+        )
+
+    @staticmethod
+    def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
+        retry = int(refusal.retry_after * 1000)
+        control.tell(SessionRefused(request.session, refusal.code, refusal.reason[:MAX_REASON], retry))
+
+    def _prompt(self, control: ControlChannel, message: Prompt, frame: Frame) -> None:
+        live = self._live.get(message.session)
+        if live is None:
+            return
+        try:
+            ids = read_tokens(frame.payload, live.entry.fed_tokens, self.model.spec.vocab_size)
+            self.table.prompt(message.session, control.peer, len(ids), time.monotonic())
+        except (BadTensor, ProtocolViolation) as error:
+            self._fail(live, "bad_prompt", str(error), blamed=control.peer)
+            return
+        live.feeder = self._tasks.create_task(self._feed(live, torch.tensor(ids, dtype=torch.int64)))
+
+    async def _feed(self, live: _Live, ids: torch.Tensor) -> None:
+        """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
+        entry = live.entry
+        for start in range(0, len(ids), self.config.prefill_chunk):
+            chunk = ids[start : start + self.config.prefill_chunk]
+            work = Work(entry.id, live.cache, start, len(chunk), tokens=chunk)
+            done = asyncio.get_running_loop().create_future()
+            self._done[id(work)] = done
+            try:
+                await self._submit(live, work)
+                await done
+            finally:
+                self._done.pop(id(work), None)
+            entry.last_active = time.monotonic()
+            if entry.following in self._links:
+                await self._links[entry.following].wait_for_room()
+
+    # What arrives over the ring.
+
+    async def _serve_ring(self, channel: Channel) -> None:
+        sender = channel.peer
+        try:
+            while (frame := await channel.receive()) is not None:
+                match decode(frame):
+                    case Activations(parts=parts):
+                        await self._activations(sender, parts, frame)
+                    case NextTokens(parts=parts):
+                        await self._next_tokens(sender, parts)
+                    case other:
+                        raise ProtocolViolation(f"a {other.kind!r} message makes no sense on the ring", peer=sender)
+        except PeerError as error:
+            self._lost(sender, error, code="bad_input" if isinstance(error, ProtocolViolation) else "peer_lost")
+            raise
+        self._lost(sender, PeerError("it closed the ring", peer=sender), code="peer_lost")
+
+    async def _activations(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]], frame: Frame) -> None:
+        counts = [count for _, _, count in parts]
+        hidden = split_hidden(frame.payload, counts, self.model.spec.hidden_size, self._wire_dtype)
+        for (session, start, count), states in zip(parts, hidden, strict=True):
+            await self._arrive(sender, session, start, count, hidden=states)
+
+    async def _next_tokens(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]]) -> None:
+        for session, position, token in parts:
+            if token >= self.model.spec.vocab_size:
+                raise BadTensor(f"token {token} is outside the vocabulary", peer=sender)
+            await self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
+
+    async def _arrive(
+        self,
+        sender: PeerId,
+        session: bytes,
+        start: int,
+        count: int,
+        *,
+        tokens: torch.Tensor | None = None,
+        hidden: torch.Tensor | None = None,
+    ) -> None:
+        live = self._live.get(session)
+        try:
+            entry = self.table.arrive(session, sender, start, count, time.monotonic())
+        except ProtocolViolation as error:
+            # Only a session's own neighbour can make it fail; a stranger's frame changes nothing.
+            if live is not None and live.entry.previous == sender:
+                self._fail(live, "bad_input", str(error), blamed=sender)
+            else:
+                logger.warning("refused a frame of %s: %s", sender, error)
+            return
+        if entry is None or live is None:
+            return
+        if entry.is_first != (tokens is not None):
+            self._fail(live, "bad_input", "the first stage takes tokens, the others hidden states", blamed=sender)
+            return
+        await self._submit(live, Work(session, live.cache, start, count, tokens=tokens, hidden=hidden))
+
+    async def _submit(self, live: _Live, work: Work) -> None:
+        work.tail = live.tail
+        work.wire_dtype = self._wire_dtype
+        live.pending.append(work)
+        while self.engine is not None and not work.cancelled:
+            try:
+                self.engine.submit(work)
+                return
+            except CapacityExceeded:
+                await asyncio.sleep(FULL_QUEUE_PAUSE)
+
+    # What the engine produces.
+
+    def _conclude(self, outcomes: Sequence[Outcome]) -> None:
+        if self._closing:
+            return
+        onward: dict[PeerId, list[tuple[_Live, Outcome]]] = {}
+        around: dict[PeerId, list[tuple[_Live, Outcome]]] = {}
+        for outcome in outcomes:
+            work = outcome.work
+            done = self._done.pop(id(work), None)
+            if done is not None and not done.done():
+                done.set_result(None)
+            live = self._live.get(work.session)
+            if live is None or live.cache is not work.cache:
+                continue
+            live.pending = [other for other in live.pending if other is not work]
+            live.entry.tokens += work.count
+            live.entry.busy_seconds += outcome.seconds
+            if outcome.error is not None:
+                code = "bad_input" if isinstance(outcome.error, BadActivation) else "failed"
+                self._fail(live, code, str(outcome.error), blamed=live.entry.previous if code == "bad_input" else None)
+            elif outcome.hidden is not None:
+                onward.setdefault(live.entry.following, []).append((live, outcome))
+            else:
+                self._answer(live, outcome)
+                if outcome.choice is not None and outcome.choice.finish is None:
+                    around.setdefault(live.entry.following, []).append((live, outcome))
+        for peer, items in onward.items():
+            message = Activations(tuple((o.work.session, o.work.start, o.work.count) for _, o in items))
+            payload = hidden_payload([o.hidden for _, o in items if o.hidden is not None])
+            self._hand_over(peer, message, payload)
+        for peer, items in around.items():
+            parts = tuple(
+                (o.work.session, o.choice.position, o.choice.sampled.token) for _, o in items if o.choice is not None
+            )
+            self._hand_over(peer, NextTokens(parts))
+
+    def _answer(self, live: _Live, outcome: Outcome) -> None:
+        work = outcome.work
+        for offset in range(0, len(outcome.scores), SCORES_PER_MESSAGE):
+            scores = outcome.scores[offset : offset + SCORES_PER_MESSAGE]
+            live.owner.tell(PromptScores(work.session, work.start + 1 + offset, scores))
+        choice = outcome.choice
+        if choice is not None:
+            sampled = choice.sampled
+            live.owner.tell(
+                NewToken(work.session, choice.position, sampled.token, choice.finish, sampled.logprob, sampled.top)
+            )
+
+    def _hand_over(self, peer: PeerId, message: Activations | NextTokens, payload: memoryview | bytes = b"") -> None:
+        frame = encode(message, payload)
+        if peer == self._transport.peer_id:
+            self._tasks.create_task(self._loop_back(message, frame))
+            return
+        link = self._links.get(peer)
+        if link is None:
+            link = self._links[peer] = Link(peer, self._transport, self._link_broken)
+            self._tasks.create_task(link.run())
+        try:
+            link.push(frame)
+        except MeshError as error:
+            self._link_broken(peer, error)
+
+    async def _loop_back(self, message: Activations | NextTokens, frame: Frame) -> None:
+        """A route may visit one peer for all blocks: its ring is a call to itself."""
+        if isinstance(message, NextTokens):
+            await self._next_tokens(self._transport.peer_id, message.parts)
+        else:
+            await self._activations(self._transport.peer_id, message.parts, frame)
+
+    # Endings.
+
+    def _link_broken(self, peer: PeerId, error: MeshError) -> None:
+        self._links.pop(peer, None)
+        self._lost(peer, error, code="peer_lost")
+
+    def _lost(self, peer: PeerId, error: MeshError, *, code: str) -> None:
+        for entry in self.table.neighbours(peer):
+            if (live := self._live.get(entry.id)) is not None:
+                self._fail(live, code, f"neighbour {peer}: {error}", blamed=peer)
+
+    def _fail(self, live: _Live, code: str, reason: str, *, blamed: str | None = None) -> None:
+        logger.info("session %s failed (%s): %s", live.entry.id.hex()[:8], code, reason)
+        live.owner.tell(SessionFailed(live.entry.id, code, reason[:MAX_REASON], blamed))
+        self._free(live)
+
+    def _free(self, live: _Live) -> None:
+        self._live.pop(live.entry.id, None)
+        self.table.close(live.entry.id, live.entry.client)
+        for work in live.pending:
+            work.cancelled = True
+            done = self._done.pop(id(work), None)
+            if done is not None:
+                done.cancel()
+        if live.feeder is not None:
+            live.feeder.cancel()
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            for entry in self.table.idle(time.monotonic()):
+                if (live := self._live.get(entry.id)) is not None:
+                    self._fail(live, "idle", f"nothing happened for {self.table.limits.idle_seconds:g} s")
+
+    def _crashed(self, error: BaseException) -> None:
+        if self._crash is not None and not self._crash.done():
+            self._crash.set_exception(InternalError(f"the stage engine stopped: {error!r}"))
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[T], None], argument: T) -> None:
+    """Call on the loop from another thread; a loop that has ended needs nothing any more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, argument)
