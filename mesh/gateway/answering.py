@@ -1,0 +1,205 @@
+"""Answers one generation request: runs its sessions, streams or collects, cancels when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from mesh.client.types import Completion, ModelInfo, TextDelta
+from mesh.errors import MeshError
+from mesh.gateway import sse
+from mesh.gateway.errors import describe, internal, is_ours
+from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
+from mesh.gateway.job import Answer, Job
+from mesh.gateway.reports import RequestReport
+from mesh.gateway.schemas import SamplingFields
+from mesh.gateway.service import Gateway
+from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
+from shards.errors import ShardError
+from shards.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_Fields = TypeVar("_Fields", bound=SamplingFields)
+
+
+class GenerationResponse(Response, Generic[_Fields]):
+    """An ASGI response that does the work while it is sent, so that it sees both ends of the connection.
+
+    Whatever fails before the first token is raised, for the app's error handlers to answer with its own HTTP
+    status; afterwards it becomes the stream's last event.
+    """
+
+    def __init__(
+        self, gateway: Gateway, schema: type[_Fields], prepare: Callable[[_Fields, ModelInfo, Tokenizer], Job]
+    ) -> None:
+        super().__init__()
+        self._gateway = gateway
+        self._schema = schema
+        self._prepare = prepare
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        config = self._gateway.config
+        with self._gateway.slot():
+            arrived = time.monotonic()
+            try:
+                body = await read_body(
+                    scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout
+                )
+                fields = parse_body(self._schema, body)
+                await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
+            except ClientLeft:
+                notes_of(scope).status = CLIENT_LEFT
+
+    async def _answer(self, fields: _Fields, scope: Scope, send: Send, arrived: float) -> None:
+        notes = notes_of(scope)
+        try:
+            async with asyncio.timeout(self._gateway.config.request_timeout):
+                info = await self._gateway.model(fields.model)
+                notes.model = self._gateway.metrics.model_label(info.name)
+                tokenizer = await self._gateway.backend.tokenizer(info.name)
+                # Templates and long prompts take long enough to stall every other stream.
+                job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
+                await self._run(job, _Progress(self._gateway, job, notes.model, arrived), send)
+        except (MeshError, ShardError, TimeoutError) as error:
+            if not self._started:
+                raise
+            if is_ours(error):
+                log.error("request %s failed", notes.request_id, exc_info=error)
+            failure = describe(error, notes.request_id)
+            notes.status = failure.status
+            await self._send_event(send, sse.encode_error(failure), last=True)
+        except Exception:
+            if self._started:
+                notes.status = 500
+                await self._send_event(send, sse.encode_error(internal(notes.request_id)), last=True)
+            raise
+
+    async def _run(self, job: Job, progress: _Progress, send: Send) -> None:
+        config = self._gateway.config
+        with progress.recorded():
+            async with open_sessions(
+                self._gateway.backend,
+                job.sessions,
+                at_once=config.sessions_per_request,
+                metrics=self._gateway.metrics,
+            ) as batches:
+                if job.stream:
+                    await self._stream(job, progress, batches, send)
+                else:
+                    async for batch in batches:
+                        for event in batch:
+                            progress.apply(event)
+            progress.report.status = "done"
+            if not job.stream:
+                whole = job.writer.whole(progress.answers, job.usage(progress.answers))
+                data = whole.model_dump_json(exclude_unset=True).encode()
+                await Response(data, media_type="application/json")({"type": "http"}, _never, send)
+
+    async def _stream(
+        self, job: Job, progress: _Progress, batches: AsyncIterator[list[Event]], send: Send
+    ) -> None:
+        opened: set[int] = set()
+        async for batch in batches:
+            chunks: list[BaseModel] = []
+            for event in batch:
+                if isinstance(event, Failed) and self._started and chunks:
+                    await self._send_event(send, sse.encode(chunks))
+                progress.apply(event)
+                if event.index not in opened:
+                    opened.add(event.index)
+                    chunks += job.writer.opening(event.index)
+                if isinstance(event, Piece):
+                    chunks += job.writer.piece(event.index, event.delta)
+                else:
+                    chunks += job.writer.closing(event.index, progress.answers[event.index])
+            if chunks:
+                await self._send_event(send, sse.encode(chunks))
+        progress.report.status = "done"
+        tail = [job.writer.usage(job.usage(progress.answers))] if job.include_usage else []
+        await self._send_event(send, sse.encode(tail) + sse.DONE, last=True)
+
+    async def _send_event(self, send: Send, data: bytes, *, last: bool = False) -> None:
+        """Send a part of the stream, the headers before the first one. Raises `ClientLeft`."""
+        try:
+            async with asyncio.timeout(self._gateway.config.send_timeout):
+                if not self._started:
+                    self._started = True
+                    await send({"type": "http.response.start", "status": 200, "headers": list(sse.HEADERS)})
+                await send({"type": "http.response.body", "body": data, "more_body": not last})
+        except TimeoutError:
+            raise ClientLeft from None
+
+
+class _Progress:
+    """Keeps what the sessions gave, and tells the metrics and the request log."""
+
+    def __init__(self, gateway: Gateway, job: Job, model_label: str, arrived: float) -> None:
+        self.answers = [Answer() for _ in job.sessions]
+        self.report = RequestReport(job.id, job.model.name, job.created, len(job.sessions))
+        self._gateway = gateway
+        self._job = job
+        self._model = model_label
+        self._arrived = arrived
+        self._last_token: list[float | None] = [None] * len(job.sessions)
+
+    def recorded(self) -> _Recorded:
+        return _Recorded(self._gateway, self.report)
+
+    def apply(self, event: Event) -> None:
+        """Take in one event. Raises the error of a `Failed`."""
+        match event:
+            case Piece(index, delta):
+                self.answers[index].add(delta)
+                self._time(index, delta)
+            case Ended(index, completion):
+                self._end(index, completion)
+            case Failed(_, error):
+                raise error
+
+    def _time(self, index: int, delta: TextDelta) -> None:
+        if not delta.tokens:
+            return
+        now, before = time.monotonic(), self._last_token[index]
+        self._last_token[index] = now
+        metrics = self._gateway.metrics
+        if before is None:
+            metrics.first_token.labels(self._model).observe(now - self._arrived)
+            metrics.tokens_out.labels(self._model).inc(len(delta.tokens))
+        else:
+            metrics.tokens_arrived(self._model, len(delta.tokens), now - before)
+
+    def _end(self, index: int, completion: Completion) -> None:
+        self.answers[index].completion = completion
+        self.report.choices[index] = completion
+        self._gateway.metrics.tokens_in.labels(self._model).inc(len(self._job.sessions[index].prompt))
+
+
+class _Recorded:
+    """Puts a report into the request log and sees that it never stays «running»."""
+
+    def __init__(self, gateway: Gateway, report: RequestReport) -> None:
+        self._gateway = gateway
+        self._report = report
+
+    def __enter__(self) -> None:
+        self._gateway.requests.add(self._report)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._report.status == "running":
+            cancelled = isinstance(error, asyncio.CancelledError | ClientLeft)
+            self._report.status = "cancelled" if cancelled else "failed"
+            if error is not None and not cancelled:
+                self._report.error = describe(error, self._report.id).message
+
+
+async def _never() -> Message:
+    raise RuntimeError("a plain response receives nothing")

@@ -1,0 +1,176 @@
+"""The gateway's FastAPI app: its URLs, who may call them, and how errors are answered."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from mesh.client.types import Backend
+from mesh.errors import MeshError
+from mesh.gateway import chat, completions
+from mesh.gateway.answering import GenerationResponse
+from mesh.gateway.config import GatewayConfig
+from mesh.gateway.errors import ApiError, ApiFailure, describe, from_http, internal, is_ours
+from mesh.gateway.edge import Observer, notes_of
+from mesh.gateway.reports import model_json, status_json
+from mesh.gateway.schemas import ChatRequest, CompletionRequest
+from mesh.gateway.service import Gateway
+from shards.errors import ShardError
+
+log = logging.getLogger(__name__)
+
+
+def create_app(backend: Backend, config: GatewayConfig) -> FastAPI:
+    """The gateway over `backend`, which the caller owns and closes after the server has stopped.
+
+    `/v1` and `/mesh` need an API key where `config` has any; `/health` and `/metrics` never do.
+    """
+    app = FastAPI(title="Inference mesh", openapi_url=None, redirect_slashes=False)
+    gateway = Gateway(backend, config)
+    app.state.gateway = gateway
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    # Added last, so outermost: it sees what every other middleware answers.
+    app.add_middleware(Observer, metrics=gateway.metrics)
+    app.include_router(_open_routes(gateway))
+    app.include_router(_openai_routes(gateway), dependencies=[Depends(_key_check(config.api_keys))])
+    app.include_router(_mesh_routes(gateway), dependencies=[Depends(_key_check(config.api_keys))])
+    app.add_exception_handler(HTTPException, _http_error)
+    for kind in (MeshError, ShardError, TimeoutError, ApiFailure):
+        app.add_exception_handler(kind, _named_error)
+    app.add_exception_handler(Exception, _unforeseen_error)
+    return app
+
+
+def _openai_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter(prefix="/v1", redirect_slashes=False)
+    limits = gateway.config
+    prepare_completion = partial(completions.prepare, max_choices=limits.max_choices)
+    prepare_chat = partial(
+        chat.prepare, max_choices=limits.max_choices, max_chat_tokens=limits.max_chat_tokens
+    )
+
+    @router.get("/models", response_model=None)
+    async def list_models() -> dict[str, Any]:
+        """The models that can answer now."""
+        served = [info for info in await gateway.models() if info.complete]
+        return {"object": "list", "data": [model_json(info, gateway.started) for info in served]}
+
+    # A model's name may have slashes.
+    @router.get("/models/{model_id:path}", response_model=None)
+    async def retrieve_model(model_id: str) -> dict[str, Any]:
+        return model_json(await gateway.model(model_id), gateway.started)
+
+    @router.post("/completions", response_model=None)
+    async def create_completion() -> Response:
+        return GenerationResponse(gateway, CompletionRequest, prepare_completion)
+
+    @router.post("/chat/completions", response_model=None)
+    async def create_chat_completion() -> Response:
+        return GenerationResponse(gateway, ChatRequest, prepare_chat)
+
+    return router
+
+
+def _mesh_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter(prefix="/mesh", redirect_slashes=False)
+
+    @router.get("/requests/{completion_id}", response_model=None)
+    async def request_report(completion_id: str) -> dict[str, Any]:
+        """The route of a recent request."""
+        report = gateway.requests.get(completion_id)
+        if report is None:
+            raise HTTPException(404, "No recent request has this id.")
+        return report.as_json()
+
+    @router.get("/status", response_model=None)
+    async def swarm_status() -> dict[str, Any]:
+        """Every model, complete or not."""
+        return {"object": "mesh.status", "models": [status_json(info) for info in await gateway.models()]}
+
+    return router
+
+
+def _open_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter(redirect_slashes=False)
+
+    @router.get("/health", response_model=None)
+    async def health() -> JSONResponse:
+        """200 when at least one model is complete, else 503."""
+        try:
+            models = await gateway.models()
+        except (MeshError, TimeoutError):
+            models = ()
+        ready = any(info.complete for info in models)
+        body = {
+            "status": "ready" if ready else "unavailable",
+            "models": [{"id": info.name, "complete": info.complete} for info in models],
+        }
+        return JSONResponse(body, 200 if ready else 503)
+
+    @router.get("/metrics", response_model=None)
+    async def metrics() -> Response:
+        try:
+            models = await gateway.models()
+        except (MeshError, TimeoutError):
+            models = ()
+        return Response(gateway.metrics.render(models), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _key_check(keys: frozenset[str]) -> Any:
+    """A dependency that refuses requests without one of `keys`; with none, everybody may call."""
+    accepted = [key.encode() for key in keys]
+
+    async def check(request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = key.strip().encode("latin-1")
+        # Compared with every key in constant time: how long it takes tells nothing about any of them.
+        matches = [hmac.compare_digest(given, each) for each in accepted]
+        if accepted and (scheme.lower() != "bearer" or not any(matches)):
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise HTTPException(401, "Incorrect or missing API key.", headers)
+
+    return check
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    detail = error.detail
+    if detail in ("Not Found", "Method Not Allowed"):
+        detail = f"{detail}: {request.method} {request.url.path}"
+    return _respond(from_http(error.status_code, detail, error.headers))
+
+
+async def _named_error(request: Request, error: Exception) -> Response:
+    request_id = notes_of(request.scope).request_id
+    if is_ours(error):
+        log.error("request %s failed", request_id, exc_info=error)
+    return _respond(describe(error, request_id))
+
+
+async def _unforeseen_error(request: Request, error: Exception) -> Response:
+    """Outside of `Observer`, so it adds the id by itself; the server logs the traceback."""
+    request_id = notes_of(request.scope).request_id
+    log.error("request %s failed", request_id)
+    return _respond(internal(request_id), {"x-request-id": request_id})
+
+
+def _respond(error: ApiError, extra: dict[str, str] | None = None) -> Response:
+    return JSONResponse(error.body(), error.status, headers={**error.headers, **(extra or {})})

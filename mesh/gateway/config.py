@@ -1,0 +1,42 @@
+"""What a gateway operator can set: keys, limits and deadlines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Limits of one gateway. Sizes in bytes, times in seconds."""
+
+    api_keys: frozenset[str] = frozenset()
+    """Keys accepted as `Authorization: Bearer KEY` on /v1 and /mesh; empty: the gateway is open."""
+    max_concurrent: int = 64
+    """Generation requests answered at once; the next one gets 429 with Retry-After."""
+    sessions_per_request: int = 16
+    """Sessions one request may hold at once; its further choices wait for these."""
+    max_choices: int = 128
+    """Prompts times `n` of one request."""
+    max_chat_tokens: int = 4096
+    """Length of a chat answer whose request names no limit (less where the context is fuller)."""
+    max_body_bytes: int = 10 * 1024 * 1024
+    body_timeout: float = 30.0
+    """A request body must have arrived by then."""
+    lookup_timeout: float = 10.0
+    """Deadline for asking the swarm which models there are."""
+    request_timeout: float = 600.0
+    """Deadline for a whole answer."""
+    send_timeout: float = 30.0
+    """A streaming client that does not take a chunk for so long is treated as gone."""
+    remembered_requests: int = 1000
+    """Requests whose route /mesh/requests can still tell."""
+    cors_origins: tuple[str, ...] = field(default=())
+    """Origins whose pages may call the gateway from a browser; none by default."""
+
+    def __post_init__(self) -> None:
+        counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
+        times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout)
+        if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(times) <= 0:
+            raise ValueError("every limit and deadline of a gateway must be positive")
+        if any(not key for key in self.api_keys):
+            raise ValueError("an API key must not be empty")

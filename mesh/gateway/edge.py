@@ -1,0 +1,143 @@
+"""The HTTP edge: reading a body within limits, noticing that the client left, observing every request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mesh.gateway.errors import ApiError, ApiFailure, from_http, invalid_body
+from mesh.gateway.job import new_id
+from mesh.gateway.metrics import UNKNOWN_MODEL, Metrics
+
+CLIENT_LEFT = 499
+"""Status under which requests are counted whose client did not wait for the answer (nginx's figure)."""
+
+_NOTES = "mesh.notes"
+_RequestModel = TypeVar("_RequestModel", bound=BaseModel)
+
+
+class ClientLeft(Exception):
+    """The client closed the connection, or stopped reading."""
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is known of a request besides its ASGI scope."""
+
+    request_id: str
+    model: str = UNKNOWN_MODEL
+    status: int | None = None
+    """Overrides the status that was sent: a stream can fail after its 200."""
+    counted: bool = False
+
+
+def notes_of(scope: Scope) -> Notes:
+    """The notes that `Observer` attached to the request."""
+    notes = scope[_NOTES]
+    assert isinstance(notes, Notes)
+    return notes
+
+
+class Observer:
+    """ASGI middleware: gives each request an id, sent as x-request-id, and counts it when it ends."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        notes = Notes(new_id("req"))
+        scope[_NOTES] = notes
+        sent = 500
+
+        async def observed(message: Message) -> None:
+            nonlocal sent
+            if message["type"] == "http.response.start":
+                sent = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", notes.request_id.encode())]
+                message = {**message, "headers": headers}
+            elif not message.get("more_body", False):
+                # Before the client can see the end, so that its next look at /metrics counts it.
+                self._count(scope, notes, sent)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            self._count(scope, notes, sent)
+
+    def _count(self, scope: Scope, notes: Notes, sent: int) -> None:
+        if not notes.counted:
+            notes.counted = True
+            route = getattr(scope.get("route"), "path", "unmatched")
+            status = sent if notes.status is None else notes.status
+            self._metrics.requests.labels(route, notes.model, str(status)).inc()
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
+    """The body. Raises `ApiFailure` (413 over `limit` bytes, 408 after `timeout` seconds) and `ClientLeft`."""
+    too_large = ApiFailure(from_http(413, f"The body is larger than {limit} bytes.", {"Connection": "close"}))
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    more = True
+    try:
+        async with asyncio.timeout(timeout):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        headers = {"Connection": "close"}
+        raise ApiFailure(from_http(408, "The body did not arrive in time.", headers)) from None
+    return bytes(body)
+
+
+def parse_body(schema: type[_RequestModel], body: bytes) -> _RequestModel:
+    """The body as `schema`. Raises `ApiFailure` (400) when it is not UTF-8, not JSON or of wrong types."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        message = f"The body is not UTF-8 (byte {error.start})."
+        raise ApiFailure(ApiError(400, message, code="invalid_encoding")) from None
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError as error:
+        raise ApiFailure(invalid_body(error)) from None
+
+
+async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, but cancel it and raise `ClientLeft` as soon as the client closes the connection.
+
+    Call it when the body has been read. Plain task cancellation, once: cleanup inside `work` may await.
+    """
+    worker = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((worker, watcher), return_when=asyncio.FIRST_COMPLETED)
+        left = not worker.done()
+    finally:
+        for task in (worker, watcher):
+            task.cancel()
+        await asyncio.gather(worker, watcher, return_exceptions=True)
+    if left:
+        raise ClientLeft
+    worker.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

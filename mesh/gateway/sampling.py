@@ -1,0 +1,106 @@
+"""From a request's sampling fields to what a session gets: defaults, bounds, seeds and lengths (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh.client.types import ModelInfo
+from mesh.errors import ContextLengthExceeded, InvalidRequest
+from mesh.gateway.schemas import SamplingFields
+from shards.sampling_params import MAX_TOP_LOGPROBS, SEED_BITS, SamplingParams
+
+MAX_STOPS = 4
+MAX_STOP_CHARS = 1024
+"""A stop string makes the client library hold back as much text; OpenAI states no limit."""
+
+
+def sampling_params(
+    fields: SamplingFields, info: ModelInfo, *, seed: int, logprobs: int | None
+) -> SamplingParams:
+    """The session's sampling parameters. Raises `InvalidSampling` and `InvalidRequest`.
+
+    Absent fields take OpenAI's defaults (temperature 1, so not greedy). `top_k` -1 means off, as in vLLM.
+    """
+    top_k = fields.top_k or 0
+    return SamplingParams(
+        temperature=1.0 if fields.temperature is None else fields.temperature,
+        top_k=0 if top_k == -1 else top_k,
+        top_p=1.0 if fields.top_p is None else fields.top_p,
+        min_p=fields.min_p or 0.0,
+        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        logit_bias=logit_bias(fields.logit_bias or {}, info.vocab_size),
+        logprobs=logprobs,
+        seed=wrap_seed(seed),
+    )
+
+
+def wrap_seed(seed: int) -> int:
+    """Any integer as an unsigned 64-bit one (two's complement for negative ones)."""
+    return seed % (1 << SEED_BITS)
+
+
+def logit_bias(biases: Mapping[str, float], vocab_size: int) -> dict[int, float]:
+    """OpenAI writes token ids as JSON keys, that is as strings. Raises `InvalidRequest` for other keys."""
+    tokens: dict[int, float] = {}
+    for key, bias in biases.items():
+        if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < vocab_size):
+            raise InvalidRequest(
+                f"logit_bias: {key[:40]!r} is not a token id of this model (0 to {vocab_size - 1})",
+                param="logit_bias",
+            )
+        tokens[int(key)] = bias
+    return tokens
+
+
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Up to four stop strings, none of them empty. Raises `InvalidRequest`."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"stop may hold at most {MAX_STOPS} strings, got {len(stops)}", param="stop")
+    for text in stops:
+        if not 0 < len(text) <= MAX_STOP_CHARS:
+            raise InvalidRequest(
+                f"a stop string must have 1 to {MAX_STOP_CHARS} characters, got {len(text)}", param="stop"
+            )
+    return stops
+
+
+def choices(n: int | None, prompts: int, limit: int) -> int:
+    """How many choices each of `prompts` prompts gets. Raises `InvalidRequest`."""
+    count = 1 if n is None else n
+    if count < 1:
+        raise InvalidRequest(f"n must be at least 1, got {count}", param="n")
+    if count * prompts > limit:
+        raise InvalidRequest(
+            f"at most {limit} choices (prompts times n) per request, got {prompts} x {count}", param="n"
+        )
+    return count
+
+
+def top_logprobs(count: int | None, param: str) -> int | None:
+    """The number of alternatives to report. Raises `InvalidRequest` when it is out of range."""
+    if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(f"{param} must be between 0 and {MAX_TOP_LOGPROBS}, got {count}", param=param)
+    return count
+
+
+def answer_length(
+    asked: int | None, default: int, prompt_tokens: int, context_length: int, param: str
+) -> int:
+    """How many tokens to generate after a prompt of `prompt_tokens`.
+
+    A length that the client named must fit the context; the default shrinks to what is left of it.
+    Raises `ContextLengthExceeded`, and `InvalidRequest` for a length below 1.
+    """
+    if asked is not None and asked < 1:
+        raise InvalidRequest(f"{param} must be at least 1, got {asked}", param=param)
+    room = context_length - prompt_tokens
+    if room < 1 or (asked is not None and asked > room):
+        wanted = f"{prompt_tokens} in the prompt" + (f" and {asked} to generate" if asked is not None else "")
+        raise ContextLengthExceeded(
+            f"This model's context holds {context_length} tokens, but the request needs more: {wanted}.",
+            param=param if room >= 1 else None,
+        )
+    return min(default, room) if asked is None else asked

@@ -1,0 +1,96 @@
+"""Runs a request's sessions concurrently and gives their pieces out as one ordered, bounded stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from mesh.client.types import Backend, Completion, GenerateRequest, TextDelta
+from mesh.errors import InternalError, MeshError
+from mesh.gateway.errors import first_cause
+from mesh.gateway.metrics import Metrics
+from shards.errors import ShardError
+
+_QUEUE_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Session `index` gave a delta."""
+
+    index: int
+    delta: TextDelta
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Session `index` ended as it should."""
+
+    index: int
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Session `index` failed; no further event follows."""
+
+    index: int
+    error: BaseException
+
+
+Event = Piece | Ended | Failed
+
+
+@asynccontextmanager
+async def open_sessions(
+    backend: Backend, requests: Sequence[GenerateRequest], *, at_once: int, metrics: Metrics
+) -> AsyncIterator[AsyncIterator[list[Event]]]:
+    """Run one session per request, at most `at_once` at a time; yields batches of what they give.
+
+    A batch holds all events that are ready, at least one. The stream ends after every session's `Ended`, or
+    after a `Failed`. Leaving the context cancels the sessions that still run, each in the task that opened
+    it.
+    """
+    queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
+    gate = asyncio.Semaphore(at_once)
+
+    async def session(index: int, request: GenerateRequest) -> None:
+        error: BaseException | None = None
+        try:
+            async with gate, backend.generate(request) as generation:
+                with metrics.active.track_inprogress():
+                    async for delta in generation:
+                        await queue.put(Piece(index, delta))
+                    completion = generation.completion
+            if completion is None:
+                raise InternalError("a generation ended without saying why")
+            await queue.put(Ended(index, completion))
+        except* (MeshError, ShardError) as group:
+            error = first_cause(group)
+        if error is not None:
+            await queue.put(Failed(index, error))
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(session(i, request)) for i, request in enumerate(requests)]
+            try:
+                yield _batches(queue, len(requests))
+            finally:
+                for task in running:
+                    task.cancel()
+    except BaseExceptionGroup as group:
+        raise first_cause(group) from None
+
+
+async def _batches(queue: asyncio.Queue[Event], sessions: int) -> AsyncIterator[list[Event]]:
+    left = sessions
+    while left:
+        batch = [await queue.get()]
+        while not queue.empty():
+            batch.append(queue.get_nowait())
+        left -= sum(isinstance(event, Ended) for event in batch)
+        yield batch
+        if any(isinstance(event, Failed) for event in batch):
+            return
