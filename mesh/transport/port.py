@@ -1,7 +1,7 @@
 """The `Transport` port: authenticated, ordered channels of frames between peers.
 
-Adapters: `memory` (the in-process twin), `hivemind` (a stream through the Go daemon); a direct TLS adapter comes
-later and takes its place beside them. All of them pass `tests/conformance/`.
+Adapters: `memory` (the in-process twin), `hivemind` (a stream through the Go daemon); a direct TLS adapter
+comes later and takes its place beside them. All of them pass `tests/conformance/`.
 """
 
 from __future__ import annotations
@@ -69,4 +69,7 @@ class Transport(Protocol):
         """
 
     async def open(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Channel:
-        """Open a channel. Raises `PeerUnreachable` (also when the peer does not serve `protocol`) or `PeerTimeout`."""
+        """Open a channel.
+
+        Raises `PeerUnreachable` (also when the peer does not serve `protocol`) or `PeerTimeout`.
+        """

@@ -1,6 +1,8 @@
 """A frame: a bounded msgpack header and raw payload bytes behind a fixed prefix (pure).
 
-    prefix = magic "IM" | version u8 | reserved u8 (0) | header length u32 | payload length u32   (big-endian, 12 bytes)
+    prefix = magic "IM" | version u8 | reserved u8 (0) | header length u32 | payload length u32
+
+The prefix has 12 bytes, big-endian.
 
 Lengths are checked against `FrameLimits` as soon as the prefix has arrived, before anything is allocated.
 A prefix with reserved = 1 and both lengths 0 (`GOODBYE`) ends a channel: without it, a peer whose process was
@@ -37,7 +39,7 @@ class Frame:
 
 
 def encode_prefix(frame: Frame, limits: FrameLimits) -> bytes:
-    """The 12 bytes that go before the frame. Raises `FrameTooLarge` rather than send what the peer must refuse."""
+    """The 12 bytes before the frame. Raises `FrameTooLarge` rather than send what the peer must refuse."""
     _check(len(frame.header), len(frame.payload), limits)
     return PREFIX.pack(MAGIC, VERSION, 0, len(frame.header), len(frame.payload))
 

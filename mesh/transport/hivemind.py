@@ -1,0 +1,113 @@
+"""The transport over hivemind: a channel is a libp2p stream through the Go daemon, relays and all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from types import TracebackType
+from typing import Any, Self
+
+from mesh.errors import InternalError, PeerTimeout, PeerUnreachable
+from mesh.transport import _hivemind
+from mesh.transport.channels import Channels, TransportSettings
+from mesh.transport.daemon import Daemon
+from mesh.transport.memory import Streams, pipe
+from mesh.transport.port import Channel, Handler, PeerId
+
+log = logging.getLogger(__name__)
+
+_CONTROL_TIMEOUT = 5.0  # seconds for one answer of the daemon's control socket
+
+
+class HivemindTransport:
+    """A `Transport` over a running `Daemon`, which it does not own. libp2p's handshake proves the peers."""
+
+    def __init__(self, daemon: Daemon, *, settings: TransportSettings | None = None) -> None:
+        self._daemon = daemon
+        self._channels = Channels(settings or TransportSettings())
+        self._handlers: dict[str, Handler] = {}
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._daemon.peer_id
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        h = _hivemind.load()
+        self._channels.closed = True
+        for protocol in self._handlers:
+            # The daemon may be gone already; then it serves nothing any more either.
+            with contextlib.suppress(TimeoutError, OSError, EOFError, h.P2PDaemonError):
+                async with asyncio.timeout(_CONTROL_TIMEOUT):
+                    await self._daemon.p2p.remove_binary_stream_handler(protocol)
+        self._handlers.clear()
+        await self._channels.aclose()
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        if protocol in self._handlers:
+            raise InternalError(f"{protocol} is served already")
+
+        async def accept(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._channels.accept(info.peer_id.to_base58(), protocol, handler, reader, writer)
+
+        h = _hivemind.load()
+        try:
+            async with asyncio.timeout(_CONTROL_TIMEOUT):
+                await self._daemon.p2p.add_binary_stream_handler(protocol, accept)
+        except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
+            raise InternalError(f"p2pd cannot serve {protocol}: {error!r}") from error
+        self._handlers[protocol] = handler
+
+    async def open(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Channel:
+        reader, writer = await self.open_raw(peer, protocol, timeout=timeout)
+        return self._channels.opened(peer, reader, writer)
+
+    async def open_raw(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Streams:
+        """The bare byte stream of a new channel: a hostile peer's view, for tests."""
+        if self._channels.closed:
+            raise PeerUnreachable("the transport is closed", peer=peer)
+        if peer == self.peer_id:
+            return self._dial_self(protocol)
+        h = _hivemind.load()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._dial(h, peer, protocol)
+        except TimeoutError:
+            raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
+        except (h.P2PDaemonError, OSError, EOFError, ValueError) as error:
+            raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {error}", peer=peer) from error
+
+    async def _dial(self, h: Any, peer: PeerId, protocol: str) -> Streams:
+        # Not `call_binary_stream_handler`: that one leaks its connection when it fails or is cancelled.
+        remote = h.PeerID.from_base58(peer)
+        reader, writer = await self._daemon.p2p._client.control.daemon_connector.open_connection()
+        try:
+            message = h.p2pd_pb2.Request(
+                type=h.p2pd_pb2.Request.STREAM_OPEN,
+                streamOpen=h.p2pd_pb2.StreamOpenRequest(peer=remote.to_bytes(), proto=[protocol]),
+            )
+            await h.write_message(writer, message)
+            answer = h.p2pd_pb2.Response()
+            await h.read_message(reader, answer)
+            if answer.type == h.p2pd_pb2.Response.ERROR:
+                raise h.P2PDaemonError(answer.error.msg)
+            if answer.streamInfo.peer != remote.to_bytes():
+                raise h.P2PDaemonError("the daemon connected us to another peer")
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer
+
+    def _dial_self(self, protocol: str) -> Streams:
+        """A channel to our own handler (gateway and provider in one node); libp2p does not dial itself."""
+        handler = self._handlers.get(protocol)
+        if handler is None:
+            raise PeerUnreachable(f"this node does not serve {protocol}", peer=self.peer_id)
+        ours, theirs = pipe()
+        self._channels.accept(self.peer_id, protocol, handler, *theirs)
+        return ours
