@@ -1,0 +1,145 @@
+"""A span's weights read from a checkpoint into the lean path's fused layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from shards.checkpoint import Checkpoint
+from shards.errors import CheckpointError
+from shards.lean_config import LeanConfig
+from shards.linear import Linear
+from shards.progress import Progress
+from shards.span import Span
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """One block, with q-k-v and gate-up fused; norms are [hidden], `qk_norm` [heads + kv_heads, head_dim]."""
+
+    attention_norm: torch.Tensor
+    qkv: Linear
+    qk_norm: torch.Tensor | None
+    o: Linear
+    mlp_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class SpanWeights:
+    """A span's blocks; on the first stage the embedding [vocab, hidden], on the last final norm and head."""
+
+    blocks: Sequence[BlockWeights]
+    embedding: torch.Tensor | None
+    final_norm: torch.Tensor | None
+    head: Linear | None
+
+
+def load_span(
+    checkpoint: Checkpoint,
+    config: LeanConfig,
+    span: Span,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> SpanWeights:
+    """Read a span's tensors, one at a time, and nothing else.
+
+    Raises `CheckpointError` naming the tensor that is missing, of the wrong shape or not of floats.
+    """
+    reader = _Reader(checkpoint, span, device, dtype, progress)
+    vocabulary = (config.vocab_size, config.hidden_size)
+    first, last = span.start == 0, span.end == config.n_blocks
+    table = reader.matrix("model.embed_tokens.weight", vocabulary) if first else None
+    blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
+    if not last:
+        return SpanWeights(blocks, table, None, None)
+    final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
+    if not config.tied:
+        head = Linear(reader.matrix("lm_head.weight", vocabulary))
+    elif table is not None:
+        head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
+    else:
+        head = Linear(reader.matrix("model.embed_tokens.weight", vocabulary))
+    return SpanWeights(blocks, table, final_norm, head)
+
+
+def _load_block(reader: _Reader, config: LeanConfig, prefix: str) -> BlockWeights:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    qk_norm = None
+    if config.qk_norm:
+        rows = [
+            reader.matrix(f"{prefix}self_attn.{name}_norm.weight", (config.head_dim,)).expand(heads, -1)
+            for name, heads in (("q", config.n_heads), ("k", config.n_kv_heads))
+        ]
+        qk_norm = torch.cat(rows)
+    qkv = [(f"{prefix}self_attn.{name}_proj", size) for name, size in (("q", q), ("k", kv), ("v", kv))]
+    return BlockWeights(
+        attention_norm=reader.matrix(f"{prefix}input_layernorm.weight", (hidden,)),
+        qkv=reader.linear(qkv, hidden, bias=config.qkv_bias),
+        qk_norm=qk_norm,
+        o=reader.linear([(f"{prefix}self_attn.o_proj", hidden)], q, bias=config.o_bias),
+        mlp_norm=reader.matrix(f"{prefix}post_attention_layernorm.weight", (hidden,)),
+        gate_up=reader.linear(
+            [(f"{prefix}mlp.{name}_proj", inner) for name in ("gate", "up")], hidden, bias=config.mlp_bias
+        ),
+        down=reader.linear([(f"{prefix}mlp.down_proj", hidden)], inner, bias=config.mlp_bias),
+    )
+
+
+class _Reader:
+    """Reads checked tensors onto the device and counts the bytes for `progress`."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._device = device
+        self._dtype = dtype
+        self._progress = progress
+        self._what = f"loading blocks {span}"
+        self._done, self._total = 0, checkpoint.nbytes(span)
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of exactly `shape`, on the device in the compute dtype."""
+        return self._read(name, shape).to(device=self._device, dtype=self._dtype)
+
+    def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool) -> Linear:
+        """The linear layers `parts` (name, outputs), all over `width` inputs, stacked into one."""
+        outputs = sum(size for _, size in parts)
+        for name, size in parts:
+            self._check(f"{name}.weight", (size, width))  # before a large allocation
+        weight = torch.empty(outputs, width, device=self._device, dtype=self._dtype)
+        offset = torch.empty(outputs, device=self._device, dtype=self._dtype) if bias else None
+        row = 0
+        for name, size in parts:
+            weight[row : row + size] = self._read(f"{name}.weight", (size, width))
+            if offset is not None:
+                offset[row : row + size] = self._read(f"{name}.bias", (size,))
+            row += size
+        return Linear(weight, offset)
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self._checkpoint.shape(name)
+        if found != shape:
+            raise CheckpointError(
+                f"tensor {name} has shape {list(found)}, config.json calls for {list(shape)}"
+            )
+        if self._checkpoint.dtype(name) not in _FLOATS:
+            raise CheckpointError(
+                f"tensor {name} has dtype {self._checkpoint.dtype(name)}, floats are needed"
+            )
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        self._check(name, shape)
+        tensor = self._checkpoint.read(name)
+        self._done += tensor.nbytes
+        self._progress(self._done, self._total, self._what)
+        return tensor

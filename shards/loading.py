@@ -1,0 +1,62 @@
+"""Turning a checkpoint and a span into a live stage: which implementation, device and dtype."""
+
+from __future__ import annotations
+
+import torch
+
+from shards.checkpoint import Checkpoint
+from shards.errors import UnsupportedModel
+from shards.lean_config import parse_lean
+from shards.llama import load_lean_stage
+from shards.progress import Progress, silent
+from shards.span import Span
+from shards.stage import StageModel
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_stage(
+    checkpoint: Checkpoint,
+    span: Span,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
+    progress: Progress = silent,
+) -> StageModel:
+    """Load `span` with the lean path where it fully supports the model, else with the transformers adapter.
+
+    Raises `CheckpointError` naming a tensor that is missing or has the wrong shape, `UnsupportedModel`
+    when neither implementation can serve the model.
+    """
+    target = torch.device(device)
+    chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
+    if is_lean(checkpoint):
+        return load_lean_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
+    from shards.adapter import load_adapter_stage  # imports transformers, which takes seconds
+
+    return load_adapter_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
+
+
+def is_lean(checkpoint: Checkpoint) -> bool:
+    """True when the lean path fully supports the model. Raises `CheckpointError` on a malformed config."""
+    try:
+        parse_lean(checkpoint.spec)
+    except UnsupportedModel:
+        return False
+    return True
+
+
+def choose_dtype(asked: str | torch.dtype, device: torch.device, stored: str) -> torch.dtype:
+    """The compute dtype. `"auto"` is float32 on a CPU; elsewhere the checkpoint's own where that is a half.
+
+    Raises `UnsupportedModel` for a dtype that the mesh cannot compute in.
+    """
+    if isinstance(asked, torch.dtype):
+        if asked not in _DTYPES.values():
+            raise UnsupportedModel(f"{asked} is no compute dtype: use one of {', '.join(_DTYPES)}")
+        return asked
+    if asked == "auto":
+        return torch.float32 if device.type == "cpu" else _DTYPES.get(stored, torch.float32)
+    if asked not in _DTYPES:
+        raise UnsupportedModel(f"{asked!r} is no compute dtype: use auto or one of {', '.join(_DTYPES)}")
+    return _DTYPES[asked]

@@ -1,0 +1,58 @@
+"""Rotary position embedding: a table of cosines and sines that grows with the positions in use."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from shards.lean_config import Llama3Scaling, RopeConfig
+
+_FIRST_POSITIONS = 512
+
+
+class RotaryTable:
+    """Cosines and sines for positions 0, 1, …; angles in float32, stored in the compute dtype.
+
+    Source: Su et al., "RoFormer" (2021), in the half-split layout of the Llama checkpoints.
+    """
+
+    def __init__(self, config: RopeConfig, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._frequencies = inverse_frequencies(config, head_dim).to(device)
+        self._dtype = dtype
+        self._cos = self._sin = torch.empty(0, 1, head_dim // 2, device=device, dtype=dtype)
+
+    def at(self, positions: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(cos, sin), each [n, 1, head_dim / 2], for int64 `positions` [n], all below `longest`."""
+        if longest > self._cos.shape[0]:
+            self._grow(longest)
+        return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
+
+    def _grow(self, longest: int) -> None:
+        size = max(_FIRST_POSITIONS, 1 << (longest - 1).bit_length())
+        places = torch.arange(size, device=self._frequencies.device, dtype=torch.float32)
+        angles = torch.outer(places, self._frequencies)[:, None]
+        self._cos, self._sin = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """`x` [n, heads, head_dim] turned by the angles of `RotaryTable.at`."""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+def inverse_frequencies(config: RopeConfig, head_dim: int) -> torch.Tensor:
+    """Radians per position, float32 [head_dim / 2]."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    frequencies = 1.0 / config.theta**exponents
+    if config.llama3 is not None:
+        return _stretch(frequencies, config.llama3)
+    return frequencies / config.linear_factor
+
+
+def _stretch(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
+    """Llama 3.1's scaling, a blend of kept and stretched, linear in the turns made in the old context."""
+    turns = scaling.original_context * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies

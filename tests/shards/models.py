@@ -1,0 +1,162 @@
+"""Small random checkpoints of every lean family, written with transformers, for tests of any level.
+
+Run as a program it writes one: `python tests/shards/models.py FOLDER llama --shard-size 100KB`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+VOCAB_SIZE = 300
+FAMILIES = ("llama", "llama-tied", "llama3", "llama-linear", "llama-biased", "mistral", "qwen2", "qwen3")
+BOS, EOS = 0, 1
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_CORPUS = (
+    "the provider serves blocks of the model and the gateway pays for every token",
+    "a span is half-open, a route covers every block once, a session holds its cache",
+    "def add(left, right):\n    return left + right\n",
+)
+
+
+def make_checkpoint(
+    folder: Path,
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    hidden_size: int = 48,
+    n_heads: int = 6,
+    n_kv_heads: int = 2,
+    n_blocks: int = 5,
+    intermediate_size: int = 80,
+    context_length: int = 512,
+    max_shard_size: str = "10GB",
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
+) -> Path:
+    """Write a random checkpoint of one of `FAMILIES` with a tokenizer; returns `folder`.
+
+    The weights are scaled so that greedy output wanders over the vocabulary. `max_shard_size` such as
+    "60KB" makes several safetensors files and an index. `overrides` go to the config class. The same
+    arguments give the same weights.
+    """
+    config = _config(
+        family,
+        {
+            "hidden_size": hidden_size,
+            "num_attention_heads": n_heads,
+            "num_key_value_heads": n_kv_heads,
+            "num_hidden_layers": n_blocks,
+            "intermediate_size": intermediate_size,
+            "max_position_embeddings": context_length,
+            "vocab_size": VOCAB_SIZE,
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            **overrides,
+        },
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        _scatter(model)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    write_tokenizer(folder)
+    return folder
+
+
+def reference(folder: Path) -> transformers.PreTrainedModel:
+    """The checkpoint as transformers runs it, in float32."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return model.eval()
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A byte-level BPE tokenizer of `VOCAB_SIZE` entries and a chat template; every id decodes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    if tokenizer.get_vocab_size() != VOCAB_SIZE:
+        raise ValueError(f"the tokenizer has {tokenizer.get_vocab_size()} entries, not {VOCAB_SIZE}")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+
+
+def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig:
+    match family:
+        case "llama":
+            return transformers.LlamaConfig(**shape)
+        case "llama-tied":
+            return transformers.LlamaConfig(tie_word_embeddings=True, **shape)
+        case "llama3":
+            scaling = {
+                "rope_type": "llama3",
+                "rope_theta": 500_000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+            return transformers.LlamaConfig(rope_parameters=scaling, **shape)
+        case "llama-linear":
+            scaling = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+            return transformers.LlamaConfig(rope_parameters=scaling, **shape)
+        case "llama-biased":
+            return transformers.LlamaConfig(attention_bias=True, mlp_bias=True, **shape)
+        case "mistral":
+            return transformers.MistralConfig(**{"sliding_window": 24, **shape})
+        case "qwen2":
+            return transformers.Qwen2Config(**shape)
+        case "qwen3":
+            return transformers.Qwen3Config(**{"head_dim": 20, "tie_word_embeddings": True, **shape})
+        case _:
+            raise ValueError(f"no family {family!r}: one of {', '.join(FAMILIES)}")
+
+
+@torch.no_grad()
+def _scatter(model: transformers.PreTrainedModel) -> None:
+    """Weights large enough that blocks, norms and biases all change what is said."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            embedding = "embed" in name or "lm_head" in name
+            parameter.normal_(std=0.7 if embedding else 1.6 / parameter.shape[1] ** 0.5)
+        elif name.endswith("bias"):
+            parameter.normal_(std=0.3)
+        else:
+            parameter.uniform_(0.6, 1.4)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("family", nargs="?", default="llama", choices=FAMILIES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-size", default="10GB")
+    arguments = parser.parse_args()
+    make_checkpoint(
+        arguments.folder, arguments.family, seed=arguments.seed, max_shard_size=arguments.shard_size
+    )
