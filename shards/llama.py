@@ -14,6 +14,7 @@ from shards.errors import BadActivation, CapacityExceeded
 from shards.kv_cache import ContiguousCache
 from shards.lean_config import LeanConfig, parse_lean
 from shards.lean_weights import BlockWeights, SpanWeights, load_span
+from shards.norm import rms_norm
 from shards.progress import Progress, silent
 from shards.rope import RotaryTable, rotate
 from shards.span import Span
@@ -150,12 +151,11 @@ class LeanStage:
         config = self._config
         qkv = weights.qkv(self._norm(x, weights.attention_norm))
         heads = qkv.view(x.shape[0], config.n_heads + 2 * config.n_kv_heads, config.head_dim)
-        turned = heads[:, : config.n_heads + config.n_kv_heads]
+        turned, value = heads.tensor_split((config.n_heads + config.n_kv_heads,), dim=1)
         if weights.qk_norm is not None:
-            turned = F.rms_norm(turned, (config.head_dim,), None, config.rms_eps) * weights.qk_norm
+            turned = rms_norm(turned, weights.qk_norm, config.rms_eps)
         turned = rotate(turned, *angles)
-        query, key = turned[:, : config.n_heads], turned[:, config.n_heads :]
-        value = heads[:, config.n_heads + config.n_kv_heads :]
+        query, key = turned.tensor_split((config.n_heads,), dim=1)
         seen: list[torch.Tensor] = []
         row = 0
         for cache, view in zip(caches, views, strict=True):
@@ -168,7 +168,7 @@ class LeanStage:
         return x + weights.down(F.silu(gate) * up)
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (self._config.hidden_size,), weight, self._config.rms_eps)
+        return rms_norm(x, weight, self._config.rms_eps)
 
     def _logits(self, x: torch.Tensor, pieces: Sequence[Piece], sizes: list[int]) -> list[torch.Tensor]:
         wanted: list[int] = []

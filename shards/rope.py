@@ -20,10 +20,13 @@ class RotaryTable:
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
         self._frequencies = inverse_frequencies(config, head_dim).to(device)
         self._dtype = dtype
-        self._cos = self._sin = torch.empty(0, 1, head_dim // 2, device=device, dtype=dtype)
+        self._cos = self._sin = torch.empty(0, 1, head_dim, device=device, dtype=dtype)
 
     def at(self, positions: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin), each [n, 1, head_dim / 2], for int64 `positions` [n], all below `longest`."""
+        """(cos, sin), each [n, 1, head_dim], for int64 `positions` [n], all below `longest`.
+
+        Both repeat for the second half of a head; `sin` is negative in the first half, as `rotate` needs it.
+        """
         if longest > self._cos.shape[0]:
             self._grow(longest)
         return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
@@ -32,13 +35,14 @@ class RotaryTable:
         size = max(_FIRST_POSITIONS, 1 << (longest - 1).bit_length())
         places = torch.arange(size, device=self._frequencies.device, dtype=torch.float32)
         angles = torch.outer(places, self._frequencies)[:, None]
-        self._cos, self._sin = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+        cos, sin = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+        self._cos, self._sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """`x` [n, heads, head_dim] turned by the angles of `RotaryTable.at`."""
     left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    return torch.addcmul(x * cos, torch.cat((right, left), dim=-1), sin)
 
 
 def inverse_frequencies(config: RopeConfig, head_dim: int) -> torch.Tensor:

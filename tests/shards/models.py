@@ -132,7 +132,7 @@ def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig
         case "qwen2":
             return transformers.Qwen2Config(**shape)
         case "qwen3":
-            return transformers.Qwen3Config(**{"head_dim": 20, "tie_word_embeddings": True, **shape})
+            return transformers.Qwen3Config(**{"head_dim": 20, **shape})
         case _:
             raise ValueError(f"no family {family!r}: one of {', '.join(FAMILIES)}")
 
