@@ -7,7 +7,7 @@ import subprocess
 import time
 from array import array
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -238,4 +238,4 @@ def _cosine(progress: float) -> float:
 
 
 def _autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast("cuda", torch.bfloat16) if device.startswith("cuda") else nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
