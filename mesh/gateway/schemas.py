@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True, slots=True)
+class _StopAtFirst:
+    """Stop validating a list at its first wrong item: a million of them must not become a million errors.
+
+    pydantic's own `FailFast` cannot be hashed, which members of a union must be.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        if schema["type"] == "list":
+            schema["fail_fast"] = True
+        return schema
+
 
 ModelName = Annotated[str, StringConstraints(min_length=1)]
-# FailFast: a list of a million wrong items must not become a million error objects.
-Strings = Annotated[list[str], FailFast()]
-TokenIds = Annotated[list[int], FailFast()]
-TokenIdLists = Annotated[list[TokenIds], FailFast()]
+Strings = Annotated[list[str], _StopAtFirst()]
+TokenIds = Annotated[list[int], _StopAtFirst()]
+TokenIdLists = Annotated[list[TokenIds], _StopAtFirst()]
 
 
 class _Request(BaseModel):
@@ -63,7 +79,7 @@ class ContentPart(_Request):
 
 class Message(_Request):
     role: str
-    content: str | Annotated[list[ContentPart], FailFast()] | None = None
+    content: str | Annotated[list[ContentPart], _StopAtFirst()] | None = None
     name: str | None = None
     tool_calls: list[Any] | None = None
     function_call: Any = None
@@ -76,7 +92,7 @@ class ResponseFormat(_Request):
 class ChatRequest(SamplingFields):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], FailFast()]
+    messages: Annotated[list[Message], _StopAtFirst()]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
