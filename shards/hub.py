@@ -1,0 +1,120 @@
+"""Fetching single files of a model from a Hugging Face hub, with errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from shards.errors import CheckpointError
+from shards.progress import Progress
+
+# First comes the base error of the HTTP library, which is another one in another version of huggingface_hub.
+_TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, FileMetadataError)
+
+
+class HubModel:
+    """One commit of one model on the hub that HF_ENDPOINT names, pinned by its config.json.
+
+    Files come from huggingface_hub's cache where they are there already. Every method raises
+    `CheckpointError`.
+    """
+
+    def __init__(self, name: str, *, cache: Path | None, progress: Progress) -> None:
+        self._name = name
+        self._cache = cache
+        self._progress = progress
+        self._revision = "main"
+        config = self._fetch("config.json")
+        if config is None:
+            raise CheckpointError(f"{name} has no config.json: it is not a model that transformers can read")
+        self.folder = config.parent
+        self._revision = self.folder.name  # snapshots/<commit>: later files come from the same commit
+
+    def fetch(self, filename: str) -> bool:
+        """Have `filename` in `folder`; False where the model has no such file."""
+        known = huggingface_hub.try_to_load_from_cache(
+            self._name, filename, cache_dir=self._cache, revision=self._revision
+        )
+        if known is huggingface_hub._CACHED_NO_EXIST:
+            return False
+        return self._fetch(filename) is not None
+
+    def _fetch(self, filename: str) -> Path | None:
+        with _explained(self._name, filename):
+            try:
+                path = huggingface_hub.hf_hub_download(
+                    self._name,
+                    filename,
+                    revision=self._revision,
+                    cache_dir=self._cache,
+                    tqdm_class=_meter(self._progress, f"downloading {filename}"),
+                )
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                return None
+        return Path(path)
+
+
+@contextmanager
+def _explained(name: str, filename: str) -> Iterator[None]:
+    try:
+        yield
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{name!r} is neither a folder, a model that comes with the mesh, nor a hub name (owner/model)"
+        ) from error
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{name} is gated: accept its terms on the hub, then log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no model {name}: check the spelling, or `hf auth login` if it is private"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{filename} of {name} is not in the local cache and the hub cannot be reached: connect to the "
+            "internet (and unset HF_HUB_OFFLINE), or give the path of a local checkpoint folder"
+        ) from error
+    except _TRANSPORT_ERRORS as error:
+        raise CheckpointError(f"downloading {filename} of {name} failed: {error}; try again") from error
+
+
+def _meter(progress: Progress, what: str) -> Callable[..., Any]:
+    """What huggingface_hub calls a tqdm class: it reports to `progress` instead of drawing a bar."""
+
+    class Meter:
+        def __init__(self, *_: object, total: float | None = None, initial: float = 0, **__: object) -> None:
+            self.total, self.n = total, initial
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def update(self, count: float | None = 1) -> None:
+            self.n += count or 0
+            progress(int(self.n), int(self.total or self.n), what)
+
+        def close(self) -> None: ...
+
+        def refresh(self, *_: object, **__: object) -> None: ...
+
+        def set_description(self, *_: object, **__: object) -> None: ...
+
+    return Meter

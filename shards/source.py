@@ -1,0 +1,89 @@
+"""From what the user typed after --model to a local checkpoint folder, downloading as little as possible."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shards.checkpoint import INDEX_NAME, MAX_CONFIG_BYTES, SINGLE_NAME, is_tied, read_weight_map
+from shards.config import parse_config
+from shards.errors import CheckpointError
+from shards.manifest import MANIFEST_NAME
+from shards.progress import Progress, silent
+from shards.span import Span
+from shards.tensor_names import tensors_of
+
+SHIPPED = Path(__file__).parent / "models"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_SHIPPED_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+def resolve(
+    name_or_path: str,
+    *,
+    span: Span | None = None,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """The checkpoint folder for a local folder, a model that ships with the package, or a hub name.
+
+    From the hub (HF_ENDPOINT, by default huggingface.co) it fetches config, tokenizer and index, then of the
+    weights only the files that hold tensors of `span` (None: no weights), all from one commit, into
+    `cache` (None: huggingface_hub's own). Raises `CheckpointError` with what to do about it: no such
+    model, no safetensors, offline; `UnsupportedModel` when config.json lacks a shape.
+    """
+    local = Path(name_or_path).expanduser()
+    if local.is_dir():
+        return local
+    if _SHIPPED_NAME.fullmatch(name_or_path) and (SHIPPED / name_or_path / "config.json").is_file():
+        return SHIPPED / name_or_path
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
+        shipped = ", ".join(shipped_models()) or "none"
+        raise CheckpointError(
+            f"{name_or_path!r} is not a folder, not a model that ships with the mesh ({shipped}), "
+            "and not a hub name (owner/model)"
+        )
+    return _from_hub(name_or_path, span, cache, progress)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+
+
+def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progress) -> Path:
+    from shards.hub import HubModel  # imports huggingface_hub, which local models do without
+
+    model = HubModel(name, cache=cache, progress=progress)
+    for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME):
+        model.fetch(filename)
+    indexed = model.fetch(INDEX_NAME)
+    if span is None:
+        return model.folder
+    wanted = _files_of(model.folder, span) if indexed else [SINGLE_NAME]
+    for filename in wanted:
+        if not model.fetch(filename):
+            raise CheckpointError(
+                f"{name} has no {filename}: only safetensors are read, so convert its weights "
+                "(transformers' save_pretrained does) or choose another copy of the model"
+            )
+    return model.folder
+
+
+def _files_of(folder: Path, span: Span) -> list[str]:
+    """The weight files that hold tensors of `span`, by config.json and the index."""
+    path = folder / "config.json"
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{path} is over the limit of {MAX_CONFIG_BYTES} bytes")
+    spec = parse_config(path.read_bytes())
+    if span.end > spec.n_blocks:
+        raise CheckpointError(f"blocks {span} are not all in a model of {spec.n_blocks} blocks")
+    weight_map = read_weight_map(folder)
+    return sorted(
+        {weight_map[name] for name in tensors_of(weight_map, span, spec.n_blocks, tied=is_tied(spec))}
+    )
