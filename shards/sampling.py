@@ -1,0 +1,273 @@
+"""Choosing a session's next token from logits, repeatably: the same seed and position give the same token.
+
+The order: log-probabilities are taken from the logits as they came; then logit bias, repetition penalty
+(Keskar et al., CTRL, 2019), presence and frequency penalties (as OpenAI's API defines them); then the most
+likely token where the temperature is 0, else temperature, top-k, top-p (Holtzman et al., 2020), min-p (Nguyen
+et al., 2024), and one draw by inverse CDF in token-id order. Tokens in id order keep their place in the CDF
+when logits move by rounding, so a replay on another batch size almost never draws another token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from shards.errors import BadActivation, CapacityExceeded, InvalidSampling
+from shards.rng import uniform
+from shards.sampling_params import SamplingParams
+
+UNLIKELY = -9999.0
+"""Reported instead of minus infinity, as OpenAI's API does: JSON has no infinities."""
+MAX_GENERATED = 1 << 20
+_SCORED_ROWS = 16
+_FIRST_CANDIDATES = 256
+
+Top = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A chosen token, and how likely the model thought it before bias, penalties and temperature.
+
+    `top` has pairs of token and logprob, likeliest first. Where the session asked for no log-probabilities,
+    `logprob` is None and `top` empty.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: Top = ()
+
+
+class TokenHistory:
+    """The tokens that penalties look at: the prompt's set, and the generated ones in order.
+
+    Raises `BadActivation` on a negative token id and `CapacityExceeded` when `limit` tokens were generated.
+    """
+
+    def __init__(self, prompt: Iterable[int] = (), *, limit: int = MAX_GENERATED) -> None:
+        self.prompt = frozenset(prompt)
+        self.largest_prompt_token = max(self.prompt, default=-1)
+        if min(self.prompt, default=0) < 0:
+            raise BadActivation(f"negative token id {min(self.prompt)} in a prompt")
+        self.counts: Counter[int] = Counter()
+        """How often each token was generated."""
+        self._limit = limit
+        self._generated: list[int] = []
+        self._prompt_ids: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens generated so far."""
+        return len(self._generated)
+
+    def push(self, token: int) -> None:
+        """Append a generated token."""
+        if token < 0:
+            raise BadActivation(f"negative token id {token}")
+        if len(self._generated) >= self._limit:
+            raise CapacityExceeded(f"a session generates at most {self._limit} tokens")
+        self._generated.append(token)
+        self.counts[token] += 1
+
+    def truncate(self, length: int) -> None:
+        """Forget generated tokens from number `length` on (rejected ones); nothing when there are no more."""
+        while len(self._generated) > max(length, 0):
+            token = self._generated.pop()
+            self.counts[token] -= 1
+            if not self.counts[token]:
+                del self.counts[token]
+
+    def prompt_ids(self, device: torch.device) -> torch.Tensor:
+        """The prompt's distinct ids, int64, kept on the device they were last asked for."""
+        if self._prompt_ids is None or self._prompt_ids.device != device:
+            self._prompt_ids = torch.tensor(sorted(self.prompt), dtype=torch.int64, device=device)
+        return self._prompt_ids
+
+
+@torch.no_grad()
+def sample(logits: torch.Tensor, params: SamplingParams, position: int, history: TokenHistory) -> Sampled:
+    """Choose the token for `position` from `logits` [vocab], on whatever device they are.
+
+    Only the chosen token and the reported log-probabilities come to the host. Equal logits are ranked by
+    lower id. Raises `BadActivation` where the logits have a NaN, plus infinity, or nothing but minus
+    infinity, and `InvalidSampling` where the parameters do not fit the vocabulary.
+    """
+    if logits.ndim != 1 or not logits.numel():
+        raise BadActivation(f"logits of shape {tuple(logits.shape)} where one row is needed")
+    best, token = _best(logits)
+    if not math.isfinite(best):
+        raise BadActivation("the logits are not numbers or rule out every token")
+    if adjusts(params):
+        adjusted = _adjust(logits.to(torch.float64, copy=True), params, history)
+        best, token = _best(adjusted)
+        if not math.isfinite(best):
+            raise InvalidSampling("penalties and bias push the logits out of range")
+    else:
+        adjusted = logits
+    if params.temperature > 0:
+        token = _draw(adjusted, best, params, uniform(params.seed, position))
+    if params.logprobs is None:
+        return Sampled(token)
+    chosen = torch.tensor([token], device=logits.device)
+    logprob, top = score(logits.unsqueeze(0), chosen, params.logprobs)[0]
+    return Sampled(token, logprob, top)
+
+
+@torch.no_grad()
+def score(logits: torch.Tensor, next_tokens: torch.Tensor, top: int) -> list[tuple[float, Top]]:
+    """For each row of `logits` [n, vocab], the log-probability of `next_tokens` [n] and the `top` likeliest.
+
+    Raises `BadActivation` when a row is not numbers or a token is not in the vocabulary.
+    """
+    n, vocab = logits.shape
+    if next_tokens.shape != (n,):
+        raise BadActivation(f"{n} rows of logits, but next tokens of shape {tuple(next_tokens.shape)}")
+    if n and not bool(((next_tokens >= 0) & (next_tokens < vocab)).all()):
+        raise BadActivation(f"a token to score is not in a vocabulary of {vocab}")
+    results: list[tuple[float, Top]] = []
+    # A few rows at a time: in float64 all positions of a long prompt would not fit.
+    for begin in range(0, n, _SCORED_ROWS):
+        some = logits[begin : begin + _SCORED_ROWS]
+        following = next_tokens[begin : begin + _SCORED_ROWS]
+        rows = some.double()
+        totals = rows.logsumexp(dim=-1)
+        if not bool(totals.isfinite().all()):
+            raise BadActivation("the logits are not numbers or rule out every token")
+        own = (rows.gather(1, following.unsqueeze(1)).squeeze(1) - totals).tolist()
+        values, ids = top_rows(some, min(top, vocab))
+        likeliest = zip((values.double() - totals.unsqueeze(1)).tolist(), ids.tolist(), strict=True)
+        for logprob, (logprobs, tokens) in zip(own, likeliest, strict=True):
+            pairs = zip(tokens, (max(value, UNLIKELY) for value in logprobs), strict=True)
+            results.append((max(logprob, UNLIKELY), tuple(pairs)))
+    return results
+
+
+def top_rows(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and ids [n, k] of the `k` largest of each row [n, vocab], in order; equal ones by lower id."""
+    if k < 1:
+        return rows[:, :0], torch.empty(rows.shape[0], 0, dtype=torch.int64, device=rows.device)
+    values, ids = rows.topk(k, dim=-1)
+    ids, order = ids.sort(dim=-1)
+    values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(1, order)
+    # topk takes any of several equal values at its edge: such rows are done over.
+    for row in ((rows >= values[:, -1:]).sum(dim=-1) > k).nonzero().flatten().tolist():
+        candidates = (rows[row] >= values[row, -1]).nonzero().flatten()
+        kept, order = rows[row, candidates].sort(descending=True, stable=True)
+        values[row], ids[row] = kept[:k], candidates[order[:k]]
+    return values, ids
+
+
+def adjusts(params: SamplingParams) -> bool:
+    """True when bias or penalties change the logits."""
+    return bool(
+        params.logit_bias
+        or params.repetition_penalty != 1.0
+        or params.presence_penalty
+        or params.frequency_penalty
+    )
+
+
+def _best(logits: torch.Tensor) -> tuple[float, int]:
+    """The largest value (NaN if there is one) and the lowest id that has it, in one copy to the host."""
+    value, token = logits.max(dim=0)
+    best, where = torch.stack((value.double(), token.double())).tolist()
+    return best, int(where)
+
+
+def _adjust(scores: torch.Tensor, params: SamplingParams, history: TokenHistory) -> torch.Tensor:
+    """Bias and penalties, on a float64 copy [vocab] that this function may change."""
+    vocab, device = scores.shape[0], scores.device
+    if params.logit_bias:
+        tokens, biases = list(params.logit_bias), list(params.logit_bias.values())
+        if max(tokens) >= vocab:
+            raise InvalidSampling(
+                f"logit_bias names token {max(tokens)}, but the vocabulary has {vocab} tokens"
+            )
+        scores[torch.tensor(tokens, device=device)] += torch.tensor(
+            biases, dtype=torch.float64, device=device
+        )
+    generated = list(history.counts)
+    largest = max(generated, default=-1)
+    if params.repetition_penalty != 1.0:
+        largest = max(largest, history.largest_prompt_token)
+    if largest >= vocab:
+        raise BadActivation(f"token id {largest} is not in a vocabulary of {vocab}")
+    ids = torch.tensor(generated, dtype=torch.int64, device=device)
+    if params.repetition_penalty != 1.0:
+        seen = torch.zeros(vocab, dtype=torch.bool, device=device)
+        seen[history.prompt_ids(device)] = True
+        seen[ids] = True
+        penalty = params.repetition_penalty
+        scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+    if generated and (params.presence_penalty or params.frequency_penalty):
+        counts = torch.tensor(list(history.counts.values()), dtype=torch.float64, device=device)
+        scores[ids] -= params.presence_penalty + params.frequency_penalty * counts
+    return scores
+
+
+def _draw(logits: torch.Tensor, best: float, params: SamplingParams, number: float) -> int:
+    """Temperature, filters, and the token whose stretch of the CDF holds `number`."""
+    weights, ids = filtered(logits, best, params)
+    if ids is not None:
+        ids, order = ids.sort()
+        weights = weights[order]
+    possible = (weights > 0).nonzero().flatten()
+    cdf = weights[possible].cumsum(dim=0)
+    where = torch.searchsorted(cdf, cdf[-1:] * number, right=True).clamp_(max=cdf.shape[0] - 1)
+    token = possible[where]
+    return int((token if ids is None else ids[token]).item())
+
+
+def filtered(
+    logits: torch.Tensor, best: float, params: SamplingParams
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Float64 weights (the largest is 1) of the tokens that temperature and filters leave, and their ids.
+
+    `best` is the largest logit. Ids are None where all tokens are left, in their order; else likeliest first.
+    Each filter sees what the one before it left.
+    """
+    if not params.top_k and params.top_p >= 1.0:
+        weights = _weights(logits, best, params.temperature)
+        if not params.min_p:
+            return weights, None
+        ids = (weights >= params.min_p).nonzero().flatten()
+        return weights[ids], ids
+    vocab = logits.shape[0]
+    k = min(params.top_k or vocab, vocab)
+    if params.top_p >= 1.0:
+        values, ids = (rows[0] for rows in top_rows(logits.unsqueeze(0), k))
+        weights = _weights(values, best, params.temperature)
+    else:
+        weights, ids = _nucleus(logits, best, params, k)
+    kept = weights >= params.min_p
+    return weights[kept], ids[kept]
+
+
+def _nucleus(
+    logits: torch.Tensor, best: float, params: SamplingParams, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the `k` likeliest, the fewest whose probability is `top_p` together."""
+    total: torch.Tensor | None = None
+    if k == logits.shape[0]:
+        total = _weights(logits, best, params.temperature).sum()
+    # The nucleus is nearly always small: look at a few candidates before sorting the vocabulary.
+    tried = min(k, _FIRST_CANDIDATES) if total is not None else k
+    while True:
+        values, ids = (rows[0] for rows in top_rows(logits.unsqueeze(0), tried))
+        weights = _weights(values, best, params.temperature)
+        mass = weights.cumsum(dim=0)
+        goal = params.top_p * (mass[-1] if total is None else total)
+        if tried == k or bool(mass[-1] >= goal):
+            kept = mass - weights < goal
+            return weights[kept], ids[kept]
+        tried = min(k, tried * 16)
+
+
+def _weights(logits: torch.Tensor, best: float, temperature: float) -> torch.Tensor:
+    # float64, and best taken off first: no temperature, however small, overflows.
+    return ((logits.double() - best) / temperature).exp()
