@@ -194,7 +194,7 @@ class Daemon:
     async def _stop(self) -> None:
         process = self._process
         if process.returncode is None:
-            # Once its output has ended it is ending by itself; `terminate` would then race with asyncio's wait.
+            # Once its output has ended it ends by itself; `terminate` would race with asyncio's wait.
             if self._reader is None or not self._reader.done():
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
