@@ -83,7 +83,8 @@ class ChatTemplate:
             )
         self._environment = _Environment()
         try:
-            self._template = self._environment.from_string(source)
+            with self._environment.metered():  # jinja2 computes constant expressions while compiling
+                self._template = self._environment.from_string(source)
         except _PYTHON_FAILURES as error:
             raise TokenizerError(f"the chat template does not compile: {_sentence(error)}") from error
 
@@ -148,7 +149,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _Meter(self._local)
 
     def charge(self, work: int) -> None:
-        """Count work; free while compiling, where only the template's own constants are touched."""
+        """Count work, while a template is compiled or rendered."""
         meter = getattr(self._local, "meter", None)
         if meter is not None:
             meter.charge(work)
