@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from mesh.client.types import Completion, ModelInfo, TextDelta
 from mesh.errors import MeshError
 from mesh.gateway import sse
-from mesh.gateway.errors import describe, internal, is_ours
 from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
+from mesh.gateway.errors import describe, internal, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
 from mesh.gateway.schemas import SamplingFields

@@ -18,8 +18,8 @@ from mesh.errors import MeshError
 from mesh.gateway import chat, completions
 from mesh.gateway.answering import GenerationResponse
 from mesh.gateway.config import GatewayConfig
-from mesh.gateway.errors import ApiError, ApiFailure, describe, from_http, internal, is_ours
 from mesh.gateway.edge import Observer, notes_of
+from mesh.gateway.errors import ApiError, ApiFailure, describe, from_http, internal, is_ours
 from mesh.gateway.reports import model_json, status_json
 from mesh.gateway.schemas import ChatRequest, CompletionRequest
 from mesh.gateway.service import Gateway

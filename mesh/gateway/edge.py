@@ -83,7 +83,7 @@ class Observer:
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
-    """The body. Raises `ApiFailure` (413 over `limit` bytes, 408 after `timeout` seconds) and `ClientLeft`."""
+    """The body. Raises `ApiFailure` (413 over `limit` bytes, 408 after `timeout`) and `ClientLeft`."""
     too_large = ApiFailure(from_http(413, f"The body is larger than {limit} bytes.", {"Connection": "close"}))
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     if declared.isdigit() and int(declared[:20]) > limit:

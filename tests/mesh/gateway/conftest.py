@@ -13,12 +13,12 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from openai import OpenAI
+
 from mesh.errors import InternalError, PeerFailed, PeerTimeout, Refused
 from mesh.gateway.app import create_app
 from mesh.gateway.config import GatewayConfig
-from openai import OpenAI
 from shards.span import Span
-
 from tests.mesh.gateway.echo_backend import Behaviour, EchoBackend
 from tests.mesh.gateway.echo_tokenizer import ByteTokenizer
 
@@ -34,6 +34,7 @@ def models() -> dict[str, Behaviour]:
         "pairs": Behaviour(tokenizer, tokens_per_delta=2),
         "incomplete": Behaviour(tokenizer, gaps=(Span(1, 2),)),
         "slow": Behaviour(tokenizer, context_length=100_000, seconds_per_token=0.02),
+        "vast": Behaviour(tokenizer, context_length=20_000_000, seconds_per_token=0.02),
         "stuck": Behaviour(tokenizer, stuck=True),
         "refuses": Behaviour(tokenizer, fails_at=0, failure=lambda: Refused("no room", retry_after=2.5)),
         "peer-lost": Behaviour(tokenizer, fails_at=0, failure=lambda: PeerFailed("gone", peer="peer-b")),
@@ -52,7 +53,9 @@ class _Server(uvicorn.Server):
     """Tells when it listens."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2))
+        super().__init__(
+            uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
+        )
         self.ready = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -83,7 +86,9 @@ def serving(config: GatewayConfig) -> Iterator[Live]:
     backend = EchoBackend(models())
     app = create_app(backend, config)
     server = _Server(app)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    # asyncio switches Nagle's algorithm off only for sockets that say that they are TCP.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()

@@ -1,4 +1,4 @@
-"""An in-memory `Backend`: a small genuine language model of bytes, with the ways in which a swarm can fail."""
+"""An in-memory `Backend`: a small genuine language model of bytes, and the ways in which a swarm fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from mesh.client.types import (
 from mesh.errors import ContextLengthExceeded, NoRoute, UnknownModel
 from shards.sampling_params import SamplingParams
 from shards.span import Span
-
 from tests.mesh.gateway.echo_tokenizer import BOS, EOS, VOCAB_SIZE, ByteTokenizer
 
 CORPUS = (
@@ -36,7 +35,7 @@ CORPUS = (
 
 
 class ByteModel:
-    """The next byte from the two before it: counts over `CORPUS`, smoothed by the byte before and by a floor."""
+    """The next byte from the two before it: counts over `CORPUS`, smoothed by shorter contexts."""
 
     def __init__(self) -> None:
         self._pairs: dict[tuple[int, int], Counter[int]] = {}
@@ -60,11 +59,13 @@ class ByteModel:
         return [math.log(weight) - log_total for weight in weights]
 
 
-def choose(logprobs: Sequence[float], context: Sequence[int], generated: Sequence[int], p: SamplingParams) -> int:
+def choose(
+    logprobs: Sequence[float], context: Sequence[int], generated: Sequence[int], p: SamplingParams
+) -> int:
     """The next token by `p`: penalties, bias, temperature, filters; random by (seed, position)."""
     scores = list(logprobs)
     seen = Counter(generated)
-    for token in set(context):
+    for token in set(context) if p.needs_prompt else ():
         score = scores[token]
         scores[token] = score / p.repetition_penalty if score > 0 else score * p.repetition_penalty
     for token, count in seen.items():
@@ -236,9 +237,7 @@ class EchoGeneration:
 
     def _prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
         prompt, count = self._request.prompt, self._request.sampling.logprobs
-        rest = (
-            _report(self._model.logprobs(prompt[:i]), prompt[i], count) for i in range(1, len(prompt))
-        )
+        rest = (_report(self._model.logprobs(prompt[:i]), prompt[i], count) for i in range(1, len(prompt)))
         return (TokenLogprob(prompt[0], None), *rest)
 
 

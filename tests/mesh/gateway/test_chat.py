@@ -37,7 +37,11 @@ def test_a_conversation_is_answered_through_the_models_template(client: OpenAI, 
 def test_roles_parts_and_names_are_read(client: OpenAI, live: Live) -> None:
     messages = [
         {"role": "developer", "content": "be brief"},
-        {"role": "user", "name": "ann", "content": [{"type": "text", "text": "he"}, {"type": "text", "text": "llo"}]},
+        {
+            "role": "user",
+            "name": "ann",
+            "content": [{"type": "text", "text": "he"}, {"type": "text", "text": "llo"}],
+        },
         {"role": "assistant", "content": None},
         {"role": "user", "content": "é"},
     ]
@@ -96,9 +100,10 @@ def test_max_completion_tokens_is_the_newer_name_of_max_tokens(client: OpenAI, l
 def test_stop_strings_and_seeds_work_as_in_completions(client: OpenAI) -> None:
     whole = say(client, seed=1, temperature=1, max_tokens=40).choices[0].message.content
     stop = whole[10:12]
-    assert say(client, seed=1, temperature=1, max_tokens=40, stop=[stop]).choices[0].message.content == whole[
-        : whole.index(stop)
-    ]
+    assert (
+        say(client, seed=1, temperature=1, max_tokens=40, stop=[stop]).choices[0].message.content
+        == whole[: whole.index(stop)]
+    )
 
 
 def test_plain_text_modes_are_accepted(client: OpenAI) -> None:

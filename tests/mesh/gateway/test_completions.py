@@ -29,7 +29,11 @@ def test_a_string_prompt_is_completed_and_its_cost_reported(client: OpenAI) -> N
     assert answer.choices[0].text == "rm stage the"
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].logprobs is None
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (8, 12, 20)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
+        8,
+        12,
+        20,
+    )
 
 
 def test_token_ids_and_text_of_one_prompt_give_the_same_answer(client: OpenAI) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import httpx
 import openai
 import pytest
+from openai import OpenAI
+
 from mesh.errors import (
     BadTensor,
     Cancelled,
@@ -23,9 +25,7 @@ from mesh.errors import (
 )
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.errors import ApiError, describe, first_cause
-from openai import OpenAI
 from shards.errors import CapacityExceeded, CheckpointError, InvalidSampling, ShardError
-
 from tests.mesh.gateway.conftest import Live
 
 ASK = {"model": "echo", "prompt": "a", "max_tokens": 2}
@@ -129,7 +129,10 @@ def test_a_failure_in_mid_stream_is_the_streams_last_event(
     assert text == "rm "
     assert caught.value.code == code
     assert "secret" not in caught.value.message
-    raw = http.post("/v1/chat/completions", json={"model": model, "messages": [{"role": "user", "content": "a"}], "stream": True})
+    raw = http.post(
+        "/v1/chat/completions",
+        json={"model": model, "messages": [{"role": "user", "content": "a"}], "stream": True},
+    )
     assert raw.status_code == 200
     events = raw.text.rstrip("\n").split("\n\n")
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == code
@@ -203,7 +206,9 @@ def test_a_body_that_cannot_be_read_is_a_400(http: httpx.Client, body: bytes, co
         ("stream_options", "usage"),
     ],
 )
-def test_a_field_of_the_wrong_type_is_a_400_that_names_it(http: httpx.Client, field: str, value: object) -> None:
+def test_a_field_of_the_wrong_type_is_a_400_that_names_it(
+    http: httpx.Client, field: str, value: object
+) -> None:
     response = http.post("/v1/completions", json={**ASK, field: value})
     assert response.status_code == 400
     assert error_of(response)["param"] == field
@@ -295,7 +300,9 @@ def test_api_keys_close_the_api_but_not_the_probes(serve: Callable[[GatewayConfi
                 assert response.headers["www-authenticate"] == "Bearer"
                 error_of(response)
         assert http.post("/v1/completions", content=b"not read", headers={}).status_code == 401
-        assert http.get("/v1/models", headers={b"Authorization": "Bearer sk-zwei-ü".encode()}).status_code == 200
+        assert (
+            http.get("/v1/models", headers={b"Authorization": "Bearer sk-zwei-ü".encode()}).status_code == 200
+        )
         assert http.get("/health").status_code == 200
         assert http.get("/metrics").status_code == 200
 
