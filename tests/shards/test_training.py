@@ -124,7 +124,8 @@ def test_functions_with_docstrings_become_conversations() -> None:
     )
     (only,) = conversations([Document("a.py", text), Document("bad.py", "def (")])
     assert only.startswith(
-        "<|system|>\nSmall sums.<|end|>\n<|user|>\nReturn the number two.<|end|>\n<|assistant|>\n@property\ndef two(self):\n"
+        "<|system|>\nSmall sums.<|end|>\n<|user|>\nReturn the number two.<|end|>\n"
+        "<|assistant|>\n@property\ndef two(self):\n"
     )
     assert only.endswith("    return 2<|end|>\n")
 
