@@ -87,7 +87,7 @@ def train(
     total = options.total_steps(context)
     generator = torch.Generator(device=options.device).manual_seed(options.seed)
     optimiser = _optimiser(model, options)
-    sample = _batch(source, chat, options, context, generator)
+    sample = _batch(source, chat, options, context, generator, 0)
     step_loss = _loss_function(model, sample, options, report)
     result = Result()
     best: dict[str, torch.Tensor] = {}
@@ -117,7 +117,7 @@ def train(
         rate = options.learning_rate * min(1.0, (result.steps + 1) / options.warmup_steps) * _cosine(progress)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss_now = step_loss(*_batch(source, chat, options, context, generator))
+        loss_now = step_loss(*_batch(source, chat, options, context, generator, result.steps))
         loss_now.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
         optimiser.step()
@@ -164,10 +164,16 @@ def held_out_loss(model: Llama, stream: Stream, device: str, batch: int) -> floa
     return total / count
 
 
+def talks_at(step: int, options: Options) -> int:
+    """How many windows of a step's batch hold conversations: `chat_share` of all, also in small batches."""
+    wanted = options.batch * options.chat_share
+    return int((step + 1) * wanted) - int(step * wanted)
+
+
 def _batch(
-    source: Stream, chat: Stream, options: Options, context: int, generator: torch.Generator
+    source: Stream, chat: Stream, options: Options, context: int, generator: torch.Generator, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    talks = round(options.batch * options.chat_share) if len(chat.starts) else 0
+    talks = talks_at(step, options) if len(chat.starts) else 0
     rows = [_windows(source, options.batch - talks, context, generator, anywhere=True)]
     if talks:
         rows.append(_windows(chat, talks, context, generator, anywhere=False))

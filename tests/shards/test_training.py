@@ -14,6 +14,7 @@ from shards.fast_tokenizer import check_tokenizer, load_tokenizer
 from shards.training.__main__ import main
 from shards.training.corpus import Document, conversations, read_corpus, render_conversation
 from shards.training.model import Llama, Shape
+from shards.training.train import Options, talks_at
 
 torch.set_num_threads(1)
 
@@ -128,6 +129,13 @@ def test_functions_with_docstrings_become_conversations() -> None:
         "<|assistant|>\n@property\ndef two(self):\n"
     )
     assert only.endswith("    return 2<|end|>\n")
+
+
+def test_small_batches_get_their_share_of_conversations() -> None:
+    options = Options(batch=3, chat_share=0.12)
+    counts = [talks_at(step, options) for step in range(1000)]
+    assert sum(counts) == 360
+    assert set(counts) == {0, 1}
 
 
 def test_an_empty_corpus_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
