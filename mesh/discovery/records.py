@@ -1,0 +1,343 @@
+"""What a provider says of itself: a signed record that expires, and the book of the newest ones (pure).
+
+    record on the wire = Ed25519 signature (64 bytes) | body (canonical msgpack map, keys sorted)
+
+What is signed is the body behind a prefix that names this use, the peer and the DHT key, so that a signature
+is good for nothing else: not under another key, and not as another peer's record.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import msgpack
+
+from mesh.errors import BadRecord, InternalError
+from mesh.identity import SIGNATURE_SIZE, Identity, verify
+from shards.span import Span
+
+State = Literal["joining", "loading", "serving", "draining", "gone"]
+"""`joining` claims a span that it may still change, `loading` has settled on it. `gone` is how a provider withdraws: it takes the place of its last record until that has expired."""
+
+MAX_RECORD_BYTES: Final = 8 * 1024
+MAX_LIFETIME: Final = 3600.0
+"""Seconds ahead of now that a record may expire at most."""
+INDEX_KEY: Final = b"mesh/1/models"
+"""The DHT key under which every provider lists the model it serves."""
+
+_DOMAIN: Final = b"mesh provider record v1\n"
+_FORMAT: Final = 1
+_STATES: Final = frozenset(get_args(State))
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,199}\Z")
+_FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/:=,-]{0,63}\Z")
+_MADDR: Final = re.compile(r"/[A-Za-z0-9._:/%-]{1,255}\Z")
+_MAX_MADDRS: Final = 16
+_MAX_FILES: Final = 16
+
+
+class ModelKey(NamedTuple):
+    """A model that providers serve: its name, and the digest that tells two checkpoints of one name apart."""
+
+    name: str
+    digest: str
+
+
+class FileDigest(NamedTuple):
+    """What a small file of the model (config, tokenizer) must hash to (sha256, hex), and its size."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRecord:
+    """One provider's offer. `sequence` and `expires` are set by the directory that announces it."""
+
+    peer: str
+    model: str
+    digest: str
+    """sha256 (hex) of the model's manifest."""
+    n_blocks: int
+    span: Span
+    state: State
+    context_length: int
+    vocab_size: int
+    throughput: float = 0.0
+    """Tokens per second that one block computes here; 0 while it is not known."""
+    queue_depth: int = 0
+    """Steps that wait for the engine."""
+    kv_free_tokens: int = 0
+    sessions: int = 0
+    maddrs: tuple[str, ...] = ()
+    numerics: str = "fp32"
+    """The numerics profile."""
+    wire_dtype: str = "float32"
+    version: str = "0"
+    """The software's version."""
+    files: Mapping[str, FileDigest] = field(default_factory=dict, hash=False)
+    """Small files that the provider hands out, by name."""
+    sequence: int = 0
+    expires: float = 0.0
+    """Unix time (seconds)."""
+
+    @property
+    def model_key(self) -> ModelKey:
+        return ModelKey(self.model, self.digest)
+
+
+def provider_key(model: ModelKey) -> bytes:
+    """The DHT key under which the providers of a model announce themselves."""
+    return f"mesh/1/providers/{model.digest}/{model.name}".encode()
+
+
+def index_entry(record: ProviderRecord) -> ProviderRecord:
+    """The short form of a record that goes under `INDEX_KEY`: no addresses, no files."""
+    return replace(record, maddrs=(), files={})
+
+
+def encode_record(record: ProviderRecord, identity: Identity, *, key: bytes | None = None) -> bytes:
+    """Sign a record for the DHT key `key` (default: that of its model).
+
+    Raises `InternalError` for a record that others would refuse, whatever its time.
+    """
+    if record.peer != identity.peer_id:
+        raise InternalError(f"a record of {record.peer} cannot be signed by {identity.peer_id}")
+    body = _pack(record)
+    try:
+        if len(body) + SIGNATURE_SIZE > MAX_RECORD_BYTES:
+            raise BadRecord(f"the record has {len(body)} bytes")
+        _parse(body, record.peer)
+    except BadRecord as error:
+        raise InternalError(f"this record would be refused by everybody: {error}") from error
+    key = provider_key(record.model_key) if key is None else key
+    return identity.sign(_message(record.peer, key, body)) + body
+
+
+def decode_record(data: bytes, *, peer: str, key: bytes, now: float) -> ProviderRecord:
+    """Read and check what `peer` is said to have announced under the DHT key `key`.
+
+    Raises `BadRecord` unless it is well-formed and in bounds, belongs under `key`, is signed by `peer`, and
+    expires after `now` (Unix time, seconds) but within `MAX_LIFETIME`.
+    """
+    body = _body(data)
+    record = _parse(body, peer)
+    if key not in (INDEX_KEY, provider_key(record.model_key)):
+        raise BadRecord("the record does not belong under this key", peer=peer)
+    if not now < record.expires <= now + MAX_LIFETIME:
+        raise BadRecord(f"the record expires {record.expires - now:+.1f} s from now", peer=peer)
+    if not verify(peer, _message(peer, key, body), data[:SIGNATURE_SIZE]):
+        raise BadRecord("the record is not signed by this peer", peer=peer)
+    return record
+
+
+def claimed_model(data: bytes, *, peer: str) -> ModelKey:
+    """The model that an unverified record names: under which key to check it. Raises `BadRecord`."""
+    return _parse(_body(data), peer).model_key
+
+
+class RecordBook:
+    """The newest record of each peer. Deterministic: time comes as an argument (Unix time, seconds)."""
+
+    def __init__(self, capacity: int = 4096) -> None:
+        self._capacity = capacity
+        self._records: dict[str, ProviderRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def offer(self, record: ProviderRecord, *, now: float) -> bool:
+        """Take in a decoded record; True when it is in the book afterwards.
+
+        Refused are: an expired one, a lower sequence number than the one we have, the same number with other
+        contents (the peer contradicts itself), and newcomers while the book is full.
+        """
+        if record.expires <= now:
+            return False
+        known = self._records.get(record.peer)
+        if known is not None and known.expires > now:
+            if record.sequence <= known.sequence:
+                return record == known
+        elif known is None and len(self._records) >= self._capacity:
+            self.expire(now=now)
+            if len(self._records) >= self._capacity:
+                return False
+        self._records[record.peer] = record
+        return True
+
+    def expire(self, *, now: float) -> tuple[ProviderRecord, ...]:
+        """Drop and return the records that have expired."""
+        expired = tuple(record for record in self._records.values() if record.expires <= now)
+        for record in expired:
+            del self._records[record.peer]
+        return expired
+
+    def records(self, *, now: float) -> tuple[ProviderRecord, ...]:
+        """The records that are valid now, without those that withdrew, ordered by peer id."""
+        valid = (r for r in self._records.values() if r.expires > now and r.state != "gone")
+        return tuple(sorted(valid, key=lambda record: record.peer))
+
+
+class Stamper:
+    """Gives a node's records sequence numbers and expiries that only grow, also over a restart."""
+
+    def __init__(self, lifetime: float) -> None:
+        """`lifetime` is how long a record lives (seconds)."""
+        self._lifetime = lifetime
+        self._sequence = 0
+        self._expires = 0.0
+
+    def stamp(self, record: ProviderRecord, *, now: float) -> ProviderRecord:
+        """`record` with the next sequence number; it expires after the one before, since the DHT keeps the
+        value that expires last."""
+        self._sequence = max(self._sequence + 1, int(now * 1000))
+        self._expires = max(now + self._lifetime, self._expires + 0.001)
+        return replace(record, sequence=self._sequence, expires=self._expires)
+
+
+def _message(peer: str, key: bytes, body: bytes) -> bytes:
+    name = peer.encode()
+    return b"".join((_DOMAIN, len(name).to_bytes(2, "big"), name, len(key).to_bytes(2, "big"), key, body))
+
+
+def _body(data: bytes) -> bytes:
+    if not SIGNATURE_SIZE < len(data) <= MAX_RECORD_BYTES:
+        raise BadRecord(f"a record of {len(data)} bytes")
+    return data[SIGNATURE_SIZE:]
+
+
+def _pack(record: ProviderRecord) -> bytes:
+    fields = {
+        "context_length": record.context_length,
+        "digest": record.digest,
+        "expires": float(record.expires),
+        "files": {
+            name: [record.files[name].sha256, record.files[name].size] for name in sorted(record.files)
+        },
+        "kv_free_tokens": record.kv_free_tokens,
+        "maddrs": list(record.maddrs),
+        "model": record.model,
+        "n_blocks": record.n_blocks,
+        "numerics": record.numerics,
+        "queue_depth": record.queue_depth,
+        "sequence": record.sequence,
+        "sessions": record.sessions,
+        "span": [record.span.start, record.span.end],
+        "state": record.state,
+        "throughput": float(record.throughput),
+        "v": _FORMAT,
+        "version": record.version,
+        "vocab_size": record.vocab_size,
+        "wire_dtype": record.wire_dtype,
+    }
+    try:
+        packed: bytes = msgpack.packb(fields, use_bin_type=True, strict_types=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InternalError(f"a record with a value of the wrong type: {error}") from error
+    return packed
+
+
+def _parse(body: bytes, peer: str) -> ProviderRecord:
+    """Check every field of a body. Says nothing about the signature, the key or the time."""
+    try:
+        fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadRecord(f"the record is not msgpack: {error}", peer=peer) from None
+    if not isinstance(fields, dict):
+        raise BadRecord("the record is not a map", peer=peer)
+    read = _Reader(fields, peer)
+    read.integer("v", _FORMAT, _FORMAT)
+    n_blocks = read.integer("n_blocks", 1, 4096)
+    span = read.items("span", 2, lambda bound: type(bound) is int)
+    if len(span) != 2 or not 0 <= span[0] < span[1] <= n_blocks:
+        raise BadRecord("a span that is empty or outside the model", peer=peer)
+    record = ProviderRecord(
+        peer=peer,
+        model=read.text("model", _NAME),
+        digest=read.text("digest", _DIGEST),
+        n_blocks=n_blocks,
+        span=Span(span[0], span[1]),
+        state=read.state(),
+        context_length=read.integer("context_length", 1, 1 << 31),
+        vocab_size=read.integer("vocab_size", 1, 1 << 31),
+        throughput=read.number("throughput", 0.0, 1e9),
+        queue_depth=read.integer("queue_depth", 0, 1 << 20),
+        kv_free_tokens=read.integer("kv_free_tokens", 0, 1 << 40),
+        sessions=read.integer("sessions", 0, 1 << 20),
+        maddrs=tuple(read.items("maddrs", _MAX_MADDRS, lambda maddr: _is(maddr, _MADDR))),
+        numerics=read.text("numerics", _WORD),
+        wire_dtype=read.text("wire_dtype", _WORD),
+        version=read.text("version", _WORD),
+        files=read.files(),
+        sequence=read.integer("sequence", 0, (1 << 64) - 1),
+        expires=read.number("expires", 0.0, 1e12),
+    )
+    # One record has one spelling: this also refuses unknown fields, another order and wide integers.
+    if _pack(record) != body:
+        raise BadRecord("the record is not in canonical form", peer=peer)
+    return record
+
+
+class _Reader:
+    """Takes typed, bounded values out of an untrusted map; raises `BadRecord` that names the field."""
+
+    def __init__(self, fields: dict[Any, Any], peer: str) -> None:
+        self._fields = fields
+        self._peer = peer
+
+    def _bad(self, name: str) -> BadRecord:
+        return BadRecord(f"the field {name} is missing or out of bounds", peer=self._peer)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self._fields.get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise self._bad(name)
+        return value
+
+    def number(self, name: str, low: float, high: float) -> float:
+        value = self._fields.get(name)
+        if type(value) is not float or not math.isfinite(value) or not low <= value <= high:
+            raise self._bad(name)
+        return value
+
+    def text(self, name: str, pattern: re.Pattern[str]) -> str:
+        value = self._fields.get(name)
+        if not isinstance(value, str) or not pattern.match(value):
+            raise self._bad(name)
+        return value
+
+    def state(self) -> State:
+        value: Any = self._fields.get("state")
+        if not isinstance(value, str) or value not in _STATES:
+            raise self._bad("state")
+        return value  # type: ignore[return-value]
+
+    def items(self, name: str, most: int, good: Callable[[Any], bool]) -> list[Any]:
+        value = self._fields.get(name)
+        if not isinstance(value, list) or len(value) > most or not all(good(item) for item in value):
+            raise self._bad(name)
+        return value
+
+    def files(self) -> dict[str, FileDigest]:
+        value = self._fields.get("files")
+        if not isinstance(value, dict) or len(value) > _MAX_FILES:
+            raise self._bad("files")
+        files = {}
+        for name, entry in value.items():
+            match entry:
+                case [str() as sha256, int() as size] if (
+                    _is(name, _FILE) and _DIGEST.match(sha256) and type(size) is int and 0 <= size < 1 << 31
+                ):
+                    files[name] = FileDigest(sha256, size)
+                case _:
+                    raise self._bad("files")
+        return files
+
+
+def _is(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.match(value) is not None
