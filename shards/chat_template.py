@@ -9,6 +9,7 @@ call, built string or list and printed value is charged to a budget, before it i
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,6 +58,9 @@ _FILTERS = (
 )
 """jinja2's filters less the random ones, those that pad or format to a width, and those replaced below."""
 _WIDENING_METHODS = frozenset(("ljust", "rjust", "center", "zfill", "expandtabs", "translate", "to_bytes"))
+_WIDE_FIELD = re.compile(r"\{[^{}]*(?:\{|[:.][^{}]*\d{3})")
+_WIDE_PERCENT = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\*|\d{3})")
+"""A field padded to a hundred characters or more, or to a width that comes from an argument."""
 _PYTHON_FAILURES = (
     TemplateError,
     ArithmeticError,
@@ -141,6 +145,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: _metered(self, name, FILTERS[name]) for name in _FILTERS if name in FILTERS}
         self.filters["tojson"] = _metered(self, "tojson", _to_json)
         self.filters["join"] = self._join
+        self.filters["format"] = self._percent
         self.globals.pop("lipsum", None)
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
@@ -195,8 +200,10 @@ class _Environment(ImmutableSandboxedEnvironment):
             bits = {"*": left.bit_length() + right.bit_length(), "**": left.bit_length() * max(0, right)}
             if bits.get(operator, 0) > MAX_INTEGER_BITS:
                 raise SecurityError("it computes too large a number")
-        elif operator == "%" and isinstance(left, str | bytes):
-            raise SecurityError("it formats with %, which chat templates may not do here")
+        elif operator == "%" and isinstance(left, str):
+            if isinstance(right, Mapping):
+                return self._percent(left, **right)
+            return self._percent(left, *(right if isinstance(right, tuple) else (right,)))
         elif operator == "*":
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(sequence, str | bytes | list | tuple) and isinstance(times, int):
@@ -229,10 +236,34 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"it calls {name} with too large a number")
 
     def wrap_str_format(self, value: Any) -> Any:
-        """Refuse `str.format`, which pads to any width."""
-        if getattr(value, "__name__", "") in ("format", "format_map") and isinstance(value.__self__, str):
-            raise SecurityError("it formats with str.format, which chat templates may not do here")
-        return None
+        """`str.format` in jinja2's safe form, without wide fields."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        text: str = value.__self__
+
+        def formatted(*args: Any, **kwargs: Any) -> Any:
+            fields = text.replace("{{", "").replace("}}", "")
+            self._charge_format(
+                text, fields.count("{"), _WIDE_FIELD.search(fields), (*args, *kwargs.values())
+            )
+            return wrapped(*args, **kwargs)
+
+        return formatted
+
+    def _percent(self, form: str, *args: Any, **kwargs: Any) -> str:
+        """The `format` filter, and `%` on a text, without wide fields."""
+        form = str(form)
+        fields = form.replace("%%", "")
+        given = (*args, *kwargs.values())
+        self._charge_format(form, fields.count("%"), _WIDE_PERCENT.search(fields), given)
+        return form % (kwargs or args)
+
+    def _charge_format(self, form: str, fields: int, wide: object, given: Sequence[Any]) -> None:
+        if wide:
+            raise SecurityError("it formats to a width that no chat template needs")
+        largest = max((self._size(item) for item in given), default=0)
+        self.charge(len(form) + fields * (largest + 100))
 
     def _join(self, values: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
         pieces: list[str] = []

@@ -41,6 +41,8 @@ DOUBLING_MACROS = "{% macro m0() %}aaaa{% endmacro %}" + "".join(
         ),
         ("{% for k, v in {'a': 1} | items %}{{ k }}{{ v }}{% endfor %}", "a1"),
         ("{{ 'yes' if messages[0].role in ('user', 'tool') else 'no' }}", "yes"),
+        ("{{ '%s=%d%%' | format('a', 3) }}{{ '%02d' % 7 }}{{ '%s' % 'x' }}", "a=3%07x"),
+        ("{{ '{}-{n:>3}|{{}}'.format('a', n=3) }}", "a-  3|{}"),
         ("{{ bos_token }}{% if add_generation_prompt %}GO{% endif %}", "<s>GO"),
     ],
 )
@@ -67,6 +69,13 @@ def test_a_template_can_refuse_with_its_own_words() -> None:
         "{{ 'a'.ljust(10 ** 9) }}",
         "{{ '{:999999999}'.format(1) }}",
         "{{ '%999999999d' % 1 }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ '%.999999999f' | format(1.5) }}",
+        "{{ '%(a)999999999d' % {'a': 1} }}",
+        "{{ '{:{}}'.format(1, 999999999) }}",
+        "{{ '{0:>{1}}'.format(1, 999999999) }}",
+        "{{ ('%s' * 1000000) % ('a' * 1000000) }}",
+        "{{ ('{0}' * 1000000).format('a' * 1000000) }}",
         "{{ ('a' * 1000000) | replace('', 'b' * 1000000) }}",
         "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
         "{{ range(99999) | map('string') | join('b' * 1000000) }}",
@@ -122,3 +131,17 @@ def test_a_failed_rendering_does_not_spoil_the_next() -> None:
     with pytest.raises(TokenizerError):
         template.render(TALK)
     assert template.render([]) == "fine"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__ }}",
+        "{{ '{0.__class__}'.format(messages) }}",
+        "{{ '{0[0].__class__}'.format(messages) }}",
+        "{{ messages | map(attribute='__class__') | join }}",
+        "{{ messages | attr('__class__') }}",
+    ],
+)
+def test_what_the_sandbox_hides_is_an_empty_text(source: str) -> None:
+    assert ChatTemplate(source).render(TALK) == ""
