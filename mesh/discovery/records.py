@@ -21,7 +21,8 @@ from mesh.identity import SIGNATURE_SIZE, Identity, verify
 from shards.span import Span
 
 State = Literal["joining", "loading", "serving", "draining", "gone"]
-"""`joining` claims a span that it may still change, `loading` has settled on it. `gone` is how a provider withdraws: it takes the place of its last record until that has expired."""
+"""`joining` claims a span that it may still change, `loading` has settled on it. `gone` is how a provider
+withdraws: it takes the place of its last record until that has expired."""
 
 MAX_RECORD_BYTES: Final = 8 * 1024
 MAX_LIFETIME: Final = 3600.0
@@ -216,9 +217,7 @@ def _pack(record: ProviderRecord) -> bytes:
         "context_length": record.context_length,
         "digest": record.digest,
         "expires": float(record.expires),
-        "files": {
-            name: [record.files[name].sha256, record.files[name].size] for name in sorted(record.files)
-        },
+        "files": {name: [record.files[name].sha256, record.files[name].size] for name in sorted(record.files)},
         "kv_free_tokens": record.kv_free_tokens,
         "maddrs": list(record.maddrs),
         "model": record.model,
