@@ -29,7 +29,7 @@ WORDS = "def hello(name): return 'naïve café 日本語 😀' + name\n    # com
 @cache
 def byte_level() -> Inner:
     inner: Inner = train_tokenizer([Document("a.py", WORDS)], 320)
-    inner.add_tokens([AddedToken("日本語!", normalized=False), AddedToken("é"), AddedToken("<think>")])
+    inner.add_tokens([AddedToken("日本語!", normalized=False), AddedToken("éa"), AddedToken("<think>")])
     return inner
 
 
