@@ -157,6 +157,7 @@ class HopLinks:
         self._open_timeout = open_timeout
         self._links: dict[PeerId, HopLink] = {}
         self._locks: dict[PeerId, asyncio.Lock] = {}
+        self._readers: set[asyncio.Task[None]] = set()
 
     async def get(self, peer: PeerId) -> HopLink:
         """The link to a hop, opened if need be. Raises `PeerUnreachable` or `PeerTimeout`."""
@@ -165,8 +166,14 @@ class HopLinks:
             if link is None or not link.alive:
                 link = await HopLink.open(self._transport, peer, timeout=self._open_timeout)
                 self._links[peer] = link
-                self._tasks.create_task(link.run())
+                self._readers.add(reader := self._tasks.create_task(link.run()))
+                reader.add_done_callback(self._readers.discard)
             return link
+
+    def close(self) -> None:
+        """End every link."""
+        for reader in self._readers:
+            reader.cancel()
 
     def round_trips(self) -> Mapping[PeerId, float]:
         """Measured seconds to hops that we have a channel to."""

@@ -1,0 +1,128 @@
+"""What every command shares: running a coroutine to a clean end, logs, progress bars, JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from mesh.errors import MeshError
+from shards.errors import ShardError
+from shards.progress import Progress as ProgressCallback
+
+T = TypeVar("T")
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(work: Coroutine[Any, Any, T], *, ends_on_signal: bool = False) -> T | None:
+    """Run a command's coroutine; a `MeshError` or `ShardError` becomes one line on stderr and exit code 1.
+
+    Ctrl-C and SIGTERM cancel it, so that every `async with` on the way is left properly. Commands that serve until
+    they are stopped set `ends_on_signal`: for them that is success.
+    """
+    try:
+        return asyncio.run(_cancel_on_sigterm(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if ends_on_signal:
+            return None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except (MeshError, ShardError) as error:
+        raise fail(error) from error
+    except BaseExceptionGroup as group:
+        known = _only_known(group)
+        if known is None:
+            raise
+        raise fail(known) from group
+
+
+def fail(error: BaseException) -> typer.Exit:
+    """Say what went wrong in one line."""
+    message = str(error) or type(error).__name__
+    err.print(f"[bold red]error:[/] {_escape(message)}")
+    return typer.Exit(EXIT_ERROR)
+
+
+async def _cancel_on_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    with suppress(NotImplementedError, RuntimeError):  # not on every platform, nor outside the main thread
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
+    return await work
+
+
+def _only_known(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The first mesh or shard error of a task group's failure, if there is nothing worse in it."""
+    leaves: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(reversed(error.exceptions))
+        else:
+            leaves.append(error)
+    if all(isinstance(leaf, MeshError | ShardError) for leaf in leaves):
+        return leaves[0]
+    return None
+
+
+def set_up_logging(level: str) -> None:
+    """Readable logs on stderr. Raises `typer.BadParameter` for an unknown level."""
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise typer.BadParameter(f"unknown log level {level!r}: use debug, info, warning or error")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("mesh", "shards", "chain"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def emit(event: str, **values: Any) -> None:
+    """One JSON object on a line of stdout, for scripts."""
+    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress_bars(*, enabled: bool) -> Iterator[ProgressCallback]:
+    """Bars on stderr for downloads and loading, one per thing; nothing where stderr is not a terminal."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=err,
+        transient=True,
+        disable=not enabled or not err.is_terminal,
+    )
+    known: dict[str, TaskID] = {}
+    lock = threading.Lock()
+
+    def show(done_bytes: int, total_bytes: int, what: str) -> None:
+        with lock:
+            if what not in known:
+                known[what] = bars.add_task(what, total=total_bytes or None)
+            bars.update(known[what], completed=done_bytes, total=total_bytes or None)
+
+    with bars:
+        yield show
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

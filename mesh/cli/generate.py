@@ -1,0 +1,205 @@
+"""`mesh generate` and `mesh chat`: talk to a swarm from a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from mesh.cli.console import EXIT_ERROR, err, out, run, set_up_logging
+from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
+from mesh.cli.tables import route_table
+from mesh.errors import InvalidRequest
+
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Nucleus sampling.")]
+TopK = Annotated[int, typer.Option("--top-k", help="0 is off.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.", show_default="random")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")]
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to continue; `-` reads it from standard input.")],
+    peers: Peers = None,
+    model: Model = None,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
+    show_route: Annotated[bool, typer.Option("--route", help="Show which way the answer went.")] = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> None:
+    """Continue a text; the answer streams to standard output."""
+    set_up_logging(log_level)
+    joined = require_peers(peers)
+    text = _read_stdin() if prompt == "-" else _checked(prompt)
+    options = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+        "stop": stop or [],
+    }
+    run(_generate(joined, model, text, options, as_json, show_route))
+
+
+def chat(
+    peers: Peers = None,
+    model: Model = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system message to begin with.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    log_level: LogLevel = "error",
+) -> None:
+    """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
+    set_up_logging(log_level)
+    joined = require_peers(peers)
+    options = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+    }
+    run(_chat(joined, model, system, options))
+
+
+async def _generate(
+    peers: tuple[str, ...],
+    model: str | None,
+    prompt: str,
+    options: dict[str, Any],
+    as_json: bool,
+    show_route: bool,
+) -> None:
+    from mesh.client.client import Client
+
+    async with Client(peers) as client:
+        name = await client.resolve_model(model)
+        parts: list[str] = []
+        async with await client.stream(name, prompt, **options) as generation:
+            async for delta in generation:
+                parts.append(delta.text)
+                if not as_json:
+                    _write(delta.text)
+            done = generation.completion
+    if done is None:
+        return
+    if as_json:
+        import json
+
+        _write(json.dumps({"model": name, "text": "".join(parts), **_completion_json(done)}) + "\n")
+        return
+    _write("\n")
+    if show_route:
+        err.print(route_table(done.route))
+        err.print(
+            f"{done.completion_tokens} tokens in {done.seconds:.2f} s, the first after "
+            f"{done.time_to_first_token:.2f} s ({done.finish_reason})"
+        )
+
+
+async def _chat(peers: tuple[str, ...], model: str | None, system: str | None, options: dict[str, Any]) -> None:
+    from mesh.client.client import Client
+
+    async with Client(peers) as client:
+        name = await client.resolve_model(model)
+        out.print(f"[dim]talking with {name}: Ctrl-C stops an answer, Ctrl-D ends[/]")
+        messages = [{"role": "system", "content": system}] if system else []
+        while True:
+            try:
+                line = await asyncio.to_thread(_ask)
+            except EOFError:
+                out.print()
+                return
+            if not line.strip():
+                continue
+            messages.append({"role": "user", "content": line})
+            answer = await _answer(client, name, messages, options)
+            messages.append({"role": "assistant", "content": answer})
+
+
+async def _answer(client: Any, model: str, messages: list[dict[str, str]], options: dict[str, Any]) -> str:
+    """Stream one answer; Ctrl-C ends it and keeps what came."""
+    import signal
+
+    parts: list[str] = []
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        if task is not None:
+            task.cancel()
+
+    async with await client.stream_chat(model, messages, **options) as generation:
+        loop.add_signal_handler(signal.SIGINT, stop)
+        try:
+            async for delta in generation:
+                parts.append(delta.text)
+                _write(delta.text)
+        except asyncio.CancelledError:
+            if not stopped or task is None:
+                raise
+            task.uncancel()
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+    _write("\n")
+    return "".join(parts)
+
+
+def _ask() -> str:
+    return _checked(input("> "))
+
+
+def _completion_json(done: Any) -> dict[str, Any]:
+    return {
+        "finish_reason": done.finish_reason,
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.completion_tokens,
+        "seconds": round(done.seconds, 4),
+        "time_to_first_token": round(done.time_to_first_token, 4),
+        "route": [
+            {
+                "peer": hop.peer,
+                "blocks": str(hop.span),
+                "tokens": hop.tokens,
+                "tokens_per_second": round(hop.tokens_per_second, 1),
+            }
+            for hop in done.route
+        ],
+    }
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        err.print(f"[bold red]error:[/] the prompt on standard input is not UTF-8: {error}")
+        raise typer.Exit(EXIT_ERROR) from error
+
+
+def _checked(text: str) -> str:
+    """Arguments that were not UTF-8 arrive with surrogates; no tokenizer can take those."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("the prompt is not UTF-8", param="prompt") from error
+    return text
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,119 @@
+"""`mesh join`: serve blocks of a model as a provider."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesh.cli.console import emit, err, out, progress_bars, run, set_up_logging
+from mesh.cli.identities import claim_identity
+from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
+
+
+def join(
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face name, or a model that ships: tiny-python."),
+    ],
+    peers: Peers = None,
+    blocks: Annotated[
+        str, typer.Option("--blocks", help="`auto`, or `start:end` (end not included) to choose them yourself.")
+    ] = "auto",
+    max_blocks: Annotated[
+        int | None,
+        typer.Option("--max-blocks", min=1, help="Most blocks that auto may take.", show_default="a third of the model"),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps: where the blocks run.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")
+    ] = "auto",
+    host_maddrs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host-maddrs",
+            help="Address to listen on; may be repeated. Use /ip4/127.0.0.1/tcp/0 to stay on this machine.",
+            show_default="/ip4/0.0.0.0/tcp/0",
+        ),
+    ] = None,
+    announce_maddrs: Annotated[
+        list[str] | None,
+        typer.Option("--announce-maddrs", help="Address to tell others, where a port is forwarded to this machine."),
+    ] = None,
+    identity: IdentityFile = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name under which to serve the model.", show_default="as asked for")
+    ] = None,
+    kv_cache: Annotated[str, typer.Option("--kv-cache", help="Memory for sessions' caches.")] = "1GiB",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads for computing.", show_default="torch's choice")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for downloads.", show_default="huggingface_hub's")
+    ] = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "info",
+) -> None:
+    """Join a swarm (or start one) and serve blocks of a model until Ctrl-C.
+
+    Without --peers this node starts a new swarm and prints the address through which others join. With
+    `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part.
+    """
+    set_up_logging(log_level)
+    span = read_blocks(blocks)
+    kv_bytes = read_size(kv_cache)
+    with claim_identity(identity) as own:
+        # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
+        from mesh.node import NodeConfig
+        from mesh.provider.join import Chose, JoinConfig, Joined, JoinEvent, Serving
+        from mesh.provider.join import join as join_swarm
+        from shards.devices import choose_device
+
+        def tell(event: JoinEvent) -> None:
+            if as_json:
+                values = {k: str(v) if k == "span" else v for k, v in asdict_shallow(event).items()}
+                emit(type(event).__name__.lower(), **values)
+                return
+            match event:
+                case Joined(peer=peer, maddrs=maddrs):
+                    out.print(f"joined as [bold]{peer}[/]")
+                    if maddrs:
+                        out.print(f"others join with: [bold]--peers {maddrs[0]}[/]")
+                case Chose(model=served, span=chosen, n_blocks=total):
+                    out.print(f"loading blocks [bold]{chosen}[/] of {total} of {served}")
+                case Serving(span=served_span, tokens_per_second=speed, dtype=used, device=where):
+                    out.print(
+                        f"serving blocks [bold]{served_span}[/] in {used} on {where}: "
+                        f"{speed:,.0f} tokens/s. Ctrl-C leaves the swarm."
+                    )
+
+        config = JoinConfig(
+            model=model,
+            node=NodeConfig(
+                identity=own,
+                host_maddrs=tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
+                announce_maddrs=tuple(announce_maddrs or []),
+                initial_peers=split_peers(peers),
+            ),
+            name=name,
+            blocks=span,
+            max_blocks=max_blocks,
+            device=choose_device(device),
+            dtype=dtype,
+            cache=cache,
+            kv_bytes=kv_bytes,
+            threads=threads,
+        )
+        with progress_bars(enabled=not as_json) as progress:
+            run(join_swarm(config, tell, progress), ends_on_signal=True)
+    if not as_json:
+        err.print("left the swarm")
+
+
+def asdict_shallow(event: object) -> dict[str, object]:
+    """A dataclass' fields by name, not descending into them."""
+    return {name: getattr(event, name) for name in asdict(event)}  # type: ignore[call-overload]

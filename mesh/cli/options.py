@@ -1,0 +1,74 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shards.span import Span
+
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peers",
+        "-p",
+        envvar="MESH_PEERS",
+        help="Address of a node of the swarm, as `mesh join` prints it; may be repeated, or separated by commas.",
+    ),
+]
+LogLevel = Annotated[str, typer.Option("--log-level", envvar="MESH_LOG", help="debug, info, warning or error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
+IdentityFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        envvar="MESH_IDENTITY",
+        help="Key file that makes this node the same peer every time; made when missing.",
+        show_default="in ~/.local/share/inference-mesh",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model to use; may be left out where the swarm serves one.")
+]
+
+
+def split_peers(peers: list[str] | None) -> tuple[str, ...]:
+    """`--peers a,b --peers c` and MESH_PEERS="a b" as one tuple."""
+    return tuple(part for peer in peers or [] for part in peer.replace(",", " ").split())
+
+
+def require_peers(peers: list[str] | None) -> tuple[str, ...]:
+    """The same, where there must be one. Raises `typer.BadParameter`."""
+    found = split_peers(peers)
+    if not found:
+        raise typer.BadParameter(
+            "give the address of a node of the swarm (`mesh join` prints it), or set MESH_PEERS",
+            param_hint="--peers",
+        )
+    return found
+
+
+def read_blocks(text: str) -> Span | None:
+    """`auto` (None) or `start:end`. Raises `typer.BadParameter`."""
+    if text == "auto":
+        return None
+    try:
+        return Span.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, or auto", param_hint="--blocks") from error
+
+
+def read_size(text: str) -> int:
+    """Bytes from `512MiB`, `2GiB` or a plain number. Raises `typer.BadParameter`."""
+    units = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+    number = text.strip().rstrip("kKmMgGiIbB")
+    unit = text.strip()[len(number) :].lower()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"a size is written like 512MiB or 2GiB, got {text!r}") from None
+    if size <= 0:
+        raise typer.BadParameter(f"a size must be positive, got {text!r}")
+    return size

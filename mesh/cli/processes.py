@@ -1,0 +1,128 @@
+"""Child `mesh` processes that tell us what they do as JSON lines, and that cannot outlive us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from mesh.errors import ConfigError, MeshError
+
+GUARD = Path(__file__).parents[1] / "transport" / "guard.py"
+STOP_SECONDS = 10.0
+KEPT_LOG_LINES = 200
+
+
+class Child:
+    """One running child: its events (from stdout) and the end of its log (from stderr)."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.process = process
+        self.log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
+        self.events: list[dict[str, Any]] = []
+        self._changed = asyncio.Condition()
+        self._ended = False
+
+    async def wait_for(self, event: str, timeout: float) -> dict[str, Any]:
+        """The first event of that name. Raises `MeshError` with the child's last words if it ends before."""
+
+        def found() -> bool:
+            return self._ended or any(seen["event"] == event for seen in self.events)
+
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(found)
+        except TimeoutError:
+            raise MeshError(f"{self.name} did not say {event!r} within {timeout:g} s\n{self.last_words}") from None
+        for seen in self.events:
+            if seen["event"] == event:
+                return seen
+        raise MeshError(f"{self.name} ended early:\n{self.last_words}")
+
+    @property
+    def last_words(self) -> str:
+        return "\n".join(list(self.log)[-12:])
+
+    async def read_events(self) -> None:
+        """Collect JSON lines until the child closes its stdout."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict) and "event" in value:
+                    async with self._changed:
+                        self.events.append(value)
+                        self._changed.notify_all()
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    async def read_log(self) -> None:
+        """Keep the end of the child's stderr."""
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.log.append(line.decode(errors="replace").rstrip())
+
+
+class Children:
+    """Starts children and ends them all: `async with Children() as children:`."""
+
+    def __init__(self) -> None:
+        self.all: list[Child] = []
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def start(self, name: str, *arguments: str) -> Child:
+        """Run `mesh ARGUMENTS`. It gets SIGKILL from the kernel if we die without a word (Linux)."""
+        command = [sys.executable, "-m", "mesh", *arguments]
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", str(GUARD), "deathsig", str(os.getpid()), *command]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us; we end the children in order
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot start {name}: {error}") from error
+        child = Child(name, process)
+        self.all.append(child)
+        for work in (child.read_events(), child.read_log()):
+            task = asyncio.create_task(work)
+            self._readers.add(task)
+            task.add_done_callback(self._readers.discard)
+        return child
+
+    async def stop(self) -> None:
+        """SIGTERM for every child, newest first, and SIGKILL for one that does not end in time."""
+        for child in reversed(self.all):
+            if child.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(child.process.wait() for child in self.all))
+        except TimeoutError:
+            for child in self.all:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.kill()
+            await asyncio.gather(*(child.process.wait() for child in self.all))
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def children() -> AsyncIterator[Children]:
+    """Children that are stopped when the block is left, whatever happens."""
+    family = Children()
+    try:
+        yield family
+    finally:
+        await asyncio.shield(family.stop())

@@ -1,0 +1,76 @@
+"""`mesh status`: what a swarm serves, who serves it, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mesh.cli.console import out, run, set_up_logging
+from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
+from mesh.cli.tables import block_line, swarm_table
+
+
+def status(peers: Peers = None, model: Model = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> None:
+    """Show models, blocks covered, providers with their speed, and gaps."""
+    set_up_logging(log_level)
+    joined = require_peers(peers)
+    report = run(_report(joined, model))
+    if report is None:
+        return
+    if as_json:
+        out.print_json(json.dumps(report))
+        return
+    if not report["models"]:
+        out.print("nobody serves a model in this swarm yet: start with `mesh join --model …`")
+    for entry in report["models"]:
+        out.print(swarm_table(entry))
+        out.print(block_line(entry))
+        if not entry["complete"]:
+            out.print(
+                f"[yellow]blocks {', '.join(entry['gaps'])} are not served[/]: start "
+                f"`mesh join --model {entry['name']} --peers …` on another machine"
+            )
+
+
+async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
+    from mesh.client.client import Client
+    from mesh.swarm.view import replicas_per_block, throughput_per_block
+
+    async with Client(peers) as client:
+        models = []
+        for offer in await client.backend.offers(model):
+            info = offer.info()
+            serving = [view for view in offer.views() if view.serving]
+            rates = throughput_per_block(info.n_blocks, serving)
+            replicas = replicas_per_block(info.n_blocks, serving)
+            models.append(
+                {
+                    "name": info.name,
+                    "digest": info.digest,
+                    "n_blocks": info.n_blocks,
+                    "context_length": info.context_length,
+                    "complete": info.complete,
+                    "gaps": [str(gap) for gap in info.gaps],
+                    "tokens_per_second": round(min(rates), 1),
+                    "blocks": [
+                        {"replicas": count, "tokens_per_second": round(rate, 1)}
+                        for count, rate in zip(replicas, rates, strict=True)
+                    ],
+                    "providers": [
+                        {
+                            "peer": record.peer,
+                            "blocks": str(record.span),
+                            "state": record.state,
+                            "tokens_per_second": round(record.throughput / len(record.span), 1),
+                            "sessions": record.sessions,
+                            "queue_depth": record.queue_depth,
+                            "kv_free_tokens": record.kv_free_tokens,
+                            "numerics": record.numerics,
+                            "version": record.version,
+                            "maddrs": list(record.maddrs),
+                        }
+                        for record in sorted(offer.records, key=lambda record: (record.span, record.peer))
+                    ],
+                }
+            )
+        return {"models": models}

@@ -1,0 +1,56 @@
+"""Tables for people: routes, and what a swarm serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def short(peer: str) -> str:
+    """A peer id short enough for a table: its last eight characters tell peers apart."""
+    return f"…{peer[-8:]}"
+
+
+def route_table(hops: Iterable[Any]) -> Table:
+    """Hops (`HopReport`s) as peer, blocks, tokens and tokens/s."""
+    table = Table("hop", "peer", "blocks", "tokens", "tokens/s", title="route", title_justify="left")
+    for number, hop in enumerate(hops, start=1):
+        table.add_row(
+            str(number), short(hop.peer), str(hop.span), str(hop.tokens), f"{hop.tokens_per_second:,.0f}"
+        )
+    return table
+
+
+def swarm_table(model: dict[str, Any]) -> Table:
+    """One model of `mesh status --json` and its providers."""
+    state = "complete" if model["complete"] else f"GAPS at blocks {', '.join(model['gaps'])}"
+    title = f"{model['name']} · {model['n_blocks']} blocks · {state}"
+    table = Table(
+        "peer", "blocks", "state", "tokens/s", "sessions", "dtype", "version", title=title, title_justify="left"
+    )
+    for provider in model["providers"]:
+        table.add_row(
+            short(provider["peer"]),
+            provider["blocks"],
+            provider["state"],
+            f"{provider['tokens_per_second']:,.0f}",
+            str(provider["sessions"]),
+            provider["numerics"],
+            provider["version"],
+        )
+    return table
+
+
+def block_line(model: dict[str, Any]) -> str:
+    """Replicas and tokens/s per block, as `0:4 ×2 1,234 tokens/s`, runs of equal blocks joined."""
+    parts: list[str] = []
+    blocks: Sequence[dict[str, Any]] = model["blocks"]
+    start = 0
+    for index in range(1, len(blocks) + 1):
+        if index == len(blocks) or blocks[index] != blocks[start]:
+            block = blocks[start]
+            parts.append(f"{start}:{index} ×{block['replicas']} {block['tokens_per_second']:,.0f} tokens/s")
+            start = index
+    return " · ".join(parts)

@@ -1,0 +1,251 @@
+"""The real `Backend`: sessions over the swarm, found in the directory and driven over a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from mesh.client.catalog import Offer, offers
+from mesh.client.generation import MeshGeneration, Patience
+from mesh.client.hop_link import HopLinks
+from mesh.client.ring_session import RingSession, SessionPlan
+from mesh.client.types import GenerateRequest, ModelInfo
+from mesh.discovery.directory import Directory
+from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
+from mesh.swarm.route import DEFAULT_HOP_SECONDS, Hop, choose_route
+from mesh.transport.port import Transport
+from mesh.wire.messages import MAX_FILE_BYTES
+from shards.fast_tokenizer import tokenizer_from_files
+from shards.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "config.json",
+        "chat_template.jinja",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """Deadlines and memory of the client side (seconds)."""
+
+    admit_seconds: float = 15.0
+    token_seconds: float = 60.0
+    view_seconds: float = 2.0
+    """How long a look at the directory is used without asking again …"""
+    stale_seconds: float = 12.0
+    """… and how long while it is being renewed."""
+    penalty_seconds: float = 20.0
+    """How long a peer that failed is only used when there is no other."""
+    patience: Patience = field(default_factory=Patience)
+
+
+class SwarmBackend:
+    """Use as `async with`. Satisfies `mesh.client.types.Backend`."""
+
+    def __init__(self, transport: Transport, directory: Directory, config: BackendConfig | None = None) -> None:
+        self._transport = transport
+        self._directory = directory
+        self._config = config or BackendConfig()
+        self._tasks = asyncio.TaskGroup()
+        self._links = HopLinks(transport, self._tasks)
+        self._views: dict[str, tuple[float, list[Offer]]] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._looking: set[str] = set()
+        self._fetching: dict[str, asyncio.Lock] = {}
+        self._penalised: dict[str, float] = {}
+        self._sessions: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._links.close()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Every model that somebody announces, by name."""
+        names = sorted({key.name for key in await self._directory.models()})
+        found = await asyncio.gather(*(self._offers(name) for name in names))
+        return [choice[0].info() for choice in found if choice]
+
+    async def offers(self, model: str | None = None) -> Sequence[Offer]:
+        """Everything that is announced, of one model name or of all: what `mesh status` shows."""
+        names = [model] if model else sorted({key.name for key in await self._directory.models()})
+        found = await asyncio.gather(*(self._look(name) for name in names))
+        return [offer for choice in found for offer in choice]
+
+    async def offer(self, model: str) -> Offer:
+        """The providers of a model that belong together. Raises `UnknownModel`."""
+        found = await self._offers(model)
+        if not found:
+            raise UnknownModel(
+                f"no provider serves a model named {model!r}: see `mesh status` for what there is", param="model"
+            )
+        return found[0]
+
+    async def tokenizer(self, model: str) -> Tokenizer:
+        """The model's tokenizer, fetched from a provider once and checked against its record."""
+        offer = await self.offer(model)
+        async with self._fetching.setdefault(offer.digest, asyncio.Lock()):
+            known = self._tokenizers.get(offer.digest)
+            if known is None:
+                known = tokenizer_from_files(await self._fetch(offer))
+                self._tokenizers[offer.digest] = known
+        return known
+
+    @asynccontextmanager
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[MeshGeneration]:
+        """Open a session for the request; see `mesh.client.types.Backend`."""
+        offer = await self.offer(request.model)
+        sample = offer.sample
+        self._check(request, offer)
+        tokenizer = await self.tokenizer(request.model)
+        plan = SessionPlan(
+            digest=offer.digest,
+            wire_dtype=sample.wire_dtype,
+            fed=request.prompt,
+            prompt_tokens=len(request.prompt),
+            capacity=len(request.prompt) + request.max_tokens,
+            eos=() if request.ignore_eos else tokenizer.eos_token_ids,
+            sampling=request.sampling,
+            prompt_scores=request.prompt_logprobs,
+        )
+        counted: list[str] = []
+
+        async def route(excluded: frozenset[str]) -> Sequence[Hop]:
+            hops = await self._route(request.model, offer.digest, excluded)
+            self._sessions.subtract(counted)
+            counted[:] = [hop.peer for hop in hops]
+            self._sessions.update(counted)
+            return hops
+
+        def session(hops: Sequence[Hop], current: SessionPlan) -> RingSession:
+            config = self._config
+            return RingSession(
+                self._links, hops, current, admit_seconds=config.admit_seconds, token_seconds=config.token_seconds
+            )
+
+        try:
+            async with MeshGeneration(
+                request, plan, tokenizer, route, session, self._blame, self._config.patience
+            ) as generation:
+                yield generation
+        finally:
+            self._sessions.subtract(counted)
+
+    def _check(self, request: GenerateRequest, offer: Offer) -> None:
+        sample = offer.sample
+        if not request.prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        if request.max_tokens < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
+        outside = [token for token in request.prompt if not 0 <= token < sample.vocab_size]
+        if outside:
+            raise InvalidRequest(
+                f"token {outside[0]} is outside the vocabulary of {sample.vocab_size}: wrong tokenizer?",
+                param="prompt",
+            )
+        total = len(request.prompt) + request.max_tokens
+        if total > sample.context_length:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}: together "
+                f"{total}, over the model's context of {sample.context_length}",
+                param="prompt" if len(request.prompt) >= sample.context_length else "max_tokens",
+            )
+
+    async def _offers(self, name: str, *, fresh: bool = False) -> list[Offer]:
+        """What the directory says, at most `stale_seconds` old; past `view_seconds` it is renewed on the side."""
+        seen = self._views.get(name)
+        age = time.monotonic() - seen[0] if seen is not None else math.inf
+        if fresh or seen is None or not seen[1] or age > self._config.stale_seconds:
+            return await self._look(name)
+        if age > self._config.view_seconds and name not in self._looking:
+            self._looking.add(name)
+            self._tasks.create_task(self._renew(name))
+        return seen[1]
+
+    async def _look(self, name: str) -> list[Offer]:
+        began = time.monotonic()
+        keys = [key for key in await self._directory.models() if key.name == name]
+        records = await asyncio.gather(*(self._directory.providers(key) for key in keys))
+        found = offers(name, itertools.chain.from_iterable(records))
+        self._views[name] = (began, found)
+        return found
+
+    async def _renew(self, name: str) -> None:
+        try:
+            await self._look(name)
+        except PeerError as error:
+            logger.info("the directory did not answer: %s", error)
+        finally:
+            self._looking.discard(name)
+
+    async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
+        for fresh in (False, True):
+            match = [offer for offer in await self._offers(name, fresh=fresh) if offer.digest == digest]
+            if not match:
+                continue
+            offer = match[0]
+            views = offer.views(lambda peer: self._sessions[peer])
+            now = time.monotonic()
+            penalised = {peer for peer, until in self._penalised.items() if until > now}
+            round_trips = self._links.round_trips()
+
+            def latency(sender: str | None, receiver: str, known: dict[str, float] = dict(round_trips)) -> float:  # noqa: B006
+                return known.get(receiver, DEFAULT_HOP_SECONDS) if sender is None else DEFAULT_HOP_SECONDS
+
+            for avoided in (excluded | penalised, excluded):
+                try:
+                    return choose_route(offer.sample.n_blocks, views, latency=latency, excluded=avoided)
+                except NoRoute as error:
+                    gap = error
+            if fresh:
+                raise gap
+        raise NoRoute(f"nobody serves {name} any more")
+
+    def _blame(self, peer: str) -> None:
+        self._penalised[peer] = time.monotonic() + self._config.penalty_seconds
+        self._views.clear()
+
+    async def _fetch(self, offer: Offer) -> dict[str, bytes]:
+        """The tokenizer's files by name, each with the hash that the records agree on."""
+        wanted = {name: entry for name, entry in offer.sample.files.items() if name in TOKENIZER_FILES}
+        failure: PeerError | None = None
+        for record in offer.records:
+            peer = record.peer
+            try:
+                link = await self._links.get(peer)
+                got: dict[str, bytes] = {}
+                for name, (sha256, size) in wanted.items():
+                    if size > MAX_FILE_BYTES:
+                        raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
+                    data = await link.fetch(offer.digest, name, size)
+                    if hashlib.sha256(data).hexdigest() != sha256:
+                        raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
+                    got[name] = data
+                return got
+            except PeerError as error:
+                logger.warning("could not fetch the tokenizer: %s", error)
+                failure = error
+        raise failure or NoRoute(f"nobody serves {offer.name} any more")

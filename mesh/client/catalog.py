@@ -1,0 +1,77 @@
+"""What the records add up to: which models the swarm serves, and who may be combined into a route (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from mesh.client.types import ModelInfo
+from mesh.discovery.records import ProviderRecord
+from mesh.swarm.view import ProviderView, gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Providers whose records agree on the model to the byte: the only ones that may share a route."""
+
+    name: str
+    digest: str
+    records: tuple[ProviderRecord, ...]
+    """Never empty."""
+
+    @property
+    def sample(self) -> ProviderRecord:
+        """Any record: they agree on everything that describes the model."""
+        return self.records[0]
+
+    def views(self, extra_load: Callable[[str], int] = lambda peer: 0) -> list[ProviderView]:
+        """The swarm's view for routing; `extra_load` adds sessions that the records do not know of yet."""
+        return [
+            ProviderView(
+                peer=record.peer,
+                span=record.span,
+                block_rate=record.throughput,
+                serving=record.state == "serving",
+                load=max(record.sessions, extra_load(record.peer)),
+            )
+            for record in self.records
+        ]
+
+    def info(self) -> ModelInfo:
+        """The model as the API lists it."""
+        sample = self.sample
+        missing = gaps(sample.n_blocks, [view for view in self.views() if view.serving])
+        return ModelInfo(
+            name=self.name,
+            digest=self.digest,
+            n_blocks=sample.n_blocks,
+            context_length=sample.context_length,
+            vocab_size=sample.vocab_size,
+            complete=not missing,
+            gaps=missing,
+        )
+
+
+def offers(name: str, records: Iterable[ProviderRecord]) -> list[Offer]:
+    """The offers of one model name, best first: complete before incomplete, then by number of providers.
+
+    Two records belong together when digest, shape, wire dtype and every small file's hash are equal, so that a
+    stranger who announces the same name with other weights or another tokenizer cannot slip into a route.
+    """
+    groups: dict[object, list[ProviderRecord]] = {}
+    for record in records:
+        if record.model == name:
+            groups.setdefault(_identity(record), []).append(record)
+    found = [Offer(name, group[0].digest, tuple(group)) for group in groups.values()]
+    return sorted(found, key=lambda offer: (not offer.info().complete, -len(offer.records), offer.digest))
+
+
+def _identity(record: ProviderRecord) -> object:
+    return (
+        record.digest,
+        record.n_blocks,
+        record.context_length,
+        record.vocab_size,
+        record.wire_dtype,
+        tuple(sorted(record.files.items())),
+    )

@@ -1,0 +1,208 @@
+"""The client library: join a swarm and generate text, without a gateway in between."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+
+from mesh.client.backend import SwarmBackend
+from mesh.client.generation import MeshGeneration
+from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
+from mesh.errors import InternalError, InvalidRequest, NoRoute
+from mesh.identity import Identity
+from mesh.node import Node, NodeConfig
+from shards.sampling_params import SEED_BITS, SamplingParams
+
+DEFAULT_MAX_TOKENS = 256
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: `{"role": "user" | "assistant" | "system", "content": "…"}` each."""
+
+
+class Options(TypedDict, total=False):
+    """Per-request options; what is not given has the default of a greedy generation of 256 tokens."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    logprobs: int | None
+    seed: int | None
+    stop: str | Sequence[str]
+    ignore_eos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished generation."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    completion: Completion
+
+
+class TextGeneration:
+    """A generation to iterate for its `TextDelta`s: `async for delta in client.stream(…)`.
+
+    It starts when it is first iterated, or entered as `async with`; leaving that block early, or `cancel()`,
+    frees the session on every hop. `completion` is set when the answer is whole.
+    """
+
+    def __init__(self, backend: SwarmBackend, request: GenerateRequest) -> None:
+        self._backend = backend
+        self._request = request
+        self._stack = AsyncExitStack()
+        self._generation: MeshGeneration | None = None
+
+    @property
+    def completion(self) -> Completion | None:
+        return self._generation.completion if self._generation is not None else None
+
+    async def __aenter__(self) -> Self:
+        if self._generation is None:
+            self._generation = await self._stack.enter_async_context(self._backend.generate(self._request))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[TextDelta]:
+        async with self:
+            if self._generation is not None:
+                async for delta in self._generation:
+                    yield delta
+
+    async def cancel(self) -> None:
+        """Stop generating and free the session on every hop."""
+        await self._stack.aclose()
+
+    async def answer(self) -> Answer:
+        """Read to the end."""
+        parts: list[str] = []
+        tokens: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        async for delta in self:
+            parts.append(delta.text)
+            tokens.extend(delta.tokens)
+            logprobs.extend(delta.logprobs)
+        if self.completion is None:
+            raise InternalError("the generation ended without saying why")
+        return Answer("".join(parts), tuple(tokens), tuple(logprobs), self.completion)
+
+
+class Client:
+    """A developer's way into a swarm, as `async with Client(peers=[…]) as client:`.
+
+    `peers` are addresses of any nodes of the swarm, as `mesh join` prints them. The client listens nowhere and
+    holds no weights; it fetches a model's tokenizer from a provider. Everything it raises is a `MeshError` or, for
+    tokenizers and sampling parameters, a `ShardError`.
+    """
+
+    def __init__(self, peers: Sequence[str], *, identity: Identity | None = None) -> None:
+        config = NodeConfig(
+            identity=identity or Identity.generate(), initial_peers=tuple(peers), client_mode=True
+        )
+        self._node = Node(config)
+        self._stack = AsyncExitStack()
+        self._backend: SwarmBackend | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._node)
+            backend = SwarmBackend(self._node.transport, self._node.directory)
+            self._backend = await stack.enter_async_context(backend)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._backend = None
+        await self._stack.aclose()
+
+    @property
+    def backend(self) -> SwarmBackend:
+        """The token-level interface, which the gateway uses."""
+        if self._backend is None:
+            raise InternalError("use the client as `async with Client(…) as client:`")
+        return self._backend
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """The models that the swarm serves now."""
+        return await self.backend.models()
+
+    async def generate(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> Answer:
+        """Continue `prompt` (text or token ids) and return the whole answer."""
+        return await (await self.stream(model, prompt, **options)).answer()
+
+    async def stream(
+        self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
+    ) -> TextGeneration:
+        """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
+        if isinstance(prompt, str):
+            ids = (await self.backend.tokenizer(model)).encode(prompt)
+        else:
+            ids = list(prompt)
+        return self._start(model, ids, options)
+
+    async def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:
+        """Answer a conversation, using the model's own chat template."""
+        return await (await self.stream_chat(model, messages, **options)).answer()
+
+    async def stream_chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> TextGeneration:
+        """Answer a conversation as a stream."""
+        tokenizer = await self.backend.tokenizer(model)
+        text = tokenizer.apply_chat_template(messages)
+        return self._start(model, tokenizer.encode(text, add_special_tokens=False), options)
+
+    async def resolve_model(self, model: str | None) -> str:
+        """`model`, or the only complete model of the swarm where None is given. Raises `InvalidRequest`."""
+        if model is not None:
+            return model
+        names = [info.name for info in await self.models() if info.complete]
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise NoRoute("no model is complete in this swarm yet: see `mesh status` for what is missing")
+        raise InvalidRequest(f"several models are served, say which: {', '.join(names)}", param="model")
+
+    def _start(self, model: str, prompt: Sequence[int], options: Options) -> TextGeneration:
+        return TextGeneration(self.backend, build_request(model, prompt, options))
+
+
+def build_request(model: str, prompt: Sequence[int], options: Options) -> GenerateRequest:
+    """A request from options; a seed that is not given is drawn. Raises `InvalidSampling`."""
+    stop = options.get("stop", ())
+    seed = options.get("seed")
+    sampling = SamplingParams(
+        temperature=options.get("temperature", 0.0),
+        top_k=options.get("top_k", 0),
+        top_p=options.get("top_p", 1.0),
+        min_p=options.get("min_p", 0.0),
+        repetition_penalty=options.get("repetition_penalty", 1.0),
+        presence_penalty=options.get("presence_penalty", 0.0),
+        frequency_penalty=options.get("frequency_penalty", 0.0),
+        logit_bias=options.get("logit_bias", {}),
+        logprobs=options.get("logprobs"),
+        seed=secrets.randbits(SEED_BITS) if seed is None else seed,
+    )
+    return GenerateRequest(
+        model=model,
+        prompt=tuple(prompt),
+        max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
+        sampling=sampling,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        ignore_eos=options.get("ignore_eos", False),
+    )

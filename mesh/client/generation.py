@@ -1,0 +1,203 @@
+"""One generation: a session on a route, and another on a different route when a hop fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.text import AnswerText
+from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
+from mesh.errors import InternalError, NoRoute, PeerError
+from mesh.swarm.route import Hop
+from mesh.wire.messages import NewToken, PromptScores
+from shards.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT = 0.25
+LAST_WAIT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a generation may change its route, and how long it looks for one before it gives up (seconds)."""
+
+    attempts: int = 5
+    route_seconds: float = 10.0
+
+
+class MeshGeneration:
+    """Use as `async with`; iterate for deltas. Leaving early cancels the session on every hop.
+
+    `connect` opens a session for a plan on a route without the excluded peers; `blame` is told of peers that failed.
+    """
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        plan: SessionPlan,
+        tokenizer: Tokenizer,
+        route: Callable[[frozenset[str]], Awaitable[Sequence[Hop]]],
+        session: Callable[[Sequence[Hop], SessionPlan], RingSession],
+        blame: Callable[[str], None],
+        patience: Patience,
+    ) -> None:
+        self.completion: Completion | None = None
+        self.hops: tuple[Hop, ...] = ()
+        self._request = request
+        self._plan = plan
+        self._text = AnswerText(tokenizer, request.stop)
+        self._route = route
+        self._new_session = session
+        self._blame = blame
+        self._patience = patience
+        self._stack = AsyncExitStack()
+        self._session: RingSession | None = None
+        self._generated: list[int] = []
+        self._scores: list[TokenLogprob] = []
+        self._work: dict[Hop, HopReport] = {}
+        self._began = time.perf_counter()
+        self._first_token_at: float | None = None
+
+    async def __aenter__(self) -> MeshGeneration:
+        await self._connect(attempts_left=self._patience.attempts)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._disconnect()
+
+    async def __aiter__(self) -> AsyncIterator[TextDelta]:
+        attempts_left = self._patience.attempts
+        while True:
+            try:
+                async for delta in self._read():
+                    yield delta
+                return
+            except PeerError as error:
+                attempts_left -= 1
+                if attempts_left <= 0:
+                    raise
+                logger.warning("the route failed after %d tokens: %s", len(self._generated), error)
+                await self._disconnect()
+                self._note(error)
+                await self._connect(attempts_left)
+
+    async def _connect(self, attempts_left: int) -> None:
+        """Open a session that goes on where the last one stopped. Raises what the last attempt raised."""
+        excluded: set[str] = set()
+        wait = FIRST_WAIT
+        give_up = time.monotonic() + self._patience.route_seconds
+        while True:
+            try:
+                hops = await self._route(frozenset(excluded))
+                session = self._new_session(hops, self._resumed_plan())
+                self._session = await self._stack.enter_async_context(session)
+            except NoRoute:
+                # After a failure the gap may close again: another provider is noticed, or the record is renewed.
+                if not (self._generated or excluded) or time.monotonic() > give_up:
+                    raise
+                excluded.clear()
+            except PeerError as error:
+                attempts_left -= 1
+                if attempts_left <= 0:
+                    raise
+                if error.peer is not None:
+                    excluded.add(error.peer)
+                if not isinstance(error, HopRefused):
+                    self._note(error)
+                    continue
+            else:
+                self.hops = tuple(hops)
+                return
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LAST_WAIT)
+
+    async def _disconnect(self) -> None:
+        await self._stack.aclose()
+        if self._session is not None:
+            for report in self._session.reports:
+                hop = Hop(report.peer, report.span)
+                before = self._work.pop(hop, HopReport(report.peer, report.span, 0, 0.0))
+                self._work[hop] = replace(
+                    report,
+                    tokens=before.tokens + report.tokens,
+                    busy_seconds=before.busy_seconds + report.busy_seconds,
+                )
+            self._session = None
+
+    def _resumed_plan(self) -> SessionPlan:
+        done = tuple(self._generated)
+        scored = len(self._scores) >= self._plan.prompt_tokens
+        return replace(
+            self._plan,
+            fed=self._plan.fed + done,
+            prompt_scores=self._plan.prompt_scores and not scored,
+        )
+
+    def _note(self, error: PeerError) -> None:
+        if error.peer is not None:
+            self._blame(error.peer)
+
+    async def _read(self) -> AsyncIterator[TextDelta]:
+        if self._session is None:
+            raise InternalError("a generation must be entered before it is iterated")
+        async for message in self._session.tokens():
+            if isinstance(message, PromptScores):
+                self._keep_scores(message)
+                continue
+            if self._first_token_at is None:
+                self._first_token_at = time.perf_counter()
+            self._generated.append(message.token)
+            delta = self._delta(message)
+            stopped = self._text.stopped
+            if stopped or message.finish is not None:
+                reason: FinishReason = "stop" if stopped or message.finish == "stop" else "length"
+                await self._disconnect()
+                tail = self._text.finish()
+                self._complete(reason)
+                if delta is not None:
+                    yield delta
+                if tail is not None:
+                    yield tail
+                return
+            if delta is not None:
+                yield delta
+
+    def _delta(self, message: NewToken) -> TextDelta | None:
+        if message.finish == "stop":  # the end-of-text token is counted but is no text
+            return None
+        logprob = None
+        if message.logprob is not None and self._request.sampling.logprobs is not None:
+            logprob = TokenLogprob(message.token, message.logprob, message.top)
+        return self._text.push(message.token, logprob)
+
+    def _keep_scores(self, message: PromptScores) -> None:
+        prompt = self._request.prompt
+        if not self._scores:
+            self._scores.append(TokenLogprob(prompt[0], None))
+        for offset, (logprob, top) in enumerate(message.scores):
+            position = message.position + offset
+            if position == len(self._scores) and position < len(prompt):
+                self._scores.append(TokenLogprob(prompt[position], logprob, top))
+
+    def _complete(self, reason: FinishReason) -> None:
+        now = time.perf_counter()
+        if self._request.prompt_logprobs and not self._scores:  # a prompt of one token, which nothing predicts
+            self._scores.append(TokenLogprob(self._request.prompt[0], None))
+        self.completion = Completion(
+            finish_reason=reason,
+            prompt_tokens=len(self._request.prompt),
+            completion_tokens=len(self._generated),
+            route=tuple(self._work.values()),
+            prompt_logprobs=tuple(self._scores),
+            time_to_first_token=(self._first_token_at or now) - self._began,
+            seconds=now - self._began,
+        )

@@ -1,0 +1,55 @@
+"""Running the gateway's app under uvicorn inside our own event loop, on a socket that we bind ourselves."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from mesh.errors import ConfigError
+
+BACKLOG = 512
+GRACE_SECONDS = 3
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the command that runs us decides when we stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises `ConfigError` when the address cannot be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} is already in use: stop what uses it, or give another --port") from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+@contextlib.asynccontextmanager
+async def server(app: FastAPI, listener: socket.socket) -> AsyncIterator[uvicorn.Server]:
+    """The server, not yet running: `await server.serve(sockets=[listener])` runs it until it is cancelled."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+    )
+    running = _Server(config)
+    try:
+        yield running
+    finally:
+        running.should_exit = True
+        listener.close()

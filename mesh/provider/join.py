@@ -1,0 +1,266 @@
+"""`mesh join` from start to end: find the swarm, choose blocks, load them, serve, announce, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
+from mesh.errors import ConfigError, MeshError
+from mesh.node import Node, NodeConfig
+from mesh.provider.model_files import ModelFiles, read_model_files
+from mesh.provider.service import ServiceConfig, StageService
+from mesh.provider.sessions import AdmissionLimits
+from mesh.swarm.placement import Claim, default_max_blocks, settle
+from mesh.swarm.view import ProviderView
+from mesh.version import VERSION
+from shards.checkpoint import Checkpoint
+from shards.engine.measure import measure_block_rate
+from shards.loading import choose_dtype, load_stage
+from shards.progress import Progress, silent
+from shards.source import resolve
+from shards.span import Span
+from shards.stage import StageModel
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_SECONDS = 8.0
+CLAIM_SECONDS = 1.0
+CLAIM_ROUNDS = 20
+STEADY_ROUNDS = 2
+UNKNOWN_RATE = 1.0
+DEVICE_FRACTION = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfig:
+    """What `mesh join` was asked. `blocks` None chooses automatically, up to `max_blocks` (None: a third)."""
+
+    model: str
+    node: NodeConfig
+    name: str | None = None
+    blocks: Span | None = None
+    max_blocks: int | None = None
+    device: str = "cpu"
+    dtype: str = "auto"
+    cache: Path | None = None
+    kv_bytes: int = 1 << 30
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """We are part of the swarm and can be joined through."""
+
+    peer: str
+    maddrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chose:
+    """The blocks that this node will serve."""
+
+    model: str
+    span: Span
+    n_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The stage is live and announced. `tokens_per_second` is its measured decode speed at batch 1."""
+
+    model: str
+    span: Span
+    n_blocks: int
+    tokens_per_second: float
+    dtype: str
+    device: str
+
+
+JoinEvent = Joined | Chose | Serving
+
+
+async def join(
+    config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent
+) -> None:
+    """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`."""
+    folder = await asyncio.to_thread(resolve, config.model, span=None, cache=config.cache, progress=progress)
+    files = await asyncio.to_thread(read_model_files, config.name or _model_name(config.model, folder), folder)
+    _check_options(config, files)
+    dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
+    async with Node(config.node) as node:
+        tell(Joined(node.peer_id, node.maddrs))
+        async with asyncio.TaskGroup() as tasks:
+            watcher = tasks.create_task(node.watch())
+            provider = _Provider(config, node, files, str(dtype).removeprefix("torch."))
+            try:
+                await provider.run(tell, progress)
+            finally:
+                watcher.cancel()
+
+
+class _Provider:
+    """The state of one joining or serving provider."""
+
+    def __init__(self, config: JoinConfig, node: Node, files: ModelFiles, dtype: str) -> None:
+        self._config = config
+        self._node = node
+        self._files = files
+        self._dtype = dtype
+        self._rate = UNKNOWN_RATE
+
+    async def run(self, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
+        files = self._files
+        span = await self._choose()
+        tell(Chose(files.name, span, files.spec.n_blocks))
+        announcing = self._keep_announcing(lambda: self._record(span, "loading"))
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(announcing)
+            model = await asyncio.to_thread(self._load, span, progress)
+            self._rate = await asyncio.to_thread(measure_block_rate, model)
+            keeper.cancel()
+        await self._serve(model, span, tell)
+
+    async def _serve(self, model: StageModel, span: Span, tell: Callable[[JoinEvent], None]) -> None:
+        files = self._files
+        service = StageService(
+            model,
+            digest=files.digest,
+            transport=self._node.transport,
+            files=files.contents,
+            wire_dtype=self._dtype,
+            config=ServiceConfig(
+                admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._config.threads
+            ),
+        )
+        ready = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(service.run(ready.set))
+                await ready.wait()
+                await self._announce(self._serving_record(service, span))
+                tell(
+                    Serving(
+                        files.name,
+                        span,
+                        files.spec.n_blocks,
+                        self._rate / len(span),
+                        self._dtype,
+                        self._config.device,
+                    )
+                )
+                tasks.create_task(self._keep_announcing(lambda: self._serving_record(service, span)))
+        finally:
+            await self._withdraw()
+
+    async def _choose(self) -> Span:
+        """Claim a span, wait until the claim is steady among those who join at the same time."""
+        if self._config.blocks is not None:
+            return self._config.blocks
+        n_blocks = self._files.spec.n_blocks
+        most = self._config.max_blocks or default_max_blocks(n_blocks)
+        claimed: Span | None = None
+        steady = 0
+        for _ in range(CLAIM_ROUNDS):
+            committed, claims = await self._view()
+            span = settle(n_blocks, committed, claims, self._node.peer_id, most)
+            steady = steady + 1 if span == claimed else 0
+            if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
+                break
+            if span != claimed:
+                logger.info("claiming blocks %s", span)
+            claimed = span
+            await self._announce(self._record(span, "joining"))
+            await asyncio.sleep(CLAIM_SECONDS)
+        await self._announce(self._record(span, "loading"))
+        return span
+
+    async def _view(self) -> tuple[list[ProviderView], list[Claim]]:
+        committed: list[ProviderView] = []
+        claims: list[Claim] = []
+        for record in await self._node.directory.providers(ModelKey(self._files.name, self._files.digest)):
+            peer = record.peer
+            if peer == self._node.peer_id:
+                continue
+            if record.state == "joining":
+                claims.append(Claim(peer, record.span))
+            elif record.state in ("loading", "serving"):
+                committed.append(ProviderView(peer, record.span, record.throughput, record.state == "serving"))
+        return committed, claims
+
+    def _load(self, span: Span, progress: Progress) -> StageModel:
+        config = self._config
+        folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
+        checkpoint = Checkpoint.open(folder, span=span, progress=progress)
+        return load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
+
+    def _record(self, span: Span, state: State) -> ProviderRecord:
+        spec = self._files.spec
+        return ProviderRecord(
+            peer=self._node.peer_id,
+            model=self._files.name,
+            digest=self._files.digest,
+            n_blocks=spec.n_blocks,
+            span=span,
+            state=state,
+            throughput=self._rate,
+            context_length=spec.context_length,
+            vocab_size=spec.vocab_size,
+            maddrs=self._node.maddrs[:16],
+            numerics=f"{self._dtype}/{self._config.device.partition(':')[0]}",
+            wire_dtype=self._dtype,
+            version=VERSION,
+            files={name: FileDigest(*entry) for name, entry in self._files.hashes.items()},
+        )
+
+    def _serving_record(self, service: StageService, span: Span) -> ProviderRecord:
+        engine = service.engine
+        per_token = max(1, service.table.facts.kv_bytes_per_token(span))
+        return replace(
+            self._record(span, "serving"),
+            queue_depth=0 if engine is None else engine.queued,
+            kv_free_tokens=max(0, service.table.kv_bytes_free) // per_token,
+            sessions=len(service.table),
+        )
+
+    async def _keep_announcing(self, record: Callable[[], ProviderRecord]) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+            try:
+                await self._announce(record())
+            except MeshError as error:
+                # The record lives on for a while; the next round may reach the directory again.
+                logger.warning("could not renew our record: %s", error)
+
+    async def _announce(self, record: ProviderRecord) -> None:
+        await self._node.directory.announce(record)
+
+    async def _withdraw(self) -> None:
+        try:
+            await self._node.directory.withdraw()
+        except MeshError as error:
+            logger.warning("could not withdraw our record (it expires by itself): %s", error)
+
+
+def _model_name(asked: str, folder: Path) -> str:
+    """A folder is known by its last name, a hub or shipped model as it was asked for."""
+    return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+
+
+def _check_options(config: JoinConfig, files: ModelFiles) -> None:
+    n_blocks = files.spec.n_blocks
+    if config.blocks is not None and config.blocks.end > n_blocks:
+        raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
+    if config.max_blocks is not None and config.max_blocks < 1:
+        raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {config.device!r} is not a torch device: {error}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda was asked, but torch sees no CUDA device: use --device cpu")

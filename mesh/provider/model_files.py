@@ -1,0 +1,67 @@
+"""What a provider tells about its model without its weights: the small files, their hashes, the model's digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.checkpoint import INDEX_NAME
+from shards.config import ModelSpec, parse_config
+from shards.errors import CheckpointError, TokenizerError
+from shards.fast_tokenizer import check_tokenizer, tokenizer_from_files
+from shards.manifest import MANIFEST_NAME, read_manifest
+
+SERVED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+MAX_FILE_BYTES = 48 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model's shape, identity, and the small files that clients fetch from its providers."""
+
+    name: str
+    spec: ModelSpec
+    digest: str
+    """sha256 in hex over name, config.json and, where they exist, manifest and index: equal on every node that
+    has the same model, whichever weights it has downloaded. Only a manifest covers the weights' values."""
+    contents: dict[str, bytes]
+
+    @property
+    def hashes(self) -> dict[str, tuple[str, int]]:
+        """Per file: sha256 in hex and size in bytes."""
+        return {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in self.contents.items()}
+
+
+def read_model_files(name: str, folder: Path) -> ModelFiles:
+    """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
+    manifest = read_manifest(folder)
+    contents: dict[str, bytes] = {}
+    for file in SERVED_FILES:
+        path = folder / file
+        if not path.is_file():
+            continue
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path} is over the limit of {MAX_FILE_BYTES} bytes")
+        if manifest is not None and file in manifest.files:
+            manifest.check(path)
+        contents[file] = path.read_bytes()
+    if "config.json" not in contents:
+        raise CheckpointError(f"{folder} has no config.json")
+    if "tokenizer.json" not in contents:
+        raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
+    spec = parse_config(contents["config.json"])
+    check_tokenizer(tokenizer_from_files(contents), spec)
+    hasher = hashlib.sha256(b"inference-mesh model 2\0")
+    parts = [name.encode(), contents["config.json"]]
+    parts += [path.read_bytes() for file in (MANIFEST_NAME, INDEX_NAME) if (path := folder / file).is_file()]
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return ModelFiles(name, spec, hasher.hexdigest(), contents)
