@@ -51,9 +51,7 @@ class GenerationResponse(Response, Generic[_Fields]):
         with self._gateway.slot():
             arrived = time.monotonic()
             try:
-                body = await read_body(
-                    scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout
-                )
+                body = await read_body(scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout)
                 fields = parse_body(self._schema, body)
                 await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
             except ClientLeft:
@@ -77,6 +75,8 @@ class GenerationResponse(Response, Generic[_Fields]):
             failure = describe(error, notes.request_id)
             notes.status = failure.status
             await self._send_event(send, sse.encode_error(failure), last=True)
+        except ClientLeft:
+            raise
         except Exception:
             if self._started:
                 notes.status = 500
@@ -104,9 +104,7 @@ class GenerationResponse(Response, Generic[_Fields]):
                 data = whole.model_dump_json(exclude_unset=True).encode()
                 await Response(data, media_type="application/json")({"type": "http"}, _never, send)
 
-    async def _stream(
-        self, job: Job, progress: _Progress, batches: AsyncIterator[list[Event]], send: Send
-    ) -> None:
+    async def _stream(self, job: Job, progress: _Progress, batches: AsyncIterator[list[Event]], send: Send) -> None:
         opened: set[int] = set()
         async for batch in batches:
             chunks: list[BaseModel] = []

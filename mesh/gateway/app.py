@@ -60,9 +60,7 @@ def _openai_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1", redirect_slashes=False)
     limits = gateway.config
     prepare_completion = partial(completions.prepare, max_choices=limits.max_choices)
-    prepare_chat = partial(
-        chat.prepare, max_choices=limits.max_choices, max_chat_tokens=limits.max_chat_tokens
-    )
+    prepare_chat = partial(chat.prepare, max_choices=limits.max_choices, max_chat_tokens=limits.max_chat_tokens)
 
     @router.get("/models", response_model=None)
     async def list_models() -> dict[str, Any]:

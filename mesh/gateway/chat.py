@@ -100,16 +100,12 @@ def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tu
         raise InvalidRequest("messages must not be empty", param="messages")
     turns = [read_message(position, message) for position, message in enumerate(messages)]
     if not tokenizer.has_chat_template:
-        raise InvalidRequest(
-            "This model has no chat template; use /v1/completions instead.", param="messages"
-        )
+        raise InvalidRequest("This model has no chat template; use /v1/completions instead.", param="messages")
     try:
         text = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
     except TokenizerError as error:
         # A template refuses conversations that its model never saw, such as two user turns in a row.
-        raise InvalidRequest(
-            f"The model's chat template refused the messages: {error}", param="messages"
-        ) from error
+        raise InvalidRequest(f"The model's chat template refused the messages: {error}", param="messages") from error
     # The template has written the special tokens already.
     prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
     if not prompt:
@@ -136,18 +132,14 @@ def read_message(position: int, message: Message) -> dict[str, str]:
 
 def _part_text(where: str, part: ContentPart) -> str:
     if part.type != "text" or part.text is None:
-        raise InvalidRequest(
-            f"{where}: only content parts of the type 'text' are supported", param="messages"
-        )
+        raise InvalidRequest(f"{where}: only content parts of the type 'text' are supported", param="messages")
     return part.text
 
 
 class ChatWriter:
     """Writes `/v1/chat/completions` answers."""
 
-    def __init__(
-        self, *, id: str, created: int, model: ModelInfo, tokenizer: Tokenizer, logprobs: bool
-    ) -> None:
+    def __init__(self, *, id: str, created: int, model: ModelInfo, tokenizer: Tokenizer, logprobs: bool) -> None:
         self.id = id
         self.created = created
         self._model = model

@@ -100,9 +100,7 @@ def check(request: CompletionRequest) -> None:
         raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
 
 
-def read_prompts(
-    request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, max_choices: int
-) -> list[Prompt]:
+def read_prompts(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, max_choices: int) -> list[Prompt]:
     """The request's prompts, encoded where they are text. Raises `InvalidRequest`."""
     given = request.prompt
     prompts: list[str | list[int]]
@@ -206,9 +204,7 @@ class CompletionWriter:
             entries = answer.completion.prompt_logprobs
             tables.append(completion_logprobs(entries, self._tokenizer, Offsets(self._tokenizer)))
         if not self._discard:
-            tables.append(
-                completion_logprobs(answer.logprobs, self._tokenizer, Offsets(self._tokenizer, start))
-            )
+            tables.append(completion_logprobs(answer.logprobs, self._tokenizer, Offsets(self._tokenizer, start)))
         return join(tables)
 
     def _chunk(self, index: int, text: str, table: CompletionLogprobs | None = None) -> CompletionResponse:

@@ -32,9 +32,7 @@ class Offsets:
         return offsets
 
 
-def completion_logprobs(
-    entries: Sequence[TokenLogprob], tokenizer: Tokenizer, offsets: Offsets
-) -> CompletionLogprobs:
+def completion_logprobs(entries: Sequence[TokenLogprob], tokenizer: Tokenizer, offsets: Offsets) -> CompletionLogprobs:
     """The parallel lists of `/v1/completions`; the chosen token is always among its alternatives."""
     return CompletionLogprobs(
         tokens=[token_label(tokenizer, entry.token) for entry in entries],

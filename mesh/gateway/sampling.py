@@ -14,9 +14,7 @@ MAX_STOP_CHARS = 1024
 """A stop string makes the client library hold back as much text; OpenAI states no limit."""
 
 
-def sampling_params(
-    fields: SamplingFields, info: ModelInfo, *, seed: int, logprobs: int | None
-) -> SamplingParams:
+def sampling_params(fields: SamplingFields, info: ModelInfo, *, seed: int, logprobs: int | None) -> SamplingParams:
     """The session's sampling parameters. Raises `InvalidSampling` and `InvalidRequest`.
 
     Absent fields take OpenAI's defaults (temperature 1, so not greedy). `top_k` -1 means off, as in vLLM.
@@ -86,9 +84,7 @@ def top_logprobs(count: int | None, param: str) -> int | None:
     return count
 
 
-def answer_length(
-    asked: int | None, default: int, prompt_tokens: int, context_length: int, param: str
-) -> int:
+def answer_length(asked: int | None, default: int, prompt_tokens: int, context_length: int, param: str) -> int:
     """How many tokens to generate after a prompt of `prompt_tokens`.
 
     A length that the client named must fit the context; the default shrinks to what is left of it.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,7 @@ class _StopAtFirst:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
-        if schema["type"] == "list":
-            schema["fail_fast"] = True
-        return schema
+        return core_schema.list_schema(schema["items_schema"], strict=True, fail_fast=True)
 
 
 ModelName = Annotated[str, StringConstraints(min_length=1)]

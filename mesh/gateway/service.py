@@ -25,7 +25,8 @@ class Gateway:
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
         self.started = int(time.time())
-        self._running = 0
+        self.running = 0
+        """Generation requests being answered now."""
 
     async def models(self) -> Sequence[ModelInfo]:
         """The models that the swarm serves now. Raises `MeshError`; `TimeoutError` after `lookup_timeout`."""
@@ -43,10 +44,10 @@ class Gateway:
     @contextmanager
     def slot(self) -> Iterator[None]:
         """One of the `max_concurrent` places. Raises `Refused` at once when all are taken."""
-        if self._running >= self.config.max_concurrent:
-            raise Refused(f"The gateway already answers {self._running} requests.", retry_after=1.0)
-        self._running += 1
+        if self.running >= self.config.max_concurrent:
+            raise Refused(f"The gateway already answers {self.running} requests.", retry_after=1.0)
+        self.running += 1
         try:
             yield
         finally:
-            self._running -= 1
+            self.running -= 1

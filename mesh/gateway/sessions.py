@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from mesh.client.types import Backend, Completion, GenerateRequest, TextDelta
@@ -76,7 +76,8 @@ async def open_sessions(
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(session(i, request)) for i, request in enumerate(requests)]
             try:
-                yield _batches(queue, len(requests))
+                async with aclosing(_batches(queue, len(requests))) as batches:
+                    yield batches
             finally:
                 for task in running:
                     task.cancel()
@@ -84,7 +85,7 @@ async def open_sessions(
         raise first_cause(group) from None
 
 
-async def _batches(queue: asyncio.Queue[Event], sessions: int) -> AsyncIterator[list[Event]]:
+async def _batches(queue: asyncio.Queue[Event], sessions: int) -> AsyncGenerator[list[Event], None]:
     left = sessions
     while left:
         batch = [await queue.get()]

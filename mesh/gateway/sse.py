@@ -20,9 +20,7 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 def encode(chunks: Iterable[BaseModel]) -> bytes:
     """One event per chunk. Fields that were not set are left out; JSON escapes every line break."""
-    return b"".join(
-        b"data: " + chunk.model_dump_json(exclude_unset=True).encode() + b"\n\n" for chunk in chunks
-    )
+    return b"".join(b"data: " + chunk.model_dump_json(exclude_unset=True).encode() + b"\n\n" for chunk in chunks)
 
 
 def encode_error(error: ApiError) -> bytes:

@@ -53,9 +53,7 @@ class _Server(uvicorn.Server):
     """Tells when it listens."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(
-            uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
-        )
+        super().__init__(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2))
         self.ready = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

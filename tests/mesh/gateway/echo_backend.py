@@ -59,9 +59,7 @@ class ByteModel:
         return [math.log(weight) - log_total for weight in weights]
 
 
-def choose(
-    logprobs: Sequence[float], context: Sequence[int], generated: Sequence[int], p: SamplingParams
-) -> int:
+def choose(logprobs: Sequence[float], context: Sequence[int], generated: Sequence[int], p: SamplingParams) -> int:
     """The next token by `p`: penalties, bias, temperature, filters; random by (seed, position)."""
     scores = list(logprobs)
     seen = Counter(generated)

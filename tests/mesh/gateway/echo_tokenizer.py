@@ -40,9 +40,7 @@ class ByteTokenizer:
     def stream(self) -> ByteStream:
         return ByteStream()
 
-    def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
-    ) -> str:
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         if not self.has_chat_template:
             raise TokenizerError("no chat template")
         if any(message["role"] == "system" for message in messages[1:]):

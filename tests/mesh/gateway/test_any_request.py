@@ -63,9 +63,7 @@ LIKELY = {
 MODEL = st.sampled_from(["echo", "pairs", "no-bos", "no-template"])
 PLAUSIBLE = st.fixed_dictionaries(
     {"model": MODEL, "max_tokens": st.integers(0, 20), "prompt": LIKELY["prompt"], "messages": MESSAGES},
-    optional={
-        name: likely for name, likely in LIKELY.items() if name not in ("prompt", "messages", "max_tokens")
-    },
+    optional={name: likely for name, likely in LIKELY.items() if name not in ("prompt", "messages", "max_tokens")},
 )
 # A request as it should be, with one field that may be anything.
 SPOILT = st.builds(

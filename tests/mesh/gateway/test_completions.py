@@ -53,9 +53,7 @@ def test_a_list_of_prompts_gives_each_its_own_choices_in_order(client: OpenAI) -
 
 def test_n_choices_use_consecutive_seeds(client: OpenAI, live: Live) -> None:
     several = client.completions.create(model="echo", prompt="the ", n=3, seed=7, max_tokens=20)
-    alone = [
-        client.completions.create(model="echo", prompt="the ", seed=7 + i, max_tokens=20) for i in range(3)
-    ]
+    alone = [client.completions.create(model="echo", prompt="the ", seed=7 + i, max_tokens=20) for i in range(3)]
     assert [c.text for c in several.choices] == [a.choices[0].text for a in alone]
     assert len({c.text for c in several.choices}) == 3
     assert several.usage.prompt_tokens == 5
@@ -185,9 +183,7 @@ def test_a_stream_says_what_a_whole_answer_says(client: OpenAI, model: str) -> N
     options = {"model": model, "n": 2, "seed": 3, "temperature": 0.8, "max_tokens": 30, "logprobs": 1}
     whole = client.completions.create(prompt="the ", **options)
     texts, tokens, offsets, reasons = ["", ""], [[], []], [[], []], {}
-    stream = client.completions.create(
-        prompt="the ", stream=True, stream_options={"include_usage": True}, **options
-    )
+    stream = client.completions.create(prompt="the ", stream=True, stream_options={"include_usage": True}, **options)
     chunks = list(stream)
     for chunk in chunks[:-1]:
         [choice] = chunk.choices
@@ -290,9 +286,7 @@ async def test_the_async_client_streams_many_answers_at_once(live: Live) -> None
     async with AsyncOpenAI(base_url=f"{live.url}/v1", api_key="unused", max_retries=0) as client:
 
         async def one(seed: int) -> str:
-            stream = await client.completions.create(
-                model="echo", prompt="the ", seed=seed, max_tokens=30, stream=True
-            )
+            stream = await client.completions.create(model="echo", prompt="the ", seed=seed, max_tokens=30, stream=True)
             return "".join([chunk.choices[0].text async for chunk in stream])
 
         streamed = await asyncio.gather(*(one(seed) for seed in range(12)))

@@ -62,6 +62,20 @@ def test_a_client_that_leaves_a_stream_cancels_it(live: Live, model: str) -> Non
     wait_idle(live)
 
 
+def test_a_cancelled_request_is_told_as_cancelled(live: Live, http: httpx.Client) -> None:
+    with post(live, {**SLOW, "stream": True}) as connection:
+        assert live.backend.opened.acquire(timeout=10)
+        data = b""
+        while b"\n\n" not in data.partition(b"data: ")[2]:
+            data += connection.recv(65536)
+    request_id = json.loads(data.partition(b"data: ")[2].partition(b"\n\n")[0])["id"]
+    assert live.backend.cancelled.acquire(timeout=SOON)
+    wait_idle(live)
+    report = http.get(f"/mesh/requests/{request_id}").json()
+    assert (report["status"], report["error"]) == ("cancelled", None)
+    assert 'route="/v1/completions",status="499"' in http.get("/metrics").text
+
+
 def test_all_choices_of_a_request_are_cancelled_together(live: Live) -> None:
     with post(live, {**SLOW, "n": 5}):
         for _ in range(5):
@@ -169,7 +183,7 @@ def test_a_full_gateway_answers_429_at_once_and_recovers(serve: Callable[[Gatewa
         for _ in range(2):
             assert live.backend.cancelled.acquire(timeout=SOON)
         deadline = time.monotonic() + SOON
-        while live.app.state.gateway._running and time.monotonic() < deadline:
+        while live.app.state.gateway.running and time.monotonic() < deadline:
             time.sleep(0.005)
         assert client.completions.create(model="echo", prompt="a").choices
 

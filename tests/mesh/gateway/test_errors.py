@@ -206,9 +206,7 @@ def test_a_body_that_cannot_be_read_is_a_400(http: httpx.Client, body: bytes, co
         ("stream_options", "usage"),
     ],
 )
-def test_a_field_of_the_wrong_type_is_a_400_that_names_it(
-    http: httpx.Client, field: str, value: object
-) -> None:
+def test_a_field_of_the_wrong_type_is_a_400_that_names_it(http: httpx.Client, field: str, value: object) -> None:
     response = http.post("/v1/completions", json={**ASK, field: value})
     assert response.status_code == 400
     assert error_of(response)["param"] == field
@@ -300,9 +298,7 @@ def test_api_keys_close_the_api_but_not_the_probes(serve: Callable[[GatewayConfi
                 assert response.headers["www-authenticate"] == "Bearer"
                 error_of(response)
         assert http.post("/v1/completions", content=b"not read", headers={}).status_code == 401
-        assert (
-            http.get("/v1/models", headers={b"Authorization": "Bearer sk-zwei-ü".encode()}).status_code == 200
-        )
+        assert http.get("/v1/models", headers={b"Authorization": "Bearer sk-zwei-ü".encode()}).status_code == 200
         assert http.get("/health").status_code == 200
         assert http.get("/metrics").status_code == 200
 

@@ -72,9 +72,7 @@ def test_the_swarms_state_names_the_gaps(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_route_of_a_recent_request_is_told(client: OpenAI, http: httpx.Client, stream: bool) -> None:
-    answer = client.completions.create(
-        model="echo", prompt="the swa", max_tokens=5, temperature=0, n=2, stream=stream
-    )
+    answer = client.completions.create(model="echo", prompt="the swa", max_tokens=5, temperature=0, n=2, stream=stream)
     request_id = next(iter(answer)).id if stream else answer.id
     report = http.get(f"/mesh/requests/{request_id}").json()
     assert (report["id"], report["model"], report["status"]) == (request_id, "echo", "done")
@@ -163,9 +161,7 @@ def test_coverage_is_the_part_of_the_blocks_that_is_served(
     assert coverage(ModelInfo("m", "d", blocks, 1, 1, not gaps, gaps)) == expected
 
 
-@pytest.mark.parametrize(
-    "limits", [{"max_concurrent": 0}, {"request_timeout": 0.0}, {"api_keys": frozenset({""})}]
-)
+@pytest.mark.parametrize("limits", [{"max_concurrent": 0}, {"request_timeout": 0.0}, {"api_keys": frozenset({""})}])
 def test_limits_that_cannot_be_are_refused(limits: dict) -> None:
     with pytest.raises(ValueError):
         GatewayConfig(**limits)
