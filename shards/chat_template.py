@@ -82,9 +82,7 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         if len(source) > MAX_TEMPLATE_CHARACTERS:
-            raise TokenizerError(
-                f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARACTERS}"
-            )
+            raise TokenizerError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARACTERS}")
         self._environment = _Environment()
         try:
             with self._environment.metered():  # jinja2 computes constant expressions while compiling
@@ -244,9 +242,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         def formatted(*args: Any, **kwargs: Any) -> Any:
             fields = text.replace("{{", "").replace("}}", "")
-            self._charge_format(
-                text, fields.count("{"), _WIDE_FIELD.search(fields), (*args, *kwargs.values())
-            )
+            self._charge_format(text, fields.count("{"), _WIDE_FIELD.search(fields), (*args, *kwargs.values()))
             return wrapped(*args, **kwargs)
 
         return formatted
@@ -353,9 +349,7 @@ def _to_json(
         raise TypeError("tojson was given an undefined value")
     if indent is not None and not 0 <= indent <= MAX_JSON_INDENT:
         raise ValueError(f"tojson may indent by up to {MAX_JSON_INDENT}")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: object) -> NoReturn:

@@ -83,9 +83,7 @@ def check_tokenizer(tokenizer: Tokenizer, spec: ModelSpec) -> None:
         )
     beyond = [token for token in tokenizer.eos_token_ids if token >= spec.vocab_size]
     if beyond:
-        raise TokenizerError(
-            f"wrong tokenizer: end tokens {beyond} are not among the model's {spec.vocab_size} tokens"
-        )
+        raise TokenizerError(f"wrong tokenizer: end tokens {beyond} are not among the model's {spec.vocab_size} tokens")
 
 
 class FastTokenizer:

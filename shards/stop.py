@@ -23,9 +23,7 @@ class StopStrings:
             raise InvalidSampling(f"at most {MAX_STOPS} stop strings, got {len(stops)}")
         for stop in stops:
             if not 0 < len(stop) <= MAX_STOP_CHARACTERS:
-                raise InvalidSampling(
-                    f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters, got {len(stop)}"
-                )
+                raise InvalidSampling(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters, got {len(stop)}")
         self._stops = tuple(dict.fromkeys(stops))
         self._longest = max((len(stop) for stop in self._stops), default=0)
         self._held = ""
@@ -41,9 +39,7 @@ class StopStrings:
         if self._matched is not None:
             return "", True
         held = self._held + text
-        found = [
-            (place + len(stop), -len(stop), stop) for stop in self._stops if (place := held.find(stop)) >= 0
-        ]
+        found = [(place + len(stop), -len(stop), stop) for stop in self._stops if (place := held.find(stop)) >= 0]
         if found:
             end, _, self._matched = min(found)
             self._held = ""

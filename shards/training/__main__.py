@@ -202,9 +202,7 @@ def _samples(model: Llama, tokenizer: Any, stop: list[int]) -> list[dict[str, st
     return found
 
 
-def _corpus_facts(
-    options: argparse.Namespace, corpus: Corpus, streams: dict[str, Any], talks: int
-) -> dict[str, Any]:
+def _corpus_facts(options: argparse.Namespace, corpus: Corpus, streams: dict[str, Any], talks: int) -> dict[str, Any]:
     return {
         "version": _python_version(options.corpus),
         "tests": "yes" if options.tests else "no",
@@ -230,11 +228,7 @@ def _run_facts(options: Options, result: Result) -> dict[str, Any]:
         "tokens": result.tokens,
         "seconds": round(result.seconds, 1),
         "best_step": result.best_step,
-        **{
-            name: value
-            for name, value in asdict(options).items()
-            if name not in ("steps", "tokens", "device")
-        },
+        **{name: value for name, value in asdict(options).items() if name not in ("steps", "tokens", "device")},
     }
 
 

@@ -63,8 +63,7 @@ def write_settings(folder: Path, shape: Shape, tokenizer: Any) -> None:
 def write_weights(folder: Path, model: Llama) -> None:
     """The weights in bfloat16 under transformers' names; the tied head is not stored."""
     tensors = {
-        name: value.detach().to("cpu", torch.bfloat16).contiguous()
-        for name, value in model.state_dict().items()
+        name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in model.state_dict().items()
     }
     partial = folder / f"{WEIGHTS}.partial"
     save_file(tensors, partial, metadata={"format": "pt"})
@@ -99,8 +98,7 @@ def _card(facts: dict[str, Any]) -> str:
         "code is usually wrong.",
         "",
         "## Corpus",
-        f"The source of Python's standard library ({corpus['version']}); "
-        f"its tests included: {corpus['tests']}.",
+        f"The source of Python's standard library ({corpus['version']}); its tests included: {corpus['tests']}.",
         f"Training: {corpus['training_files']:,} files, {corpus['training_bytes']:,} bytes, "
         f"{corpus['training_tokens']:,} tokens;",
         f"held out by content hash: {corpus['held_out_files']:,} files, {corpus['held_out_bytes']:,} bytes, "
@@ -112,8 +110,7 @@ def _card(facts: dict[str, Any]) -> str:
         "## Model",
         f"{shape['blocks']} blocks, hidden {shape['hidden']}, feed-forward {shape['intermediate']}, "
         f"{shape['heads']} heads over {shape['kv_heads']} key-value heads of {shape['head_dim']},",
-        f"context {shape['context']}, byte-level BPE vocabulary of {shape['vocab']}, tied embeddings, "
-        "bfloat16.",
+        f"context {shape['context']}, byte-level BPE vocabulary of {shape['vocab']}, tied embeddings, bfloat16.",
         "",
         "## Training",
         f"{run['steps']:,} steps, {run['tokens']:,} tokens in {run['seconds']:,.0f} s on {run['hardware']}",

@@ -181,9 +181,7 @@ def _batch(
     return window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
 
-def _windows(
-    stream: Stream, rows: int, context: int, generator: torch.Generator, *, anywhere: bool
-) -> torch.Tensor:
+def _windows(stream: Stream, rows: int, context: int, generator: torch.Generator, *, anywhere: bool) -> torch.Tensor:
     device = stream.ids.device
     last = len(stream.ids) - context - 1
     if last < 0:

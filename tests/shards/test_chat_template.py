@@ -10,10 +10,7 @@ from shards.chat_template import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 from shards.errors import TokenizerError
 
 TALK = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "yo"}]
-GROW = (
-    "{%% set ns = namespace(x='ab') %%}"
-    "{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
-)
+GROW = "{%% set ns = namespace(x='ab') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
 DOUBLING_MACROS = "{% macro m0() %}aaaa{% endmacro %}" + "".join(
     f"{{% macro m{i}() %}}{{{{ m{i - 1}() }}}}{{{{ m{i - 1}() }}}}{{% endmacro %}}" for i in range(1, 60)
 )
@@ -35,8 +32,7 @@ DOUBLING_MACROS = "{% macro m0() %}aaaa{% endmacro %}" + "".join(
         ("{{ 'aXb'.replace('X', '--') }}{{ 'abc'[::-1] }}{{ 7 % 3 }}{{ 'ab' * 2 }}", "a--bcba1abab"),
         ("{% macro f(a, b=2) %}[{{ a }}{{ b }}]{% endmacro %}{{ f(1) }}{{ f('x', b=3) }}", "[12][x3]"),
         (
-            "{% set ns = namespace(n=0) %}"
-            "{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
             "2",
         ),
         ("{% for k, v in {'a': 1} | items %}{{ k }}{{ v }}{% endfor %}", "a1"),

@@ -41,9 +41,7 @@ def byte_fallback() -> Inner:
     vocab |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     vocab |= {word: 259 + place for place, word in enumerate(words)}
     merges = [("▁", "a"), ("a", "b"), ("▁", "ab"), ("▁", "▁")]
-    inner = Inner(
-        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
+    inner = Inner(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     inner.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -92,9 +90,7 @@ def streamed(made: FastTokenizer, ids: list[int], skip: bool) -> list[str]:
 
 @pytest.mark.parametrize("kind", INNERS)
 @given(data=st.data(), skip=st.booleans())
-def test_the_pieces_of_a_stream_are_the_text_decoded_at_once(
-    kind: str, data: st.DataObject, skip: bool
-) -> None:
+def test_the_pieces_of_a_stream_are_the_text_decoded_at_once(kind: str, data: st.DataObject, skip: bool) -> None:
     made = tokenizer(kind)
     ids = data.draw(st.lists(st.integers(0, made.vocab_size + 3), max_size=40))
     assert "".join(streamed(made, ids, skip)) == made.decode(ids, skip_special_tokens=skip)
@@ -229,9 +225,7 @@ def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(tokenizer_config(64), encoding="utf-8")
     made = load_tokenizer(tmp_path)
     assert made.eos_token_ids == (0,)
-    assert (
-        made.apply_chat_template([{"role": "user", "content": "x"}]) == "<|user|>\nx<|end|>\n<|assistant|>\n"
-    )
+    assert made.apply_chat_template([{"role": "user", "content": "x"}]) == "<|user|>\nx<|end|>\n<|assistant|>\n"
     with pytest.raises(TokenizerError, match="knows the roles"):
         made.apply_chat_template([{"role": "tool", "content": "x"}])
 

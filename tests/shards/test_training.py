@@ -90,9 +90,7 @@ def test_transformers_computes_the_same_logits_and_generates(trained: Path) -> N
     theirs = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32)
     shape = json.loads((trained / "training.json").read_text(encoding="utf-8"))["shape"]
     ours = Llama(Shape(**shape)).eval()
-    ours.load_state_dict(
-        {name: value.float() for name, value in load_file(trained / "model.safetensors").items()}
-    )
+    ours.load_state_dict({name: value.float() for name, value in load_file(trained / "model.safetensors").items()})
     ids = torch.tensor([load_tokenizer(trained).encode("def add_1_2(value):\n")])
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
