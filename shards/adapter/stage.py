@@ -1,0 +1,213 @@
+"""Running a span with transformers' modelling code: any sub-span, session by session."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from shards.adapter.cache import AdapterCache, CacheShape
+from shards.adapter.skeleton import Family
+from shards.config import ModelSpec
+from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
+from shards.span import Span
+from shards.stage import Piece, Want
+
+_PROBE_TOKENS = 2
+
+
+class AdapterStage:
+    """A `StageModel` over a loaded transformers model.
+
+    The model's own forward does everything around the blocks (masks, positions, ALiBi); where the span does
+    not begin at block 0, hidden states take the place of what it hands to the first own block. Blocks keep
+    their number in the whole model. Pieces run one after the other. Not safe for several threads: the
+    engine's thread owns it.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, family: Family, span: Span, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.spec = spec
+        self.span = span
+        self.device = device
+        self.dtype = dtype
+        self._family = family
+        self._base = getattr(family.model, family.base_name)
+        self._blocks: dict[int, nn.Module] = {
+            block: getattr(self._base, family.list_name)[block] for block in span
+        }
+        self._views: dict[Span, tuple[Any, Any]] = {}
+        self._base_takes = set(inspect.signature(type(self._base).forward).parameters)
+        self._model_takes = set(inspect.signature(type(family.model).forward).parameters)
+        self._given: torch.Tensor | None = None
+        self._got: torch.Tensor | None = None
+        for module in self._blocks.values():
+            module.register_forward_pre_hook(self._before_block, with_kwargs=True)
+            module.register_forward_hook(self._after_block)
+        self._longest = min(spec.context_length, family.longest or spec.context_length)
+        self._shapes = self._probe()
+
+    def new_cache(self, span: Span, capacity: int) -> AdapterCache:
+        """A cache for one session over `span`, reserved for `capacity` tokens. Raises `CapacityExceeded`."""
+        if not self.span.covers(span):
+            raise CapacityExceeded(f"this stage serves blocks {self.span}, not {span}")
+        if capacity > self._longest:
+            raise CapacityExceeded(f"a session of this model holds at most {self._longest} tokens, not {capacity}")
+        return self._cache(span, capacity, self._shapes)
+
+    def kv_bytes_per_token(self, span: Span) -> int:
+        return sum(self._shapes[block].width for block in span) * self.dtype.itemsize
+
+    @torch.inference_mode()
+    def forward(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
+        """One pass over a micro-batch (see `StageModel.forward`).
+
+        Raises `BadActivation` when a piece does not fit its session or its input is malformed, and
+        `CapacityExceeded` when it is longer than its cache; then no cache has grown.
+        """
+        if not pieces:
+            return []
+        span = pieces[0].cache.span
+        caches = [self._check(piece, span) for piece in pieces]
+        if len({id(cache) for cache in caches}) != len(caches):
+            raise BadActivation("a session has two pieces in one micro-batch")
+        inputs = [self._input(piece, span) for piece in pieces]
+        results = [
+            self._run(cache, value, piece.want)
+            for cache, value, piece in zip(caches, inputs, pieces, strict=True)
+        ]
+        for cache, value in zip(caches, inputs, strict=True):
+            cache.advance(value.shape[0])
+        return results
+
+    def _check(self, piece: Piece, span: Span) -> AdapterCache:
+        cache = piece.cache
+        if not isinstance(cache, AdapterCache):
+            raise BadActivation(f"the adapter cannot use a {type(cache).__name__}")
+        if cache.span != span or not self.span.covers(span):
+            raise BadActivation(f"blocks {cache.span} in a micro-batch over {span} on a stage of {self.span}")
+        if piece.start != cache.length:
+            raise BadActivation(f"tokens from position {piece.start}, but the session holds {cache.length}")
+        return cache
+
+    def _input(self, piece: Piece, span: Span) -> torch.Tensor:
+        """The piece's token ids [n] or hidden states [n, hidden_size], checked and on the device."""
+        if span.start == 0:
+            value = piece.tokens
+            if piece.hidden is not None or value is None or value.ndim != 1 or value.dtype != torch.int64:
+                raise BadActivation("the first stage takes a row of int64 token ids")
+        else:
+            value = piece.hidden
+            width = self.spec.hidden_size
+            if (
+                piece.tokens is not None
+                or value is None
+                or value.ndim != 2
+                or value.shape[1] != width
+                or not value.is_floating_point()
+            ):
+                raise BadActivation(f"this stage takes hidden states [n, {width}]")
+        n = value.shape[0]
+        if not n:
+            raise BadActivation("a piece has no tokens")
+        if piece.start + n > piece.cache.capacity:
+            raise CapacityExceeded(f"{piece.start} + {n} tokens exceed a cache of {piece.cache.capacity}")
+        if span.start:
+            return value.to(device=self.device, dtype=self.dtype)
+        low, high = (int(bound) for bound in value.aminmax())
+        if low < 0 or high >= self.spec.vocab_size:
+            wrong = low if low < 0 else high
+            raise BadActivation(f"token id {wrong} is not in a vocabulary of {self.spec.vocab_size}")
+        return value.to(self.device)
+
+    def _run(self, cache: AdapterCache, value: torch.Tensor, want: Want) -> torch.Tensor:
+        base, model = self._view(cache.span)
+        n, start = value.shape[0], cache.length
+        positions = torch.arange(start, start + n, device=self.device).unsqueeze(0)
+        settings: dict[str, Any] = {"past_key_values": cache.attached, "use_cache": True}
+        first = cache.span.start == 0
+        settings["input_ids" if first else "inputs_embeds"] = value.unsqueeze(0)
+        self._given = None if first else value.unsqueeze(0)
+        last = cache.span.end == self.spec.n_blocks
+        try:
+            if last and want is not Want.NOTHING:
+                if "position_ids" in self._model_takes:
+                    settings["position_ids"] = positions
+                if "logits_to_keep" in self._model_takes:
+                    settings["logits_to_keep"] = 1 if want is Want.LAST else 0
+                logits: torch.Tensor = model(**settings).logits[0]
+                return logits[-1:].float() if want is Want.LAST else logits.float()
+            if "position_ids" in self._base_takes:
+                settings["position_ids"] = positions
+            base(**settings)
+            hidden = self._got
+        finally:
+            self._given = self._got = None
+        if last:
+            return torch.empty(0, self.spec.vocab_size, device=self.device)
+        if hidden is None or hidden.shape != (1, n, self.spec.hidden_size):
+            raise UnsupportedModel(f"the blocks of {self.spec.model_type} do not hand on hidden states")
+        return hidden[0]
+
+    def _before_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # The first block to run after `_run` set it takes the stage's input instead of its own.
+        if self._given is None:
+            return None
+        given, self._given = self._given, None
+        if args:
+            return (given, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": given}
+
+    def _after_block(self, _: nn.Module, __: object, output: Any) -> None:
+        self._got = output[0] if isinstance(output, tuple) else output
+
+    def _view(self, span: Span) -> tuple[Any, Any]:
+        """The decoder and the model around it, with only `span`'s blocks; all other modules are shared."""
+        if span not in self._views:
+            base, model = copy.copy(self._base), copy.copy(self._family.model)
+            base._modules = dict(self._base._modules)
+            base._modules[self._family.list_name] = nn.ModuleList(self._blocks[block] for block in span)
+            base.config = self._config(span)
+            model._modules = dict(self._family.model._modules)
+            model._modules[self._family.base_name] = base
+            self._views[span] = base, model
+        return self._views[span]
+
+    def _config(self, span: Span) -> Any:
+        """The decoder's config with its lists per block cut to `span`, since it counts its blocks from 0."""
+        config = copy.copy(self._base.config)
+        for name, value in list(vars(config).items()):
+            if "layer" in name and isinstance(value, (list, tuple)) and len(value) == self.spec.n_blocks:
+                vars(config)[name] = value[span.start : span.end]
+        return config
+
+    def _cache(self, span: Span, capacity: int, shapes: dict[int, CacheShape] | None) -> AdapterCache:
+        return AdapterCache(
+            span,
+            capacity,
+            n_blocks=self.spec.n_blocks,
+            device=self.device,
+            dtype=self.dtype,
+            shapes=shapes,
+        )
+
+    @torch.inference_mode()
+    def _probe(self) -> dict[int, CacheShape]:
+        """Run a few tokens to learn what a block caches, and whether the model can be run in stages at all."""
+        cache = self._cache(self.span, _PROBE_TOKENS, None)
+        if self.span.start == 0:
+            value = torch.zeros(_PROBE_TOKENS, dtype=torch.int64, device=self.device)
+        else:
+            value = torch.ones(_PROBE_TOKENS, self.spec.hidden_size, device=self.device, dtype=self.dtype)
+        try:
+            self._run(cache, value, Want.LAST)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+            raise UnsupportedModel(f"{self.spec.model_type} does not run as a stage: {error}") from error
+        if set(cache.shapes) != set(self.span):
+            raise UnsupportedModel(f"not every block of this {self.spec.model_type} model caches keys and values")
+        return cache.shapes
