@@ -81,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     import torch
 
+    from shards.manifest import write_manifest
     from shards.training import corpus as corpora
     from shards.training.export import (
         eos_token_ids,
         write_card,
-        write_manifest,
         write_settings,
         write_weights,
     )

@@ -1,8 +1,7 @@
-"""Write a trained model as a checkpoint folder: config, bf16 weights, tokenizer, manifest and model card."""
+"""Write a trained model as a checkpoint folder: config, bf16 weights, tokenizer and model card."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from shards.training.corpus import END, ENDOFTEXT
 from shards.training.model import RMS_EPSILON, ROPE_THETA, Llama, Shape
 from shards.training.tokenizer import tokenizer_config
 
-MANIFEST = "mesh.manifest.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -24,7 +22,7 @@ def eos_token_ids(tokenizer: Any) -> list[int]:
 
 
 def write_settings(folder: Path, shape: Shape, tokenizer: Any) -> None:
-    """Everything but the weights, the manifest and the model card."""
+    """Everything but the weights and the model card."""
     folder.mkdir(parents=True, exist_ok=True)
     eos = eos_token_ids(tokenizer)
     config = {
@@ -69,16 +67,6 @@ def write_weights(folder: Path, model: Llama) -> None:
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.chmod(0o644)
     partial.replace(folder / WEIGHTS)
-
-
-def write_manifest(folder: Path) -> None:
-    """Size and SHA-256 of every other file in the folder."""
-    files = {
-        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST
-    }
-    _write_json(folder / MANIFEST, {"files": files})
 
 
 def write_card(folder: Path, facts: dict[str, Any]) -> None:

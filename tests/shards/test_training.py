@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from shards.config import parse_config
 from shards.fast_tokenizer import check_tokenizer, load_tokenizer
+from shards.manifest import read_manifest
 from shards.training.__main__ import main
 from shards.training.corpus import Document, conversations, read_corpus, render_conversation
 from shards.training.model import Llama, Shape
@@ -62,15 +62,12 @@ def test_the_held_out_loss_falls(trained: Path) -> None:
     assert facts["held_out"]["source files"]["nats_per_token"] == pytest.approx(min(losses), abs=0.02)
 
 
-def test_the_manifest_lists_every_file_with_its_hash(trained: Path) -> None:
-    listed = json.loads((trained / "mesh.manifest.json").read_text(encoding="utf-8"))["files"]
-    found = {
-        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
-        for path in trained.iterdir()
-        if path.name != "mesh.manifest.json"
-    }
-    assert listed == found
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(listed)
+def test_the_manifest_holds_for_what_a_node_loads(trained: Path) -> None:
+    manifest = read_manifest(trained)
+    assert manifest is not None
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest.files)
+    for name in manifest.files:
+        manifest.check(trained / name)
 
 
 def test_the_tokenizer_fits_the_model(trained: Path) -> None:
