@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,17 +12,25 @@ from typing import BinaryIO
 import torch
 
 from shards import tensor_names
-from shards.config import ModelSpec, parse_config
+from shards.checkpoint_files import (
+    INDEX_NAME,
+    MAX_CONFIG_BYTES,
+    SINGLE_NAME,
+    is_tied,
+    opened,
+    read_bounded,
+    read_spec,
+    read_weight_map,
+)
+from shards.config import ModelSpec
 from shards.errors import CheckpointError
 from shards.manifest import Manifest, read_manifest
 from shards.progress import Progress, silent
 from shards.safetensors_header import TensorEntry, read_header
 from shards.span import Span
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
-MAX_CONFIG_BYTES = 4 << 20
-MAX_INDEX_BYTES = 64 << 20
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "digest"]
+
 
 _TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
@@ -77,7 +83,7 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder")
         manifest = read_manifest(folder)
-        spec = _read_spec(folder, manifest)
+        spec = read_spec(folder, manifest)
         files: dict[str, _WeightFile] = {}
         if (folder / INDEX_NAME).is_file():
             weight_map = read_weight_map(folder, manifest)
@@ -110,7 +116,7 @@ class Checkpoint:
         """A tensor on the CPU, in its own dtype and shape; reads that tensor's bytes and nothing else."""
         file, entry = self._locate(name)
         data = torch.empty(entry.nbytes, dtype=torch.uint8)
-        with _opened(file.path) as handle:
+        with opened(file.path) as handle:
             if _identity(handle) != file.identity:
                 raise CheckpointError(f"{file.path} was changed while it was in use")
             handle.seek(entry.begin)
@@ -118,9 +124,7 @@ class Checkpoint:
             while len(view):
                 count = handle.readinto(view)  # type: ignore[attr-defined]
                 if not count:
-                    raise CheckpointError(
-                        f"{file.path} is truncated: {len(view)} bytes of {name} are missing"
-                    )
+                    raise CheckpointError(f"{file.path} is truncated: {len(view)} bytes of {name} are missing")
                 view = view[count:]
         return data.view(_TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
@@ -170,59 +174,15 @@ def digest(folder: Path) -> str:
     """
     checkpoint = Checkpoint.open(folder)
     hasher = hashlib.sha256(b"inference-mesh model 1\0")
-    config = _bounded(folder / "config.json", MAX_CONFIG_BYTES)
+    config = read_bounded(folder / "config.json", MAX_CONFIG_BYTES)
     hasher.update(len(config).to_bytes(8, "little") + config)
     hasher.update("\0".join(checkpoint.names()).encode())
     return hasher.hexdigest()
 
 
-def is_tied(spec: ModelSpec) -> bool:
-    """True when config.json says that the head is the embedding."""
-    inner = spec.raw.get("text_config")
-    sources = (spec.raw, inner) if isinstance(inner, dict) else (spec.raw,)
-    return any(source.get("tie_word_embeddings") is True for source in sources)
-
-
-def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
-    """The index's table from tensor name to weight file, every value a plain file name."""
-    path = folder / INDEX_NAME
-    if manifest is not None:
-        manifest.check(path)
-    try:
-        raw = json.loads(_bounded(path, MAX_INDEX_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    table = raw.get("weight_map") if isinstance(raw, dict) else None
-    if not isinstance(table, dict) or not table:
-        raise CheckpointError(f"{path} has no weight_map")
-    for name, file_name in table.items():
-        if not name.isprintable():
-            raise CheckpointError(f"{path}: tensor name {name[:200]!r} has unprintable characters")
-        if not _is_plain(file_name):
-            shown = str(file_name)[:200]
-            raise CheckpointError(f"{path}: {shown!r} is not the plain name of a .safetensors file")
-    return table
-
-
-def _is_plain(name: object) -> bool:
-    if not isinstance(name, str) or not name.isprintable() or len(name) > 255:
-        return False
-    return name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:")
-
-
-def _read_spec(folder: Path, manifest: Manifest | None) -> ModelSpec:
-    path = folder / "config.json"
-    if manifest is not None:
-        manifest.check(path)
-    try:
-        return parse_config(_bounded(path, MAX_CONFIG_BYTES))
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply") from error
-
-
 def _open_weights(folder: Path, name: str, manifest: Manifest | None, progress: Progress) -> _WeightFile:
     path = folder / name
-    with _opened(path) as file:
+    with opened(path) as file:
         if manifest is not None:
             manifest.check_open(file, name, progress=progress)
             file.seek(0)
@@ -233,23 +193,3 @@ def _open_weights(folder: Path, name: str, manifest: Manifest | None, progress: 
 def _identity(file: BinaryIO) -> tuple[int, int, int]:
     status = os.fstat(file.fileno())
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _opened(path: Path, *, buffering: int = 0) -> Iterator[BinaryIO]:
-    # Unbuffered unless told otherwise, so that exactly the bytes that are asked for are read.
-    try:
-        with path.open("rb", buffering=buffering) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: download it") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-
-
-def _bounded(path: Path, limit: int) -> bytes:
-    with _opened(path, buffering=-1) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise CheckpointError(f"{path} is over the limit of {limit} bytes")
-    return data

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.checkpoint import INDEX_NAME, MAX_CONFIG_BYTES, SINGLE_NAME, is_tied, read_weight_map
-from shards.config import parse_config
+from shards.checkpoint_files import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
 from shards.errors import CheckpointError
 from shards.manifest import MANIFEST_NAME
 from shards.progress import Progress, silent
@@ -38,7 +37,7 @@ def resolve(
     model, no safetensors, offline; `UnsupportedModel` when config.json lacks a shape.
     """
     local = Path(name_or_path).expanduser()
-    if local.is_dir():
+    if name_or_path and local.is_dir():
         return local
     if _SHIPPED_NAME.fullmatch(name_or_path) and (SHIPPED / name_or_path / "config.json").is_file():
         return SHIPPED / name_or_path
@@ -77,13 +76,8 @@ def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progre
 
 def _files_of(folder: Path, span: Span) -> list[str]:
     """The weight files that hold tensors of `span`, by config.json and the index."""
-    path = folder / "config.json"
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise CheckpointError(f"{path} is over the limit of {MAX_CONFIG_BYTES} bytes")
-    spec = parse_config(path.read_bytes())
+    spec = read_spec(folder)
     if span.end > spec.n_blocks:
         raise CheckpointError(f"blocks {span} are not all in a model of {spec.n_blocks} blocks")
     weight_map = read_weight_map(folder)
-    return sorted(
-        {weight_map[name] for name in tensors_of(weight_map, span, spec.n_blocks, tied=is_tied(spec))}
-    )
+    return sorted({weight_map[name] for name in tensors_of(weight_map, span, spec.n_blocks, tied=is_tied(spec))})

@@ -75,9 +75,7 @@ def make_checkpoint(
 
 def reference(folder: Path) -> transformers.PreTrainedModel:
     """The checkpoint as transformers runs it, in float32."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     return model.eval()
 
 
@@ -157,6 +155,4 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-size", default="10GB")
     arguments = parser.parse_args()
-    make_checkpoint(
-        arguments.folder, arguments.family, seed=arguments.seed, max_shard_size=arguments.shard_size
-    )
+    make_checkpoint(arguments.folder, arguments.family, seed=arguments.seed, max_shard_size=arguments.shard_size)

@@ -1,0 +1,87 @@
+"""The small files of a checkpoint folder, config.json and the index, read within bounds (no torch here)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.config import ModelSpec, parse_config
+from shards.errors import CheckpointError
+from shards.manifest import Manifest
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MAX_CONFIG_BYTES = 4 << 20
+MAX_INDEX_BYTES = 64 << 20
+
+
+def read_spec(folder: Path, manifest: Manifest | None = None) -> ModelSpec:
+    """config.json, checked against the manifest where there is one."""
+    path = folder / "config.json"
+    if manifest is not None:
+        manifest.check(path)
+    try:
+        return parse_config(read_bounded(path, MAX_CONFIG_BYTES))
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply") from error
+
+
+def is_tied(spec: ModelSpec) -> bool:
+    """True when config.json says that the head is the embedding."""
+    inner = spec.raw.get("text_config")
+    sources = (spec.raw, inner) if isinstance(inner, dict) else (spec.raw,)
+    return any(source.get("tie_word_embeddings") is True for source in sources)
+
+
+def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
+    """The index's table from tensor name to weight file, every value a plain file name."""
+    path = folder / INDEX_NAME
+    if manifest is not None:
+        manifest.check(path)
+    try:
+        raw = json.loads(read_bounded(path, MAX_INDEX_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    table = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{path} has no weight_map")
+    for name, file_name in table.items():
+        if not name.isprintable():
+            raise CheckpointError(f"{path}: tensor name {name[:200]!r} has unprintable characters")
+        if not _is_plain(file_name):
+            shown = str(file_name)[:200]
+            raise CheckpointError(f"{path}: {shown!r} is not the plain name of a .safetensors file")
+    return table
+
+
+def _is_plain(name: object) -> bool:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 255:
+        return False
+    return name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:")
+
+
+@contextmanager
+def opened(path: Path, *, buffering: int = 0) -> Iterator[BinaryIO]:
+    """A file open for reading; what the operating system says against it becomes a `CheckpointError`.
+
+    Unbuffered unless told otherwise, so that exactly the bytes that are asked for are read.
+    """
+    try:
+        with path.open("rb", buffering=buffering) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: download it") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """A whole small file. Raises `CheckpointError` when it is missing or over `limit` bytes."""
+    with opened(path, buffering=-1) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CheckpointError(f"{path} is over the limit of {limit} bytes")
+    return data

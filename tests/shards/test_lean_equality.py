@@ -1,0 +1,162 @@
+"""The lean path says what transformers says: logits, greedy tokens, in any cut and any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shards.checkpoint import Checkpoint
+from shards.llama import LeanStage
+from shards.loading import load_stage
+from shards.span import Span
+from shards.stage import Piece, Want
+from tests.shards.models import FAMILIES, make_checkpoint, reference
+from tests.shards.stages import Pipeline, random_tokens
+
+TOLERANCE = 1e-4
+TOKENS = 128
+
+torch.set_num_threads(1)
+
+ODD_SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "one key-value head": ("llama", {"n_kv_heads": 1}),
+    "three key-value heads": ("llama", {"n_kv_heads": 3}),
+    "as many key-value heads as heads": ("llama", {"n_kv_heads": 6}),
+    "a head_dim of 10": ("mistral", {"head_dim": 10}),
+    "a window of one": ("mistral", {"sliding_window": 1}),
+    "no window": ("mistral", {"sliding_window": None}),
+    "a window in the upper blocks only": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 3},
+    ),
+    "tied query-normed": ("qwen3", {"tie_word_embeddings": True}),
+    "biased query-normed": ("qwen3", {"attention_bias": True}),
+}
+
+
+@pytest.fixture(scope="module", params=[*FAMILIES, *ODD_SHAPES])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    family, overrides = ODD_SHAPES.get(request.param, (request.param, {}))
+    return make_checkpoint(tmp_path_factory.mktemp("model"), family, **overrides)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def test_logits_of_a_prompt_in_chunks_over_three_stages_equal_transformers(folder: Path) -> None:
+    prompt = random_tokens(70)
+    pipeline = Pipeline(folder)
+    assert all(isinstance(stage, LeanStage) for stage in pipeline.stages)
+    session = pipeline.session()
+    chunks = [prompt[:1], prompt[1:8], prompt[8:50], prompt[50:]]
+    found = torch.cat([pipeline.logits(session, chunk) for chunk in chunks])
+    with torch.inference_mode():
+        expected = reference(folder)(torch.tensor([prompt])).logits[0]
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_greedy_tokens_over_three_stages_equal_transformers(folder: Path) -> None:
+    prompt = random_tokens(20, seed=2)
+    model = reference(folder)
+    # For a window of one, transformers keeps the last none of its cache as [-0:], which is all of it.
+    cached = getattr(model.config, "sliding_window", None) != 1
+    with torch.inference_mode():
+        tokens = model.generate(
+            torch.tensor([prompt]),
+            use_cache=cached,
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    expected = tokens[0, len(prompt) :].tolist()
+    pipeline = Pipeline(folder)
+    assert pipeline.greedy(pipeline.session(), prompt, TOKENS) == expected
+    assert len(set(expected)) > 5, "the random model got stuck, so equality would say little"
+
+
+def test_sessions_in_one_micro_batch_do_not_see_each_other(llama: Path) -> None:
+    pipeline = Pipeline(llama)
+    first, second, third = (random_tokens(n, seed=n) for n in (9, 17, 1))
+    alone = [pipeline.logits(pipeline.session(), [*tokens, 5]) for tokens in (first, second, third)]
+    sessions = [pipeline.session() for _ in range(3)]
+    pipeline.logits(sessions[1], second[:10])
+    prefill = pipeline.step([(sessions[0], first), (sessions[1], second[10:]), (sessions[2], third)])
+    decode = pipeline.step([(session, [5]) for session in sessions])
+    torch.testing.assert_close(torch.cat((prefill[0], decode[0])), alone[0], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(torch.cat((prefill[1], decode[1])), alone[1][10:], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(torch.cat((prefill[2], decode[2])), alone[2], atol=TOLERANCE, rtol=0)
+
+
+def test_truncating_and_replaying_a_session_gives_the_same_tokens(folder: Path) -> None:
+    pipeline = Pipeline(folder)
+    session = pipeline.session()
+    prompt = random_tokens(30, seed=3)
+    before = pipeline.greedy(session, prompt, 20)
+    session.truncate(35)
+    replayed = pipeline.logits(session, before[5:19])
+    assert replayed.argmax(-1).tolist() == before[6:]
+    session.truncate(0)
+    assert pipeline.greedy(session, prompt, 20) == before
+
+
+def test_a_rejected_draft_leaves_no_trace(llama: Path) -> None:
+    pipeline = Pipeline(llama)
+    prompt = random_tokens(12, seed=4)
+    clean = pipeline.session()
+    pipeline.logits(clean, prompt)
+    drafted = pipeline.session()
+    pipeline.logits(drafted, prompt)
+    pipeline.logits(drafted, random_tokens(6, seed=5))
+    drafted.truncate(len(prompt))
+    torch.testing.assert_close(pipeline.logits(drafted, [7]), pipeline.logits(clean, [7]), atol=0, rtol=0)
+
+
+def test_a_cut_elsewhere_gives_the_same_logits(llama: Path) -> None:
+    tokens = random_tokens(25, seed=6)
+    whole = Pipeline(llama, [Span(0, 5)])
+    cut = Pipeline(llama, [Span(0, 1), Span(1, 4), Span(4, 5)])
+    torch.testing.assert_close(
+        whole.logits(whole.session(), tokens), cut.logits(cut.session(), tokens), atol=TOLERANCE, rtol=0
+    )
+
+
+def test_a_stage_serves_sessions_over_part_of_its_span(llama: Path) -> None:
+    stage = load_stage(Checkpoint.open(llama), Span(0, 5))
+    tokens = torch.tensor(random_tokens(11, seed=7))
+    (whole,) = stage.forward([Piece(stage.new_cache(Span(0, 5), 16), 0, tokens, want=Want.LAST)])
+    (hidden,) = stage.forward([Piece(stage.new_cache(Span(0, 3), 16), 0, tokens)])
+    assert hidden.shape == (11, stage.spec.hidden_size)
+    (parts,) = stage.forward([Piece(stage.new_cache(Span(3, 5), 16), 0, hidden=hidden, want=Want.LAST)])
+    torch.testing.assert_close(parts, whole, atol=TOLERANCE, rtol=0)
+
+
+def test_logits_come_only_for_the_positions_that_are_wanted(llama: Path) -> None:
+    stage = load_stage(Checkpoint.open(llama), Span(0, 5))
+    tokens = torch.tensor(random_tokens(4, seed=8))
+    wants = [Want.NOTHING, Want.LAST, Want.ALL]
+    pieces = [Piece(stage.new_cache(stage.span, 8), 0, tokens, want=want) for want in wants]
+    nothing, last, everything = stage.forward(pieces)
+    assert [tuple(part.shape) for part in (nothing, last, everything)] == [(0, 300), (1, 300), (4, 300)]
+    assert everything.dtype == torch.float32
+    torch.testing.assert_close(last[0], everything[-1], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(llama: Path, dtype: str) -> None:
+    tokens = torch.tensor(random_tokens(24, seed=9))
+    checkpoint = Checkpoint.open(llama)
+    outputs = []
+    for chosen in ("float32", dtype):
+        stage = load_stage(checkpoint, Span(0, 5), dtype=chosen)
+        cache = stage.new_cache(stage.span, 24)
+        outputs += stage.forward([Piece(cache, 0, tokens, want=Want.ALL)])
+        assert cache.nbytes == stage.kv_bytes_per_token(stage.span) * 24
+    assert outputs[1].dtype == torch.float32
+    similarity = torch.nn.functional.cosine_similarity(outputs[0], outputs[1])
+    assert similarity.min() > 0.99

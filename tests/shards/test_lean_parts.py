@@ -1,0 +1,207 @@
+"""The lean path's parts on their own: config, norm, rotary table, attention views, packed linear layers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from shards.attention import attend, view_of
+from shards.config import parse_config
+from shards.errors import CheckpointError, ShardError, UnsupportedModel
+from shards.lean_config import LeanConfig, Llama3Scaling, RopeConfig, parse_lean
+from shards.linear import Linear, can_pack
+from shards.norm import rms_norm
+from shards.rope import RotaryTable, inverse_frequencies
+
+torch.set_num_threads(1)
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 5,
+    "vocab_size": 300,
+    "max_position_embeddings": 512,
+}
+
+
+def lean(**changes: object) -> LeanConfig:
+    return parse_lean(parse_config(json.dumps({**LLAMA, **changes})))
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    for kind, config_class in (
+        ("llama", transformers.LlamaConfig),
+        ("mistral", transformers.MistralConfig),
+        ("qwen2", transformers.Qwen2Config),
+        ("qwen3", transformers.Qwen3Config),
+    ):
+        theirs = config_class(num_attention_heads=64, hidden_size=512)
+        ours = lean(model_type=kind, num_attention_heads=64, hidden_size=512)
+        assert ours.n_kv_heads == theirs.num_key_value_heads
+        assert ours.head_dim == (getattr(theirs, "head_dim", None) or 8)
+        assert ours.rms_eps == theirs.rms_norm_eps
+        assert ours.windows[0] == getattr(theirs, "sliding_window", None)
+        assert ours.tied == theirs.tie_word_embeddings
+        assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
+
+
+def test_old_and_new_rotary_settings_mean_the_same() -> None:
+    scaling = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    expected = RopeConfig(5e5, llama3=Llama3Scaling(8.0, 1.0, 4.0, 64))
+    new = lean(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
+    old = lean(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **scaling})
+    assert new.rope == old.rope == expected
+    assert lean(rope_scaling={"type": "linear", "factor": 2}).rope == RopeConfig(1e4, linear_factor=2.0)
+    assert lean(rope_theta=7.0, rope_scaling=None).rope == RopeConfig(7.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "gpt2"},
+        {"hidden_act": "gelu"},
+        {"quantization_config": {"quant_method": "gptq"}},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        {"partial_rotary_factor": 0.5},
+        {"model_type": "qwen2", "head_dim": 20, "num_key_value_heads": 2},
+        {"model_type": "mistral", "num_key_value_heads": 2, "layer_types": ["full_attention"] * 5},
+        {"num_hidden_layers": 1 << 30},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_what_the_lean_path_does_not_know_is_left_to_the_adapter(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModel):
+        lean(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_key_value_heads": 4},
+        {"num_attention_heads": 0},
+        {"head_dim": 7},
+        {"rms_norm_eps": -1},
+        {"rms_norm_eps": float("inf")},
+        {"intermediate_size": None},
+        {"attention_bias": "yes"},
+        {"rope_parameters": [1]},
+        {"rope_scaling": {"rope_type": "linear"}},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}},
+        {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 0},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError):
+        lean(**changes)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+_FIELDS = (
+    *LLAMA, "head_dim", "num_key_value_heads", "rope_parameters", "rope_scaling", "rope_theta", "hidden_act",
+    "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "tie_word_embeddings",
+)  # fmt: skip
+
+
+@given(st.sampled_from(("llama", "mistral", "qwen2", "qwen3")), st.dictionaries(st.sampled_from(_FIELDS), _JSON))
+def test_any_config_is_read_or_refused(kind: str, changes: dict[str, Any]) -> None:
+    try:
+        config = lean(**{"model_type": kind, **changes})
+    except ShardError:
+        return
+    assert config.n_heads % config.n_kv_heads == 0 and len(config.windows) == config.n_blocks
+
+
+def test_frequencies_are_those_of_transformers() -> None:
+    scaled = {"rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    for kind, ours in (
+        ("linear", RopeConfig(5e5, linear_factor=8.0)),
+        ("llama3", RopeConfig(5e5, llama3=Llama3Scaling(8.0, 1.0, 4.0, 8192))),
+    ):
+        config = transformers.LlamaConfig(
+            hidden_size=128,
+            num_attention_heads=1,
+            rope_parameters={"rope_type": kind, "original_max_position_embeddings": 8192, **scaled},
+        )
+        theirs, _ = ROPE_INIT_FUNCTIONS[kind](config)
+        torch.testing.assert_close(inverse_frequencies(ours, 128), theirs, rtol=1e-6, atol=0)
+
+
+def test_a_rotary_table_gives_the_same_angles_however_it_grew() -> None:
+    grown = RotaryTable(RopeConfig(1e4), 8, torch.device("cpu"), torch.float32)
+    for longest in (1, 600, 5000):
+        grown.at(torch.tensor([0]), longest)
+    fresh = RotaryTable(RopeConfig(1e4), 8, torch.device("cpu"), torch.float32)
+    positions = torch.tensor([0, 599, 4999])
+    for ours, expected in zip(grown.at(positions, 5000), fresh.at(positions, 5000), strict=True):
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_is_torchs(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((3, 37), (37,)))
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(
+        rms_norm(x, weight, 1e-5), F.rms_norm(x, (37,), weight, 1e-5), atol=tolerance, rtol=tolerance
+    )
+
+
+@given(
+    start=st.integers(0, 12),
+    n=st.integers(1, 9),
+    window=st.none() | st.integers(1, 14),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    dim=st.sampled_from((2, 6, 8)),
+)
+def test_attention_is_softmax_over_what_the_window_and_causality_leave(
+    start: int, n: int, window: int | None, kv_heads: int, group: int, dim: int
+) -> None:
+    generator = torch.Generator().manual_seed(start * 100 + n)
+    query = torch.randn(n, kv_heads * group, dim, generator=generator)
+    held = torch.randn(2, kv_heads, start + n, dim, generator=generator)
+    found = attend(query, held, view_of(start, n, window, torch.device("cpu"))).view(n, -1, dim)
+    for row in range(n):
+        end = start + row + 1
+        low = 0 if window is None else max(0, end - window)
+        for head in range(kv_heads * group):
+            keys, values = held[:, head // group, low:end]
+            weights = torch.softmax(keys @ query[row, head] / dim**0.5, dim=0)
+            torch.testing.assert_close(found[row, head], weights @ values, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 130])
+def test_a_packed_linear_layer_equals_a_plain_one(dtype: torch.dtype, bias: bool, rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(769, 515, generator=generator).to(dtype)
+    offset = torch.randn(769, generator=generator).to(dtype) if bias else None
+    if not can_pack(weight):
+        pytest.skip("this machine has no packed layout for this dtype")
+    x = torch.randn(rows, 515, generator=generator).to(dtype)
+    with torch.inference_mode():
+        packed, plain = Linear(weight, offset)(x), F.linear(x, weight, offset)
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(packed, plain, rtol=tolerance, atol=tolerance * 25)

@@ -1,0 +1,184 @@
+"""A model's name becomes a folder: local, shipped, or from a hub with only the span's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards import source
+from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, digest
+from shards.errors import CheckpointError
+from shards.manifest import MANIFEST_NAME, write_manifest
+from shards.source import resolve
+from shards.span import Span
+from tests.shards.hub_server import Hub, commit_of, serve
+from tests.shards.models import make_checkpoint
+
+ROOT = Path(__file__).parents[2]
+ALWAYS = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+# huggingface_hub reads HF_ENDPOINT when it is imported, so the client is a process of its own.
+CLIENT = """
+import json, sys
+from pathlib import Path
+from shards.errors import CheckpointError
+from shards.source import resolve
+from shards.span import Span
+name, span, cache = sys.argv[1:]
+seen = []
+try:
+    folder = resolve(
+        name,
+        span=Span.parse(span) if span else None,
+        cache=Path(cache),
+        progress=lambda done, total, what: seen.append((done, total, what)),
+    )
+    print(json.dumps({"folder": str(folder), "progress": seen}))
+except CheckpointError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folders = {
+        "someone/sharded": make_checkpoint(tmp_path_factory.mktemp("a"), "llama", max_shard_size="60KB"),
+        "someone/tied": make_checkpoint(tmp_path_factory.mktemp("b"), "llama-tied", max_shard_size="60KB"),
+        "someone/single": make_checkpoint(tmp_path_factory.mktemp("c"), "qwen3"),
+        "someone/pickled": make_checkpoint(tmp_path_factory.mktemp("d"), "llama"),
+        "someone/manifest": make_checkpoint(tmp_path_factory.mktemp("e"), "llama"),
+        "someone/empty": tmp_path_factory.mktemp("f"),
+    }
+    write_manifest(folders["someone/manifest"])
+    (folders["someone/pickled"] / SINGLE_NAME).rename(folders["someone/pickled"] / "pytorch_model.bin")
+    with serve(folders) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _forget(hub: Hub) -> None:
+    hub.requests.clear()
+
+
+def fetch(hub: Hub, cache: Path, name: str, span: str = "", **environment: str) -> dict[str, Any]:
+    """Resolve `name` in a process whose hub is `hub`."""
+    inherited = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CLIENT, name, span, str(cache)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env={**inherited, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(cache / "home"), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("name", ["someone/sharded", "someone/tied"])
+@pytest.mark.parametrize("span", [Span(0, 2), Span(2, 4), Span(4, 5)], ids=str)
+def test_only_the_files_of_the_span_are_fetched(hub: Hub, tmp_path: Path, name: str, span: Span) -> None:
+    answer = fetch(hub, tmp_path, name, str(span))
+    folder = Path(answer["folder"])
+    index = json.loads((hub.models[name] / INDEX_NAME).read_text())["weight_map"]
+    wanted = {index[tensor] for tensor in Checkpoint.open(hub.models[name]).tensors_of(span)}
+    assert wanted < set(index.values())
+    assert hub.fetched() == {*ALWAYS, INDEX_NAME, *wanted}
+    assert {path.name for path in folder.glob("*.safetensors")} == wanted
+    assert all(commit_of(name) in path for _, path in hub.requests if path.endswith(".safetensors"))
+    Checkpoint.open(folder, span=span)
+    assert digest(folder) == digest(hub.models[name])
+
+
+def test_without_a_span_no_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    for name, files in (("someone/sharded", {*ALWAYS, INDEX_NAME}), ("someone/single", ALWAYS)):
+        hub.requests.clear()
+        folder = Path(fetch(hub, tmp_path, name)["folder"])
+        assert hub.fetched() == files
+        assert {path.name for path in folder.iterdir()} == files
+
+
+def test_a_model_in_one_file_is_fetched_whole_and_reported(hub: Hub, tmp_path: Path) -> None:
+    answer = fetch(hub, tmp_path, "someone/single", "1:2")
+    assert hub.fetched() == {*ALWAYS, SINGLE_NAME}
+    size = (hub.models["someone/single"] / SINGLE_NAME).stat().st_size
+    assert answer["progress"][-1] == [size, size, f"downloading {SINGLE_NAME}"]
+    Checkpoint.open(Path(answer["folder"]), span=Span(1, 2))
+
+
+def test_a_second_time_nothing_is_fetched_again_even_offline(hub: Hub, tmp_path: Path) -> None:
+    first = fetch(hub, tmp_path, "someone/single", "0:5")
+    hub.requests.clear()
+    assert fetch(hub, tmp_path, "someone/single", "0:5")["folder"] == first["folder"]
+    assert hub.fetched() == set()
+    assert hub.asked("HEAD") == ["config.json"]
+    hub.requests.clear()
+    offline = fetch(hub, tmp_path, "someone/single", "0:5", HF_HUB_OFFLINE="1")
+    assert offline["folder"] == first["folder"]
+    assert hub.requests == []
+
+
+def test_a_broken_download_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_after = 5000
+    answer = fetch(hub, tmp_path, "someone/single", "0:5")
+    assert hub.cut_after is None
+    assert hub.asked("GET").count(SINGLE_NAME) == 2
+    found = (Path(answer["folder"]) / SINGLE_NAME).read_bytes()
+    assert found == (hub.models["someone/single"] / SINGLE_NAME).read_bytes()
+
+
+def test_a_manifest_on_the_hub_is_fetched_and_checked(hub: Hub, tmp_path: Path) -> None:
+    folder = Path(fetch(hub, tmp_path, "someone/manifest", "0:5")["folder"])
+    assert MANIFEST_NAME in hub.fetched()
+    Checkpoint.open(folder)
+    path = (folder / SINGLE_NAME).resolve()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(CheckpointError, match=f"{SINGLE_NAME} is not the file"):
+        Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "message"),
+    [
+        ("someone/nothing", "0:1", "the hub has no model someone/nothing: check the spelling"),
+        ("someone/gated", "0:1", "someone/gated is gated: accept its terms"),
+        ("someone/pickled", "0:1", "has no model.safetensors: only safetensors are read, so convert"),
+        ("someone/empty", "0:1", "has no config.json"),
+        ("someone/sharded", "4:6", "not all in a model of 5 blocks"),
+        ("some one/sharded", "0:1", "neither a folder"),
+    ],
+)
+def test_an_error_says_what_to_do(hub: Hub, tmp_path: Path, name: str, span: str, message: str) -> None:
+    hub.gated.add("someone/gated")
+    assert message in fetch(hub, tmp_path, name, span)["error"]
+    assert not any(name.endswith((".safetensors", ".bin")) for name in hub.fetched())
+
+
+def test_offline_an_uncached_model_says_so(hub: Hub, tmp_path: Path) -> None:
+    answer = fetch(hub, tmp_path, "someone/single", "0:5", HF_HUB_OFFLINE="1")
+    assert "config.json of someone/single is not in the local cache" in answer["error"]
+    assert hub.requests == []
+
+
+def test_a_local_folder_is_itself(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "./nowhere", "/no/where", "~/no-such-folder", "a/b/c", "../x"])
+def test_a_name_that_can_be_nothing_is_refused_without_a_hub(name: str) -> None:
+    with pytest.raises(CheckpointError, match="hub name"):
+        resolve(name)
+
+
+def test_models_that_ship_with_the_package_resolve_to_their_folder() -> None:
+    for name in source.shipped_models():
+        assert resolve(name) == source.SHIPPED / name
+        assert (resolve(name) / "config.json").is_file()

@@ -1,0 +1,65 @@
+"""Which tensors a span needs, by name, in the naming of several model families."""
+
+from __future__ import annotations
+
+import pytest
+
+from shards.span import Span
+from shards.tensor_names import block_of, tensors_of
+
+LLAMA = [
+    "model.embed_tokens.weight",
+    *(f"model.layers.{block}.mlp.up_proj.weight" for block in range(12)),
+    "model.norm.weight",
+    "lm_head.weight",
+]
+GPT2 = ["wte.weight", "wpe.weight", *(f"h.{block}.attn.c_attn.weight" for block in range(3)), "ln_f.bias"]
+BLOOM = [
+    "word_embeddings.weight",
+    "word_embeddings_layernorm.bias",
+    *(f"h.{block}.mlp.dense_4h_to_h.weight" for block in range(3)),
+    "ln_f.weight",
+]
+NEOX = ["gpt_neox.embed_in.weight", *(f"gpt_neox.layers.{b}.x" for b in range(3)), "embed_out.weight"]
+GEMMA = [
+    "language_model.model.embed_tokens.weight",
+    *(f"language_model.model.layers.{block}.mlp.up_proj.weight" for block in range(3)),
+    "language_model.model.norm.weight",
+    "multi_modal_projector.mm_input_projection_weight",
+    "vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight",
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "n_blocks", "tied", "span", "expected"),
+    [
+        (LLAMA, 12, False, Span(0, 1), LLAMA[:2]),
+        (LLAMA, 12, False, Span(1, 2), ["model.layers.1.mlp.up_proj.weight"]),
+        (LLAMA, 12, False, Span(10, 12), LLAMA[11:]),
+        (LLAMA, 12, True, Span(11, 12), [LLAMA[0], *LLAMA[12:]]),
+        (LLAMA[:-1], 12, True, Span(11, 12), [LLAMA[0], *LLAMA[12:-1]]),
+        (LLAMA, 12, False, Span(0, 12), LLAMA),
+        (GPT2, 3, True, Span(0, 1), GPT2[:3]),
+        (GPT2, 3, True, Span(2, 3), [*GPT2[:2], *GPT2[4:]]),
+        (BLOOM, 3, False, Span(0, 1), BLOOM[:3]),
+        (BLOOM, 3, False, Span(2, 3), [*BLOOM[:2], *BLOOM[4:]]),
+        (NEOX, 3, False, Span(0, 1), NEOX[:2]),
+        (NEOX, 3, False, Span(2, 3), NEOX[3:]),
+        (GEMMA, 3, True, Span(1, 2), [GEMMA[2]]),
+        (GEMMA, 3, True, Span(0, 1), GEMMA[:2]),
+        (GEMMA, 3, True, Span(2, 3), [GEMMA[0], *GEMMA[3:5]]),
+        (["rotary.freqs", *LLAMA], 12, False, Span(0, 1), ["rotary.freqs", *LLAMA[:2]]),
+        (["rotary.freqs", *LLAMA], 12, False, Span(4, 5), [LLAMA[5]]),
+    ],
+)
+def test_a_span_needs_its_blocks_and_what_lies_at_its_ends(
+    names: list[str], n_blocks: int, tied: bool, span: Span, expected: list[str]
+) -> None:
+    assert tensors_of(names, span, n_blocks, tied=tied) == expected
+
+
+def test_a_block_is_told_from_a_similar_number() -> None:
+    assert block_of("model.layers.1.x") == 1
+    assert block_of("model.layers.11.x") == 11
+    assert block_of("model.sublayers.1.x") is None
+    assert block_of("model.layers.1") is None
