@@ -37,9 +37,7 @@ class Channels:
         self._inbound: Counter[PeerId] = Counter()
         self.closed = False
 
-    def opened(
-        self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> FrameChannel:
+    def opened(self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> FrameChannel:
         """Take charge of a stream that we opened."""
         channel = FrameChannel(peer, reader, writer, self._settings.stream, on_close=self._open.discard)
         if self.closed:

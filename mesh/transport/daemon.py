@@ -99,7 +99,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(RuntimeDirectory(self._config.runtime_root)).path
             await self._start(directory, stack)
-            await self._connect(directory, stack)
+            await self._connect(directory)
             self._cleanup = stack.pop_all()
         return self
 
@@ -166,7 +166,7 @@ class Daemon:
             raise self._explain(late=not self._reader.done())
         key.unlink()
 
-    async def _connect(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
+    async def _connect(self, directory: Path) -> None:
         h = _hivemind.load()
         # hivemind puts its own socket under this prefix; ours is a directory that nobody else can enter.
         private: Any = type("PrivateP2P", (h.P2P,), {"_UNIX_SOCKET_PREFIX": f"/unix{directory}/"})
@@ -175,40 +175,47 @@ class Daemon:
                 self.p2p = await private.replicate(h.Multiaddr(f"/unix{_control_socket(directory)}"))
         except (TimeoutError, h.P2PDaemonError, OSError, asyncio.IncompleteReadError) as error:
             raise InternalError(f"p2pd started but does not answer: {error!r}") from error
-        stack.push_async_callback(self._disconnect)
         if self.p2p.peer_id.to_base58() != self.peer_id:
             raise InternalError(f"p2pd took the peer id {self.p2p.peer_id} instead of {self.peer_id}")
         await self.refresh_maddrs()
 
     async def _disconnect(self) -> None:
+        if self.p2p is None:
+            return
         client = self.p2p._client.control
-        tasks = [
-            task
-            for task in (client._read_task, client._write_task, self.p2p._listen_task)
-            if task is not None
-        ]
+        tasks = [task for task in (client._read_task, client._write_task, self.p2p._listen_task) if task is not None]
         await self.p2p.shutdown()
         if tasks:
             await asyncio.wait(tasks, timeout=_STOP_TIMEOUT)
 
     async def _stop(self) -> None:
         process = self._process
+        # Once its output has ended it ends by itself; `terminate` would race with asyncio's wait. For the same
+        # reason it is told to end before we disconnect, upon which it would end as well.
+        if process.returncode is None and (self._reader is None or not self._reader.done()):
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        await self._disconnect()
+        if not await self._ended() and process.stdin is not None:
+            process.stdin.close()  # the guard kills p2pd; killing the guard itself would set it free
+            await self._ended()
         if process.returncode is None:
-            # Once its output has ended it ends by itself; `terminate` would race with asyncio's wait.
-            if self._reader is None or not self._reader.done():
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
-            try:
-                async with asyncio.timeout(_STOP_TIMEOUT):
-                    await process.wait()
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         await process.wait()
         if process.stdin is not None:
             process.stdin.close()
         if self._reader is not None:
-            await self._reader
+            await asyncio.wait({self._reader}, timeout=_STOP_TIMEOUT)
+            self._reader.cancel()
+
+    async def _ended(self) -> bool:
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _read_output(self, ready: asyncio.Event) -> None:
         assert self._process.stdout is not None
@@ -225,9 +232,7 @@ class Daemon:
             elif line.startswith("{"):
                 with contextlib.suppress(ValueError):
                     record = json.loads(line)
-                    line = " ".join(
-                        str(record[name]) for name in ("logger", "msg", "error") if name in record
-                    )
+                    line = " ".join(str(record[name]) for name in ("logger", "msg", "error") if name in record)
             self._last_lines.append(line[:500])
             daemon_log.debug("%s", line)
 
@@ -300,9 +305,7 @@ def check_ports(config: DaemonConfig) -> None:
                         probe.bind((host, int(port)))
                     except (OSError, OverflowError) as error:
                         if getattr(error, "errno", None) == errno.EADDRINUSE:
-                            problem = (
-                                f"port {port} is already in use ({maddr}): stop what uses it or take another"
-                            )
+                            problem = f"port {port} is already in use ({maddr}): stop what uses it or take another"
                         else:
                             problem = f"cannot listen on {maddr}: {error}"
                         raise ConfigError(problem) from error

@@ -39,9 +39,7 @@ class MemoryNetwork:
 class MemoryTransport:
     """A `Transport` to the other members of a `MemoryNetwork`."""
 
-    def __init__(
-        self, peer_id: PeerId, network: MemoryNetwork, *, settings: TransportSettings | None = None
-    ) -> None:
+    def __init__(self, peer_id: PeerId, network: MemoryNetwork, *, settings: TransportSettings | None = None) -> None:
         self._peer_id = peer_id
         self._network = network
         self._channels = Channels(settings or TransportSettings())

@@ -33,9 +33,7 @@ class RuntimeDirectory:
     def __enter__(self) -> Self:
         """Make the directory and remove those of dead processes. Raises `ConfigError`."""
         if len(os.fsencode(self._root)) > _LONGEST_ROOT:
-            raise ConfigError(
-                f"the runtime directory {self._root} is too long for a socket: use a shorter path"
-            )
+            raise ConfigError(f"the runtime directory {self._root} is too long for a socket: use a shorter path")
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_private(self._root)

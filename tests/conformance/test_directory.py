@@ -1,0 +1,230 @@
+"""What every directory does alike: the in-memory twin and the DHT over real p2pd daemons on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from mesh.discovery.dht import DhtDirectory
+from mesh.discovery.directory import Directory, MemoryBoard, MemoryDirectory
+from mesh.discovery.records import (
+    INDEX_KEY,
+    FileDigest,
+    ModelKey,
+    ProviderRecord,
+    encode_record,
+    provider_key,
+)
+from mesh.identity import Identity
+from mesh.transport.daemon import Daemon, DaemonConfig
+from shards.span import Span
+
+pytestmark = pytest.mark.timeout(60)
+
+MODEL = ModelKey("tiny/llama", "ab" * 32)
+OTHER = ModelKey("tiny/gpt", "cd" * 32)
+KEY = provider_key(MODEL)
+SPAN = Span(0, 4)
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """Three nodes with a directory each, and a hostile one that stores what it likes under any peer's name."""
+
+    identities: list[Identity]
+    directories: list[Directory]
+    store_raw: Callable[[bytes, str, bytes, float], Any]
+
+
+SwarmMaker = Callable[..., AbstractAsyncContextManager[Swarm]]
+
+
+@asynccontextmanager
+async def memory_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
+    board = MemoryBoard()
+    identities = [Identity.generate() for _ in range(3)]
+
+    async def store_raw(key: bytes, peer: str, data: bytes, expires: float) -> bool:
+        return board.store(key, peer, data)
+
+    async with AsyncExitStack() as stack:
+        directories = [
+            await stack.enter_async_context(MemoryDirectory(identity, board, lifetime=lifetime))
+            for identity in identities
+        ]
+        yield Swarm(identities, list(directories), store_raw)
+
+
+@asynccontextmanager
+async def dht_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
+    from hivemind.dht.node import DHTNode
+
+    async with AsyncExitStack() as stack:
+        peers: tuple[str, ...] = ()
+        identities, directories = [], []
+        for _ in range(3):
+            identity = Identity.generate()
+            daemon = await stack.enter_async_context(Daemon(DaemonConfig(identity, initial_peers=peers)))
+            peers = peers or daemon.visible_maddrs
+            identities.append(identity)
+            directories.append(await stack.enter_async_context(DhtDirectory(daemon, lifetime=lifetime)))
+        villain = await stack.enter_async_context(Daemon(DaemonConfig(Identity.generate(), initial_peers=peers)))
+        raw = await DHTNode.create(villain.p2p, initial_peers=peers, client_mode=True)  # it checks nothing
+
+        async def store_raw(key: bytes, peer: str, data: bytes, expires: float) -> bool:
+            return bool(await raw.store(key, data, expires, subkey=peer, exclude_self=True))
+
+        yield Swarm(identities, list(directories), store_raw)
+        await raw.shutdown()
+
+
+@pytest.fixture(params=[memory_swarm, dht_swarm], ids=["memory", "dht"])
+def swarm(request: pytest.FixtureRequest) -> SwarmMaker:
+    if request.param is dht_swarm:
+        from mesh.transport import _hivemind
+
+        _hivemind.load()
+    return request.param  # type: ignore[no-any-return]
+
+
+def record(identity: Identity, model: ModelKey = MODEL, span: Span = SPAN) -> ProviderRecord:
+    return ProviderRecord(
+        peer=identity.peer_id,
+        model=model.name,
+        digest=model.digest,
+        n_blocks=12,
+        span=span,
+        state="serving",
+        context_length=2048,
+        vocab_size=32000,
+        maddrs=("/ip4/127.0.0.1/tcp/31330",),
+        files={"config.json": FileDigest("ef" * 32, 500)},
+    )
+
+
+async def test_an_announcement_is_seen_from_every_other_node(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        sent = [await s.directories[n].announce(record(s.identities[n], span=Span(n, n + 1))) for n in (0, 1)]
+        for directory in s.directories:
+            assert await directory.providers(MODEL) == tuple(sorted(sent, key=lambda r: r.peer))
+            assert await directory.models() == (MODEL,)
+            assert await directory.providers(OTHER) == ()
+
+
+async def test_an_empty_swarm_has_no_models(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        assert await s.directories[0].models() == ()
+        await s.directories[0].withdraw()
+
+
+async def test_a_new_announcement_takes_the_place_of_the_last(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        mine = record(s.identities[0])
+        first = await s.directories[0].announce(replace(mine, state="joining"))
+        second = await s.directories[0].announce(replace(mine, queue_depth=5))
+
+        assert second.sequence > first.sequence
+        for directory in s.directories:
+            assert await directory.providers(MODEL) == (second,)
+
+
+async def test_a_withdrawal_is_seen_at_once_and_can_be_taken_back(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        await s.directories[0].announce(record(s.identities[0]))
+        stays = await s.directories[1].announce(record(s.identities[1]))
+        assert len(await s.directories[2].providers(MODEL)) == 2
+
+        await s.directories[0].withdraw()
+        for directory in s.directories:
+            assert await directory.providers(MODEL) == (stays,)
+        await s.directories[1].withdraw()
+        assert await s.directories[2].models() == ()
+
+        back = await s.directories[0].announce(record(s.identities[0]))
+        assert await s.directories[2].providers(MODEL) == (back,)
+        assert await s.directories[2].models() == (MODEL,)
+
+
+async def test_a_node_that_changes_its_model_leaves_the_old_one(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        await s.directories[0].announce(record(s.identities[0]))
+        moved = await s.directories[0].announce(record(s.identities[0], OTHER))
+
+        assert await s.directories[1].providers(MODEL) == ()
+        assert await s.directories[1].providers(OTHER) == (moved,)
+        assert await s.directories[1].models() == (OTHER,)
+
+
+async def test_a_record_that_is_not_announced_again_expires(swarm: SwarmMaker) -> None:
+    async with swarm(lifetime=1.0) as s:
+        sent = await s.directories[0].announce(record(s.identities[0]))
+        assert await s.directories[1].providers(MODEL) == (sent,)
+        await asyncio.sleep(max(0.0, sent.expires - time.time()) + 0.01)
+        for directory in s.directories:
+            assert await directory.providers(MODEL) == ()
+            assert await directory.models() == ()
+
+
+async def test_forged_and_unsigned_records_are_not_accepted(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        good = await s.directories[0].announce(record(s.identities[0]))
+        thief, expires = Identity.generate(), time.time() + 60
+        stolen = replace(good, sequence=good.sequence + 1, expires=expires)
+        his = replace(stolen, peer=thief.peer_id)
+        by_thief = encode_record(his, thief)
+        body = encode_record(stolen, s.identities[0])[64:]
+        attempts = {
+            "another's record signed by the thief": (KEY, good.peer, thief.sign(body) + body),
+            "unsigned": (KEY, good.peer, bytes(64) + body),
+            "not a record": (KEY, thief.peer_id, b"anything"),
+            "his record under another's name": (KEY, good.peer, by_thief),
+            "his record under no peer's name": (KEY, "nobody", by_thief),
+            "his record under another model": (provider_key(OTHER), thief.peer_id, by_thief),
+            "his record in the index": (INDEX_KEY, thief.peer_id, by_thief),
+            "an unknown key": (b"anything/else", thief.peer_id, by_thief),
+        }
+        for what, (key, peer, data) in attempts.items():
+            assert not await s.store_raw(key, peer, data, expires), what
+
+        assert await s.store_raw(KEY, thief.peer_id, by_thief, expires), "a stranger may announce himself"
+        for directory in s.directories:
+            seen = await directory.providers(MODEL)
+            assert seen == tuple(sorted((good, his), key=lambda r: r.peer))
+            assert await directory.models() == (MODEL,)
+
+
+async def test_a_stale_record_is_not_accepted_again(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        old = await s.directories[0].announce(record(s.identities[0]))
+        new = await s.directories[0].announce(replace(record(s.identities[0]), state="draining"))
+        replayed = encode_record(old, s.identities[0])
+
+        assert not await s.store_raw(KEY, old.peer, replayed, old.expires)
+        assert await s.directories[1].providers(MODEL) == (new,)
+
+
+async def test_an_expired_or_far_future_record_is_not_accepted(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        me = Identity.generate()
+        for expires in (time.time() - 1, time.time() + 4000):
+            data = encode_record(replace(record(me), sequence=1, expires=expires), me)
+            assert not await s.store_raw(KEY, me.peer_id, data, expires)
+        assert await s.directories[0].providers(MODEL) == ()
+
+
+async def test_a_replayed_record_with_a_longer_life_is_not_accepted(swarm: SwarmMaker) -> None:
+    if swarm is memory_swarm:
+        pytest.skip("only the DHT keeps an expiry beside the record")
+    async with swarm() as s:
+        good = await s.directories[0].announce(record(s.identities[0]))
+        data = encode_record(good, s.identities[0])
+        assert not await s.store_raw(KEY, good.peer, data, good.expires + 30)
+        await s.directories[0].withdraw()
+        assert not await s.store_raw(KEY, good.peer, data, good.expires + 90)
+        assert await s.directories[1].providers(MODEL) == ()
