@@ -1,42 +1,24 @@
 """Small random checkpoints of the adapter's families, written with transformers, for tests of any level.
 
-Run as a program it writes one: `python tests/shards/adapter_models.py FOLDER gemma3`.
+Run as a program it writes one: `python -m tests.shards.adapter_models FOLDER gemma3`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 import transformers
 
+from tests.shards.models import BOS, EOS, VOCAB_SIZE, write_tokenizer
+
 N_BLOCKS = 5
 CONTEXT = 160
 WINDOW = 24
-
-
-def _sibling(name: str) -> ModuleType:
-    """A module of this folder, however this one was imported."""
-    path = Path(__file__).with_name(f"{name}.py")
-    key = f"_shards_tests_{name}"
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[key] = module
-        spec.loader.exec_module(module)
-    return sys.modules[key]
-
-
-_models = _sibling("models")
-VOCAB_SIZE: int = _models.VOCAB_SIZE
-IDS = {"bos_token_id": _models.BOS, "eos_token_id": _models.EOS, "pad_token_id": None, "vocab_size": VOCAB_SIZE}
+IDS = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": None, "vocab_size": VOCAB_SIZE}
 _LLAMA_LIKE: dict[str, Any] = {
     **IDS,
     "hidden_size": 36,
@@ -98,7 +80,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 FAMILIES = tuple(CONFIGS)
 
 
-def make_adapter_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any) -> Path:
+def make_adapter_checkpoint(
+    folder: Path, family: str, seed: int = 0, *, max_shard_size: str = "10GB", **overrides: Any
+) -> Path:
     """Write a random float32 checkpoint of one of `FAMILIES` (5 blocks) with a tokenizer; returns `folder`.
 
     `overrides` go to the config class. The same arguments give the same weights.
@@ -109,8 +93,8 @@ def make_adapter_checkpoint(folder: Path, family: str, seed: int = 0, **override
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)
         _scatter(model)
-    model.save_pretrained(folder)
-    _models.write_tokenizer(folder)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    write_tokenizer(folder)
     return folder
 
 
@@ -133,7 +117,7 @@ def make_composite(folder: Path, text: Path, *, nested: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(renamed, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(outer))
-    _models.write_tokenizer(folder)
+    write_tokenizer(folder)
     return folder
 
 
@@ -144,13 +128,14 @@ def reference(folder: Path) -> transformers.PreTrainedModel:
 
 @torch.no_grad()
 def _scatter(model: transformers.PreTrainedModel) -> None:
-    """Weights large enough that every part changes what is said."""
+    """Weights large enough that every part changes what is said, and that tied models do not just echo."""
+    tied = model.config.tie_word_embeddings
     for name, parameter in model.named_parameters():
         if any(part in name for part in ("embed", "wte", "wpe", "lm_head")):
             if parameter.ndim == 2:
-                parameter.normal_(std=0.7)
+                parameter.normal_(std=0.2 if tied else 0.7)
         elif parameter.ndim >= 2:
-            parameter.normal_(std=1.4 / parameter.shape[-1] ** 0.5)
+            parameter.normal_(std=(4.0 if tied else 1.4) / parameter.shape[-1] ** 0.5)
         elif name.endswith("bias"):
             parameter.normal_(std=0.3)
         else:

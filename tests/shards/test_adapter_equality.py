@@ -1,0 +1,209 @@
+"""Adapter stages against the whole model as transformers runs it, for every proven family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+
+from shards.adapter import AdapterStage, load_adapter_stage
+from shards.checkpoint import Checkpoint
+from shards.span import Span
+from shards.stage import KVCache, Piece, Want
+from tests.shards.adapter_models import FAMILIES, WINDOW, make_adapter_checkpoint, make_composite, reference
+from tests.shards.models import EOS
+
+torch.set_num_threads(1)
+THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
+PROMPT = torch.randint(2, 300, (37,), generator=torch.Generator().manual_seed(1)).tolist()
+OTHER = torch.randint(2, 300, (29,), generator=torch.Generator().manual_seed(2)).tolist()
+
+
+def load(folder: Path, span: Span) -> AdapterStage:
+    return load_adapter_stage(
+        Checkpoint.open(folder), span, device=torch.device("cpu"), dtype=torch.float32
+    )
+
+
+@dataclass
+class Session:
+    """One session over hops: pairs of a stage and its cache there."""
+
+    hops: list[tuple[AdapterStage, KVCache]]
+
+    @property
+    def length(self) -> int:
+        return self.hops[0][1].length
+
+    def step(self, tokens: Sequence[int], want: Want = Want.LAST) -> torch.Tensor:
+        x = torch.tensor(tokens)
+        for index, (stage, kv) in enumerate(self.hops):
+            inputs = {"hidden": x} if index else {"tokens": x}
+            (x,) = stage.forward([Piece(kv, kv.length, want=want, **inputs)])
+        return x
+
+    def truncate(self, length: int) -> None:
+        for _, kv in self.hops:
+            kv.truncate(length)
+
+
+@dataclass
+class Subject:
+    """A family's checkpoint, the whole model, and the same model in three stages."""
+
+    folder: Path
+    whole: transformers.PreTrainedModel
+    stages: list[AdapterStage]
+
+    def session(self) -> Session:
+        return Session([(stage, stage.new_cache(stage.span, 120)) for stage in self.stages])
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            return self.whole(torch.tensor([tokens])).logits[0]
+
+
+@pytest.fixture(scope="module")
+def subject_of(tmp_path_factory: pytest.TempPathFactory):
+    @cache
+    def make(family: str) -> Subject:
+        folder = make_adapter_checkpoint(tmp_path_factory.mktemp(family), family)
+        return Subject(folder, reference(folder), [load(folder, span) for span in THREE])
+
+    return make
+
+
+@pytest.fixture
+def subject(subject_of, family: str) -> Subject:
+    return subject_of(family)
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@every_family
+def test_64_greedy_tokens_after_a_prompt_in_chunks_equal_transformers_generate(subject: Subject):
+    n = 64
+    told = subject.whole.generate(
+        torch.tensor([PROMPT]),
+        attention_mask=torch.ones(1, len(PROMPT), dtype=torch.int64),
+        max_new_tokens=n,
+        min_new_tokens=n,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    session = subject.session()
+    session.step(PROMPT[:11], Want.NOTHING)
+    session.step(PROMPT[11:30], Want.NOTHING)
+    logits = session.step(PROMPT[30:])
+    said: list[int] = []
+    for expected in told.logits:
+        assert logits.shape == expected.shape and logits.dtype == torch.float32
+        close(logits, expected)
+        allowed = logits[0].clone()
+        allowed[EOS] = -torch.inf  # what min_new_tokens does
+        said.append(int(allowed.argmax()))
+        logits = session.step(said[-1:])
+    assert said == told.sequences[0, len(PROMPT) :].tolist()
+    assert len(set(said)) >= 5  # the model does not just repeat itself
+
+
+@every_family
+def test_tokens_taken_back_and_replayed_leave_no_trace(subject: Subject):
+    session = subject.session()
+    session.step(PROMPT, Want.NOTHING)
+    session.step(OTHER, Want.NOTHING)
+    session.truncate(len(PROMPT) - 5)
+    assert session.length == len(PROMPT) - 5
+    tokens = PROMPT[:-5] + OTHER[:17]
+    close(session.step(OTHER[:17], Want.ALL), subject.logits(tokens)[-17:])
+    session.truncate(0)
+    close(session.step(OTHER, Want.ALL), subject.logits(OTHER))
+
+
+@every_family
+def test_sessions_over_sub_spans_of_one_stage_equal_the_whole_model(subject: Subject):
+    stage = load(subject.folder, Span(0, 5))
+    spans = (Span(0, 1), Span(1, 3), Span(3, 4), Span(4, 5))
+    session = Session([(stage, stage.new_cache(span, 64)) for span in spans])
+    mixed = subject.stages[2]
+    tail = Session([(stage, stage.new_cache(Span(0, 4), 64)), (mixed, mixed.new_cache(Span(4, 5), 64))])
+    whole = Session([(stage, stage.new_cache(Span(0, 5), 64))])
+    expected = subject.logits(PROMPT)
+    for each in (session, tail, whole):
+        got = [each.step(PROMPT[:20], Want.ALL), each.step(PROMPT[20:36], Want.ALL), each.step(PROMPT[36:])]
+        close(torch.cat(got), expected)
+    assert sum(kv.nbytes for _, kv in session.hops) == stage.kv_bytes_per_token(Span(0, 5)) * 64
+
+
+@every_family
+def test_interleaved_sessions_do_not_disturb_each_other(subject: Subject):
+    one, two = subject.session(), subject.session()
+    one.step(PROMPT[:25], Want.NOTHING)
+    two.step(OTHER[:9], Want.NOTHING)
+    ours, theirs = one.step(PROMPT[25:], Want.ALL), two.step(OTHER[9:], Want.ALL)
+    close(ours, subject.logits(PROMPT)[25:])
+    close(theirs, subject.logits(OTHER)[9:])
+    x = [torch.tensor([7, 8]), torch.tensor([9])]
+    for hop, (stage, kv) in enumerate(one.hops):
+        name = "hidden" if hop else "tokens"
+        pieces = [
+            Piece(kv, len(PROMPT), want=Want.ALL, **{name: x[0]}),
+            Piece(two.hops[hop][1], len(OTHER), want=Want.ALL, **{name: x[1]}),
+        ]
+        x = stage.forward(pieces)
+    close(x[0], subject.logits([*PROMPT, 7, 8])[-2:])
+    close(x[1], subject.logits([*OTHER, 9])[-1:])
+
+
+@every_family
+def test_a_stage_gives_logits_for_the_positions_that_are_wanted(subject: Subject):
+    counts = {Want.NOTHING: 0, Want.LAST: 1, Want.ALL: len(OTHER)}
+    for want, count in counts.items():
+        logits = subject.session().step(OTHER, want)
+        assert logits.shape == (count, 300) and logits.dtype == torch.float32
+        if count:
+            close(logits, subject.logits(OTHER)[-count:])
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_text_part_of_a_model_that_also_sees_is_served(subject_of, tmp_path: Path, nested: bool):
+    text = subject_of("gemma3")
+    folder = make_composite(tmp_path / "both", text.folder, nested=nested)
+    stages = [load(folder, span) for span in THREE]
+    session = Session([(stage, stage.new_cache(stage.span, 64)) for stage in stages])
+    close(session.step(PROMPT, Want.ALL), text.logits(PROMPT))
+
+
+def test_the_references_cover_windows_and_fused_experts(subject_of):
+    assert len(PROMPT) > WINDOW
+    with safe_open(subject_of("mixtral").folder / "model.safetensors", "pt") as file:
+        assert any(".experts.4.w1." in name for name in file.keys())  # noqa: SIM118 (not a dict)
+    fused = dict(subject_of("mixtral").whole.named_parameters())
+    assert any(name.endswith("experts.gate_up_proj") for name in fused)
+
+
+def test_a_half_precision_stage_agrees_with_the_whole_model_at_its_precision(subject_of):
+    folder = subject_of("gemma3").folder
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    stages = [
+        load_adapter_stage(Checkpoint.open(folder), span, device=torch.device("cpu"), dtype=torch.bfloat16)
+        for span in THREE
+    ]
+    session = Session([(stage, stage.new_cache(stage.span, 64)) for stage in stages])
+    with torch.inference_mode():
+        expected = whole(torch.tensor([OTHER])).logits[0].float()
+    torch.testing.assert_close(session.step(OTHER, Want.ALL), expected, atol=0.05, rtol=0.05)
