@@ -16,7 +16,7 @@ from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks,
 def join(
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face name, or a model that ships: tiny-python."),
+        typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face name, or tiny-python, which ships."),
     ],
     peers: Peers = None,
     blocks: Annotated[
@@ -24,7 +24,7 @@ def join(
     ] = "auto",
     max_blocks: Annotated[
         int | None,
-        typer.Option("--max-blocks", min=1, help="Most blocks that auto may take.", show_default="a third of the model"),
+        typer.Option("--max-blocks", min=1, help="Most blocks for auto.", show_default="a third of the model"),
     ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps: where the blocks run.")

@@ -151,10 +151,7 @@ class Client:
         self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
     ) -> TextGeneration:
         """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
-        if isinstance(prompt, str):
-            ids = (await self.backend.tokenizer(model)).encode(prompt)
-        else:
-            ids = list(prompt)
+        ids = (await self.backend.tokenizer(model)).encode(prompt) if isinstance(prompt, str) else prompt
         return self._start(model, ids, options)
 
     async def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:

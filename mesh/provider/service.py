@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -64,8 +64,8 @@ SCORES_PER_MESSAGE = 256
 class ServiceConfig:
     """How a stage serves: limits of admission and of a pass, tokens per prompt chunk, torch threads."""
 
-    admission: AdmissionLimits = AdmissionLimits()
-    batch: BatchLimits = BatchLimits()
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    batch: BatchLimits = field(default_factory=BatchLimits)
     prefill_chunk: int = PREFILL_CHUNK
     threads: int | None = None
 
@@ -208,7 +208,9 @@ class StageService:
         params = from_wire(request.sampling, request.logit_bias)
         outside = [token for token in params.logit_bias if token >= self.model.spec.vocab_size]
         if outside:
-            raise InvalidSampling(f"logit_bias names token {outside[0]}, the vocabulary has {self.model.spec.vocab_size}")
+            raise InvalidSampling(
+                f"logit_bias names token {outside[0]}, the vocabulary has {self.model.spec.vocab_size}"
+            )
         return Tail(
             params,
             prompt=request.prompt_tokens,

@@ -100,9 +100,9 @@ class SessionTable:
             raise NotAdmitted("quota", f"one client may hold {self.limits.sessions_per_client} sessions", 1.0)
         kv_bytes = self.facts.kv_bytes_per_token(span) * request.capacity
         if kv_bytes > self.limits.kv_bytes:
-            raise NotAdmitted("too_large", f"the session needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
+            raise NotAdmitted("too_large", f"it needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
         if kv_bytes > self.kv_bytes_free:
-            raise NotAdmitted("busy", f"the session needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", 1.0)
+            raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", 1.0)
         session = HopSession(
             id=request.session,
             client=client,

@@ -65,7 +65,8 @@ def choose_route(
             if any(hop.peer == provider.peer for hop in hops):
                 continue
             for end in range(block + 1, provider.span.end + 1):
-                seconds = latency(hops[-1].peer if hops else None, provider.peer) + _stage_seconds(provider, end - block)
+                seconds = latency(hops[-1].peer if hops else None, provider.peer)
+                seconds += _stage_seconds(provider, end - block)
                 hop = Hop(provider.peer, Span(block, end))
                 heapq.heappush(queue, (cost + seconds, end, provider.peer, (*hops, hop)))
     raise NoRoute(f"no chain of different providers covers all {n_blocks} blocks")
