@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from shards.adapter.probe import check_cuts
 from shards.adapter.skeleton import PROVEN, build
 from shards.adapter.stage import AdapterStage
 from shards.adapter.weights import fill
@@ -34,8 +35,10 @@ def load_adapter_stage(
     spec = checkpoint.spec
     if span.end > spec.n_blocks:
         raise UnsupportedModel(f"blocks {span} are not all in a model of {spec.n_blocks} blocks")
-    if spec.model_type not in PROVEN:
-        logger.warning("%s stages have not been compared with the whole model", spec.model_type)
     family = build(spec, dtype)
     fill(family, checkpoint, span, device=device, dtype=dtype, progress=progress)
-    return AdapterStage(spec, family, span, device=device, dtype=dtype)
+    stage = AdapterStage(spec, family, span, device=device, dtype=dtype)
+    if spec.model_type not in PROVEN:
+        logger.warning("%s stages have not been compared with the whole model", spec.model_type)
+        check_cuts(stage)
+    return stage
