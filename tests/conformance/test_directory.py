@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from mesh.discovery.records import (
     provider_key,
 )
 from mesh.identity import Identity
+from mesh.transport import _hivemind
 from mesh.transport.daemon import Daemon, DaemonConfig
 from shards.span import Span
 
@@ -39,7 +40,8 @@ class Swarm:
 
     identities: list[Identity]
     directories: list[Directory]
-    store_raw: Callable[[bytes, str, bytes, float], Any]
+    store_raw: Callable[[bytes, str, bytes, float], Awaitable[bool]]
+    maddrs: tuple[str, ...] = ()
 
 
 SwarmMaker = Callable[..., AbstractAsyncContextManager[Swarm]]
@@ -63,6 +65,7 @@ async def memory_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
 
 @asynccontextmanager
 async def dht_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
+    _hivemind.load()
     from hivemind.dht.node import DHTNode
 
     async with AsyncExitStack() as stack:
@@ -80,16 +83,12 @@ async def dht_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
         async def store_raw(key: bytes, peer: str, data: bytes, expires: float) -> bool:
             return bool(await raw.store(key, data, expires, subkey=peer, exclude_self=True))
 
-        yield Swarm(identities, list(directories), store_raw)
+        yield Swarm(identities, list(directories), store_raw, peers)
         await raw.shutdown()
 
 
 @pytest.fixture(params=[memory_swarm, dht_swarm], ids=["memory", "dht"])
 def swarm(request: pytest.FixtureRequest) -> SwarmMaker:
-    if request.param is dht_swarm:
-        from mesh.transport import _hivemind
-
-        _hivemind.load()
     return request.param  # type: ignore[no-any-return]
 
 
@@ -218,13 +217,50 @@ async def test_an_expired_or_far_future_record_is_not_accepted(swarm: SwarmMaker
         assert await s.directories[0].providers(MODEL) == ()
 
 
-async def test_a_replayed_record_with_a_longer_life_is_not_accepted(swarm: SwarmMaker) -> None:
-    if swarm is memory_swarm:
-        pytest.skip("only the DHT keeps an expiry beside the record")
-    async with swarm() as s:
+async def test_a_replayed_record_with_a_longer_life_is_not_accepted() -> None:
+    # Only the DHT keeps an expiry beside the record, which the signature does not cover.
+    async with dht_swarm() as s:
         good = await s.directories[0].announce(record(s.identities[0]))
         data = encode_record(good, s.identities[0])
         assert not await s.store_raw(KEY, good.peer, data, good.expires + 30)
         await s.directories[0].withdraw()
         assert not await s.store_raw(KEY, good.peer, data, good.expires + 90)
         assert await s.directories[1].providers(MODEL) == ()
+
+
+async def test_a_peer_that_answers_searches_with_rubbish_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in everybody's routing table, and claims an endless life for an empty, ill-typed dictionary."""
+    async with dht_swarm() as s, AsyncExitStack() as stack:
+        from hivemind.dht.node import DHTNode
+        from hivemind.dht.protocol import DHTProtocol
+        from hivemind.dht.storage import DictionaryDHTValue
+        from hivemind.p2p import P2PContext
+        from hivemind.proto import dht_pb2
+        from hivemind.utils import MSGPackSerializer
+
+        sent = await s.directories[1].announce(record(s.identities[1]))
+        options = DaemonConfig(Identity.generate(), initial_peers=s.maddrs)
+        villain = await stack.enter_async_context(Daemon(options))
+        honest, lied = DHTProtocol.rpc_find, asyncio.Event()
+
+        async def rpc_find(self: Any, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
+            if self.p2p is not villain.p2p:
+                return await honest(self, request, context)
+            lied.set()
+            rubbish = DictionaryDHTValue()
+            rubbish.maxsize = "many"
+            found = dht_pb2.FindResult(
+                type=dht_pb2.FOUND_DICTIONARY,
+                value=MSGPackSerializer.dumps(rubbish),
+                expiration_time=float("inf"),
+            )
+            return dht_pb2.FindResponse(results=[found] * len(request.keys), peer=self.node_info)
+
+        rpc_find.__annotations__ = honest.__annotations__  # from which hivemind takes the message types
+        monkeypatch.setattr(DHTProtocol, "rpc_find", rpc_find)
+        raw = await DHTNode.create(villain.p2p, initial_peers=s.maddrs)
+        stack.push_async_callback(raw.shutdown)
+        for _ in range(3):
+            for directory in s.directories:
+                assert await directory.providers(MODEL) == (sent,)
+        assert lied.is_set()
