@@ -165,10 +165,7 @@ def top_rows(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 def adjusts(params: SamplingParams) -> bool:
     """True when bias or penalties change the logits."""
     return bool(
-        params.logit_bias
-        or params.repetition_penalty != 1.0
-        or params.presence_penalty
-        or params.frequency_penalty
+        params.logit_bias or params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
     )
 
 
@@ -185,12 +182,8 @@ def _adjust(scores: torch.Tensor, params: SamplingParams, history: TokenHistory)
     if params.logit_bias:
         tokens, biases = list(params.logit_bias), list(params.logit_bias.values())
         if max(tokens) >= vocab:
-            raise InvalidSampling(
-                f"logit_bias names token {max(tokens)}, but the vocabulary has {vocab} tokens"
-            )
-        scores[torch.tensor(tokens, device=device)] += torch.tensor(
-            biases, dtype=torch.float64, device=device
-        )
+            raise InvalidSampling(f"logit_bias names token {max(tokens)}, but the vocabulary has {vocab} tokens")
+        scores[torch.tensor(tokens, device=device)] += torch.tensor(biases, dtype=torch.float64, device=device)
     generated = list(history.counts)
     largest = max(generated, default=-1)
     if params.repetition_penalty != 1.0:
@@ -223,9 +216,7 @@ def _draw(logits: torch.Tensor, best: float, params: SamplingParams, number: flo
     return int((token if ids is None else ids[token]).item())
 
 
-def filtered(
-    logits: torch.Tensor, best: float, params: SamplingParams
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def filtered(logits: torch.Tensor, best: float, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Float64 weights (the largest is 1) of the tokens that temperature and filters leave, and their ids.
 
     `best` is the largest logit. Ids are None where all tokens are left, in their order; else likeliest first.
@@ -248,9 +239,7 @@ def filtered(
     return weights[kept], ids[kept]
 
 
-def _nucleus(
-    logits: torch.Tensor, best: float, params: SamplingParams, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _nucleus(logits: torch.Tensor, best: float, params: SamplingParams, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the `k` likeliest, the fewest whose probability is `top_p` together."""
     total: torch.Tensor | None = None
     if k == logits.shape[0]:

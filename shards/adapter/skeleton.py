@@ -108,11 +108,7 @@ def _config(spec: ModelSpec) -> tuple[Any, Any]:
         raise UnsupportedModel(
             f"transformers has no model type {spec.model_type!r} of its own, and code from checkpoints is never run"
         )
-    raw = {
-        name: value
-        for name, value in spec.raw.items()
-        if not name.startswith("_") and name not in _IGNORED
-    }
+    raw = {name: value for name, value in spec.raw.items() if not name.startswith("_") and name not in _IGNORED}
     try:
         whole = CONFIG_MAPPING[spec.model_type].from_dict(raw)
         config = whole.get_text_config(decoder=True)

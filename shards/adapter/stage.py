@@ -38,9 +38,7 @@ class AdapterStage:
         self.dtype = dtype
         self._family = family
         self._base = getattr(family.model, family.base_name)
-        self._blocks: dict[int, nn.Module] = {
-            block: getattr(self._base, family.list_name)[block] for block in span
-        }
+        self._blocks: dict[int, nn.Module] = {block: getattr(self._base, family.list_name)[block] for block in span}
         self._views: dict[Span, tuple[Any, Any]] = {}
         self._base_takes = set(inspect.signature(type(self._base).forward).parameters)
         self._model_takes = set(inspect.signature(type(family.model).forward).parameters)
@@ -78,8 +76,7 @@ class AdapterStage:
             raise BadActivation("a session has two pieces in one micro-batch")
         inputs = [self._input(piece, span) for piece in pieces]
         results = [
-            self._run(cache, value, piece.want)
-            for cache, value, piece in zip(caches, inputs, pieces, strict=True)
+            self._run(cache, value, piece.want) for cache, value, piece in zip(caches, inputs, pieces, strict=True)
         ]
         for cache, value in zip(caches, inputs, strict=True):
             cache.advance(value.shape[0])

@@ -68,9 +68,7 @@ def fill(
     cut(family, span, tensor_names.tensors_of(list(model.state_dict()), span, n_blocks, tied=tied))
     keys = set(model.state_dict())
     model.all_tied_weights_keys = {
-        target: source
-        for target, source in model.all_tied_weights_keys.items()
-        if target in keys and source in keys
+        target: source for target, source in model.all_tied_weights_keys.items() if target in keys and source in keys
     }
     names = tensor_names.tensors_of(checkpoint.names(), span, n_blocks, tied=tied)
     checkpoint.check(span)
@@ -87,9 +85,7 @@ def fill(
     _refuse("could not be converted", info.conversion_errors)
     tied_keys = model.all_tied_weights_keys
     tied_names = set(tied_keys) | set(tied_keys.values())
-    absent = info.missing_keys - {
-        name for name in tied_names if not {name, tied_keys.get(name)} <= info.missing_keys
-    }
+    absent = info.missing_keys - {name for name in tied_names if not {name, tied_keys.get(name)} <= info.missing_keys}
     _refuse("is missing", absent)
     # What no checkpoint holds (rotary frequencies, masks) is computed, and tied weights are joined.
     model.mark_tied_weights_as_initialized(info)

@@ -26,9 +26,7 @@ OTHER = torch.randint(2, 300, (29,), generator=torch.Generator().manual_seed(2))
 
 
 def load(folder: Path, span: Span) -> AdapterStage:
-    return load_adapter_stage(
-        Checkpoint.open(folder), span, device=torch.device("cpu"), dtype=torch.float32
-    )
+    return load_adapter_stage(Checkpoint.open(folder), span, device=torch.device("cpu"), dtype=torch.float32)
 
 
 @dataclass

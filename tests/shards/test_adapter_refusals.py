@@ -30,9 +30,7 @@ WHOLE = Span(0, 5)
 
 
 def load(folder: Path, span: Span = WHOLE, progress: Any = silent) -> AdapterStage:
-    return load_adapter_stage(
-        Checkpoint.open(folder), span, device=CPU, dtype=torch.float32, progress=progress
-    )
+    return load_adapter_stage(Checkpoint.open(folder), span, device=CPU, dtype=torch.float32, progress=progress)
 
 
 def change_config(folder: Path, **changes: Any) -> Path:
@@ -182,9 +180,7 @@ def test_sessions_stay_where_long_rope_keeps_its_short_factors(tmp_path: Path):
         "long_factor": [2.0] * 3,
         "original_max_position_embeddings": 40,
     }
-    folder = make_adapter_checkpoint(
-        tmp_path, "phi3", rope_parameters=long_rope, original_max_position_embeddings=40
-    )
+    folder = make_adapter_checkpoint(tmp_path, "phi3", rope_parameters=long_rope, original_max_position_embeddings=40)
     loaded = load(folder)
     loaded.new_cache(loaded.span, 40)
     with pytest.raises(CapacityExceeded, match="40"):
@@ -258,8 +254,5 @@ def test_loading_by_name_takes_the_adapter_where_the_lean_path_knows_no_better(g
 
 
 def test_importing_any_of_it_does_not_import_transformers():
-    code = (
-        "import sys, shards.loading, shards.sampling, shards.adapter\n"
-        "sys.exit('transformers' in sys.modules)"
-    )
+    code = "import sys, shards.loading, shards.sampling, shards.adapter\nsys.exit('transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)

@@ -149,9 +149,7 @@ def test_rounding_noise_almost_never_changes_a_drawn_token():
         logits = logits_of(position)
         noisy = logits + 1e-6 * torch.randn(VOCAB, generator=generator)
         params = SamplingParams(temperature=1.0, top_p=0.95, seed=1)
-        same = sample(logits, params, position, TokenHistory()) == sample(
-            noisy, params, position, TokenHistory()
-        )
+        same = sample(logits, params, position, TokenHistory()) == sample(noisy, params, position, TokenHistory())
         changed += not same
     assert changed <= 1
 
@@ -213,9 +211,7 @@ def test_a_token_that_the_model_rules_out_is_never_chosen(params):
 
 def test_reported_logprobs_are_the_models_own_whatever_the_parameters():
     logits = logits_of(2)
-    params = SamplingParams(
-        temperature=0.3, top_k=5, logprobs=4, logit_bias={8: 50.0}, presence_penalty=1.0, seed=3
-    )
+    params = SamplingParams(temperature=0.3, top_k=5, logprobs=4, logit_bias={8: 50.0}, presence_penalty=1.0, seed=3)
     sampled = sample(logits, params, 11, TokenHistory([1]))
     raw = logits.double().log_softmax(-1)
     assert sampled.token == 8
