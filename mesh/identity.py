@@ -87,8 +87,7 @@ class Identity:
             return cls.from_protobuf(data)
         except ValueError as error:
             raise ConfigError(
-                f"the key file {path} is corrupt ({error}): restore it from a copy, "
-                "or remove it to get a new identity"
+                f"the key file {path} is corrupt ({error}): restore it from a copy, or remove it to get a new identity"
             ) from error
 
     @classmethod

@@ -238,9 +238,7 @@ async def test_a_frame_over_the_limit_is_refused_before_anything_is_sent(pair: P
         (b"", PeerUnreachable),
     ],
 )
-async def test_hostile_bytes_are_refused_and_close_the_channel(
-    pair: Pair, sent: bytes, error: type[MeshError]
-) -> None:
+async def test_hostile_bytes_are_refused_and_close_the_channel(pair: Pair, sent: bytes, error: type[MeshError]) -> None:
     inbox = Inbox()
     async with pair() as (a, b):
         await b.serve(PROTOCOL, inbox)
