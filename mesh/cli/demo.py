@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +11,12 @@ import typer
 from rich.table import Table
 
 from mesh.cli.console import out, run, set_up_logging
+from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
 from mesh.cli.tables import short
 from mesh.errors import MeshError
+from mesh.transport.runtime_dir import RuntimeDirectory
 
 START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
@@ -41,9 +42,10 @@ def demo(
 
 
 async def _demo(model: str, providers: int, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="mesh-demo-") as folder:
+    # Its keys go where the next start of any node cleans up after us, should we be killed.
+    with RuntimeDirectory(runtime_root()) as own:
         async with children() as family:
-            url, served = await _start_swarm(family, Path(folder), model, providers)
+            url, served = await _start_swarm(family, own.path, model, providers)
             body = {
                 "model": served,
                 "prompt": prompt,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mesh.cli.console import emit, err, out, run, set_up_logging
-from mesh.cli.identities import claim_identity
+from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, require_peers
 from mesh.errors import ConfigError
 from mesh.identity import Identity
@@ -58,7 +58,7 @@ async def _serve(
 
     listener = bind(host, port)
     with listener:
-        async with Client(peers, identity=identity) as client:
+        async with Client(peers, identity=identity, runtime_root=runtime_root()) as client:
             app = create_app(client.backend, GatewayConfig(api_keys=keys, max_concurrent=max_concurrent))
             async with server(app, listener) as running:
                 shown = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mesh.cli.console import EXIT_ERROR, err, out, run, set_up_logging
+from mesh.cli.console import EXIT_ERROR, err, fail, out, run, set_up_logging
+from mesh.cli.identities import runtime_root
+from mesh.cli.lines import InputLines
 from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
 from mesh.cli.tables import route_table
-from mesh.errors import InvalidRequest
+from mesh.errors import InvalidRequest, MeshError
+from shards.errors import ShardError
+
+if TYPE_CHECKING:
+    from mesh.client.client import Client
 
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")]
@@ -54,7 +63,10 @@ def chat(
     peers: Peers = None,
     model: Model = None,
     system: Annotated[str | None, typer.Option("--system", help="A system message to begin with.")] = None,
-    max_tokens: MaxTokens = 512,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", "-n", help="Most tokens of an answer.", show_default="256, or what fits"),
+    ] = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 1.0,
     top_k: TopK = 0,
@@ -64,13 +76,9 @@ def chat(
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
     set_up_logging(log_level)
     joined = require_peers(peers)
-    options = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-    }
+    options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
     run(_chat(joined, model, system, options))
 
 
@@ -84,7 +92,7 @@ async def _generate(
 ) -> None:
     from mesh.client.client import Client
 
-    async with Client(peers) as client:
+    async with Client(peers, runtime_root=runtime_root()) as client:
         name = await client.resolve_model(model)
         parts: list[str] = []
         async with await client.stream(name, prompt, **options) as generation:
@@ -112,56 +120,65 @@ async def _generate(
 async def _chat(peers: tuple[str, ...], model: str | None, system: str | None, options: dict[str, Any]) -> None:
     from mesh.client.client import Client
 
-    async with Client(peers) as client:
+    async with Client(peers, runtime_root=runtime_root()) as client:
         name = await client.resolve_model(model)
         out.print(f"[dim]talking with {name}: Ctrl-C stops an answer, Ctrl-D ends[/]")
         messages = [{"role": "system", "content": system}] if system else []
+        lines = InputLines()
         while True:
+            _write("> ")
             try:
-                line = await asyncio.to_thread(_ask)
-            except EOFError:
-                out.print()
-                return
-            if not line.strip():
-                continue
-            messages.append({"role": "user", "content": line})
-            answer = await _answer(client, name, messages, options)
-            messages.append({"role": "assistant", "content": answer})
+                line = await lines.read()
+                if line is None:
+                    _write("\n")
+                    return
+                if not line.strip():
+                    continue
+                messages.append({"role": "user", "content": line})
+                answer = await _answer(client, name, messages, options)
+            except (MeshError, ShardError) as error:
+                # The conversation is worth more than this answer: the next question may fit, the swarm recover.
+                fail(error)
+                if messages and messages[-1]["role"] == "user":
+                    messages.pop()
+            else:
+                messages.append({"role": "assistant", "content": answer})
 
 
-async def _answer(client: Any, model: str, messages: list[dict[str, str]], options: dict[str, Any]) -> str:
+async def _answer(client: Client, model: str, messages: list[dict[str, str]], options: dict[str, Any]) -> str:
     """Stream one answer; Ctrl-C ends it and keeps what came."""
-    import signal
-
     parts: list[str] = []
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    stopped = False
 
-    def stop() -> None:
-        nonlocal stopped
-        stopped = True
-        if task is not None:
-            task.cancel()
-
-    async with await client.stream_chat(model, messages, **options) as generation:
-        loop.add_signal_handler(signal.SIGINT, stop)
-        try:
+    async def stream() -> None:
+        async with await client.stream_chat(model, messages, **options) as generation:
             async for delta in generation:
                 parts.append(delta.text)
                 _write(delta.text)
-        except asyncio.CancelledError:
-            if not stopped or task is None:
-                raise
-            task.uncancel()
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
+
+    task = asyncio.create_task(stream())
+    with _on_interrupt(task):
+        try:
+            await asyncio.wait({task})
+        finally:  # we may have been cancelled ourselves
+            task.cancel()
+            await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
     _write("\n")
     return "".join(parts)
 
 
-def _ask() -> str:
-    return _checked(input("> "))
+@contextmanager
+def _on_interrupt(task: asyncio.Task[None]) -> Iterator[None]:
+    """Ctrl-C cancels `task` only; afterwards it means again what it did."""
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
 
 
 def _completion_json(done: Any) -> dict[str, Any]:

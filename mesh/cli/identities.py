@@ -1,4 +1,4 @@
-"""Which key file a node uses, and the lock that keeps two nodes on one machine from being the same peer."""
+"""Where a node keeps its key and its sockets, and the lock that keeps two nodes from being the same peer."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def data_folder() -> Path:
     """Where this user's nodes keep their keys (XDG base directories)."""
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "inference-mesh"
+
+
+def runtime_root() -> Path | None:
+    """Where sockets of running nodes go (MESH_RUNTIME_DIR, a short path); None is the default."""
+    chosen = os.environ.get("MESH_RUNTIME_DIR")
+    return Path(chosen) if chosen else None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mesh.cli.console import emit, err, out, progress_bars, run, set_up_logging
-from mesh.cli.identities import claim_identity
+from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
 
 
@@ -98,6 +98,7 @@ def join(
                 host_maddrs=tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
                 announce_maddrs=tuple(announce_maddrs or []),
                 initial_peers=split_peers(peers),
+                runtime_root=runtime_root(),
             ),
             name=name,
             blocks=span,

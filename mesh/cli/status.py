@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mesh.cli.console import out, run, set_up_logging
+from mesh.cli.identities import runtime_root
 from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
 from mesh.cli.tables import block_line, swarm_table
 
@@ -36,7 +37,7 @@ async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
     from mesh.client.client import Client
     from mesh.swarm.view import replicas_per_block, throughput_per_block
 
-    async with Client(peers) as client:
+    async with Client(peers, runtime_root=runtime_root()) as client:
         models = []
         for offer in await client.backend.offers(model):
             info = offer.info()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from mesh.client.backend import SwarmBackend
 from mesh.client.generation import MeshGeneration
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
-from mesh.errors import InternalError, InvalidRequest, NoRoute
+from mesh.errors import Cancelled, InternalError, InvalidRequest, NoRoute
 from mesh.identity import Identity
 from mesh.node import Node, NodeConfig
 from shards.sampling_params import SEED_BITS, SamplingParams
@@ -24,7 +26,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class Options(TypedDict, total=False):
-    """Per-request options; what is not given has the default of a greedy generation of 256 tokens."""
+    """Per-request options. The default is greedy, and 256 tokens or what the model's context leaves room for."""
 
     max_tokens: int
     temperature: float
@@ -36,6 +38,7 @@ class Options(TypedDict, total=False):
     frequency_penalty: float
     logit_bias: Mapping[int, float]
     logprobs: int | None
+    prompt_logprobs: bool
     seed: int | None
     stop: str | Sequence[str]
     ignore_eos: bool
@@ -52,10 +55,10 @@ class Answer:
 
 
 class TextGeneration:
-    """A generation to iterate for its `TextDelta`s: `async for delta in client.stream(…)`.
+    """A generation to iterate for its `TextDelta`s: `async for delta in await client.stream(…)`.
 
-    It starts when it is first iterated, or entered as `async with`; leaving that block early, or `cancel()`,
-    frees the session on every hop. `completion` is set when the answer is whole.
+    It starts when it is first iterated, or entered as `async with`. Leaving that block early, or `cancel()`, frees
+    the session on every hop. `completion` is set when the answer is whole, and stays None when it was cancelled.
     """
 
     def __init__(self, backend: SwarmBackend, request: GenerateRequest) -> None:
@@ -63,6 +66,8 @@ class TextGeneration:
         self._request = request
         self._stack = AsyncExitStack()
         self._generation: MeshGeneration | None = None
+        self._reading: asyncio.Future[TextDelta] | None = None
+        self._cancelled = asyncio.Event()
 
     @property
     def completion(self) -> Completion | None:
@@ -80,16 +85,34 @@ class TextGeneration:
 
     async def __aiter__(self) -> AsyncIterator[TextDelta]:
         async with self:
-            if self._generation is not None:
-                async for delta in self._generation:
-                    yield delta
+            if self._generation is None:
+                return
+            deltas = aiter(self._generation)
+            while not self._cancelled.is_set():
+                # A task of its own, so that `cancel` can end the wait without cancelling whoever iterates.
+                self._reading = asyncio.ensure_future(_next(deltas))
+                try:
+                    delta = await self._reading
+                except StopAsyncIteration:
+                    return
+                except asyncio.CancelledError:
+                    if self._cancelled.is_set() and self._reading.cancelled():
+                        return
+                    raise
+                finally:
+                    self._reading = None
+                yield delta
 
     async def cancel(self) -> None:
-        """Stop generating and free the session on every hop."""
+        """Stop generating and free the session on every hop; whoever iterates sees the end. Safe from any task."""
+        self._cancelled.set()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
         await self._stack.aclose()
 
     async def answer(self) -> Answer:
-        """Read to the end."""
+        """Read to the end. Raises `Cancelled` when `cancel` was called."""
         parts: list[str] = []
         tokens: list[int] = []
         logprobs: list[TokenLogprob] = []
@@ -98,7 +121,7 @@ class TextGeneration:
             tokens.extend(delta.tokens)
             logprobs.extend(delta.logprobs)
         if self.completion is None:
-            raise InternalError("the generation ended without saying why")
+            raise Cancelled("the generation was cancelled")
         return Answer("".join(parts), tuple(tokens), tuple(logprobs), self.completion)
 
 
@@ -110,9 +133,15 @@ class Client:
     tokenizers and sampling parameters, a `ShardError`.
     """
 
-    def __init__(self, peers: Sequence[str], *, identity: Identity | None = None) -> None:
+    def __init__(
+        self, peers: Sequence[str], *, identity: Identity | None = None, runtime_root: Path | None = None
+    ) -> None:
+        """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`)."""
         config = NodeConfig(
-            identity=identity or Identity.generate(), initial_peers=tuple(peers), client_mode=True
+            identity=identity or Identity.generate(),
+            initial_peers=tuple(peers),
+            client_mode=True,
+            runtime_root=runtime_root,
         )
         self._node = Node(config)
         self._stack = AsyncExitStack()
@@ -152,7 +181,7 @@ class Client:
     ) -> TextGeneration:
         """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
         ids = (await self.backend.tokenizer(model)).encode(prompt) if isinstance(prompt, str) else prompt
-        return self._start(model, ids, options)
+        return await self._start(model, ids, options)
 
     async def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:
         """Answer a conversation, using the model's own chat template."""
@@ -162,7 +191,7 @@ class Client:
         """Answer a conversation as a stream."""
         tokenizer = await self.backend.tokenizer(model)
         text = tokenizer.apply_chat_template(messages)
-        return self._start(model, tokenizer.encode(text, add_special_tokens=False), options)
+        return await self._start(model, tokenizer.encode(text, add_special_tokens=False), options)
 
     async def resolve_model(self, model: str | None) -> str:
         """`model`, or the only complete model of the swarm where None is given. Raises `InvalidRequest`."""
@@ -175,7 +204,10 @@ class Client:
             raise NoRoute("no model is complete in this swarm yet: see `mesh status` for what is missing")
         raise InvalidRequest(f"several models are served, say which: {', '.join(names)}", param="model")
 
-    def _start(self, model: str, prompt: Sequence[int], options: Options) -> TextGeneration:
+    async def _start(self, model: str, prompt: Sequence[int], options: Options) -> TextGeneration:
+        if "max_tokens" not in options:
+            room = (await self.backend.offer(model)).sample.context_length - len(prompt)
+            options = {**options, "max_tokens": min(DEFAULT_MAX_TOKENS, max(1, room))}
         return TextGeneration(self.backend, build_request(model, prompt, options))
 
 
@@ -202,4 +234,9 @@ def build_request(model: str, prompt: Sequence[int], options: Options) -> Genera
         sampling=sampling,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=options.get("ignore_eos", False),
+        prompt_logprobs=options.get("prompt_logprobs", False),
     )
+
+
+async def _next(deltas: AsyncIterator[TextDelta]) -> TextDelta:
+    return await anext(deltas)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -55,8 +56,10 @@ class SyncGeneration:
 class SyncClient:
     """A blocking `Client`: `with SyncClient(peers=[…]) as client: client.generate(…)`."""
 
-    def __init__(self, peers: Sequence[str], *, identity: Identity | None = None) -> None:
-        self._client = Client(peers, identity=identity)
+    def __init__(
+        self, peers: Sequence[str], *, identity: Identity | None = None, runtime_root: Path | None = None
+    ) -> None:
+        self._client = Client(peers, identity=identity, runtime_root=runtime_root)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._context: AbstractAsyncContextManager[Client] = self._client
