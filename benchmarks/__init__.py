@@ -1,0 +1,1 @@
+"""Benchmarks: each prints JSON and a table, states its method, and runs a peer beside the mesh in the same run."""
