@@ -31,16 +31,11 @@ interface IRewardPool is ICommon {
     /// @notice `totalWeight` ≤ budget ? weight : floor(budget × weight ÷ totalWeight); 0 if `totalWeight` is 0.
     function emissionFor(uint64 epoch, uint256 weight, uint256 totalWeight) external view returns (uint256);
 
-    /// @notice floor(stake × STAKE_RATE ÷ 10^18): the emission that stake unlocks in an epoch.
-    function stakeUnlock(uint256 stake) external view returns (uint256);
-
     function boostOf(uint256 modelId, uint64 epoch) external view returns (uint256);
 
     function emitted() external view returns (uint256);
 
     function EMISSION_CAP() external view returns (uint256);
-
-    function STAKE_RATE() external view returns (uint256);
 
     function schedule() external view returns (IEmissionSchedule);
 }

@@ -60,7 +60,6 @@ interface ISettlement is ICommon {
         uint128 royalty;
         uint128 burn;
         uint128 fees;
-        uint128 stakeUnlock;
         uint32 checkpoints;
         uint32 openChallenges;
         bool finalized;
@@ -129,7 +128,7 @@ interface ISettlement is ICommon {
     event PaymentWithdrawn(address indexed account, uint256 amount);
     event SettlementParametersUpdated(
         uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
-        uint64 jailEpochs, uint128 challengeBond
+        uint64 jailEpochs, uint128 challengeBond, uint64 fromEpoch
     );
 
     error NotGatewaySigner(address caller);
@@ -138,7 +137,8 @@ interface ISettlement is ICommon {
     error CheckpointExists(bytes32 gateway, uint256 modelId, uint64 epoch);
     error NoCheckpoint(bytes32 gateway, uint256 modelId, uint64 epoch);
     error ZeroRoot();
-    error FeesBelowMinimum(uint256 fees, uint256 minimum);
+    /// @notice Fees are exactly `feeFor(modelId, epoch, totalUnits)`: were they higher, strangers' units would dilute them.
+    error WrongFees(uint256 fees, uint256 expected);
     error InsufficientCover(uint256 wanted, uint256 available);
     error EpochNotReady(uint64 epoch, uint64 claimableTo);
     error AlreadyFinalized(uint256 modelId, uint64 epoch);
@@ -155,7 +155,9 @@ interface ISettlement is ICommon {
     error LeavesNotSorted();
     error NotEquivocation();
     error NotOverdrawn(uint256 owed, uint256 cover);
-    error LeafAlreadyChallenged();
+    error AlreadyChallenged();
+    /// @notice This offence in this slot has been punished.
+    error AlreadyPenalized(bytes32 gateway, Offence offence);
     error UnknownChallenge(uint256 challengeId);
     error ChallengeNotOpen(uint256 challengeId);
     error AnswerWindowClosed(uint256 challengeId);
@@ -240,13 +242,15 @@ interface ISettlement is ICommon {
 
     // --- parameters and views ---
 
-    /// @notice Owner. Bounds: share ≤ 2000, burn 100 … 2000, omission 5000 … 20000, fraud 1000 … 10000, challenger ≤ 5000,
+    /// @notice Takes effect with the next epoch, so that all checkpoints of an epoch are split alike. Owner.
+    /// Bounds: share ≤ 2000, burn 100 … 2000, omission 5000 … 20000, fraud 1000 … 10000, challenger ≤ 5000,
     /// jail epochRewardDelay … 1000, bond 1 wei … 10^24 wei.
     function setParameters(
         uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
         uint64 jailEpochs, uint128 challengeBond
     ) external;
 
+    /// @notice The parameters in force now.
     function parameters()
         external
         view
@@ -262,7 +266,7 @@ interface ISettlement is ICommon {
 
     function modelEpoch(uint256 modelId, uint64 epoch) external view returns (ModelEpoch memory);
 
-    /// @notice Sum over the models of burn + stakeUnlock: the weight that the epoch's emission is shared by.
+    /// @notice Sum of burns over the models: what the epoch's emission is shared by and bounded by.
     function emissionWeight(uint64 epoch) external view returns (uint256);
 
     function gatewayShare(bytes32 gateway, uint64 epoch) external view returns (uint256);
