@@ -71,7 +71,7 @@ interface IProviderStaking is ICommon {
 
     function pot(uint64 epoch) external view returns (Pot memory);
 
-    function contribution(string calldata id, uint64 epoch) external view returns (uint128 units, bool claimed);
+    function contribution(string calldata id, uint64 epoch) external view returns (uint128 units, uint128 claimedUnits);
 
     /// @notice Wei waiting for the next pot: rounding remainders and pots without work.
     function carried() external view returns (uint128);

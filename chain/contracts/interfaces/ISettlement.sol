@@ -41,25 +41,21 @@ interface ISettlement is ICommon {
         Voided
     }
 
+    /// @notice `barredUnits`: units of leaves that nobody could open; they are no longer part of the total.
     struct Checkpoint {
         bytes32 root;
-        bytes32 dataHash;
         uint128 totalUnits;
         uint128 provenUnits;
         uint128 totalFees;
-        uint128 royalty;
-        uint128 gatewayShare;
-        uint128 burned;
+        uint120 barredUnits;
         CheckpointStatus status;
     }
 
-    /// @notice Sums over the valid checkpoints of one model and epoch.
+    /// @notice Sums over the valid checkpoints of one model and epoch; `shares` is what their gateways earn.
     struct ModelEpoch {
         uint128 units;
-        uint128 netFees;
-        uint128 royalty;
-        uint128 burn;
         uint128 fees;
+        uint128 shares;
         uint32 checkpoints;
         uint32 openChallenges;
         bool finalized;
