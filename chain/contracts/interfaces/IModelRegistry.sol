@@ -100,6 +100,8 @@ interface IModelRegistry is ICommon {
 
     function creatorOf(uint256 modelId) external view returns (address);
 
+    function royaltyBpsOf(uint256 modelId) external view returns (uint16);
+
     function modelStakeAmount(uint256 modelId) external view returns (uint128);
 
     /// @notice The price in force now, wei for one weighted token.
@@ -110,6 +112,9 @@ interface IModelRegistry is ICommon {
 
     /// @notice ceil(units × priceAt(epoch) ÷ blocks): what `units` of work cost.
     function feeFor(uint256 modelId, uint64 epoch, uint256 units) external view returns (uint256);
+
+    /// @notice floor(amount × blocks ÷ priceAt(epoch)): the work that `amount` wei pay for; 0 if it is free.
+    function unitsFor(uint256 modelId, uint64 epoch, uint256 amount) external view returns (uint256);
 
     function usage(uint256 modelId) external view returns (Usage memory);
 

@@ -188,8 +188,8 @@ interface ISettlement is ICommon {
     /// @notice Pays what challenges have credited to the caller.
     function withdrawPayments() external returns (uint256 amount);
 
-    /// @notice Pays a gateway's routing share of an epoch to `to`. GatewayStaking only.
-    function takeGatewayShare(bytes32 gateway, uint64 epoch, address to) external returns (uint256 amount);
+    /// @notice Hands a gateway's routing shares of epochs `from … to` over to GatewayStaking, the only caller.
+    function takeGatewayShares(bytes32 gateway, uint64 from, uint64 to) external returns (uint256 amount);
 
     // --- disputes ---
 
