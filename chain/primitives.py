@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from eth_hash.auto import keccak
+from eth_utils.address import to_checksum_address
 
 Address: TypeAlias = bytes
 """Twenty raw bytes."""
@@ -31,6 +32,11 @@ def keccak256(data: bytes) -> Bytes32:
 def key_of(identifier: str) -> Bytes32:
     """The key under which the contracts keep a provider or gateway: the hash of its id's UTF-8 bytes."""
     return keccak(identifier.encode())
+
+
+def checksummed(address: Address) -> str:
+    """An address as people and web3.py write it (EIP-55)."""
+    return str(to_checksum_address(address))
 
 
 def word(value: int, bits: int = 256) -> Bytes32:

@@ -97,7 +97,7 @@ contract Disputes is IDisputes, Wired {
         if (case_.guilty * 2 > PANEL) {
             case_.status = CaseStatus.Jailed;
             case_.deadline = current + votingEpochs;
-            _slashing.jail(case_.provider, current + jailEpochs);
+            _slashing.jailProvider(case_.provider, current + jailEpochs);
         } else if (case_.innocent * 2 > PANEL) {
             _end(caseId, case_, CaseStatus.Acquitted);
         }
@@ -138,7 +138,7 @@ contract Disputes is IDisputes, Wired {
             _end(caseId, case_, CaseStatus.Rejected);
             (address owner_,) = _providers.ownerAndModel(case_.provider);
             paymentsOf[owner_] += case_.bond;
-            _slashing.release(case_.provider);
+            _slashing.releaseProvider(case_.provider);
         }
     }
 

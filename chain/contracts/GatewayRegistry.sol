@@ -121,7 +121,7 @@ contract GatewayRegistry is IGatewayRegistry, Wired {
     function isActiveKey(bytes32 key) public view returns (bool) {
         Gateway storage item = _gateways[key];
         if (item.owner == address(0) || item.deactivated || !item.whitelisted) return false;
-        if (_slashing.isJailed(key) || _staking.isOverdrawn(key)) return false;
+        if (_slashing.isGatewayJailed(key) || _staking.isOverdrawn(key)) return false;
         return _staking.stakeOfKey(key).windDownEnd == 0;
     }
 

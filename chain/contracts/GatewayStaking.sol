@@ -82,7 +82,7 @@ contract GatewayStaking is IGatewayStaking, Wired {
         uint64 current = _epochs.currentEpoch();
         if (current < stake.windDownEnd) revert WindDownNotOver(key, stake.windDownEnd);
         if (current < stake.unlockEpoch) revert StakeLocked(key, stake.unlockEpoch);
-        if (_slashing.isJailed(key)) revert GatewayJailed(key, _slashing.jailedUntil(key));
+        if (_slashing.isGatewayJailed(key)) revert GatewayJailed(key, _slashing.gatewayJailedUntil(key));
         if (stake.reserved != 0 || _settlement.openChallengesOf(key) != 0) revert StakeUnderDispute(key);
         delete _stakes[key];
         _token.safeTransfer(msg.sender, stake.amount);

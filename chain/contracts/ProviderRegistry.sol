@@ -162,7 +162,7 @@ contract ProviderRegistry is IProviderRegistry, Wired {
         Provider storage item = _providers[key];
         if (item.owner == address(0) || item.deactivated || !item.whitelisted) return false;
         uint256 modelId = item.modelId;
-        if (!_models.isEnabled(modelId) || _slashing.isJailed(key)) return false;
+        if (!_models.isEnabled(modelId) || _slashing.isProviderJailed(key)) return false;
         return IProviderStaking(_router.stakingPool(modelId)).stakeOfKey(key) >= _models.modelStakeAmount(modelId);
     }
 

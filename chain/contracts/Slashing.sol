@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IDisputes} from "./interfaces/IDisputes.sol";
@@ -35,7 +36,9 @@ contract Slashing is ISlashing, Wired, EIP712 {
     /// @inheritdoc ISlashing
     uint64 public slaJailEpochs = 4;
     /// @inheritdoc ISlashing
-    mapping(bytes32 key => uint64) public jailedUntil;
+    mapping(bytes32 gateway => uint64) public gatewayJailedUntil;
+    mapping(bytes32 provider => uint64) private _jailedBySla;
+    mapping(bytes32 provider => uint64) private _jailedByDispute;
     mapping(bytes32 key => Sla) private _slas;
     mapping(bytes32 key => mapping(uint64 epoch => bool)) private _penalized;
 
@@ -78,7 +81,7 @@ contract Slashing is ISlashing, Wired, EIP712 {
         if (missed * 2 <= reports.length) revert SlaKept(missed, reports.length);
 
         _penalized[key][epoch] = true;
-        _jail(key, current + slaJailEpochs);
+        _jailProvider(_jailedBySla, key, current + slaJailEpochs);
         IProviderStaking pool = IProviderStaking(_router.stakingPool(modelId));
         uint256 penalty = pool.slash(key, pool.stakeOfKey(key) * promised.penaltyBps / 10_000);
         _token.burn(penalty);
@@ -86,15 +89,21 @@ contract Slashing is ISlashing, Wired, EIP712 {
     }
 
     /// @inheritdoc ISlashing
-    function jail(bytes32 key, uint64 untilEpoch) external {
-        if (msg.sender != _settlement && msg.sender != address(_disputes)) revert Unauthorized(msg.sender);
-        _jail(key, untilEpoch);
+    function jailGateway(bytes32 key, uint64 untilEpoch) external only(_settlement) {
+        if (untilEpoch <= gatewayJailedUntil[key]) return;
+        gatewayJailedUntil[key] = untilEpoch;
+        emit GatewayJailed(key, untilEpoch);
     }
 
     /// @inheritdoc ISlashing
-    function release(bytes32 key) external only(address(_disputes)) {
-        jailedUntil[key] = 0;
-        emit Released(key);
+    function jailProvider(bytes32 key, uint64 untilEpoch) external only(address(_disputes)) {
+        _jailProvider(_jailedByDispute, key, untilEpoch);
+    }
+
+    /// @inheritdoc ISlashing
+    function releaseProvider(bytes32 key) external only(address(_disputes)) {
+        _jailedByDispute[key] = 0;
+        emit ProviderReleased(key);
     }
 
     /// @inheritdoc ISlashing
@@ -112,9 +121,18 @@ contract Slashing is ISlashing, Wired, EIP712 {
     }
 
     /// @inheritdoc ISlashing
-    function isJailed(bytes32 key) external view returns (bool) {
-        uint64 until = jailedUntil[key];
-        return until != 0 && _epochs.currentEpoch() <= until;
+    function isGatewayJailed(bytes32 key) external view returns (bool) {
+        return _isNow(gatewayJailedUntil[key]);
+    }
+
+    /// @inheritdoc ISlashing
+    function isProviderJailed(bytes32 key) external view returns (bool) {
+        return _isNow(providerJailedUntil(key));
+    }
+
+    /// @inheritdoc ISlashing
+    function providerJailedUntil(bytes32 key) public view returns (uint64) {
+        return uint64(Math.max(_jailedBySla[key], _jailedByDispute[key]));
     }
 
     /// @inheritdoc ISlashing
@@ -142,10 +160,14 @@ contract Slashing is ISlashing, Wired, EIP712 {
         _settlement = entries.settlement;
     }
 
-    function _jail(bytes32 key, uint64 untilEpoch) private {
-        if (untilEpoch <= jailedUntil[key]) return;
-        jailedUntil[key] = untilEpoch;
-        emit Jailed(key, untilEpoch);
+    function _jailProvider(mapping(bytes32 => uint64) storage jail, bytes32 key, uint64 untilEpoch) private {
+        if (untilEpoch <= jail[key]) return;
+        jail[key] = untilEpoch;
+        emit ProviderJailed(key, untilEpoch);
+    }
+
+    function _isNow(uint64 until) private view returns (bool) {
+        return until != 0 && _epochs.currentEpoch() <= until;
     }
 
     function _countMissed(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
-from chain.ledger.errors import (
+from chain.contract_errors import (
     EnforcedPause,
     ExpectedPause,
     InvalidEpochRange,
@@ -18,7 +18,7 @@ from chain.ledger.errors import (
     SafeCastOverflowedUintDowncast,
 )
 from chain.ledger.journal import Cell
-from chain.primitives import MAX_UINT128, ZERO_ADDRESS, ZERO_HASH, Address, Bytes32
+from chain.primitives import MAX_UINT128, ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger
@@ -69,7 +69,7 @@ class Part:
 
     def accept_ownership(self, tx: Tx) -> None:
         if tx.sender != self.pending_owner:
-            raise OwnableUnauthorizedAccount(tx.sender)
+            raise OwnableUnauthorizedAccount(checksummed(tx.sender))
         self._owner.value, self._pending_owner.value = tx.sender, ZERO_ADDRESS
 
     def pause(self, tx: Tx) -> None:
@@ -85,7 +85,7 @@ class Part:
 
     def only_owner(self, tx: Tx) -> None:
         if tx.sender != self.owner:
-            raise OwnableUnauthorizedAccount(tx.sender)
+            raise OwnableUnauthorizedAccount(checksummed(tx.sender))
 
     def not_paused(self) -> None:
         if self.paused:

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from chain.ledger.base import Part, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
-from chain.ledger.errors import (
+from chain.contract_errors import (
     InvalidScore,
     ModelAlreadyDisabled,
     ModelAlreadyEnabled,
@@ -22,7 +22,7 @@ from chain.ledger.errors import (
     ZeroAmount,
 )
 from chain.ledger.journal import Cell, Table
-from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, key_of
+from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, key_of, checksummed
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger
@@ -182,7 +182,7 @@ class ModelRegistry(Part):
         key = key_of(rater_id)
         rater, weight = self._stake_of(kind, key)
         if rater != tx.sender:
-            raise Unauthorized(tx.sender)
+            raise Unauthorized(checksummed(tx.sender))
         if not weight:
             raise NoVotingStake(key)
         self._ratings[model_id, kind, key] = Rating(score, weight)
@@ -204,7 +204,7 @@ class ModelRegistry(Part):
     def _created_by(self, tx: Tx, model_id: int) -> Model:
         model = self.model(model_id)
         if model.creator != tx.sender:
-            raise NotModelCreator(model_id, tx.sender)
+            raise NotModelCreator(model_id, checksummed(tx.sender))
         return model
 
     def _stake_of(self, kind: RaterKind, key: Bytes32) -> tuple[Address, int]:

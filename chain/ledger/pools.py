@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chain.ledger.base import Part, Tx, call, check_range
-from chain.ledger.errors import (
+from chain.contract_errors import (
     AlreadyStaked,
     ModelNotEnabled,
     NothingToClaim,
@@ -20,7 +20,7 @@ from chain.ledger.errors import (
 )
 from chain.ledger.journal import Cell, Table
 from chain.ledger.providers import Provider
-from chain.primitives import Address, Bytes32, key_of
+from chain.primitives import Address, Bytes32, key_of, checksummed
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger
@@ -121,7 +121,7 @@ class ProviderStaking(Part):
     def unstake_provider(self, tx: Tx, identifier: str) -> None:
         key, provider = self._find(identifier)
         if provider.owner != tx.sender:
-            raise NotProviderOwner(key, tx.sender)
+            raise NotProviderOwner(key, checksummed(tx.sender))
         stake = self._stakes[key]
         if not stake.amount:
             raise NotStaked(key)
@@ -137,7 +137,7 @@ class ProviderStaking(Part):
         """Wei paid to the owner for epochs `first … last`; the registry calls this too, as the owner."""
         key, provider = self._find(identifier)
         if provider.owner != tx.sender:
-            raise NotProviderOwner(key, tx.sender)
+            raise NotProviderOwner(key, checksummed(tx.sender))
         check_range(first, last)
         claimable = self.ledger.epochs.claimable_epoch(tx.block)
         if last > claimable:
@@ -176,7 +176,7 @@ class ProviderStaking(Part):
         self.ledger.router.not_paused()
         key, provider = self._find(identifier)
         if provider.owner != tx.sender:
-            raise NotProviderOwner(key, tx.sender)
+            raise NotProviderOwner(key, checksummed(tx.sender))
         model = self.ledger.models.model(self.model_id)
         if not model.enabled:
             raise ModelNotEnabled(self.model_id)

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from chain.ledger.base import Part, Tx, at_epoch, call, check_id, check_metadata, with_change
-from chain.ledger.errors import (
+from chain.contract_errors import (
     AlreadyDeactivated,
-    ContractError,
     ModelNotEnabled,
     NoProvidersOwned,
     NotDeactivated,
@@ -19,8 +18,9 @@ from chain.ledger.errors import (
     UnknownProvider,
     ZeroAddress,
 )
+from chain.errors import ContractError
 from chain.ledger.journal import Cell, Table
-from chain.primitives import ZERO_ADDRESS, Address, Bytes32, key_of
+from chain.primitives import ZERO_ADDRESS, Address, Bytes32, key_of, checksummed
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger
@@ -106,7 +106,7 @@ class ProviderRegistry(Part):
         """Wei paid in all, and the ids whose claim failed."""
         owned = self._owned[tx.sender]
         if not owned:
-            raise NoProvidersOwned(tx.sender)
+            raise NoProvidersOwned(checksummed(tx.sender))
         paid, failed = 0, []
         for identifier in owned:
             pool = self.ledger.router.pool(self.provider(identifier).model_id)
@@ -166,7 +166,7 @@ class ProviderRegistry(Part):
             raise ModelNotEnabled(model_id)
         owned = self._owned[tx.sender]
         if len(owned) >= MAX_PROVIDERS_PER_OWNER:
-            raise TooManyProviders(tx.sender, MAX_PROVIDERS_PER_OWNER)
+            raise TooManyProviders(checksummed(tx.sender), MAX_PROVIDERS_PER_OWNER)
         self._owned[tx.sender] = (*owned, identifier)
         self._providers[key] = Provider(
             owner=tx.sender,
@@ -182,5 +182,5 @@ class ProviderRegistry(Part):
         key = key_of(identifier)
         provider = self.known(key)
         if provider.owner != tx.sender:
-            raise NotProviderOwner(key, tx.sender)
+            raise NotProviderOwner(key, checksummed(tx.sender))
         return key, provider

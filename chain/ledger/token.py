@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from chain.ledger.base import Part, Tx, call
-from chain.ledger.errors import (
+from chain.contract_errors import (
     ERC20InsufficientAllowance,
     ERC20InsufficientBalance,
     ERC20InvalidReceiver,
@@ -16,7 +16,7 @@ from chain.ledger.errors import (
     ZeroAddress,
 )
 from chain.ledger.journal import Cell, Table
-from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address
+from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address, checksummed
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger
@@ -65,7 +65,7 @@ class FuncToken(Part):
     @call
     def mint(self, tx: Tx, to: Address, amount: int) -> None:
         if tx.sender != self.minter:
-            raise NotMinter(tx.sender)
+            raise NotMinter(checksummed(tx.sender))
         self._create(to, amount)
 
     @call
@@ -79,7 +79,7 @@ class FuncToken(Part):
     @call
     def approve(self, tx: Tx, spender: Address, amount: int) -> None:
         if spender == ZERO_ADDRESS:
-            raise ERC20InvalidSpender(spender)
+            raise ERC20InvalidSpender(checksummed(spender))
         self._allowances[tx.sender, spender] = amount
 
     @call
@@ -93,13 +93,13 @@ class FuncToken(Part):
         allowed = self._allowances[owner, spender]
         if allowed != MAX_UINT256:
             if allowed < amount:
-                raise ERC20InsufficientAllowance(spender, allowed, amount)
+                raise ERC20InsufficientAllowance(checksummed(spender), allowed, amount)
             self._allowances[owner, spender] = allowed - amount
         self.move(owner, to, amount)
 
     def move(self, source: Address, to: Address, amount: int) -> None:
         if to == ZERO_ADDRESS:
-            raise ERC20InvalidReceiver(to)
+            raise ERC20InvalidReceiver(checksummed(to))
         self._take(source, amount)
         self._balances[to] += amount
 
@@ -117,5 +117,5 @@ class FuncToken(Part):
     def _take(self, source: Address, amount: int) -> None:
         held = self._balances[source]
         if held < amount:
-            raise ERC20InsufficientBalance(source, held, amount)
+            raise ERC20InsufficientBalance(checksummed(source), held, amount)
         self._balances[source] = held - amount

@@ -37,6 +37,11 @@ abstract contract Wired is IWired, Ownable2Step, Pausable, ReentrancyGuardTransi
         _unpause();
     }
 
+    /// @dev For code that is never used at its own address.
+    function _lockWiring() internal {
+        _wired = true;
+    }
+
     function _wire(IDirectory.Entries memory entries) internal virtual;
 
     function _only(address caller) private view {

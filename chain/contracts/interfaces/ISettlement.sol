@@ -3,8 +3,8 @@ pragma solidity 0.8.37;
 
 import {ICommon} from "./ICommon.sol";
 
-/// @title Per-epoch checkpoints, contribution proofs, pots, and the disputes that the chain decides by itself.
-interface ISettlement is ICommon {
+/// @title Types, events and errors of Settlement.
+interface ISettlementTypes is ICommon {
     /// @notice «`gateway` owes `provider` for `cumulativeUnits` of work on `modelId` in `epoch`.»
     /// @dev EIP-712 type
     /// `ContributionVoucher(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)`,
@@ -28,6 +28,16 @@ interface ISettlement is ICommon {
         uint256 totalUnits;
         uint256 totalFees;
         bytes32 dataHash;
+    }
+
+    struct Parameters {
+        uint16 gatewayShareBps;
+        uint16 burnBps;
+        uint16 omissionPenaltyBps;
+        uint16 fraudPenaltyBps;
+        uint16 challengerBps;
+        uint64 jailEpochs;
+        uint128 challengeBond;
     }
 
     struct Leaf {
@@ -82,7 +92,7 @@ interface ISettlement is ICommon {
         bytes32 gateway;
         bytes32 provider;
         uint256 modelId;
-        uint128 units;
+        uint256 units;
         uint128 bond;
         uint128 held;
     }
@@ -122,10 +132,7 @@ interface ISettlement is ICommon {
     );
     event RoyaltyClaimed(uint256 indexed modelId, address indexed creator, uint256 amount);
     event PaymentWithdrawn(address indexed account, uint256 amount);
-    event SettlementParametersUpdated(
-        uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
-        uint64 jailEpochs, uint128 challengeBond, uint64 fromEpoch
-    );
+    event SettlementParametersUpdated(Parameters parameters, uint64 fromEpoch);
 
     error NotGatewaySigner(address caller);
     error PostingWindowClosed(uint64 epoch, uint64 current);
@@ -160,9 +167,10 @@ interface ISettlement is ICommon {
     error AnswerWindowOpen(uint256 challengeId, uint64 answerBy);
     error NotModelCreator(uint256 modelId, address caller);
     error LengthMismatch();
+}
 
-    // --- the ordinary way ---
-
+/// @title Per-epoch checkpoints, contribution proofs and pots.
+interface ISettlementCore is ISettlementTypes {
     /// @notice One root per model and epoch of the gateway that the caller signs for, in the epoch right after.
     /// @dev `totalFees` is taken from the gateway's escrow credit first, then from its stake.
     /// Leaves are `keccak256(bytes.concat(keccak256(abi.encode(gateway, provider, modelId, epoch, units))))` with types
@@ -191,8 +199,52 @@ interface ISettlement is ICommon {
     /// @notice Hands a gateway's routing shares of epochs `from … to` over to GatewayStaking, the only caller.
     function takeGatewayShares(bytes32 gateway, uint64 from, uint64 to) external returns (uint256 amount);
 
-    // --- disputes ---
+    /// @notice Takes effect with the next epoch, so that all checkpoints of an epoch are split alike. Owner.
+    /// Bounds: share ≤ 2000, burn 100 … 2000, omission 5000 … 20000, fraud 1000 … 10000, challenger ≤ 5000,
+    /// jail epochRewardDelay … 1000, bond 1 wei … 10^24 wei.
+    function setParameters(
+        uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
+        uint64 jailEpochs, uint128 challengeBond
+    ) external;
 
+    /// @notice The parameters in force now.
+    function parameters() external view returns (Parameters memory);
+
+    function checkpoint(bytes32 gateway, uint256 modelId, uint64 epoch) external view returns (Checkpoint memory);
+
+    /// @notice Gateways with a checkpoint for this model and epoch, in order of posting.
+    function postersOf(uint256 modelId, uint64 epoch) external view returns (bytes32[] memory gateways);
+
+    function modelEpoch(uint256 modelId, uint64 epoch) external view returns (ModelEpoch memory);
+
+    /// @notice Sum of burns over the models: what the epoch's emission is shared by and bounded by.
+    function emissionWeight(uint64 epoch) external view returns (uint256);
+
+    function gatewayShare(bytes32 gateway, uint64 epoch) external view returns (uint256);
+
+    /// @notice True once a pot or a gateway's share of `epoch` was paid: no challenge of it is accepted any more.
+    function isSealed(uint64 epoch) external view returns (bool);
+
+    function royaltyOf(uint256 modelId) external view returns (uint256);
+
+    function paymentsOf(address account) external view returns (uint256);
+
+    function isProven(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (bool);
+
+    function leafHash(bytes32 gateway, bytes32 provider, uint256 modelId, uint64 epoch, uint256 units)
+        external
+        pure
+        returns (bytes32);
+
+    function hashVoucher(ContributionVoucher calldata voucher) external view returns (bytes32);
+
+    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32);
+
+    function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32);
+}
+
+/// @title The disputes that the chain decides by itself; at the same address as the rest of Settlement.
+interface ISettlementChallenges is ISettlementTypes {
     /// @notice A voucher above the leaf (shown by `proof`), or without a valid checkpoint (`leafUnits` 0, empty proof).
     function challengeOmission(
         ContributionVoucher calldata voucher, bytes calldata signature, uint256 leafUnits, bytes32[] calldata proof
@@ -236,41 +288,6 @@ interface ISettlement is ICommon {
     /// @notice Vouchers (ascending by provider) of one slot cost more than the gateway's credit and effective stake.
     function challengeOverdraw(ContributionVoucher[] calldata vouchers, bytes[] calldata signatures) external;
 
-    // --- parameters and views ---
-
-    /// @notice Takes effect with the next epoch, so that all checkpoints of an epoch are split alike. Owner.
-    /// Bounds: share ≤ 2000, burn 100 … 2000, omission 5000 … 20000, fraud 1000 … 10000, challenger ≤ 5000,
-    /// jail epochRewardDelay … 1000, bond 1 wei … 10^24 wei.
-    function setParameters(
-        uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
-        uint64 jailEpochs, uint128 challengeBond
-    ) external;
-
-    /// @notice The parameters in force now.
-    function parameters()
-        external
-        view
-        returns (
-            uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
-            uint64 jailEpochs, uint128 challengeBond
-        );
-
-    function checkpoint(bytes32 gateway, uint256 modelId, uint64 epoch) external view returns (Checkpoint memory);
-
-    /// @notice Gateways with a checkpoint for this model and epoch, in order of posting.
-    function postersOf(uint256 modelId, uint64 epoch) external view returns (bytes32[] memory gateways);
-
-    function modelEpoch(uint256 modelId, uint64 epoch) external view returns (ModelEpoch memory);
-
-    /// @notice Sum of burns over the models: what the epoch's emission is shared by and bounded by.
-    function emissionWeight(uint64 epoch) external view returns (uint256);
-
-    function gatewayShare(bytes32 gateway, uint64 epoch) external view returns (uint256);
-
-    function royaltyOf(uint256 modelId) external view returns (uint256);
-
-    function paymentsOf(address account) external view returns (uint256);
-
     function challenge(uint256 challengeId) external view returns (Challenge memory);
 
     function challengeCount() external view returns (uint256);
@@ -278,19 +295,9 @@ interface ISettlement is ICommon {
     /// @notice Challenges that hold this gateway's stake.
     function openChallengesOf(bytes32 gateway) external view returns (uint256);
 
-    function isProven(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (bool);
-
     /// @notice Units for which a provider has been compensated in a slot.
     function compensatedUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256);
-
-    function leafHash(bytes32 gateway, bytes32 provider, uint256 modelId, uint64 epoch, uint256 units)
-        external
-        pure
-        returns (bytes32);
-
-    function hashVoucher(ContributionVoucher calldata voucher) external view returns (bytes32);
-
-    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32);
-
-    function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32);
 }
+
+/// @title Everything that the address of Settlement answers to.
+interface ISettlement is ISettlementCore, ISettlementChallenges {}

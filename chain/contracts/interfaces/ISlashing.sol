@@ -28,8 +28,9 @@ interface ISlashing is ICommon {
         string id, bytes32 indexed key, uint16 uptimeBps, uint32 latencyMs, uint16 penaltyBps, uint64 fromEpoch, uint64 untilEpoch
     );
     event SlaPenalized(bytes32 indexed key, uint64 indexed epoch, uint256 penalty, uint256 missed, uint256 reports);
-    event Jailed(bytes32 indexed key, uint64 untilEpoch);
-    event Released(bytes32 indexed key);
+    event ProviderJailed(bytes32 indexed key, uint64 untilEpoch);
+    event ProviderReleased(bytes32 indexed key);
+    event GatewayJailed(bytes32 indexed key, uint64 untilEpoch);
     event QuorumUpdated(uint256 previous, uint256 current);
     event SlaJailEpochsUpdated(uint64 previous, uint64 current);
 
@@ -54,16 +55,26 @@ interface ISlashing is ICommon {
     /// epoch + 1 … epoch + epochRewardDelay − 1, once.
     function enforceSla(string calldata id, uint64 epoch, SlaReport[] calldata reports, bytes[] calldata signatures) external;
 
-    /// @notice Puts a provider or gateway in jail through `untilEpoch`; never shortens. Settlement and disputes only.
-    function jail(bytes32 key, uint64 untilEpoch) external;
+    /// @notice Jails a gateway through `untilEpoch`; never shortens. Settlement only.
+    /// @dev Providers and gateways are kept apart, because one id may name one of each.
+    function jailGateway(bytes32 key, uint64 untilEpoch) external;
 
-    /// @notice Ends a jail early. Disputes only (the accusation was rejected).
-    function release(bytes32 key) external;
+    /// @notice Jails a provider through `untilEpoch`; never shortens. Disputes only.
+    function jailProvider(bytes32 key, uint64 untilEpoch) external;
 
-    /// @notice True while currentEpoch ≤ jailedUntil(key).
-    function isJailed(bytes32 key) external view returns (bool);
+    /// @notice Ends a jail that disputes imposed (the accusation was rejected). Disputes only.
+    function releaseProvider(bytes32 key) external;
 
-    function jailedUntil(bytes32 key) external view returns (uint64);
+    /// @notice True while currentEpoch ≤ gatewayJailedUntil(key).
+    function isGatewayJailed(bytes32 key) external view returns (bool);
+
+    /// @notice True while currentEpoch ≤ providerJailedUntil(key).
+    function isProviderJailed(bytes32 key) external view returns (bool);
+
+    function gatewayJailedUntil(bytes32 key) external view returns (uint64);
+
+    /// @notice The later end of the jails imposed by missed commitments and by disputes.
+    function providerJailedUntil(bytes32 key) external view returns (uint64);
 
     function sla(string calldata id) external view returns (Sla memory);
 
