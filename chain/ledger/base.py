@@ -1,4 +1,4 @@
-"""What all parts of the ledger share: the transaction that calls, atomic calls, ownership, pausing and common checks."""
+"""What all parts of the ledger share: the calling transaction, atomic calls, ownership, pausing, common checks."""
 
 from __future__ import annotations
 

@@ -31,7 +31,15 @@ class EpochController(Part):
     """Epoch 1 begins with the block that deploys it. No view before that block is asked for."""
 
     def __init__(
-        self, ledger: Ledger, address: Address, owner: Address, start: int, length: int, locked: int, delay: int, wind: int
+        self,
+        ledger: Ledger,
+        address: Address,
+        owner: Address,
+        start: int,
+        length: int,
+        locked: int,
+        delay: int,
+        wind: int,
     ) -> None:
         super().__init__(ledger, address, owner)
         check_bounds(length, MIN_LENGTH, MAX_LENGTH)

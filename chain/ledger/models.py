@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from chain.ledger.base import Part, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
 from chain.contract_errors import (
     InvalidScore,
     ModelAlreadyDisabled,
@@ -21,8 +20,9 @@ from chain.contract_errors import (
     UnknownProvider,
     ZeroAmount,
 )
+from chain.ledger.base import Part, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
 from chain.ledger.journal import Cell, Table
-from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, key_of, checksummed
+from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, checksummed, key_of
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from chain.ledger.base import Part, Tx, call, check_range
 from chain.contract_errors import (
     AlreadyStaked,
     ModelNotEnabled,
@@ -18,9 +17,10 @@ from chain.contract_errors import (
     UnknownModel,
     WrongPool,
 )
+from chain.ledger.base import Part, Tx, call, check_range
 from chain.ledger.journal import Cell, Table
 from chain.ledger.providers import Provider
-from chain.primitives import Address, Bytes32, key_of, checksummed
+from chain.primitives import Address, Bytes32, checksummed, key_of
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from chain.ledger.base import Part, Tx, at_epoch, call, check_id, check_metadata, with_change
 from chain.contract_errors import (
     AlreadyDeactivated,
     ModelNotEnabled,
@@ -19,8 +18,9 @@ from chain.contract_errors import (
     ZeroAddress,
 )
 from chain.errors import ContractError
+from chain.ledger.base import Part, Tx, at_epoch, call, check_id, check_metadata, with_change
 from chain.ledger.journal import Cell, Table
-from chain.primitives import ZERO_ADDRESS, Address, Bytes32, key_of, checksummed
+from chain.primitives import ZERO_ADDRESS, Address, Bytes32, checksummed, key_of
 
 if TYPE_CHECKING:
     from chain.ledger.world import Ledger
@@ -84,7 +84,7 @@ class ProviderRegistry(Part):
             and provider.whitelisted
             and model.enabled
             and stake >= model.stake_amount
-            and not self.ledger.slashing.is_jailed(key, block)
+            and not self.ledger.slashing.is_provider_jailed(key, block)
         )
 
     @call

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from chain.ledger.base import Part, Tx, call
 from chain.contract_errors import (
     ERC20InsufficientAllowance,
     ERC20InsufficientBalance,
@@ -15,6 +14,7 @@ from chain.contract_errors import (
     SupplyCapExceeded,
     ZeroAddress,
 )
+from chain.ledger.base import Part, Tx, call
 from chain.ledger.journal import Cell, Table
 from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address, checksummed
 
