@@ -22,7 +22,7 @@ from eth.exceptions import OutOfGas, Revert, VMError
 from eth.vm.forks.prague import PragueVM
 from eth.vm.forks.prague.blocks import PragueBlockHeader
 from eth.vm.spoof import SpoofTransaction
-from eth_utils import ValidationError, keccak
+from eth_utils import ValidationError
 
 from chain.devnet.store import BlockRow, LogRow, Store, TxRow
 
@@ -34,7 +34,7 @@ COINBASE = bytes.fromhex("00000000000000000000000000000000c0ffee00")
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What a call gave: its output, or the revert data; `gas_used` is net of refunds. `halt` names a halt without data."""
+    """What a call gave: its output or the revert data; `gas_used` net of refunds; `halt` names a halt without data."""
 
     ok: bool
     output: bytes
@@ -170,9 +170,9 @@ class Evm:
             raise TransactionRefused("invalid sender")
         return tx
 
-    def build(self, header: BlockHeaderAPI, transactions: Sequence[SignedTransactionAPI]) -> tuple[
-        BlockRow, list[TxRow], list[LogRow], dict[bytes, str]
-    ]:
+    def build(
+        self, header: BlockHeaderAPI, transactions: Sequence[SignedTransactionAPI]
+    ) -> tuple[BlockRow, list[TxRow], list[LogRow], dict[bytes, str]]:
         """Run `transactions` in order in a block with this header; those that cannot run are left out and named.
 
         Returns the rows to store, and the reasons of refusal by transaction hash.
@@ -212,7 +212,7 @@ class Evm:
                     gas_used=receipt.gas_used - gas_used,
                     cumulative_gas=receipt.gas_used,
                     gas_price=state.get_gas_price(tx),
-                    contract=computation.msg.create_address if tx.to == b"" else None,
+                    contract=computation.msg.storage_address if tx.to == b"" else None,
                     bloom=receipt.bloom.to_bytes(256, "big"),
                 )
             )
@@ -223,7 +223,11 @@ class Evm:
         tx_root, _ = make_trie_root_and_nodes([tx for tx, _, _ in kept])
         receipt_root, _ = make_trie_root_and_nodes([receipt for _, receipt, _ in kept])
         sealed = header.copy(
-            state_root=state.state_root, transaction_root=tx_root, receipt_root=receipt_root, bloom=bloom, gas_used=gas_used
+            state_root=state.state_root,
+            transaction_root=tx_root,
+            receipt_root=receipt_root,
+            bloom=bloom,
+            gas_used=gas_used,
         )
         return BlockRow(sealed.block_number, sealed.hash, rlp.encode(sealed)), rows, logs, refused
 

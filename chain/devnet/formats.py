@@ -1,4 +1,4 @@
-"""JSON-RPC values: strict reading of what a client sends, and blocks, transactions, receipts and logs as it expects them."""
+"""JSON-RPC values: strict reading of what a client sends; blocks, transactions and logs in the form it expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded chain itself: a pool, blocks on demand, time under control, snapshots. No network, one thread at a time."""
+"""The embedded chain itself: a pool, blocks on demand, time under control, snapshots. No network, one thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ class Node:
         accounts: Mapping[bytes, int],
         *,
         path: Path | None = None,
-        image: Path | None = None,
         automine: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,15 +44,13 @@ class Node:
         self._next_timestamp: int | None = None
         self._snapshots: list[tuple[int, bytes]] = []
         self.store = Store(path)
-        if self.store.head() is None and image is not None:
-            self.store.load(image)
         self.evm = Evm(self.store, chain_id)
         stored = self.store.get_meta("chain_id")
         if self.store.head() is None:
             self.store.set_meta("chain_id", str(chain_id).encode())
             self.evm.genesis(accounts, int(clock()))
         elif stored != str(chain_id).encode():
-            raise DevnetError(f"{path or image} holds chain {(stored or b'?').decode()}, not chain {chain_id}")
+            raise DevnetError(f"{path} holds chain {(stored or b'?').decode()}, not chain {chain_id}")
         self.pool = Pool(self.nonce, self.balance, BLOCK_GAS_LIMIT)
         self._state = self.evm.state_at(self.head())
 

@@ -104,25 +104,6 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
-    def copy_to(self, path: Path) -> None:
-        """Write the whole chain into a new file, readable by `load`; atomic."""
-        part = path.with_name(f"{path.name}.part")
-        part.unlink(missing_ok=True)
-        target = sqlite3.connect(part)
-        try:
-            self._db.backup(target)
-        finally:
-            target.close()
-        part.replace(path)
-
-    def load(self, path: Path) -> None:
-        """Take over the chain in `path`, a file that `copy_to` wrote."""
-        source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        try:
-            source.backup(self._db)
-        finally:
-            source.close()
-
     # --- trie nodes: the mapping that py-evm reads and writes ---
 
     def read_node(self, key: bytes) -> bytes:
