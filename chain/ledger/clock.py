@@ -39,17 +39,17 @@ class EpochController(Part):
         length: int,
         locked: int,
         delay: int,
-        wind: int,
+        wind_down: int,
     ) -> None:
         super().__init__(ledger, address, owner)
         check_bounds(length, MIN_LENGTH, MAX_LENGTH)
         check_bounds(locked, 1, MAX_EPOCHS)
-        check_bounds(wind, MIN_REWARD_DELAY, MAX_EPOCHS)
-        check_bounds(delay, MIN_REWARD_DELAY, wind)
-        self._segments = Cell(ledger.journal, (Segment(1, start, length),))
+        check_bounds(wind_down, MIN_REWARD_DELAY, MAX_EPOCHS)
+        check_bounds(delay, MIN_REWARD_DELAY, wind_down)
+        self._segments: Cell[tuple[Segment, ...]] = Cell(ledger.journal, (Segment(1, start, length),))
         self._min_locked = Cell(ledger.journal, locked)
         self._reward_delay = Cell(ledger.journal, delay)
-        self._wind_down = Cell(ledger.journal, wind)
+        self._wind_down = Cell(ledger.journal, wind_down)
 
     @property
     def min_epochs_locked(self) -> int:

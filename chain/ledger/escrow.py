@@ -197,8 +197,8 @@ class Escrow(Part):
         try:
             signer = recover(signed, signature)
         except SignatureError:
-            signer = None
-        if signer is not None:
+            pass
+        else:
             if signer == voucher.payer or self._signers[voucher.payer, signer] >= self.epoch(tx):
                 return
         wallet = self.ledger.wallets.get(voucher.payer)

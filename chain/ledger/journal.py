@@ -1,4 +1,4 @@
-"""State that can be taken back: tables and cells that remember what they held, so that a reverted call leaves no trace."""
+"""State that can be taken back: tables and cells remember what they held, so a reverted call leaves no trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of providers: who provides which model and where, who signs for it, and the claim for all of an owner's."""
+"""The registry of providers: who provides which model and where, who signs, and the claim for all of an owner's."""
 
 from __future__ import annotations
 

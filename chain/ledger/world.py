@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from chain.emission import EmissionSchedule, HalvingSchedule
 from chain.ledger.clock import EpochController
@@ -27,26 +27,27 @@ Wallet = Callable[[Bytes32, bytes], bool]
 __all__ = ["Addresses", "Genesis", "Ledger", "Wallet"]
 
 
-def _named(name: str) -> Address:
-    return keccak256(name.encode())[12:]
-
-
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the contracts are; the defaults are made up from their names."""
+    """Where the contracts are, under the names of the directory's entries."""
 
-    token: Address = _named("FuncToken")
-    epochs: Address = _named("EpochController")
-    models: Address = _named("ModelRegistry")
-    providers: Address = _named("ProviderRegistry")
-    router: Address = _named("Router")
-    gateways: Address = _named("GatewayRegistry")
-    gateway_staking: Address = _named("GatewayStaking")
-    escrow: Address = _named("Escrow")
-    settlement: Address = _named("Settlement")
-    slashing: Address = _named("Slashing")
-    disputes: Address = _named("Disputes")
-    reward_pool: Address = _named("RewardPool")
+    token: Address
+    epochs: Address
+    models: Address
+    providers: Address
+    router: Address
+    gateways: Address
+    gateway_staking: Address
+    escrow: Address
+    settlement: Address
+    slashing: Address
+    disputes: Address
+    reward_pool: Address
+
+
+def made_up_addresses() -> Addresses:
+    """Addresses for a ledger that stands alone."""
+    return Addresses(**{entry.name: keccak256(entry.name.encode())[12:] for entry in fields(Addresses)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Genesis:
     min_gateway_stake: int = 1000 * FUNC
     emission_cap: int = 10**9 * FUNC
     schedule: EmissionSchedule = field(default_factory=lambda: HalvingSchedule(1000 * FUNC, 1000))
-    addresses: Addresses = field(default_factory=Addresses)
+    addresses: Addresses = field(default_factory=made_up_addresses)
 
 
 class Ledger:
