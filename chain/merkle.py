@@ -139,6 +139,8 @@ def verify_multi(root: Bytes32, leaves: Sequence[Bytes32], proof: Sequence[Bytes
             elif known < len(leaves):
                 pair.append(leaves[known])
                 known += 1
+            elif computed == len(flags):
+                return False
             else:
                 # A node that has not been computed yet reads as zero, as it does on the chain.
                 pair.append(hashes[computed])
