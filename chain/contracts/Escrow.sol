@@ -109,11 +109,13 @@ contract Escrow is IEscrow, Wired, EIP712 {
         nonReentrant
         returns (uint256 paid)
     {
-        _check(voucher, signature, _epochs.currentEpoch());
+        _requireGateway(voucher.gateway);
+        _requireSignature(voucher, signature, _epochs.currentEpoch());
         uint256 due = _due(voucher);
         if (due == 0) revert NothingDue(voucher.payer, voucher.gateway);
         if (_deposits[voucher.payer].balance == 0) revert EmptyDeposit(voucher.payer);
-        return _redeem(voucher, due);
+        paid = _redeem(voucher, due);
+        _credit(voucher.gateway, paid);
     }
 
     /// @inheritdoc IEscrow
@@ -125,17 +127,29 @@ contract Escrow is IEscrow, Wired, EIP712 {
     {
         if (vouchers.length != signatures.length) revert LengthMismatch();
         uint64 current = _epochs.currentEpoch();
+        bytes32 gateway;
+        uint256 credit; // of this gateway, booked when another one's turn comes
         for (uint256 i = 0; i < vouchers.length; ++i) {
-            _check(vouchers[i], signatures[i], current);
+            if (i == 0 || vouchers[i].gateway != gateway) {
+                if (credit != 0) _credit(gateway, credit);
+                credit = 0;
+                gateway = vouchers[i].gateway;
+                _requireGateway(gateway);
+            }
+            _requireSignature(vouchers[i], signatures[i], current);
             uint256 due = _due(vouchers[i]);
-            if (due != 0) paid += _redeem(vouchers[i], due);
+            if (due == 0) continue;
+            uint256 moved = _redeem(vouchers[i], due);
+            credit += moved;
+            paid += moved;
         }
+        if (credit != 0) _credit(gateway, credit);
     }
 
     /// @inheritdoc IEscrow
     function topUpCredit(string calldata gatewayId, uint256 amount) external whenNotPaused nonReentrant {
         bytes32 key = Ids.keyOf(gatewayId);
-        if (_gateways.ownerOf(key) == address(0)) revert UnknownGateway(key);
+        _requireGateway(key);
         if (amount == 0) revert ZeroAmount();
         _credit(key, amount);
         _token.safeTransferFrom(msg.sender, address(this), amount);
@@ -224,7 +238,6 @@ contract Escrow is IEscrow, Wired, EIP712 {
         if (own.thawing > balance) own.thawing = balance;
         uint256 total = redeemed[voucher.payer][voucher.gateway] + paid;
         redeemed[voucher.payer][voucher.gateway] = total;
-        _credit(voucher.gateway, paid);
         emit VoucherRedeemed(voucher.payer, voucher.gateway, total, paid, due - paid);
     }
 
@@ -238,8 +251,14 @@ contract Escrow is IEscrow, Wired, EIP712 {
         return due;
     }
 
-    function _check(PaymentVoucher calldata voucher, bytes calldata signature, uint64 current) private view {
-        if (_gateways.ownerOf(voucher.gateway) == address(0)) revert UnknownGateway(voucher.gateway);
+    function _requireGateway(bytes32 key) private view {
+        if (_gateways.ownerOf(key) == address(0)) revert UnknownGateway(key);
+    }
+
+    function _requireSignature(PaymentVoucher calldata voucher, bytes calldata signature, uint64 current)
+        private
+        view
+    {
         bytes32 digest = hashVoucher(voucher);
         (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
         if (failure == ECDSA.RecoverError.NoError) {

@@ -21,7 +21,7 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
 
     struct Contribution {
         uint128 units;
-        uint128 claimedUnits;
+        uint128 unclaimed;
     }
 
     IERC20 private immutable TOKEN;
@@ -98,16 +98,14 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
         uint64 claimable = EPOCHS.claimableEpoch();
         if (to > claimable) revert RewardsNotReady(to, claimable);
 
-        bool found;
         mapping(uint64 epoch => Contribution) storage contributions = _contributions[key];
         for (uint64 epoch = from; epoch <= to; ++epoch) {
-            Contribution memory own = contributions[epoch];
-            if (own.units == own.claimedUnits) continue;
-            found = true;
-            contributions[epoch].claimedUnits = own.units;
-            amount += _takeFromPot(epoch, own);
+            uint128 reward = contributions[epoch].unclaimed;
+            if (reward == 0) continue;
+            contributions[epoch].unclaimed = 0;
+            amount += reward;
         }
-        if (!found) revert NothingToClaim();
+        if (amount == 0) revert NothingToClaim();
         TOKEN.safeTransfer(owner, amount);
         emit ProviderClaimedRewards(id, key, owner, from, to, amount);
     }
@@ -115,8 +113,25 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
     /// @inheritdoc IProviderStaking
     function recordContribution(bytes32 key, uint64 epoch, uint128 units) external {
         if (msg.sender != SETTLEMENT) revert Unauthorized(msg.sender);
-        _contributions[key][epoch].units += units;
-        emit ContributionRecorded(key, epoch, units);
+        Contribution memory own = _contributions[key][epoch];
+        Pot memory pot_ = _pots[epoch];
+        // A difference of floors, so that parts proven one by one add up to the floor of the whole.
+        uint256 reward = Math.mulDiv(pot_.amount, own.units + units, pot_.totalUnits)
+            - Math.mulDiv(pot_.amount, own.units, pot_.totalUnits);
+        own.units += units;
+        own.unclaimed += uint128(reward);
+        pot_.allotted += uint128(reward);
+        pot_.provenUnits += units;
+        if (pot_.provenUnits == pot_.totalUnits && pot_.allotted < pot_.amount) {
+            uint128 dust = pot_.amount - pot_.allotted;
+            pot_.allotted = pot_.amount;
+            carried += dust;
+            emit DustCarried(epoch, dust);
+        }
+        _contributions[key][epoch] = own;
+        _pots[epoch].allotted = pot_.allotted;
+        _pots[epoch].provenUnits = pot_.provenUnits;
+        emit ContributionRecorded(key, epoch, units, reward);
     }
 
     /// @inheritdoc IProviderStaking
@@ -128,7 +143,7 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
         }
         potAmount = amount + carried;
         carried = 0;
-        _pots[epoch] = Pot({amount: potAmount, totalUnits: totalUnits, paid: 0, claimedUnits: 0});
+        _pots[epoch] = Pot({amount: potAmount, totalUnits: totalUnits, allotted: 0, provenUnits: 0});
         emit PotFunded(epoch, potAmount, totalUnits);
     }
 
@@ -149,8 +164,7 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
         Ids.checkRange(from, to);
         uint64 claimable = EPOCHS.claimableEpoch();
         for (uint64 epoch = from; epoch <= to && epoch <= claimable; ++epoch) {
-            Contribution memory own = _contributions[key][epoch];
-            if (own.units != own.claimedUnits) amount += _reward(_pots[epoch], own);
+            amount += _contributions[key][epoch].unclaimed;
         }
     }
 
@@ -172,7 +186,7 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
     /// @inheritdoc IProviderStaking
     function contribution(string calldata id, uint64 epoch) external view returns (uint128, uint128) {
         Contribution memory own = _contributions[Ids.keyOf(id)][epoch];
-        return (own.units, own.claimedUnits);
+        return (own.units, own.unclaimed);
     }
 
     function _stake(string calldata id, address caller) private returns (uint256 amount) {
@@ -189,27 +203,6 @@ contract ProviderStaking is IProviderStaking, ReentrancyGuardTransient {
         totalStake += amount;
         TOKEN.safeTransferFrom(msg.sender, address(this), amount);
         emit ProviderStaked(id, key, owner, amount, unlockEpoch);
-    }
-
-    function _takeFromPot(uint64 epoch, Contribution memory own) private returns (uint256 reward) {
-        Pot memory pot_ = _pots[epoch];
-        reward = _reward(pot_, own);
-        pot_.paid += uint128(reward);
-        pot_.claimedUnits += own.units - own.claimedUnits;
-        if (pot_.claimedUnits == pot_.totalUnits && pot_.paid < pot_.amount) {
-            uint128 dust = pot_.amount - pot_.paid;
-            pot_.paid = pot_.amount;
-            carried += dust;
-            emit DustCarried(epoch, dust);
-        }
-        _pots[epoch].paid = pot_.paid;
-        _pots[epoch].claimedUnits = pot_.claimedUnits;
-    }
-
-    /// @dev A difference of floors, so that claims in parts add up to the floor of the whole.
-    function _reward(Pot memory pot_, Contribution memory own) private pure returns (uint256) {
-        return Math.mulDiv(pot_.amount, own.units, pot_.totalUnits)
-            - Math.mulDiv(pot_.amount, own.claimedUnits, pot_.totalUnits);
     }
 
     function _find(string calldata id) private view returns (bytes32 key, address owner) {

@@ -10,21 +10,21 @@ interface IProviderStaking is ICommon {
         uint64 unlockEpoch;
     }
 
-    /// @notice A finalised epoch: pot in wei, all units, and of both what has been claimed.
+    /// @notice A finalised epoch: pot in wei and all units, and of both what proofs have allotted to providers.
     struct Pot {
         uint128 amount;
         uint128 totalUnits;
-        uint128 paid;
-        uint128 claimedUnits;
+        uint128 allotted;
+        uint128 provenUnits;
     }
 
     event ProviderStaked(string id, bytes32 indexed key, address indexed owner, uint256 amount, uint64 unlockEpoch);
     event ProviderUnstaked(string id, bytes32 indexed key, address indexed owner, uint256 amount);
     event ProviderClaimedRewards(string id, bytes32 indexed key, address indexed owner, uint64 from, uint64 to, uint256 amount);
     event ProviderSlashed(bytes32 indexed key, uint256 amount);
-    event ContributionRecorded(bytes32 indexed key, uint64 indexed epoch, uint256 units);
+    event ContributionRecorded(bytes32 indexed key, uint64 indexed epoch, uint256 units, uint256 reward);
     event PotFunded(uint64 indexed epoch, uint256 amount, uint256 totalUnits);
-    /// @notice The last unit of an epoch was claimed; the rounding remainder goes into the next pot.
+    /// @notice The last unit of an epoch was proven; the rounding remainder goes into the next pot.
     event DustCarried(uint64 indexed epoch, uint256 amount);
 
     error NotProviderOwner(bytes32 key, address caller);
@@ -51,7 +51,7 @@ interface IProviderStaking is ICommon {
     /// @notice What `claimRewards` would pay now for contributions already proven; 0 for epochs that are not ready.
     function viewRewards(string calldata id, uint64 from, uint64 to) external view returns (uint256 amount);
 
-    /// @notice Adds proven units of a provider. Settlement only.
+    /// @notice Adds proven units of a provider and allots its part of the pot, which is funded. Settlement only.
     function recordContribution(bytes32 key, uint64 epoch, uint128 units) external;
 
     /// @notice Records the pot of an epoch, whose tokens have been sent. Settlement only, once an epoch.
@@ -71,7 +71,8 @@ interface IProviderStaking is ICommon {
 
     function pot(uint64 epoch) external view returns (Pot memory);
 
-    function contribution(string calldata id, uint64 epoch) external view returns (uint128 units, uint128 claimedUnits);
+    /// @notice Proven units of a provider in an epoch, and the wei that wait to be claimed for them.
+    function contribution(string calldata id, uint64 epoch) external view returns (uint128 units, uint128 unclaimed);
 
     /// @notice Wei waiting for the next pot: rounding remainders and pots without work.
     function carried() external view returns (uint128);

@@ -82,9 +82,10 @@ contract SettlementTest is Deployment {
         gatewayStaking.setMinGatewayStake(1001 ether);
         yes(gatewayStaking.isOverdrawn(key("gate")), "overdrawn");
         yes(!gateways.isActive("gate"), "not active");
+        uint64 epoch = last();
         vm.prank(gatewayOwner);
         vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.GatewayNotBonded.selector, key("gate")));
-        settlement.postCheckpoint(modelId, epochs.currentEpoch() - 1, bytes32("r"), 1, 1, 0);
+        settlement.postCheckpoint(modelId, epoch, bytes32("r"), 1, 1, 0);
     }
 
     function test_pausing_stops_posting_but_not_proofs_and_claims() public {
@@ -228,7 +229,7 @@ contract SettlementTest is Deployment {
         staking.claimRewards("ben", epoch, epoch);
         uint256 amount = staking.pot(epoch).amount;
         eq(early + late, amount * 3 / 4, "parts add up to the floor of the whole");
-        eq(staking.pot(epoch).paid, amount, "with the dust");
+        eq(staking.pot(epoch).allotted, amount, "with the dust");
         eq(staking.carried(), amount - amount * 3 / 4 - amount / 4, "dust");
     }
 
@@ -328,7 +329,7 @@ contract SettlementTest is Deployment {
         settlement.finalize(modelId, epoch);
         vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.AlreadyFinalized.selector, modelId, epoch));
         settlement.finalize(modelId, epoch);
-        vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.EpochNotReady.selector, 0, epoch + 1 - 1));
+        vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.EpochNotReady.selector, 0, epoch + 1));
         settlement.finalize(modelId, 0);
         vm.expectRevert(abi.encodeWithSelector(ICommon.UnknownModel.selector, 9));
         settlement.finalize(9, epoch);
