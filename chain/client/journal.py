@@ -107,7 +107,7 @@ class Journal:
         """
         now = self._clock()
         with self._transaction():
-            nonce = free_nonce(max(floor, self._past_nonce(sender)), self.held_nonces(sender))
+            nonce = free_nonce(max(floor, self.past_nonce(sender)), self.held_nonces(sender))
             signed, fees = sign(nonce)
             cursor = self._db.execute(
                 'INSERT INTO intents (chain, key, session, sender, "to", data, value, gas, label, state, nonce, '
@@ -133,9 +133,7 @@ class Journal:
             nonce = free_nonce(max(floor, intent.nonce + 1), self.held_nonces(intent.sender))
             signed, fees = sign(nonce)
             self._add_attempt(intent.id, signed, nonce, fees, self._clock())
-            self._db.execute(
-                "UPDATE intents SET state = ?, nonce = ? WHERE id = ?", (State.SIGNED, nonce, intent.id)
-            )
+            self._db.execute("UPDATE intents SET state = ?, nonce = ? WHERE id = ?", (State.SIGNED, nonce, intent.id))
         return self.get(intent.id)
 
     def record_sent(self, intent: Intent, attempt: Attempt) -> Intent:
@@ -189,9 +187,7 @@ class Journal:
 
     def by_key(self, sender: str, key: str) -> Intent | None:
         """The intent that was given this key."""
-        row = self._one(
-            "SELECT * FROM intents WHERE chain = ? AND sender = ? AND key = ?", (self.chain, sender, key)
-        )
+        row = self._one("SELECT * FROM intents WHERE chain = ? AND sender = ? AND key = ?", (self.chain, sender, key))
         return None if row is None else self._intent(row)
 
     def live(self, sender: str) -> list[Intent]:
@@ -222,9 +218,7 @@ class Journal:
         rows = self._all(f"SELECT nonce FROM intents WHERE chain = ? AND sender = ? AND {_LIVE}", (self.chain, sender))
         return {int(row[0]) for row in rows}
 
-    # --- inside ---
-
-    def _past_nonce(self, sender: str) -> int:
+    def past_nonce(self, sender: str) -> int:
         """One after the highest nonce that was used on the chain: a node that lags behind may not know it yet."""
         row = self._one(
             "SELECT max(nonce) FROM intents WHERE chain = ? AND sender = ? AND state IN (?, ?)",
@@ -232,9 +226,20 @@ class Journal:
         )
         return 0 if row is None or row[0] is None else int(row[0]) + 1
 
+    def ended_with(self, sender: str, nonce: int) -> Intent | None:
+        """The intent that was mined for good with this nonce."""
+        found = self._many(
+            "SELECT * FROM intents WHERE chain = ? AND sender = ? AND nonce = ? AND state IN (?, ?)",
+            (self.chain, sender, nonce, State.CONFIRMED, State.FAILED),
+        )
+        return found[0] if found else None
+
+    # --- inside ---
+
     def _add_attempt(self, intent: int, signed: SignedTransaction, nonce: int, fees: Fees, now: float) -> None:
+        # The same bytes may have been signed for an intent that was refused: they are this one's now.
         self._db.execute(
-            "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
             (signed.hash, intent, signed.raw, nonce, str(fees.max_fee), str(fees.priority_fee), now),
         )
 

@@ -87,6 +87,7 @@ class Policy:
     stuck_after: float = 60.0
     max_fee: int = 1_000 * 10**9
     max_attempts: int = 12
+    renumber_after: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +233,19 @@ class Refusal(enum.Enum):
 _WORDS: tuple[tuple[Refusal, tuple[str, ...]], ...] = (
     (Refusal.KNOWN, ("already known", "known transaction", "already imported", "alreadyknown", "already exists")),
     (Refusal.NONCE_USED, ("nonce too low", "nonce is too low", "invalid nonce", "oldnonce", "nonce_too_low")),
-    (Refusal.UNDERPRICED, ("replacement transaction underpriced", "replacement_underpriced", "replacement fee too low")),
+    (
+        Refusal.UNDERPRICED,
+        ("replacement transaction underpriced", "replacement_underpriced", "replacement fee too low"),
+    ),
     (
         Refusal.FEE_TOO_LOW,
         ("transaction underpriced", "max fee per gas less than block base fee", "fee too low", "feetoolow"),
     ),
     (Refusal.FUNDS, ("insufficient funds", "insufficient balance")),
-    (Refusal.BUSY, ("txpool is full", "pool is full", "account limit exceeded", "too many transactions", "queue is full")),
+    (
+        Refusal.BUSY,
+        ("txpool is full", "pool is full", "account limit exceeded", "too many transactions", "queue is full"),
+    ),
 )
 
 

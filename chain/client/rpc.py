@@ -30,7 +30,9 @@ class Rpc:
     Raises of every call: `NodeUnreachable`, `NodeTimeout`, `RateLimited`, `BadAnswer`, `RpcRefused`.
     """
 
-    def __init__(self, url: str, policy: RetryPolicy | None = None, *, transport: httpx.AsyncBaseTransport | None = None):
+    def __init__(
+        self, url: str, policy: RetryPolicy | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+    ):
         """Raises `ChainConfigError` for what is not an HTTP address."""
         try:
             parsed = httpx.URL(url)
@@ -76,7 +78,9 @@ class Rpc:
         chunks = [calls[start : start + BATCH] for start in range(0, len(calls), BATCH)]
         return [answer for chunk in chunks for answer in await self._retry(chunk, deadline)]
 
-    async def _retry(self, calls: Sequence[tuple[str, Sequence[Any]]], deadline: float | None) -> list[Any | RpcRefused]:
+    async def _retry(
+        self, calls: Sequence[tuple[str, Sequence[Any]]], deadline: float | None
+    ) -> list[Any | RpcRefused]:
         loop = asyncio.get_running_loop()
         end = loop.time() + (self.policy.deadline if deadline is None else deadline)
         for attempt in itertools.count():
@@ -98,7 +102,8 @@ class Rpc:
         if self._http is None:
             raise NodeUnreachable("this client is closed")
         requests = [
-            {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": list(params)} for method, params in calls
+            {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": list(params)}
+            for method, params in calls
         ]
         body: Any = requests if len(requests) > 1 else requests[0]
         try:

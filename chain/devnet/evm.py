@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import rlp
@@ -261,7 +261,7 @@ class Evm:
         value: int = 0,
         overrides: Mapping[bytes, Mapping[str, Any]] | None = None,
     ) -> tuple[int, CallOutcome]:
-        """Least gas limit, within 1.5%, with which the call succeeds; or the failed outcome of the largest one."""
+        """A gas limit, not much above the least, with which the call succeeds; or the failed outcome of the largest."""
         limit = header.gas_limit
 
         def attempt(gas: int) -> CallOutcome:
@@ -270,12 +270,13 @@ class Evm:
         most = attempt(limit)
         if not most.ok:
             return limit, most
-        # Every call keeps back a 64th of its gas, and refunds come only at the end: a first guess from both is
-        # nearly always enough, so that the search has little left to do.
-        low = most.gas_used - 1
+        # Every call keeps back a 64th of its gas, refunds come only at the end, and a stipend may be needed on the
+        # way: a guess from these nearly always suffices, and then two executions are enough.
         guess = min(limit, (most.gas_used + most.refunded + 2300) * 64 // 63)
-        high = guess if attempt(guess).ok else limit
-        while high - low > max(1, high * 15 // 1000):
+        if attempt(guess).ok:
+            return guess, most
+        low, high = guess, limit
+        while high - low > high * 15 // 1000:
             middle = min((high + low) // 2, low * 2)
             if attempt(middle).ok:
                 high = middle
@@ -326,7 +327,3 @@ class Evm:
             out_of_gas=isinstance(failure, OutOfGas),
         )
 
-
-def renumber(logs: Sequence[LogRow], first: int) -> list[LogRow]:
-    """The same logs counted from `first`."""
-    return [replace(log, position=first + index) for index, log in enumerate(logs)]
