@@ -34,18 +34,20 @@ class ProviderStake:
 
 @dataclass(frozen=True, slots=True)
 class Pot:
-    """A finalised epoch: wei and units in all, and of both what has been claimed."""
+    """A finalised epoch: wei and units in all, and of both what proofs have allotted to providers."""
 
     amount: int = 0
     total_units: int = 0
-    paid: int = 0
-    claimed_units: int = 0
+    allotted: int = 0
+    proven_units: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
+    """Proven units of a provider in an epoch, and the wei that wait to be claimed for them."""
+
     units: int = 0
-    claimed_units: int = 0
+    unclaimed: int = 0
 
 
 class Router(Part):
@@ -107,7 +109,7 @@ class ProviderStaking(Part):
         key, _ = self._find(identifier)
         check_range(first, last)
         ready = min(last, self.ledger.epochs.claimable_epoch(block))
-        return sum(self._reward(self._pots[e], self._contributions[key, e]) for e in range(first, ready + 1))
+        return sum(self._contributions[key, e].unclaimed for e in range(first, ready + 1))
 
     @call
     def stake_for_provider(self, tx: Tx, identifier: str) -> None:
@@ -142,17 +144,28 @@ class ProviderStaking(Part):
         claimable = self.ledger.epochs.claimable_epoch(tx.block)
         if last > claimable:
             raise RewardsNotReady(last, claimable)
-        unclaimed = [e for e in range(first, last + 1) if self._unclaimed(key, e)]
-        if not unclaimed:
+        epochs = range(first, last + 1)
+        amount = sum(self._contributions[key, e].unclaimed for e in epochs)
+        if not amount:
             raise NothingToClaim()
-        amount = sum(self._take_from_pot(key, e) for e in unclaimed)
+        for epoch in epochs:
+            own = self._contributions[key, epoch]
+            if own.unclaimed:
+                self._contributions[key, epoch] = replace(own, unclaimed=0)
         self.ledger.token.move(self.address, provider.owner, amount)
         return amount
 
     def record_contribution(self, key: Bytes32, epoch: int, units: int) -> None:
-        """Settlement adds proven units."""
-        own = self._contributions[key, epoch]
-        self._contributions[key, epoch] = replace(own, units=own.units + units)
+        """Settlement adds proven units, and with them their part of the pot: a difference of floors."""
+        own, pot = self._contributions[key, epoch], self._pots[epoch]
+        reward = pot.amount * (own.units + units) // pot.total_units - pot.amount * own.units // pot.total_units
+        self._contributions[key, epoch] = Contribution(own.units + units, own.unclaimed + reward)
+        allotted, proven = pot.allotted + reward, pot.proven_units + units
+        if proven == pot.total_units:
+            # The last unit: the rounding remainder goes into the next pot and counts as allotted from this one.
+            self._carried.value += pot.amount - allotted
+            allotted = pot.amount
+        self._pots[epoch] = replace(pot, allotted=allotted, proven_units=proven)
 
     def fund_pot(self, epoch: int, amount: int, total_units: int) -> int:
         """Settlement hands over an epoch's wei; without work they wait for the next pot. Returns the pot."""
@@ -190,29 +203,6 @@ class ProviderStaking(Part):
             self.ledger.token.move(source, self.address, missing)
         else:
             self.ledger.token.pull(spender, source, self.address, missing)
-
-    def _unclaimed(self, key: Bytes32, epoch: int) -> int:
-        own = self._contributions[key, epoch]
-        return own.units - own.claimed_units
-
-    def _take_from_pot(self, key: Bytes32, epoch: int) -> int:
-        own, pot = self._contributions[key, epoch], self._pots[epoch]
-        reward = self._reward(pot, own)
-        paid, claimed = pot.paid + reward, pot.claimed_units + own.units - own.claimed_units
-        if claimed == pot.total_units:
-            # The last unit: the rounding remainder goes into the next pot and counts as paid from this one.
-            self._carried.value += pot.amount - paid
-            paid = pot.amount
-        self._pots[epoch] = replace(pot, paid=paid, claimed_units=claimed)
-        self._contributions[key, epoch] = replace(own, claimed_units=own.units)
-        return reward
-
-    @staticmethod
-    def _reward(pot: Pot, own: Contribution) -> int:
-        """A difference of floors, so that a claim in parts pays what one claim would."""
-        if not pot.total_units:
-            return 0
-        return pot.amount * own.units // pot.total_units - pot.amount * own.claimed_units // pot.total_units
 
     def _find(self, identifier: str) -> tuple[Bytes32, Provider]:
         key = key_of(identifier)

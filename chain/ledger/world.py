@@ -127,7 +127,8 @@ class Ledger:
             ),
         }
         for pool in self.pools():
-            unpaid = sum(pot.amount - pot.paid for pot in pool.pots().values())
+            unpaid = sum(pot.amount - pot.allotted for pot in pool.pots().values())
+            unpaid += sum(own.unclaimed for own in pool.contributions().values())
             parts[f"pool {pool.model_id}"] = (pool.address, pool.total_stake + unpaid + pool.carried)
         for name in ("providers", "gateways", "models", "slashing"):
             parts[name] = (getattr(self, name).address, 0)
@@ -157,13 +158,13 @@ class Ledger:
 
 def _broken_pots(pool: ProviderStaking) -> Iterator[str]:
     proven: dict[int, int] = {}
-    claimed: dict[int, int] = {}
+    unclaimed: dict[int, int] = {}
     for (_, epoch), own in pool.contributions().items():
         proven[epoch] = proven.get(epoch, 0) + own.units
-        claimed[epoch] = claimed.get(epoch, 0) + own.claimed_units
+        unclaimed[epoch] = unclaimed.get(epoch, 0) + own.unclaimed
     for epoch, pot in pool.pots().items():
         where = f"pot of model {pool.model_id}, epoch {epoch}"
-        if pot.paid > pot.amount:
-            yield f"{where}: {pot.paid} of {pot.amount} wei paid"
-        if not claimed.get(epoch, 0) == pot.claimed_units <= proven.get(epoch, 0) <= pot.total_units:
-            yield f"{where}: claimed, proven and total units out of order"
+        if not unclaimed.get(epoch, 0) <= pot.allotted <= pot.amount:
+            yield f"{where}: {pot.allotted} of {pot.amount} wei allotted, {unclaimed.get(epoch, 0)} unclaimed"
+        if not proven.get(epoch, 0) == pot.proven_units <= pot.total_units:
+            yield f"{where}: proven and total units out of order"
