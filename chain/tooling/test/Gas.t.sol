@@ -129,7 +129,7 @@ contract GasTest is Deployment {
             uint256 fees = models.feeFor(modelId, epoch, units);
             vm.prank(gatewayOwner);
             settlement.postCheckpoint(modelId, epoch, keccak256(abi.encode(i)), units, fees, keccak256("data"));
-            spent[i] = vm.snapshotGasLastCall("scratch", "same");
+            spent[i] = vm.lastCallGas().gasTotalUsed;
         }
         for (uint256 i = 1; i < 4; ++i) {
             uint256 difference = spent[i] > spent[0] ? spent[i] - spent[0] : spent[0] - spent[i];
