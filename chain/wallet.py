@@ -83,7 +83,7 @@ def create_keystore(path: Path, account: Account, password: str) -> None:
         raise InvalidArgument("the password must not be empty", argument="password")
     if path.exists():
         raise WalletExists(f"there is a keystore at {path} already; it is never overwritten")
-    document = create_keyfile_json(account.private_key, password.encode(), kdf="scrypt", work_factor=SCRYPT_N)
+    document = create_keyfile_json(account.private_key, password.encode(), kdf="scrypt", iterations=SCRYPT_N)
     document["address"] = account.address.lower().removeprefix("0x")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
