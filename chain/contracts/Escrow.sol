@@ -8,6 +8,7 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
@@ -18,7 +19,7 @@ import {ISettlement} from "./interfaces/ISettlement.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Developer deposits and the gateways' credit that vouchers turn them into.
-contract Escrow is IEscrow, Wired, EIP712 {
+contract Escrow is IEscrow, Stoppable, EIP712 {
     using SafeERC20 for IERC20;
 
     bytes32 private constant VOUCHER_TYPEHASH =
@@ -105,7 +106,6 @@ contract Escrow is IEscrow, Wired, EIP712 {
     /// @inheritdoc IEscrow
     function redeem(PaymentVoucher calldata voucher, bytes calldata signature)
         external
-        whenNotPaused
         nonReentrant
         returns (uint256 paid)
     {
@@ -121,7 +121,6 @@ contract Escrow is IEscrow, Wired, EIP712 {
     /// @inheritdoc IEscrow
     function redeemBatch(PaymentVoucher[] calldata vouchers, bytes[] calldata signatures)
         external
-        whenNotPaused
         nonReentrant
         returns (uint256 paid)
     {
@@ -147,7 +146,7 @@ contract Escrow is IEscrow, Wired, EIP712 {
     }
 
     /// @inheritdoc IEscrow
-    function topUpCredit(string calldata gatewayId, uint256 amount) external whenNotPaused nonReentrant {
+    function topUpCredit(string calldata gatewayId, uint256 amount) external nonReentrant {
         bytes32 key = Ids.keyOf(gatewayId);
         _requireGateway(key);
         if (amount == 0) revert ZeroAmount();

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
@@ -13,7 +14,7 @@ import {ISlashing} from "./interfaces/ISlashing.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Gateways and the keys that sign for them.
-contract GatewayRegistry is IGatewayRegistry, Wired {
+contract GatewayRegistry is IGatewayRegistry, Stoppable {
     using SafeERC20 for IERC20;
     using Checkpoints for Checkpoints.Trace160;
 

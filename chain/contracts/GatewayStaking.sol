@@ -5,6 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
@@ -15,7 +16,7 @@ import {ISlashing} from "./interfaces/ISlashing.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Gateway stakes.
-contract GatewayStaking is IGatewayStaking, Wired {
+contract GatewayStaking is IGatewayStaking, Stoppable {
     using SafeERC20 for IERC20;
 
     uint256 public constant MAX_MIN_STAKE = 1e26;

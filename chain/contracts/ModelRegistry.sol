@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
@@ -16,7 +17,7 @@ import {IRouter} from "./interfaces/IRouter.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Models, prices, royalties, usage and ratings.
-contract ModelRegistry is IModelRegistry, Wired {
+contract ModelRegistry is IModelRegistry, Stoppable {
     using Checkpoints for Checkpoints.Trace208;
 
     uint32 public constant MAX_BLOCKS = 4096;

@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
@@ -11,7 +12,7 @@ import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 import {IEmissionSchedule, IRewardPool} from "./interfaces/IRewardPool.sol";
 
 /// @title Emission with a hard cap, and boosts.
-contract RewardPool is IRewardPool, Wired {
+contract RewardPool is IRewardPool, Stoppable {
     using SafeERC20 for IFuncToken;
 
     /// @inheritdoc IRewardPool

@@ -3,12 +3,13 @@ pragma solidity 0.8.37;
 
 import {Clones} from "@openzeppelin/contracts/proxy/Clones.sol";
 import {ProviderStaking} from "./ProviderStaking.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IRouter} from "./interfaces/IRouter.sol";
 
 /// @title Finds, and makes, the staking pool of each model. Pausing the router pauses staking in all pools.
-contract Router is IRouter, Wired {
+contract Router is IRouter, Stoppable {
     address private _models;
     address private _implementation;
     mapping(uint256 modelId => address) private _pools;

@@ -42,7 +42,7 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         uint256 totalUnits,
         uint256 totalFees,
         bytes32 dataHash
-    ) external whenNotPaused nonReentrant {
+    ) external nonReentrant {
         bytes32 gateway = _requirePoster(modelId, epoch);
         Checkpoint storage posted = _checkpoints[_slot(gateway, modelId, epoch)];
         if (posted.status != CheckpointStatus.None) revert CheckpointExists(gateway, modelId, epoch);

@@ -74,7 +74,7 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
     }
 
     /// @inheritdoc ISettlementChallenges
-    function answerOmission(uint256 challengeId, uint256 units, bytes32[] calldata proof) external {
+    function answerOmission(uint256 challengeId, uint256 units, bytes32[] calldata proof) external nonReentrant {
         Challenge storage c = _answerable(challengeId, ChallengeKind.Omission);
         Checkpoint storage posted = _posted(c.gateway, c.modelId, c.epoch);
         bytes32 leaf = Leaves.hash(c.gateway, c.provider, c.modelId, c.epoch, units);
@@ -104,7 +104,10 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
     }
 
     /// @inheritdoc ISettlementChallenges
-    function answerLeaf(uint256 challengeId, uint256 receiptUnits, bytes calldata receiptSignature) external {
+    function answerLeaf(uint256 challengeId, uint256 receiptUnits, bytes calldata receiptSignature)
+        external
+        nonReentrant
+    {
         Challenge storage c = _answerable(challengeId, ChallengeKind.UnsupportedLeaf);
         _posted(c.gateway, c.modelId, c.epoch);
         _requireProvider(c.provider, c.modelId);
@@ -121,11 +124,11 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
         Challenge storage c = _openChallenge(challengeId);
         if (_epochs.currentEpoch() <= c.answerBy) revert AnswerWindowOpen(challengeId, c.answerBy);
         c.status = ChallengeStatus.Upheld;
-        _endHold(c);
         _payments[c.challenger] += c.bond;
         emit ChallengeUpheld(challengeId);
         if (c.kind == ChallengeKind.Omission) {
             _challenged[_omissionSubject(c.gateway, c.provider, c.epoch)] = false;
+            _endHold(c);
             uint256 known = _compensated[c.gateway][c.provider][c.epoch];
             if (c.units > known) {
                 _compensate(c.gateway, c.provider, c.modelId, c.epoch, c.units - known, c.challenger);
@@ -133,6 +136,7 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
         } else {
             ModelEpoch storage sums = _modelEpochs[c.modelId][c.epoch];
             sums.openChallenges -= 1;
+            _endHold(c);
             Checkpoint storage posted = _checkpoints[_slot(c.gateway, c.modelId, c.epoch)];
             if (posted.status != CheckpointStatus.Posted) return;
             _barred[Leaves.hash(c.gateway, c.provider, c.modelId, c.epoch, c.units)] = true;
@@ -289,16 +293,16 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
         c.units = units;
         uint128 bond = _parametersAt(_epochs.currentEpoch()).challengeBond;
         c.bond = bond;
-        c.held = uint128(_gatewayStaking.reserve(gateway, wanted));
         _openChallenges[gateway] += 1;
+        c.held = uint128(_gatewayStaking.reserve(gateway, wanted));
         emit ChallengeOpened(challengeId, kind, gateway, provider, epoch, c.answerBy);
         _token.safeTransferFrom(msg.sender, address(this), bond);
     }
 
     function _answered(uint256 challengeId, Challenge storage c) private {
         c.status = ChallengeStatus.Answered;
-        _endHold(c);
         _payments[_gateways.ownerOf(c.gateway)] += c.bond;
+        _endHold(c);
         emit ChallengeAnswered(challengeId);
     }
 

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IDisputes} from "./interfaces/IDisputes.sol";
@@ -17,7 +18,7 @@ import {ISlashing} from "./interfaces/ISlashing.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Service-level commitments, their penalties, and the jail for providers and gateways.
-contract Slashing is ISlashing, Wired, EIP712 {
+contract Slashing is ISlashing, Stoppable, EIP712 {
     uint16 public constant MAX_PENALTY_BPS = 1000;
 
     bytes32 private constant REPORT_TYPEHASH =

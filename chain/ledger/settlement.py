@@ -41,7 +41,6 @@ class Settlement(Challenges):
         self, tx: Tx, model_id: int, epoch: int, root: Bytes32, total_units: int, total_fees: int, data_hash: Bytes32
     ) -> None:
         """`data_hash` is only announced; nothing is computed from it."""
-        self.not_paused()
         gateways, staking, current = self.ledger.gateways, self.ledger.gateway_staking, self.epoch(tx)
         gateway = gateways.gateway_of_signer(tx.sender)
         if gateway == ZERO_HASH or gateways.signer_at(gateway, current) != tx.sender:

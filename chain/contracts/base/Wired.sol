@@ -2,12 +2,11 @@
 pragma solidity 0.8.37;
 
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
-import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {IDirectory, IWired} from "../interfaces/IDirectory.sol";
 
-/// @title What all contracts but the token share: two-step owner, pause, reentrancy guard, and neighbours by directory.
-abstract contract Wired is IWired, Ownable2Step, Pausable, ReentrancyGuardTransient {
+/// @title What all contracts but the token share: two-step owner, reentrancy guard, and neighbours by directory.
+abstract contract Wired is IWired, Ownable2Step, ReentrancyGuardTransient {
     IDirectory private immutable DIRECTORY;
     bool private _wired;
 
@@ -26,15 +25,6 @@ abstract contract Wired is IWired, Ownable2Step, Pausable, ReentrancyGuardTransi
         if (_wired) revert Wiring();
         _wired = true;
         _wire(DIRECTORY.entries());
-    }
-
-    /// @notice Stops whatever takes new money or commitments; withdrawals go on.
-    function pause() external onlyOwner {
-        _pause();
-    }
-
-    function unpause() external onlyOwner {
-        _unpause();
     }
 
     /// @dev For code that is never used at its own address.

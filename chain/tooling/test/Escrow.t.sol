@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {Escrow} from "contracts/Escrow.sol";
 import {ICommon} from "contracts/interfaces/ICommon.sol";
 import {IEscrow} from "contracts/interfaces/IEscrow.sol";
@@ -235,12 +236,20 @@ contract EscrowTest is Deployment {
         escrow.redeem(voucher(0), signature);
     }
 
-    function test_pausing_never_traps_a_deposit() public {
+    function test_pausing_traps_neither_a_deposit_nor_a_voucher() public {
         escrow.pause();
+        vm.expectRevert(Pausable.EnforcedPause.selector);
+        escrow.deposit(1);
+        topUp("gate", 1);
+        IEscrow.PaymentVoucher[] memory vs = new IEscrow.PaymentVoucher[](1);
+        bytes[] memory sigs = new bytes[](1);
+        (vs[0], sigs[0]) = (voucher(2 ether), sign(voucher(2 ether)));
+        eq(escrow.redeem(voucher(1 ether), sign(voucher(1 ether))), 1 ether, "redeemed although paused");
+        eq(escrow.redeemBatch(vs, sigs), 1 ether, "in a batch too");
         vm.startPrank(payer);
-        escrow.thaw(10 ether);
+        escrow.thaw(8 ether);
         nextEpoch(DELAY + 1);
-        eq(escrow.withdraw(), 10 ether, "out although paused");
+        eq(escrow.withdraw(), 8 ether, "out although paused");
     }
 
     function test_credit_is_paid_out_only_after_unstaking() public {

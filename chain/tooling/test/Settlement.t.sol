@@ -88,15 +88,20 @@ contract SettlementTest is Deployment {
         settlement.postCheckpoint(modelId, epoch, bytes32("r"), 1, 1, 0);
     }
 
-    function test_pausing_stops_posting_but_not_proofs_and_claims() public {
+    /// @dev Posting has a deadline and missing it costs stake, so it goes on too.
+    function test_pausing_everything_stops_no_posting_proof_or_claim() public {
+        models.pause();
+        providers.pause();
+        router.pause();
+        gateways.pause();
+        gatewayStaking.pause();
+        escrow.pause();
+        slashing.pause();
+        rewards.pause();
         uint64 epoch = last();
         bytes32[] memory leaves = postTwo(UNITS, UNITS);
-        Pausable2(address(settlement)).pause();
-        router.pause();
-        providers.pause();
-        vm.prank(gatewayOwner);
         vm.expectRevert(Pausable.EnforcedPause.selector);
-        settlement.postCheckpoint(modelId, epoch, bytes32("r"), 1, 1, 0);
+        rewards.boost(modelId, epoch + 1, 1);
         nextEpoch(DELAY);
         prove("ann", epoch, UNITS, leaves);
         vm.startPrank(ann);
@@ -414,8 +419,4 @@ contract SettlementTest is Deployment {
         vm.expectRevert(ICommon.Wiring.selector);
         models.wire();
     }
-}
-
-interface Pausable2 {
-    function pause() external;
 }
