@@ -525,7 +525,7 @@ contract ChallengesTest is Deployment {
         address code = vm.deployCode("SettlementChallenges.sol:SettlementChallenges", abi.encode(directory, address(this)));
         vm.expectRevert(ICommon.Wiring.selector);
         ISettlementWire(code).wire();
-        vm.expectRevert();
+        vm.expectRevert(bytes(""));
         ISettlement(code).challengeSum(gate, modelId, epoch, sortedLeaves(1, 1));
     }
 

@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ProviderStaking} from "contracts/ProviderStaking.sol";
 import {ICommon} from "contracts/interfaces/ICommon.sol";
-import {IProviderStaking} from "contracts/interfaces/IProviderStaking.sol";
+import {IProviderRegistry} from "contracts/interfaces/IProviderRegistry.sol";
 import {IRewardPool} from "contracts/interfaces/IRewardPool.sol";
 import {ISettlement, ISettlementTypes} from "contracts/interfaces/ISettlement.sol";
 import {Deployment} from "./Deployment.sol";
@@ -302,7 +302,7 @@ contract SettlementTest is Deployment {
         eq(failed.length, 1, "one failed");
         yes(key(failed[0]) == key("idle"), "that one");
         vm.prank(address(99));
-        vm.expectRevert();
+        vm.expectRevert(abi.encodeWithSelector(IProviderRegistry.NoProvidersOwned.selector, address(99)));
         providers.claimRewardsCluster(epoch, epoch);
     }
 
