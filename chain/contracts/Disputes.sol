@@ -54,7 +54,10 @@ contract Disputes is IDisputes, Wired {
     }
 
     /// @inheritdoc IDisputes
-    function openCase(string calldata providerId, uint64 epoch, bytes32 evidenceHash) external returns (uint256 caseId) {
+    function openCase(string calldata providerId, uint64 epoch, bytes32 evidenceHash)
+        external
+        returns (uint256 caseId)
+    {
         if (!_verifiers.contains(msg.sender)) revert NotVerifier(msg.sender);
         if (_verifiers.length() < PANEL) revert TooFewVerifiers(_verifiers.length(), PANEL);
         bytes32 key = Ids.keyOf(providerId);

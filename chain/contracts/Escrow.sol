@@ -171,11 +171,7 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
     }
 
     /// @inheritdoc IEscrow
-    function spendCredit(bytes32 gateway, uint256 amount)
-        external
-        only(address(_settlement))
-        returns (uint256 taken)
-    {
+    function spendCredit(bytes32 gateway, uint256 amount) external only(address(_settlement)) returns (uint256 taken) {
         taken = Math.min(amount, creditOf[gateway]);
         if (taken == 0) return 0;
         creditOf[gateway] -= taken;
@@ -254,10 +250,7 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
         if (_gateways.ownerOf(key) == address(0)) revert UnknownGateway(key);
     }
 
-    function _requireSignature(PaymentVoucher calldata voucher, bytes calldata signature, uint64 current)
-        private
-        view
-    {
+    function _requireSignature(PaymentVoucher calldata voucher, bytes calldata signature, uint64 current) private view {
         bytes32 digest = hashVoucher(voucher);
         (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
         if (failure == ECDSA.RecoverError.NoError) {

@@ -204,12 +204,7 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     }
 
     /// @inheritdoc IModelRegistry
-    function rating(uint256 modelId)
-        external
-        view
-        known(modelId)
-        returns (uint256 scoreTimesWeight, uint256 weight)
-    {
+    function rating(uint256 modelId) external view known(modelId) returns (uint256 scoreTimesWeight, uint256 weight) {
         RatingSums storage sums = _sums[modelId];
         return (sums.scoreTimesWeight, sums.weight);
     }

@@ -282,8 +282,7 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
 
         address pool = _router.stakingPool(modelId);
         (uint256 net, uint256 burned) = _payOut(modelId, epoch, sums, pool);
-        (uint256 emission, uint256 boosted) =
-            _rewardPool.settle(modelId, epoch, burned, _emissionWeights[epoch], pool);
+        (uint256 emission, uint256 boosted) = _rewardPool.settle(modelId, epoch, burned, _emissionWeights[epoch], pool);
         uint128 amount = SafeCast.toUint128(net + emission + boosted);
         uint128 pot = IProviderStaking(pool).fundPot(epoch, amount, units);
         emit EpochFinalized(modelId, epoch, pot, emission, boosted, units);

@@ -9,11 +9,12 @@ import {IFuncToken} from "./interfaces/IFuncToken.sol";
 import {ISettlementChallenges} from "./interfaces/ISettlement.sol";
 import {Ids} from "./libraries/Ids.sol";
 import {Leaves} from "./libraries/Leaves.sol";
+import {SettlementPenalties} from "./base/SettlementPenalties.sol";
 import {SettlementState} from "./base/SettlementState.sol";
 
 /// @title The disputes that the chain decides by itself.
 /// @dev Code only: Settlement runs it on its own storage. Called at its own address it knows nobody and moves nothing.
-contract SettlementChallenges is ISettlementChallenges, SettlementState {
+contract SettlementChallenges is ISettlementChallenges, SettlementPenalties {
     using SafeERC20 for IFuncToken;
 
     constructor(IDirectory directory, address owner_) SettlementState(directory, owner_) {
@@ -112,8 +113,7 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
         _posted(c.gateway, c.modelId, c.epoch);
         _requireProvider(c.provider, c.modelId);
         if (receiptUnits < c.units) revert InvalidProof();
-        bytes32 digest =
-            _receiptDigest(ContributionVoucher(c.gateway, c.provider, c.modelId, c.epoch, receiptUnits));
+        bytes32 digest = _receiptDigest(ContributionVoucher(c.gateway, c.provider, c.modelId, c.epoch, receiptUnits));
         _requireSignature(digest, receiptSignature, _providers.signerAt(c.provider, c.epoch));
         _modelEpochs[c.modelId][c.epoch].openChallenges -= 1;
         _answered(challengeId, c);
@@ -201,10 +201,7 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
     }
 
     /// @inheritdoc ISettlementChallenges
-    function challengePosted(CheckpointCommitment calldata commitment, bytes calldata signature)
-        external
-        nonReentrant
-    {
+    function challengePosted(CheckpointCommitment calldata commitment, bytes calldata signature) external nonReentrant {
         _requireWindow(commitment.epoch, 1);
         _requireGateway(commitment.gateway);
         Checkpoint storage posted = _posted(commitment.gateway, commitment.modelId, commitment.epoch);
@@ -309,91 +306,6 @@ contract SettlementChallenges is ISettlementChallenges, SettlementState {
     function _endHold(Challenge storage c) private {
         _openChallenges[c.gateway] -= 1;
         _gatewayStaking.release(c.gateway, c.held);
-    }
-
-    /// @dev Pays a provider for units that its gateway left out, as far as the gateway's money goes.
-    /// @return paid false if nothing could be charged.
-    function _compensate(
-        bytes32 gateway,
-        bytes32 provider,
-        uint256 modelId,
-        uint64 epoch,
-        uint256 missing,
-        address challenger
-    ) private returns (bool paid) {
-        uint256 fee = _models.feeFor(modelId, epoch, missing);
-        uint256 cover = _cover(gateway);
-        if (fee > cover) {
-            missing = _models.unitsFor(modelId, epoch, cover);
-            fee = _models.feeFor(modelId, epoch, missing);
-        }
-        if (fee == 0) return false;
-        _compensated[gateway][provider][epoch] += missing;
-        _charge(gateway, fee);
-        uint256 net = _splitCompensation(modelId, epoch, fee);
-        (address owner_,) = _providers.ownerAndModel(provider);
-        _payments[owner_] += net;
-        emit ProviderCompensated(provider, gateway, modelId, epoch, missing, net);
-        uint256 penalty = Math.mulDiv(fee, _parametersAt(_epochs.currentEpoch()).omissionPenaltyBps, BPS);
-        _punish(gateway, Offence.Omission, penalty, challenger);
-        return true;
-    }
-
-    /// @dev As for fees that were posted, but the gateway's share is burned too.
-    function _splitCompensation(uint256 modelId, uint64 epoch, uint256 fee) private returns (uint256 net) {
-        Parameters memory p = _parametersAt(epoch + 1);
-        uint256 royalty = fee * _models.royaltyBpsOf(modelId) / BPS;
-        uint256 burned = fee * p.gatewayShareBps / BPS + fee * p.burnBps / BPS;
-        _royalties[modelId] += royalty;
-        _token.burn(burned);
-        return fee - royalty - burned;
-    }
-
-    function _punishFirst(bytes32 gateway, uint256 modelId, uint64 epoch, Offence offence) private {
-        if (_penalized[_slot(gateway, modelId, epoch)][offence]) revert AlreadyPenalized(gateway, offence);
-        _punishFraud(gateway, modelId, epoch, offence, msg.sender);
-    }
-
-    /// @dev Once a slot and offence, so that one bad tree costs what the parameter says, not that times its leaves.
-    function _punishFraud(bytes32 gateway, uint256 modelId, uint64 epoch, Offence offence, address challenger)
-        private
-    {
-        bytes32 slot = _slot(gateway, modelId, epoch);
-        if (_penalized[slot][offence]) return;
-        _penalized[slot][offence] = true;
-        uint64 current = _epochs.currentEpoch();
-        _slashing.jailGateway(gateway, current + _parametersAt(current).jailEpochs);
-        _punish(gateway, offence, _fraudPenalty(gateway), challenger);
-    }
-
-    function _punish(bytes32 gateway, Offence offence, uint256 penalty, address challenger) private {
-        uint256 taken = Math.min(penalty, _gatewayStaking.effectiveStakeOfKey(gateway));
-        uint256 reward;
-        if (taken != 0) {
-            _gatewayStaking.charge(gateway, taken);
-            reward = taken * _parametersAt(_epochs.currentEpoch()).challengerBps / BPS;
-            _payments[challenger] += reward;
-            _token.burn(taken - reward);
-        }
-        emit GatewayPenalized(gateway, offence, taken, challenger, reward);
-    }
-
-    function _void(bytes32 gateway, uint256 modelId, uint64 epoch, Checkpoint storage posted) private {
-        posted.status = CheckpointStatus.Voided;
-        uint256 fees = posted.totalFees;
-        _book(gateway, modelId, epoch, posted.totalUnits - posted.barredUnits, fees, false);
-        _token.safeTransfer(address(_escrow), fees);
-        _escrow.returnCredit(gateway, fees);
-        emit CheckpointVoided(gateway, modelId, epoch);
-    }
-
-    function _fraudPenalty(bytes32 gateway) private view returns (uint256) {
-        uint256 stake = _gatewayStaking.stakeOfKey(gateway).amount;
-        return stake * _parametersAt(_epochs.currentEpoch()).fraudPenaltyBps / BPS;
-    }
-
-    function _cover(bytes32 gateway) private view returns (uint256) {
-        return _escrow.creditOf(gateway) + _gatewayStaking.effectiveStakeOfKey(gateway);
     }
 
     /// @param before epochs before the claim in which the window closes.

@@ -85,6 +85,7 @@ def test_the_contracts_pass_forge(tooling: Path) -> None:
     forge = str(tooling / "node_modules" / ".bin" / "forge")
     if not Path(forge).exists():
         pytest.skip("npm has no forge for this platform")
+    run([forge, "fmt", "--check", "contracts", "tooling/test"], CHAIN)
     out = run([forge, "test", "--offline"], CHAIN, FOUNDRY_PROFILE="default")
     assert "0 failed" in out
     out = run([forge, "test", "--offline"], CHAIN, FOUNDRY_PROFILE="gas", FORGE_SNAPSHOT_CHECK="true")

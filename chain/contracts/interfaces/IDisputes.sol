@@ -30,7 +30,9 @@ interface IDisputes is ICommon {
     }
 
     event VerifierUpdated(address indexed verifier, bool enabled);
-    event CaseOpened(uint256 indexed caseId, bytes32 indexed provider, uint64 epoch, bytes32 evidenceHash, address[] panel);
+    event CaseOpened(
+        uint256 indexed caseId, bytes32 indexed provider, uint64 epoch, bytes32 evidenceHash, address[] panel
+    );
     event Voted(uint256 indexed caseId, address indexed verifier, bool guilty);
     event CaseClosed(uint256 indexed caseId, CaseStatus status);
     event Disputed(uint256 indexed caseId, address indexed bonder, uint256 bond);

@@ -26,7 +26,9 @@ interface IEscrow is ICommon {
     event SignerAuthorized(address indexed payer, address indexed signer);
     event SignerThawing(address indexed payer, address indexed signer, uint64 lastEpoch);
     /// @notice `paid` wei moved now; `outstanding` is what the voucher still promises, to be redeemed later.
-    event VoucherRedeemed(address indexed payer, bytes32 indexed gateway, uint256 cumulativePaid, uint256 paid, uint256 outstanding);
+    event VoucherRedeemed(
+        address indexed payer, bytes32 indexed gateway, uint256 cumulativePaid, uint256 paid, uint256 outstanding
+    );
     event GatewayCredited(bytes32 indexed gateway, uint256 amount);
     event GatewayCreditSpent(bytes32 indexed gateway, uint256 amount);
     event GatewayCreditWithdrawn(bytes32 indexed gateway, address indexed owner, uint256 amount);
@@ -63,7 +65,9 @@ interface IEscrow is ICommon {
     function redeem(PaymentVoucher calldata voucher, bytes calldata signature) external returns (uint256 paid);
 
     /// @notice `redeem` for many; a voucher with nothing due or nothing to pay with is passed over.
-    function redeemBatch(PaymentVoucher[] calldata vouchers, bytes[] calldata signatures) external returns (uint256 paid);
+    function redeemBatch(PaymentVoucher[] calldata vouchers, bytes[] calldata signatures)
+        external
+        returns (uint256 paid);
 
     /// @notice Adds to a gateway's credit from the caller's own tokens. Anyone.
     function topUpCredit(string calldata gatewayId, uint256 amount) external;

@@ -14,7 +14,9 @@ interface IGatewayRegistry is ICommon {
     }
 
     event GatewayRegistered(string id, bytes32 indexed key, address indexed owner, string metadata);
-    event GatewayRegisteredAndStaked(string id, bytes32 indexed key, address indexed owner, string metadata, uint256 amount);
+    event GatewayRegisteredAndStaked(
+        string id, bytes32 indexed key, address indexed owner, string metadata, uint256 amount
+    );
     event GatewayMetadataUpdated(bytes32 indexed key, string metadata);
     event GatewayDeactivated(bytes32 indexed key);
     event GatewayReactivated(bytes32 indexed key);

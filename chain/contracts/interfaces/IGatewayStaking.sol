@@ -17,7 +17,9 @@ interface IGatewayStaking is ICommon {
     event GatewayWoundDown(string id, bytes32 indexed key, uint64 windDownEnd);
     event GatewayRestarted(string id, bytes32 indexed key);
     event GatewayUnstaked(string id, bytes32 indexed key, address indexed owner, uint256 amount);
-    event GatewayClaimedRewards(string id, bytes32 indexed key, address indexed owner, uint64 from, uint64 to, uint256 amount);
+    event GatewayClaimedRewards(
+        string id, bytes32 indexed key, address indexed owner, uint64 from, uint64 to, uint256 amount
+    );
     event GatewayCharged(bytes32 indexed key, uint256 amount);
     event GatewayReserved(bytes32 indexed key, uint256 reserved);
     event MinGatewayStakeUpdated(uint256 previous, uint256 current);

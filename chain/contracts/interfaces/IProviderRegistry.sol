@@ -14,7 +14,9 @@ interface IProviderRegistry is ICommon {
         string metadata;
     }
 
-    event ProviderRegistered(string id, bytes32 indexed key, address indexed owner, uint256 indexed modelId, string metadata);
+    event ProviderRegistered(
+        string id, bytes32 indexed key, address indexed owner, uint256 indexed modelId, string metadata
+    );
     event ProviderRegisteredAndStaked(
         string id, bytes32 indexed key, address indexed owner, uint256 indexed modelId, string metadata, uint256 amount
     );

@@ -20,7 +20,9 @@ interface IProviderStaking is ICommon {
 
     event ProviderStaked(string id, bytes32 indexed key, address indexed owner, uint256 amount, uint64 unlockEpoch);
     event ProviderUnstaked(string id, bytes32 indexed key, address indexed owner, uint256 amount);
-    event ProviderClaimedRewards(string id, bytes32 indexed key, address indexed owner, uint64 from, uint64 to, uint256 amount);
+    event ProviderClaimedRewards(
+        string id, bytes32 indexed key, address indexed owner, uint64 from, uint64 to, uint256 amount
+    );
     event ProviderSlashed(bytes32 indexed key, uint256 amount);
     event ContributionRecorded(bytes32 indexed key, uint64 indexed epoch, uint256 units, uint256 reward);
     event PotFunded(uint64 indexed epoch, uint256 amount, uint256 totalUnits);

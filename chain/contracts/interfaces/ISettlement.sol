@@ -122,13 +122,25 @@ interface ISettlementTypes is ICommon {
         uint256 indexed modelId, uint64 indexed epoch, uint256 pot, uint256 emission, uint256 boost, uint256 totalUnits
     );
     event ChallengeOpened(
-        uint256 indexed challengeId, ChallengeKind kind, bytes32 indexed gateway, bytes32 indexed provider, uint64 epoch, uint64 answerBy
+        uint256 indexed challengeId,
+        ChallengeKind kind,
+        bytes32 indexed gateway,
+        bytes32 indexed provider,
+        uint64 epoch,
+        uint64 answerBy
     );
     event ChallengeAnswered(uint256 indexed challengeId);
     event ChallengeUpheld(uint256 indexed challengeId);
-    event GatewayPenalized(bytes32 indexed gateway, Offence offence, uint256 penalty, address challenger, uint256 reward);
+    event GatewayPenalized(
+        bytes32 indexed gateway, Offence offence, uint256 penalty, address challenger, uint256 reward
+    );
     event ProviderCompensated(
-        bytes32 indexed provider, bytes32 indexed gateway, uint256 indexed modelId, uint64 epoch, uint256 units, uint256 amount
+        bytes32 indexed provider,
+        bytes32 indexed gateway,
+        uint256 indexed modelId,
+        uint64 epoch,
+        uint256 units,
+        uint256 amount
     );
     event RoyaltyClaimed(uint256 indexed modelId, address indexed creator, uint256 amount);
     event PaymentWithdrawn(address indexed account, uint256 amount);
@@ -176,7 +188,12 @@ interface ISettlementCore is ISettlementTypes {
     /// Leaves are `keccak256(bytes.concat(keccak256(abi.encode(gateway, provider, modelId, epoch, units))))` with types
     /// (bytes32, bytes32, uint256, uint64, uint256), in an OpenZeppelin StandardMerkleTree.
     function postCheckpoint(
-        uint256 modelId, uint64 epoch, bytes32 root, uint256 totalUnits, uint256 totalFees, bytes32 dataHash
+        uint256 modelId,
+        uint64 epoch,
+        bytes32 root,
+        uint256 totalUnits,
+        uint256 totalFees,
+        bytes32 dataHash
     ) external;
 
     /// @notice Writes a leaf of whichever gateway's checkpoint it belongs to; anyone, once a leaf, when the epoch is claimable.
@@ -184,7 +201,11 @@ interface ISettlementCore is ISettlementTypes {
 
     /// @notice The same for a named gateway, without searching.
     function proveContributionFor(
-        string calldata gatewayId, string calldata id, uint64 epoch, uint256 units, bytes32[] calldata proof
+        string calldata gatewayId,
+        string calldata id,
+        uint64 epoch,
+        uint256 units,
+        bytes32[] calldata proof
     ) external;
 
     /// @notice Moves fees, emission and boosts of a claimable epoch into the model's pot. Anyone; proofs do it by themselves.
@@ -203,8 +224,13 @@ interface ISettlementCore is ISettlementTypes {
     /// Bounds: share ≤ 2000, burn 100 … 2000, omission 5000 … 20000, fraud 1000 … 10000, challenger ≤ 5000,
     /// jail epochRewardDelay … 1000, bond 1 wei … 10^24 wei.
     function setParameters(
-        uint16 gatewayShareBps, uint16 burnBps, uint16 omissionPenaltyBps, uint16 fraudPenaltyBps, uint16 challengerBps,
-        uint64 jailEpochs, uint128 challengeBond
+        uint16 gatewayShareBps,
+        uint16 burnBps,
+        uint16 omissionPenaltyBps,
+        uint16 fraudPenaltyBps,
+        uint16 challengerBps,
+        uint64 jailEpochs,
+        uint128 challengeBond
     ) external;
 
     /// @notice The parameters in force now.
@@ -247,7 +273,10 @@ interface ISettlementCore is ISettlementTypes {
 interface ISettlementChallenges is ISettlementTypes {
     /// @notice A voucher above the leaf (shown by `proof`), or without a valid checkpoint (`leafUnits` 0, empty proof).
     function challengeOmission(
-        ContributionVoucher calldata voucher, bytes calldata signature, uint256 leafUnits, bytes32[] calldata proof
+        ContributionVoucher calldata voucher,
+        bytes calldata signature,
+        uint256 leafUnits,
+        bytes32[] calldata proof
     ) external;
 
     /// @notice A voucher whose leaf is nowhere to be found: the gateway must show one, or pay. Takes a bond.
@@ -260,7 +289,11 @@ interface ISettlementChallenges is ISettlementTypes {
 
     /// @notice A leaf that its provider never acknowledged: the gateway must open it with a receipt, or lose. Takes a bond.
     function openLeafChallenge(
-        bytes32 gateway, uint256 modelId, uint64 epoch, Leaf calldata leaf, bytes32[] calldata proof
+        bytes32 gateway,
+        uint256 modelId,
+        uint64 epoch,
+        Leaf calldata leaf,
+        bytes32[] calldata proof
     ) external returns (uint256 challengeId);
 
     /// @notice Opens the leaf: the provider's receipt over at least the leaf's units. Anyone.
@@ -274,12 +307,20 @@ interface ISettlementChallenges is ISettlementTypes {
 
     /// @notice Some leaves (ascending by leaf hash, with a multiproof) already sum to more than `totalUnits`.
     function challengeSumOverflow(
-        bytes32 gateway, uint256 modelId, uint64 epoch, Leaf[] calldata leaves, bytes32[] calldata proof, bool[] calldata flags
+        bytes32 gateway,
+        uint256 modelId,
+        uint64 epoch,
+        Leaf[] calldata leaves,
+        bytes32[] calldata proof,
+        bool[] calldata flags
     ) external;
 
     /// @notice Two different commitments for one slot, both signed by the gateway.
     function challengeEquivocation(
-        CheckpointCommitment calldata a, bytes calldata signatureA, CheckpointCommitment calldata b, bytes calldata signatureB
+        CheckpointCommitment calldata a,
+        bytes calldata signatureA,
+        CheckpointCommitment calldata b,
+        bytes calldata signatureB
     ) external;
 
     /// @notice One signed commitment that differs from what was posted in its slot.

@@ -25,7 +25,13 @@ interface ISlashing is ICommon {
     }
 
     event SlaCommitted(
-        string id, bytes32 indexed key, uint16 uptimeBps, uint32 latencyMs, uint16 penaltyBps, uint64 fromEpoch, uint64 untilEpoch
+        string id,
+        bytes32 indexed key,
+        uint16 uptimeBps,
+        uint32 latencyMs,
+        uint16 penaltyBps,
+        uint64 fromEpoch,
+        uint64 untilEpoch
     );
     event SlaPenalized(bytes32 indexed key, uint64 indexed epoch, uint256 penalty, uint256 missed, uint256 reports);
     event ProviderJailed(bytes32 indexed key, uint64 untilEpoch);
@@ -48,12 +54,14 @@ interface ISlashing is ICommon {
 
     /// @notice Commits a provider from the next epoch on, for `epochs` (1 … 1000) epochs. Provider's owner.
     /// @param uptimeBps 1 … 10000. @param latencyMs positive. @param penaltyBps of the stake per missed epoch, 1 … 1000.
-    function commitSla(string calldata id, uint16 uptimeBps, uint32 latencyMs, uint16 penaltyBps, uint64 epochs) external;
+    function commitSla(string calldata id, uint16 uptimeBps, uint32 latencyMs, uint16 penaltyBps, uint64 epochs)
+        external;
 
     /// @notice Penalises and jails when a strict majority of at least `quorum` reports by different active gateways
     /// (ascending by gateway) says that the commitment for `epoch` was missed. Anyone, in the epochs
     /// epoch + 1 … epoch + epochRewardDelay − 1, once.
-    function enforceSla(string calldata id, uint64 epoch, SlaReport[] calldata reports, bytes[] calldata signatures) external;
+    function enforceSla(string calldata id, uint64 epoch, SlaReport[] calldata reports, bytes[] calldata signatures)
+        external;
 
     /// @notice Jails a gateway through `untilEpoch`; never shortens. Settlement only.
     /// @dev Providers and gateways are kept apart, because one id may name one of each.

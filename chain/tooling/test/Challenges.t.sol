@@ -178,7 +178,8 @@ contract ChallengesTest is Deployment {
     function test_a_voucher_of_another_deployment_is_refused() public {
         nextEpoch(1);
         ISettlementTypes.ContributionVoucher memory v = voucher(UNITS);
-        address code = vm.deployCode("SettlementChallenges.sol:SettlementChallenges", abi.encode(directory, address(this)));
+        address code =
+            vm.deployCode("SettlementChallenges.sol:SettlementChallenges", abi.encode(directory, address(this)));
         ISettlement other =
             ISettlement(vm.deployCode("Settlement.sol:Settlement", abi.encode(directory, address(this), code)));
         bytes memory signature = signed(GATEWAY_KEY, other.hashVoucher(v));
@@ -434,7 +435,9 @@ contract ChallengesTest is Deployment {
     }
 
     function place(bytes32[] memory tree, bytes32 node) internal pure returns (uint256) {
-        for (uint256 i = 3; i < 7; ++i) if (tree[i] == node) return i;
+        for (uint256 i = 3; i < 7; ++i) {
+            if (tree[i] == node) return i;
+        }
         revert("not in the tree");
     }
 
@@ -444,7 +447,11 @@ contract ChallengesTest is Deployment {
 
     // --- equivocation and overdraw ---
 
-    function commitment(bytes32 root, uint256 units) internal view returns (ISettlementTypes.CheckpointCommitment memory) {
+    function commitment(bytes32 root, uint256 units)
+        internal
+        view
+        returns (ISettlementTypes.CheckpointCommitment memory)
+    {
         return ISettlementTypes.CheckpointCommitment(
             gate, modelId, epoch, root, units, models.feeFor(modelId, epoch, units), 0
         );
@@ -522,7 +529,8 @@ contract ChallengesTest is Deployment {
 
     /// @dev The code half of Settlement, called at its own address, has no neighbours and can get none.
     function test_the_challenge_code_alone_does_nothing() public {
-        address code = vm.deployCode("SettlementChallenges.sol:SettlementChallenges", abi.encode(directory, address(this)));
+        address code =
+            vm.deployCode("SettlementChallenges.sol:SettlementChallenges", abi.encode(directory, address(this)));
         vm.expectRevert(ICommon.Wiring.selector);
         ISettlementWire(code).wire();
         vm.expectRevert(bytes(""));

@@ -75,9 +75,8 @@ abstract contract Deployment {
         );
         escrow = Escrow(vm.deployCode("Escrow.sol:Escrow", common));
         address challenges = vm.deployCode("SettlementChallenges.sol:SettlementChallenges", common);
-        settlement = ISettlement(
-            vm.deployCode("Settlement.sol:Settlement", abi.encode(directory, address(this), challenges))
-        );
+        settlement =
+            ISettlement(vm.deployCode("Settlement.sol:Settlement", abi.encode(directory, address(this), challenges)));
         slashing = Slashing(vm.deployCode("Slashing.sol:Slashing", common));
         disputes = Disputes(vm.deployCode("Disputes.sol:Disputes", common));
         address schedule = vm.deployCode("HalvingSchedule.sol:HalvingSchedule", abi.encode(BUDGET, uint64(1000)));

@@ -31,8 +31,7 @@ contract EmissionTest is Deployment {
     // --- token ---
 
     function test_permit_approves_by_signature_once() public {
-        bytes32 kind =
-            keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
+        bytes32 kind = keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
         bytes32 structHash = keccak256(abi.encode(kind, payer, address(escrow), 5 ether, 0, type(uint256).max));
         bytes32 digest = keccak256(abi.encodePacked("\x19\x01", token.DOMAIN_SEPARATOR(), structHash));
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(PAYER_KEY, digest);
@@ -48,7 +47,8 @@ contract EmissionTest is Deployment {
         token.mint(address(this), 1);
         vm.expectRevert(IFuncToken.MinterAlreadySet.selector);
         token.setMinter(address(this));
-        FuncToken fresh = FuncToken(vm.deployCode("FuncToken.sol:FuncToken", abi.encode(address(this), address(this), 1e28 - 1)));
+        FuncToken fresh =
+            FuncToken(vm.deployCode("FuncToken.sol:FuncToken", abi.encode(address(this), address(this), 1e28 - 1)));
         vm.expectRevert(ICommon.ZeroAddress.selector);
         fresh.setMinter(address(0));
         fresh.setMinter(address(this));
@@ -81,7 +81,9 @@ contract EmissionTest is Deployment {
 
     function testFuzz_a_table_emits_exactly_its_last_entry(uint96[6] memory steps, uint8 month) public {
         uint256[] memory cumulative = new uint256[](7);
-        for (uint256 i = 0; i < 6; ++i) cumulative[i + 1] = cumulative[i] + steps[i];
+        for (uint256 i = 0; i < 6; ++i) {
+            cumulative[i + 1] = cumulative[i] + steps[i];
+        }
         uint64 length = uint64(bound(month, 1, 40));
         TableSchedule s = table(cumulative, length);
         uint256 sum;

@@ -68,7 +68,9 @@ contract EscrowTest is Deployment {
         eq(escrow.redeem(voucher(8 ether), sign(voucher(8 ether))), 8 ether - 1, "the remainder");
     }
 
-    function testFuzz_a_voucher_is_paid_once_in_full_whatever_the_deposits(uint256 amount, uint256[8] memory parts) public {
+    function testFuzz_a_voucher_is_paid_once_in_full_whatever_the_deposits(uint256 amount, uint256[8] memory parts)
+        public
+    {
         amount = bound(amount, 1, 1e24);
         uint256 deposited = 10 ether;
         uint256 paid;
@@ -186,7 +188,9 @@ contract EscrowTest is Deployment {
         if (how % 3 == 0) {
             bad[seed % 65] ^= bytes1(uint8(1 << ((seed >> 8) % 8))); // one bit
         } else if (how % 3 == 1) {
-            for (uint256 i = 0; i < 65; ++i) bad[i] = bytes1(uint8(uint256(keccak256(abi.encode(seed, i)))));
+            for (uint256 i = 0; i < 65; ++i) {
+                bad[i] = bytes1(uint8(uint256(keccak256(abi.encode(seed, i)))));
+            }
         } else {
             assembly ("memory-safe") {
                 mstore(bad, mod(seed, 65)) // cut short
@@ -209,7 +213,9 @@ contract EscrowTest is Deployment {
         IEscrow.PaymentVoucher[] memory vs = new IEscrow.PaymentVoucher[](3);
         bytes[] memory sigs = new bytes[](3);
         (vs[0], vs[1], vs[2]) = (voucher(2 ether), voucher(2 ether), voucher(30 ether));
-        for (uint256 i = 0; i < 3; ++i) sigs[i] = sign(vs[i]);
+        for (uint256 i = 0; i < 3; ++i) {
+            sigs[i] = sign(vs[i]);
+        }
         eq(escrow.redeemBatch(vs, sigs), 10 ether, "two, nothing, the rest of the deposit");
         eq(escrow.redeemBatch(vs, sigs), 0, "nothing twice");
         vm.expectRevert(IEscrow.LengthMismatch.selector);

@@ -37,7 +37,9 @@ contract FlowTest is Deployment {
         uint256 fees = units * PRICE / BLOCKS;
         eq(escrow.creditOf(key("gate")), 20 ether - fees, "credit after");
         nextEpoch(DELAY - 1);
-        settlement.proveContribution("ann", epoch, units / 3, Tree.proof(leaves, leaf("gate", "ann", modelId, epoch, units / 3)));
+        settlement.proveContribution(
+            "ann", epoch, units / 3, Tree.proof(leaves, leaf("gate", "ann", modelId, epoch, units / 3))
+        );
         settlement.proveContribution(
             "ben", epoch, units - units / 3, Tree.proof(leaves, leaf("gate", "ben", modelId, epoch, units - units / 3))
         );

@@ -31,7 +31,9 @@ contract GasTest is Deployment {
         epoch = epochs.currentEpoch() - 1;
         bytes32[] memory leaves = new bytes32[](n);
         leaves[0] = leaf("gate", "ann", modelId, epoch, UNITS);
-        for (uint256 i = 1; i < n; ++i) leaves[i] = leaf("gate", vm.toString(i), modelId, epoch, UNITS);
+        for (uint256 i = 1; i < n; ++i) {
+            leaves[i] = leaf("gate", vm.toString(i), modelId, epoch, UNITS);
+        }
         uint256 fees = models.feeFor(modelId, epoch, n * UNITS);
         bytes32 root = Tree.root(leaves);
         vm.prank(gatewayOwner);
@@ -52,7 +54,9 @@ contract GasTest is Deployment {
         give(address(7), 2 * STAKE);
         vm.startPrank(address(7));
         token.approve(address(providers), STAKE);
-        providers.registerAndStake("12D3KooWGatewayOrProviderPeerIdOf52CharactersLong", modelId, '{"url":"https://p.example.org"}');
+        providers.registerAndStake(
+            "12D3KooWGatewayOrProviderPeerIdOf52CharactersLong", modelId, '{"url":"https://p.example.org"}'
+        );
         note("provider: registerAndStake");
         providers.register("second", modelId, '{"url":"https://p.example.org"}');
         token.approve(address(staking), STAKE);
@@ -133,7 +137,12 @@ contract GasTest is Deployment {
         }
         for (uint256 i = 1; i < 4; ++i) {
             uint256 difference = spent[i] > spent[0] ? spent[i] - spent[0] : spent[0] - spent[i];
-            yes(difference < 200, string.concat("same cost but for a few bytes of calldata: ", vm.toString(spent[i]), " and ", vm.toString(spent[0])));
+            yes(
+                difference < 200,
+                string.concat(
+                    "same cost but for a few bytes of calldata: ", vm.toString(spent[i]), " and ", vm.toString(spent[0])
+                )
+            );
         }
     }
 

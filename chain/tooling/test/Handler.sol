@@ -38,9 +38,15 @@ contract Handler is Deployment {
         deploy();
         newModel("one");
         newModel("two");
-        for (uint256 i = 0; i < PROVIDERS; ++i) newProvider(providerOwner(i), providerId(i), modelOf(i));
-        for (uint256 i = 0; i < GATEWAYS; ++i) newGateway(vm.addr(gatewayKey(i)), gatewayId(i), 500 ether);
-        for (uint256 i = 0; i < PAYERS; ++i) give(vm.addr(payerKey(i)), 10_000 ether);
+        for (uint256 i = 0; i < PROVIDERS; ++i) {
+            newProvider(providerOwner(i), providerId(i), modelOf(i));
+        }
+        for (uint256 i = 0; i < GATEWAYS; ++i) {
+            newGateway(vm.addr(gatewayKey(i)), gatewayId(i), 500 ether);
+        }
+        for (uint256 i = 0; i < PAYERS; ++i) {
+            give(vm.addr(payerKey(i)), 10_000 ether);
+        }
     }
 
     // --- who is who ---
@@ -315,8 +321,7 @@ contract Handler is Deployment {
         uint256 i = side % 2;
         token.approve(address(settlement), 10 ether);
         string memory id = providerId(2 * (p.modelId - 1) + i);
-        ISettlementTypes.ContributionVoucher memory v =
-            owe(gatewayId(p.gateway), id, p.modelId, p.epoch, p.units[i]);
+        ISettlementTypes.ContributionVoucher memory v = owe(gatewayId(p.gateway), id, p.modelId, p.epoch, p.units[i]);
         if (hidden) {
             bytes memory signature = signed(gatewayKey(p.gateway), settlement.hashVoucher(v));
             try settlement.openOmissionChallenge(v, signature) returns (uint256 c) {
@@ -327,7 +332,9 @@ contract Handler is Deployment {
             bytes32[] memory proof = Tree.proof(leaves, leaves[i]);
             try settlement.openLeafChallenge(
                 v.gateway, p.modelId, p.epoch, ISettlementTypes.Leaf(v.provider, p.units[i]), proof
-            ) returns (uint256 c) {
+            ) returns (
+                uint256 c
+            ) {
                 openBonds.push(c);
             } catch {}
         }
@@ -369,8 +376,12 @@ contract Handler is Deployment {
     function checkSolvency() external view {
         uint256 now_ = epochs.currentEpoch();
         uint256 owed;
-        for (uint256 i = 0; i < PAYERS; ++i) owed += escrow.depositOf(vm.addr(payerKey(i))).balance;
-        for (uint256 i = 0; i < GATEWAYS; ++i) owed += escrow.creditOf(key(gatewayId(i)));
+        for (uint256 i = 0; i < PAYERS; ++i) {
+            owed += escrow.depositOf(vm.addr(payerKey(i))).balance;
+        }
+        for (uint256 i = 0; i < GATEWAYS; ++i) {
+            owed += escrow.creditOf(key(gatewayId(i)));
+        }
         eq(token.balanceOf(address(escrow)), owed, "escrow");
 
         owed = 0;
@@ -404,10 +415,14 @@ contract Handler is Deployment {
         }
         eq(token.balanceOf(address(rewards)), boosts, "boosts");
         for (uint256 g = 0; g < GATEWAYS; ++g) {
-            for (uint64 e = 1; e <= now_; ++e) settled += settlement.gatewayShare(key(gatewayId(g)), e);
+            for (uint64 e = 1; e <= now_; ++e) {
+                settled += settlement.gatewayShare(key(gatewayId(g)), e);
+            }
             settled += settlement.paymentsOf(vm.addr(gatewayKey(g)));
         }
-        for (uint256 i = 0; i < PROVIDERS; ++i) settled += settlement.paymentsOf(providerOwner(i));
+        for (uint256 i = 0; i < PROVIDERS; ++i) {
+            settled += settlement.paymentsOf(providerOwner(i));
+        }
         settled += settlement.paymentsOf(address(this));
         for (uint256 c = 0; c < settlement.challengeCount(); ++c) {
             ISettlementTypes.Challenge memory ch = settlement.challenge(c);
@@ -421,7 +436,9 @@ contract Handler is Deployment {
         yes(rewards.emitted() <= rewards.EMISSION_CAP(), "emission above its cap");
         for (uint64 e = 1; e <= epochs.currentEpoch(); ++e) {
             uint256 weight;
-            for (uint256 m = 1; m <= 2; ++m) weight += uint256(settlement.modelEpoch(m, e).fees) * 500 / 10_000;
+            for (uint256 m = 1; m <= 2; ++m) {
+                weight += uint256(settlement.modelEpoch(m, e).fees) * 500 / 10_000;
+            }
             eq(settlement.emissionWeight(e), weight, "emission weight");
         }
     }

@@ -43,7 +43,9 @@ contract InvariantsTest {
         targets = new FuzzSelector[](1);
         targets[0].addr = address(handler);
         targets[0].selectors = new bytes4[](17);
-        for (uint256 i = 0; i < 16; ++i) targets[0].selectors[i] = all[i];
+        for (uint256 i = 0; i < 16; ++i) {
+            targets[0].selectors[i] = all[i];
+        }
         targets[0].selectors[16] = Handler.challengeSum.selector;
     }
 

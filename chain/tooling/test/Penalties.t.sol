@@ -136,7 +136,9 @@ contract PenaltiesTest is Deployment {
     // --- disputes ---
 
     function withVerifiers(uint256 n) internal {
-        for (uint256 i = 1; i <= n; ++i) disputes.setVerifier(address(uint160(0x9000 + i)), true);
+        for (uint256 i = 1; i <= n; ++i) {
+            disputes.setVerifier(address(uint160(0x9000 + i)), true);
+        }
     }
 
     function open() internal returns (uint256 caseId, address[] memory panel) {

@@ -53,7 +53,9 @@ contract SettlementTest is Deployment {
         settlement.postCheckpoint(9, epoch, root, UNITS, fees, 0);
         vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.PostingWindowClosed.selector, epoch + 1, epoch + 1));
         settlement.postCheckpoint(modelId, epoch + 1, root, UNITS, fees, 0);
-        vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.PostingWindowClosed.selector, type(uint64).max, epoch + 1));
+        vm.expectRevert(
+            abi.encodeWithSelector(ISettlementTypes.PostingWindowClosed.selector, type(uint64).max, epoch + 1)
+        );
         settlement.postCheckpoint(modelId, type(uint64).max, root, UNITS, fees, 0);
         vm.expectRevert(ISettlementTypes.ZeroRoot.selector);
         settlement.postCheckpoint(modelId, epoch, 0, UNITS, fees, 0);
@@ -125,13 +127,9 @@ contract SettlementTest is Deployment {
         settlement.proveContribution("ann", epoch, UNITS, proof);
         vm.roll(epochs.epochStartBlock(epoch + DELAY));
         settlement.proveContribution("ann", epoch, UNITS, proof);
-        vm.expectRevert(
-            abi.encodeWithSelector(ISettlementTypes.AlreadyProven.selector, key("ann"), key("gate"), epoch)
-        );
+        vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.AlreadyProven.selector, key("ann"), key("gate"), epoch));
         settlement.proveContribution("ann", epoch, UNITS, proof);
-        vm.expectRevert(
-            abi.encodeWithSelector(ISettlementTypes.AlreadyProven.selector, key("ann"), key("gate"), epoch)
-        );
+        vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.AlreadyProven.selector, key("ann"), key("gate"), epoch));
         settlement.proveContributionFor("gate", "ann", epoch, UNITS, proof);
         yes(settlement.isProven(key("gate"), key("ann"), epoch), "proven");
     }
@@ -157,9 +155,7 @@ contract SettlementTest is Deployment {
         settlement.proveContribution("nobody", epoch, UNITS, proof);
         vm.expectRevert(abi.encodeWithSelector(ICommon.UnknownGateway.selector, key("nobody")));
         settlement.proveContributionFor("nobody", "ann", epoch, UNITS, proof);
-        vm.expectRevert(
-            abi.encodeWithSelector(ISettlementTypes.NoCheckpoint.selector, key("gate"), modelId, epoch + 1)
-        );
+        vm.expectRevert(abi.encodeWithSelector(ISettlementTypes.NoCheckpoint.selector, key("gate"), modelId, epoch + 1));
         settlement.proveContributionFor("gate", "ann", epoch + 1, UNITS, proof);
         vm.expectRevert(ISettlementTypes.InvalidProof.selector);
         settlement.proveContributionFor("gate", "ben", epoch, UNITS, proof);
@@ -190,7 +186,9 @@ contract SettlementTest is Deployment {
         postTwo(UNITS, 2 * UNITS);
         nextEpoch(DELAY);
         bytes32[] memory proof = new bytes32[](depth % 7);
-        for (uint256 i = 0; i < proof.length; ++i) proof[i] = path[i];
+        for (uint256 i = 0; i < proof.length; ++i) {
+            proof[i] = path[i];
+        }
         vm.expectRevert(ISettlementTypes.InvalidProof.selector);
         settlement.proveContribution("ann", epoch, units == 0 ? 1 : units, proof);
     }
@@ -367,7 +365,10 @@ contract SettlementTest is Deployment {
         yes(back <= fees + 2, "no profit beyond rounding");
     }
 
-    function testFuzz_emission_is_bounded_by_budget_burn_and_cap(uint128 weight, uint128 others, uint64 epoch) public view {
+    function testFuzz_emission_is_bounded_by_budget_burn_and_cap(uint128 weight, uint128 others, uint64 epoch)
+        public
+        view
+    {
         uint256 total = uint256(weight) + others;
         uint256 emission = rewards.emissionFor(epoch, weight, total);
         yes(emission <= weight, "never more than burned");

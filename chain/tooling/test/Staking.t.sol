@@ -27,7 +27,9 @@ contract StakingTest is Deployment {
 
     function filled(uint256 length) internal pure returns (string memory) {
         bytes memory text = new bytes(length);
-        for (uint256 i = 0; i < length; ++i) text[i] = "x";
+        for (uint256 i = 0; i < length; ++i) {
+            text[i] = "x";
+        }
         return string(text);
     }
 
@@ -184,7 +186,9 @@ contract StakingTest is Deployment {
     }
 
     function test_an_owner_has_at_most_100_providers() public {
-        for (uint256 i = 0; i < 100; ++i) providers.register(vm.toString(i), modelId, "");
+        for (uint256 i = 0; i < 100; ++i) {
+            providers.register(vm.toString(i), modelId, "");
+        }
         vm.expectRevert(abi.encodeWithSelector(IProviderRegistry.TooManyProviders.selector, address(this), 100));
         providers.register("one more", modelId, "");
         eq(providers.providersOf(address(this)).length, 100, "listed");
