@@ -38,14 +38,13 @@ class Tx:
 
 
 class Part:
-    """One contract of the ledger: an address that holds tokens, an owner, and perhaps a pause."""
+    """One contract of the ledger: an address that holds tokens, and an owner."""
 
     def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
         self.ledger = ledger
         self.address = address
         self._owner = Cell(ledger.journal, owner)
         self._pending_owner = Cell(ledger.journal, ZERO_ADDRESS)
-        self._paused = Cell(ledger.journal, False)
 
     @property
     def owner(self) -> Address:
@@ -54,10 +53,6 @@ class Part:
     @property
     def pending_owner(self) -> Address:
         return self._pending_owner.value
-
-    @property
-    def paused(self) -> bool:
-        return self._paused.value
 
     def epoch(self, tx: Tx) -> int:
         """The current epoch, `cur` in the rules."""
@@ -72,6 +67,22 @@ class Part:
             raise OwnableUnauthorizedAccount(checksummed(tx.sender))
         self._owner.value, self._pending_owner.value = tx.sender, ZERO_ADDRESS
 
+    def only_owner(self, tx: Tx) -> None:
+        if tx.sender != self.owner:
+            raise OwnableUnauthorizedAccount(checksummed(tx.sender))
+
+
+class Stoppable(Part):
+    """A contract whose owner can stop what takes new money or commitments; the rest goes on."""
+
+    def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
+        super().__init__(ledger, address, owner)
+        self._paused = Cell(ledger.journal, False)
+
+    @property
+    def paused(self) -> bool:
+        return self._paused.value
+
     def pause(self, tx: Tx) -> None:
         self.only_owner(tx)
         self.not_paused()
@@ -82,10 +93,6 @@ class Part:
         if not self.paused:
             raise ExpectedPause()
         self._paused.value = False
-
-    def only_owner(self, tx: Tx) -> None:
-        if tx.sender != self.owner:
-            raise OwnableUnauthorizedAccount(checksummed(tx.sender))
 
     def not_paused(self) -> None:
         if self.paused:

@@ -19,7 +19,7 @@ from chain.contract_errors import (
     ZeroAddress,
     ZeroAmount,
 )
-from chain.ledger.base import Part, Tx, call, uint128
+from chain.ledger.base import Stoppable, Tx, call, uint128
 from chain.ledger.journal import Table
 from chain.primitives import MAX_UINT64, ZERO_ADDRESS, Address, Bytes32, checksummed, key_of
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
@@ -37,7 +37,7 @@ class Deposit:
     thaw_end: int = 0
 
 
-class Escrow(Part):
+class Escrow(Stoppable):
     def __init__(self, ledger: Ledger, address: Address, owner: Address, chain_id: int) -> None:
         super().__init__(ledger, address, owner)
         self.domain = Domain(chain_id, address)

@@ -19,7 +19,7 @@ from chain.contract_errors import (
     WindDownNotOver,
     ZeroAmount,
 )
-from chain.ledger.base import Part, Tx, call, check_bounds, check_range, uint128
+from chain.ledger.base import Stoppable, Tx, call, check_bounds, check_range, uint128
 from chain.ledger.journal import Cell, Table
 from chain.primitives import Address, Bytes32, key_of
 
@@ -39,7 +39,7 @@ class GatewayStake:
     wind_down_end: int = 0
 
 
-class GatewayStaking(Part):
+class GatewayStaking(Stoppable):
     def __init__(self, ledger: Ledger, address: Address, owner: Address, min_gateway_stake: int) -> None:
         super().__init__(ledger, address, owner)
         check_bounds(min_gateway_stake, 1, MAX_MIN_STAKE)

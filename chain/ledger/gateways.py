@@ -15,7 +15,7 @@ from chain.contract_errors import (
     ZeroAddress,
     ZeroAmount,
 )
-from chain.ledger.base import Part, Tx, at_epoch, call, check_id, check_metadata, with_change
+from chain.ledger.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
 from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed, key_of
 
@@ -35,7 +35,7 @@ class Gateway:
     signers: tuple[tuple[int, Address], ...]
 
 
-class GatewayRegistry(Part):
+class GatewayRegistry(Stoppable):
     def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
         super().__init__(ledger, address, owner)
         self._auto_whitelist = Cell(ledger.journal, True)

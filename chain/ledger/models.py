@@ -20,7 +20,7 @@ from chain.contract_errors import (
     UnknownProvider,
     ZeroAmount,
 )
-from chain.ledger.base import Part, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
+from chain.ledger.base import Stoppable, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
 from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, checksummed, key_of
 
@@ -66,7 +66,7 @@ class Rating:
     weight: int = 0
 
 
-class ModelRegistry(Part):
+class ModelRegistry(Stoppable):
     """Models are numbered 1, 2, 3, …"""
 
     def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:

@@ -17,7 +17,7 @@ from chain.contract_errors import (
     UnknownModel,
     WrongPool,
 )
-from chain.ledger.base import Part, Tx, call, check_range
+from chain.ledger.base import Part, Stoppable, Tx, call, check_range
 from chain.ledger.journal import Cell, Table
 from chain.ledger.providers import Provider
 from chain.primitives import Address, Bytes32, checksummed, key_of
@@ -50,7 +50,7 @@ class Contribution:
     unclaimed: int = 0
 
 
-class Router(Part):
+class Router(Stoppable):
     """Makes and finds the pools. Pausing it pauses staking in all of them."""
 
     def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:

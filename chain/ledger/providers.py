@@ -18,7 +18,7 @@ from chain.contract_errors import (
     ZeroAddress,
 )
 from chain.errors import ContractError
-from chain.ledger.base import Part, Tx, at_epoch, call, check_id, check_metadata, with_change
+from chain.ledger.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
 from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_ADDRESS, Address, Bytes32, checksummed, key_of
 
@@ -41,7 +41,7 @@ class Provider:
     signers: tuple[tuple[int, Address], ...]
 
 
-class ProviderRegistry(Part):
+class ProviderRegistry(Stoppable):
     def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
         super().__init__(ledger, address, owner)
         self._auto_whitelist = Cell(ledger.journal, True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chain.contract_errors import CapTooSmall, EpochPassed, UnknownModel, ZeroAmount
 from chain.emission import EmissionSchedule, emission_for
-from chain.ledger.base import Part, Tx, call
+from chain.ledger.base import Stoppable, Tx, call
 from chain.ledger.journal import Cell, Table
 from chain.primitives import Address
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chain.ledger.world import Ledger
 
 
-class RewardPool(Part):
+class RewardPool(Stoppable):
     def __init__(self, ledger: Ledger, address: Address, owner: Address, cap: int, schedule: EmissionSchedule) -> None:
         super().__init__(ledger, address, owner)
         if schedule.total > cap:

@@ -20,7 +20,7 @@ from chain.contract_errors import (
     TooFewReports,
     WrongReport,
 )
-from chain.ledger.base import Part, Tx, call, check_bounds
+from chain.ledger.base import Stoppable, Tx, call, check_bounds
 from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_HASH, Address, Bytes32, checksummed, key_of, share_of
 from chain.vouchers import Domain, SlaReport, digest, is_signed_by
@@ -42,7 +42,7 @@ class Sla:
     until_epoch: int = 0
 
 
-class Slashing(Part):
+class Slashing(Stoppable):
     """A provider has two jails, by commitment and by dispute; the later end counts."""
 
     def __init__(self, ledger: Ledger, address: Address, owner: Address, chain_id: int) -> None:

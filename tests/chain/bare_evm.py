@@ -20,6 +20,8 @@ from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.message import Message
 from eth_abi import abi
+from eth_typing import Address as EthAddress
+from eth_typing import BlockNumber, Hash32
 from eth_utils.abi import collapse_if_tuple, function_abi_to_4byte_selector
 from eth_utils.crypto import keccak
 
@@ -102,19 +104,19 @@ class BareEvm:
         keep: bool,
     ) -> bytes:
         state = self._state
-        state.execution_context._block_number = block  # one context for all blocks: only these two differ
-        state.execution_context._mix_hash = prevrandao
+        # One context for all blocks: only these two differ between them.
+        vars(state.execution_context).update(_block_number=block, _mix_hash=prevrandao)
         message = Message(
             gas=GAS,
-            to=to,
-            sender=sender,
+            to=EthAddress(to),
+            sender=EthAddress(sender),
             value=0,
             data=data,
-            code=code or state.get_code(to),
-            create_address=create_address,
+            code=code or state.get_code(EthAddress(to)),
+            create_address=EthAddress(create_address) if create_address else None,  # type: ignore[arg-type]
             should_transfer_value=False,
         )
-        context = state.get_transaction_context_class()(gas_price=0, origin=sender)
+        context = state.get_transaction_context_class()(gas_price=0, origin=EthAddress(sender))
         before = state.snapshot()
         run = state.computation_class.apply_create_message if create_address else state.computation_class.apply_message
         computation = run(state, message, context)
@@ -134,16 +136,16 @@ class BareEvm:
         context = ExecutionContext(
             coinbase=ZERO_ADDRESS,
             timestamp=1,
-            block_number=block,
+            block_number=BlockNumber(block),
             difficulty=0,
-            mix_hash=prevrandao,
+            mix_hash=Hash32(prevrandao),
             gas_limit=GAS,
             prev_hashes=(),
             chain_id=self._chain_id,
             base_fee_per_gas=0,
             excess_blob_gas=0,
         )
-        return PragueState(db, context, root)
+        return PragueState(db, context, Hash32(root))
 
 
 ABIS = {
@@ -172,6 +174,7 @@ class Contracts:
         self._block = genesis.start_block
         owner = genesis.owner
         self._owner = owner
+        self._pools: dict[int, Address] = {}
         directory = self._deploy("Directory", owner)
         at: dict[str, Address] = {"token": self._deploy("FuncToken", owner, genesis.holder, genesis.supply)}
         at["epochs"] = self._deploy(
@@ -198,11 +201,14 @@ class Contracts:
         self._send(at["token"], functions("FuncToken")["setMinter"], (at["reward_pool"],))
 
     def pool(self, model_id: int) -> Address:
-        return bytes.fromhex(self.view("router", "stakingPool", self._block, model_id)[2:])
+        """As the router says."""
+        if model_id not in self._pools:
+            self._pools[model_id] = bytes.fromhex(self.view("router", "stakingPool", self._block, model_id)[2:])
+        return self._pools[model_id]
 
     def next_pool(self, model_id: int) -> Address:
         """Where the router's next clone will be: its nonce began at 1 and the pools' original took the first."""
-        return generate_contract_address(self.at["router"], model_id + 1)
+        return generate_contract_address(EthAddress(self.at["router"]), model_id + 1)
 
     def address(self, part: str) -> Address:
         """`part`: a name of ABIS, or `pool 3` for a model's pool."""
@@ -221,7 +227,7 @@ class Contracts:
         return function.decode(self.evm.view(self.address(part), function.encode(arguments), block))
 
     def _deploy(self, name: str, *arguments: Any) -> Address:
-        inputs = next((e["inputs"] for e in artifact(name)["abi"] if e["type"] == "constructor"), [])
+        inputs: list[Any] = next((e["inputs"] for e in artifact(name)["abi"] if e["type"] == "constructor"), [])
         encoded = abi.encode([collapse_if_tuple(value) for value in inputs], arguments)
         code = bytes.fromhex(artifact(name)["bytecode"].removeprefix("0x")) + encoded
         return self.evm.create(self._owner, code, self._block)

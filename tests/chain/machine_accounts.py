@@ -309,7 +309,7 @@ class Accounts(Base):
     @action()
     def pause_for_a_call(self, rng: Random) -> None:
         """Nothing new is accepted while paused, and what is paused can be resumed."""
-        parts = ("models", "providers", "router", "gateways", "gateway_staking", "escrow", "settlement", "slashing")
+        parts = ("models", "providers", "router", "gateways", "gateway_staking", "escrow", "slashing")
         part = pick(rng, [*parts, "reward_pool"])
         self.do(part, "pause", OWNER if mostly(rng) else ACTORS[0])
         action = pick(

@@ -158,7 +158,8 @@ class Work(Accounts):
     def challenge_omission(self, rng: Random) -> None:
         voucher, signature = self.a_voucher(rng)
         tree = self.trees.get((voucher.gateway, voucher.model_id, voucher.epoch))
-        units, proof = 0, ()
+        units = 0
+        proof: tuple[Bytes32, ...] = ()
         if tree is not None and mostly(rng, 12):
             mine = [leaf for leaf in tree.leaves if leaf.provider == voucher.provider]
             if mine:

@@ -1,4 +1,4 @@
-"""What the ledger and the contracts must agree on: every view that the ledger answers, by part, function, arguments."""
+"""What ledger and contracts must agree on: every view that the ledger answers too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from enum import IntEnum
 from typing import Any
 
 from chain.ledger import Ledger
-from chain.ledger.slashing import Sla
 from chain.primitives import Address, Bytes32, checksummed, key_of
 
 PARTS = ("escrow", "settlement", "disputes", "reward_pool", "gateway_staking", "providers", "gateways", "slashing")
@@ -24,18 +23,23 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose state is looked at. `epochs` are the ones whose books are compared; `known_only` skips untouched slots."""
+    """Whose state is looked at. `epochs` are the ones whose books are compared.
+
+    `whole` also looks where, for the ledger, there is nothing, and at what only the calls of a registry change.
+    `registries`: those that were called since the last look.
+    """
 
     accounts: tuple[Address, ...]
     providers: tuple[str, ...]
     gateways: tuple[str, ...]
     epochs: range
     block: int
-    known_only: bool
+    whole: bool
+    registries: frozenset[str] = frozenset()
 
 
 def plain(value: Any) -> Any:
-    """As eth_abi decodes it: enums as numbers, records and lists as tuples, addresses of 20 bytes as lower-case text."""
+    """As eth_abi decodes it: enums as numbers, records as tuples, 20 bytes as an address in lower-case text."""
     match value:
         case bool():
             return value
@@ -77,12 +81,16 @@ def _money(ledger: Ledger, scope: Scope) -> _Seen:
     for holder in (*holders, *(pool.address for pool in ledger.pools())):
         yield "token", "balanceOf", (holder,), token.balance_of(holder)
     for account in scope.accounts:
-        yield "escrow", "depositOf", (account,), escrow.deposit_of(account)
-        yield "settlement", "paymentsOf", (account,), ledger.settlement.payments_of(account)
-        yield "disputes", "paymentsOf", (account,), ledger.disputes.payments_of(account)
-        for gateway in scope.gateways:
-            key = key_of(gateway)
-            yield "escrow", "redeemed", (account, key), escrow.redeemed(account, key)
+        deposit = escrow.deposit_of(account)
+        if scope.whole or deposit.balance:
+            yield "escrow", "depositOf", (account,), deposit
+        for name, part in (("settlement", ledger.settlement), ("disputes", ledger.disputes)):
+            if scope.whole or part.payments_of(account):
+                yield name, "paymentsOf", (account,), part.payments_of(account)
+        for key in map(key_of, scope.gateways):
+            redeemed = escrow.redeemed(account, key)
+            if scope.whole or redeemed:
+                yield "escrow", "redeemed", (account, key), redeemed
 
 
 def _clock(ledger: Ledger, scope: Scope) -> _Seen:
@@ -99,19 +107,20 @@ def _models(ledger: Ledger, scope: Scope) -> _Seen:
     yield "models", "modelCount", (), models.model_count
     for model_id in range(1, models.model_count + 1):
         model = models.model(model_id)
-        listed = (model.creator, model.blocks, model.royalty_bps, model.enabled, model.stake_amount)
-        yield "models", "model", (model_id,), (*listed, model.manifest_hash, model.name, model.metadata_uri)
         current = ledger.epochs.current_epoch(scope.block)
-        yield "models", "priceAt", (model_id, current), models.price_at(model_id, current)
+        if scope.whole or "models" in scope.registries:
+            listed = (model.creator, model.blocks, model.royalty_bps, model.enabled, model.stake_amount)
+            yield "models", "model", (model_id,), (*listed, model.manifest_hash, model.name, model.metadata_uri)
+            yield "models", "priceAt", (model_id, current), models.price_at(model_id, current)
+            yield "models", "rating", (model_id,), models.rating(model_id)
         yield "models", "usage", (model_id,), models.usage(model_id)
-        yield "models", "rating", (model_id,), models.rating(model_id)
         yield "settlement", "royaltyOf", (model_id,), settlement.royalty_of(model_id)
         pool, name = ledger.router.pool(model_id), f"pool {model_id}"
         yield name, "carried", (), pool.carried
         yield name, "totalStake", (), pool.total_stake
         for epoch in scope.epochs:
             sums = settlement.model_epoch(model_id, epoch)
-            if scope.known_only and not (sums.checkpoints or sums.finalized or sums.units):
+            if not scope.whole and not (sums.checkpoints or sums.finalized or sums.units):
                 continue
             yield "settlement", "modelEpoch", (model_id, epoch), sums
             yield "settlement", "postersOf", (model_id, epoch), settlement.posters_of(model_id, epoch)
@@ -131,14 +140,22 @@ def _providers(ledger: Ledger, scope: Scope) -> _Seen:
         yield "providers", "signerAt", (key, current), ledger.providers.signer_at(key, current)
         yield "slashing", "providerJailedUntil", (key,), ledger.slashing.provider_jailed_until(key)
         yield "slashing", "isStakeHeld", (key,), ledger.slashing.is_stake_held(key, scope.block)
-        yield "slashing", "sla", (identifier,), ledger.slashing.sla(identifier) or Sla()
-        if found is not None:
+        if scope.whole or "slashing" in scope.registries:
+            yield "slashing", "sla", (identifier,), ledger.slashing.sla(identifier)
+        if found is None:
+            continue
+        if scope.whole or "providers" in scope.registries:
             listed = (found.owner, found.model_id, found.deactivated, found.whitelisted, found.id, found.metadata)
             yield "providers", "provider", (identifier,), listed
-            pool = ledger.router.pool(found.model_id)
-            yield f"pool {found.model_id}", "stakeOf", (identifier,), pool.stake_of_key(key)
-            rewards = pool.view_rewards(identifier, 1, current, scope.block)
-            yield f"pool {found.model_id}", "viewRewards", (identifier, 1, current), rewards
+        pool, name = ledger.router.pool(found.model_id), f"pool {found.model_id}"
+        yield name, "stakeOf", (identifier,), pool.stake_of_key(key)
+        first = max(scope.epochs[0], 1)
+        yield (
+            name,
+            "viewRewards",
+            (identifier, first, current),
+            pool.view_rewards(identifier, first, current, scope.block),
+        )
 
 
 def _gateways(ledger: Ledger, scope: Scope) -> _Seen:
@@ -153,8 +170,9 @@ def _gateways(ledger: Ledger, scope: Scope) -> _Seen:
         yield "escrow", "creditOf", (key,), ledger.escrow.credit_of(key)
         yield "settlement", "openChallengesOf", (key,), ledger.settlement.open_challenges_of(key)
         if ledger.gateways.owner_of(key) != bytes(20):
-            rewards = ledger.gateway_staking.view_rewards(identifier, 1, current, scope.block)
-            yield "gateway_staking", "viewRewards", (identifier, 1, current), rewards
+            first = max(scope.epochs[0], 1)
+            rewards = ledger.gateway_staking.view_rewards(identifier, first, current, scope.block)
+            yield "gateway_staking", "viewRewards", (identifier, first, current), rewards
 
 
 def _settlement(ledger: Ledger, scope: Scope) -> _Seen:
@@ -176,7 +194,7 @@ def _slots(ledger: Ledger, scope: Scope, gateway: Bytes32, epoch: int) -> _Seen:
     used = False
     for model_id in range(1, ledger.models.model_count + 1):
         checkpoint = settlement.checkpoint(gateway, model_id, epoch)
-        if checkpoint.status or not scope.known_only:
+        if checkpoint.status or scope.whole:
             used = True
             yield "settlement", "checkpoint", (gateway, model_id, epoch), checkpoint
     if used:
@@ -184,13 +202,15 @@ def _slots(ledger: Ledger, scope: Scope, gateway: Bytes32, epoch: int) -> _Seen:
     for provider in scope.providers:
         key = key_of(provider)
         proven, paid = settlement.is_proven(gateway, key, epoch), settlement.compensated_units(gateway, key, epoch)
-        if proven or paid or not scope.known_only:
+        if proven or paid or scope.whole:
             yield "settlement", "isProven", (gateway, key, epoch), proven
             yield "settlement", "compensatedUnits", (gateway, key, epoch), paid
 
 
 def _disputes(ledger: Ledger, scope: Scope) -> _Seen:
     disputes = ledger.disputes
+    if not scope.whole and "disputes" not in scope.registries:
+        return
     yield "disputes", "verifiers", (), disputes.verifiers
     for number in range(max(0, len(disputes.cases) - 2), len(disputes.cases)):
         case = disputes.case_of(number)

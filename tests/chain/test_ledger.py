@@ -1,0 +1,401 @@
+"""The ledger rule by rule, with numbers worked out by hand; random sequences are in `test_machines.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from chain.contract_errors import (
+    AlreadyProven,
+    EnforcedPause,
+    EpochNotReady,
+    ERC20InsufficientAllowance,
+    ERC20InsufficientBalance,
+    GatewayNotWoundDown,
+    InvalidId,
+    InvalidProof,
+    MetadataTooLong,
+    NothingDue,
+    NothingToClaim,
+    PostingWindowClosed,
+    RewardsNotReady,
+    StakeLocked,
+    StillThawing,
+    UnitsExceedTotal,
+    WindDownNotOver,
+    WrongFees,
+    ZeroAmount,
+)
+from chain.emission import HalvingSchedule, emission_for, fill_pot, rewards, split_fees
+from chain.errors import ContractError
+from chain.ledger import Genesis, Ledger, Tx
+from chain.ledger.journal import Cell, Journal, Table
+from chain.merkle import ContributionTree, Leaf
+from chain.primitives import MAX_UINT256, Address, keccak256, key_of, word
+from chain.vouchers import PaymentVoucher, address_of, digest, sign
+
+OWNER = keccak256(b"owner")[12:]
+CREATOR, ALICE, BOB, GARY = (keccak256(name)[12:] for name in (b"creator", b"alice", b"bob", b"gary"))
+DEV_KEY = keccak256(b"developer")
+DEV = address_of(DEV_KEY)
+LENGTH = 10
+
+
+class World:
+    """One model of 4 blocks at 100 wei a token and 10 % royalty; two providers and a gateway, all staked."""
+
+    def __init__(self, budget: int = 10**6) -> None:
+        genesis = Genesis(
+            owner=OWNER,
+            holder=OWNER,
+            start_block=1,
+            epoch_length=LENGTH,
+            min_gateway_stake=1000,
+            schedule=HalvingSchedule(budget, 1000),
+        )
+        self.ledger = Ledger(genesis)
+        self.block = 1
+        ledger = self.ledger
+        ledger.token.set_minter(self.by(OWNER), ledger.reward_pool.address)
+        for actor in (CREATOR, ALICE, BOB, GARY, DEV):
+            ledger.token.transfer(self.by(OWNER), actor, 10**9)
+        ledger.models.create_model(self.by(CREATOR), "m", word(1), "", 4, 100, 1000, 5000)
+        for actor in (ALICE, BOB, GARY, DEV):
+            for part in (
+                ledger.providers,
+                ledger.gateways,
+                ledger.gateway_staking,
+                ledger.escrow,
+                ledger.router.pool(1),
+            ):
+                ledger.token.approve(self.by(actor), part.address, MAX_UINT256)
+        ledger.providers.register_and_stake(self.by(ALICE), "a", 1, "{}")
+        ledger.providers.register_and_stake(self.by(BOB), "b", 1, "{}")
+        ledger.gateways.register_and_stake(self.by(GARY), "g", "", 50_000)
+
+    def by(self, sender: Address) -> Tx:
+        return Tx(sender, self.block)
+
+    @property
+    def epoch(self) -> int:
+        return self.ledger.epochs.current_epoch(self.block)
+
+    def go_to(self, epoch: int, last_block: bool = False) -> None:
+        self.block = self.ledger.epochs.epoch_start_block(epoch + last_block) - last_block
+
+    def post(self, *units: int) -> ContributionTree:
+        """Posts the last epoch's checkpoint for a and b."""
+        named = zip(("a", "b"), units, strict=False)
+        tree = ContributionTree(key_of("g"), 1, self.epoch - 1, (Leaf(key_of(name), own) for name, own in named))
+        fees = self.ledger.models.fee_for(1, self.epoch - 1, tree.total_units)
+        arguments = (1, self.epoch - 1, tree.root, tree.total_units, fees, bytes(32))
+        self.ledger.settlement.post_checkpoint(self.by(GARY), *arguments)
+        return tree
+
+    def prove(self, tree: ContributionTree, name: str, units: int) -> None:
+        self.ledger.settlement.prove_contribution(self.by(DEV), name, tree.epoch, units, tree.proof(key_of(name)))
+
+
+def test_an_epoch_pays_everybody_what_the_rules_say() -> None:
+    world = World()
+    world.go_to(2)
+    tree = world.post(301, 100)
+    ledger = world.ledger
+    # 401 units × 100 wei ÷ 4 blocks = 10025; share 1002, burn 501, royalty 1002, net 7520; emission = burn.
+    sums = ledger.settlement.model_epoch(1, 1)
+    assert (sums.units, sums.fees, sums.shares) == (401, 10_025, 1002)
+    assert ledger.settlement.emission_weight(1) == 501
+    assert ledger.gateway_staking.effective_stake("g") == 50_000 - 10_025
+    world.go_to(5)
+    world.prove(tree, "a", 301)
+    assert ledger.router.pool(1).pot(1).amount == 7520 + 501
+    assert ledger.settlement.royalty_of(1) == 1002
+    world.prove(tree, "b", 100)
+    # 8021 × 301 ÷ 401 = 6020.75…, 8021 × 100 ÷ 401 = 2000.24…; one wei of dust waits for the next pot.
+    assert ledger.router.pool(1).claim_rewards(world.by(ALICE), "a", 1, 1) == 6020
+    assert ledger.router.pool(1).claim_rewards(world.by(BOB), "b", 1, 1) == 2000
+    assert ledger.router.pool(1).carried == 1
+    assert ledger.gateway_staking.claim_rewards(world.by(GARY), "g", 1, 1) == 1002
+    assert ledger.settlement.claim_royalty(world.by(CREATOR), 1) == 1002
+    assert ledger.models.usage(1).fees == 10_025
+    assert all(held == owed for held, owed in ledger.held_and_owed().values())
+    assert ledger.broken_invariants() == []
+
+
+def test_who_pays_himself_gains_nothing_however_large_the_budget() -> None:
+    world = World(budget=10**15)
+    ledger = world.ledger
+    before = ledger.token.total_supply
+    world.go_to(2)
+    tree = world.post(1000)
+    world.go_to(5)
+    world.prove(tree, "a", 1000)
+    earned = ledger.router.pool(1).claim_rewards(world.by(ALICE), "a", 1, 1)
+    earned += ledger.gateway_staking.claim_rewards(world.by(GARY), "g", 1, 1)
+    earned += ledger.settlement.claim_royalty(world.by(CREATOR), 1)
+    assert earned == ledger.models.usage(1).fees == 25_000  # everything was his, and no more than he paid came back
+    assert ledger.token.total_supply == before
+
+
+def test_rewards_open_at_the_boundary_block_and_not_one_earlier() -> None:
+    world = World()
+    world.go_to(2)
+    tree = world.post(10, 10)
+    world.go_to(4, last_block=True)
+    with pytest.raises(EpochNotReady):
+        world.prove(tree, "a", 10)
+    with pytest.raises(RewardsNotReady):
+        world.ledger.router.pool(1).claim_rewards(world.by(ALICE), "a", 1, 1)
+    world.block += 1
+    world.prove(tree, "a", 10)
+    assert world.ledger.router.pool(1).claim_rewards(world.by(ALICE), "a", 1, 1) > 0
+    with pytest.raises(NothingToClaim):
+        world.ledger.router.pool(1).claim_rewards(world.by(ALICE), "a", 1, 1)
+    with pytest.raises(AlreadyProven):
+        world.prove(tree, "a", 10)
+
+
+def test_a_checkpoint_is_posted_in_the_next_epoch_with_exact_fees() -> None:
+    world = World()
+    root, pay = word(9), (bytes(32),)
+    post = world.ledger.settlement.post_checkpoint
+    world.go_to(1, last_block=True)
+    with pytest.raises(PostingWindowClosed):
+        post(world.by(GARY), 1, 1, root, 4, 100, *pay)
+    world.go_to(3)
+    with pytest.raises(PostingWindowClosed):
+        post(world.by(GARY), 1, 1, root, 4, 100, *pay)
+    with pytest.raises(WrongFees) as raised:
+        post(world.by(GARY), 1, 2, root, 5, 124, *pay)
+    assert raised.value.arguments == {"fees": 124, "expected": 125}
+    post(world.by(GARY), 1, 2, root, 5, 125, *pay)
+
+
+def test_a_provider_unstakes_at_its_unlock_epoch_and_not_one_block_earlier() -> None:
+    world = World()
+    pool = world.ledger.router.pool(1)
+    world.go_to(2, last_block=True)
+    with pytest.raises(StakeLocked):
+        pool.unstake_provider(world.by(ALICE), "a")
+    world.block += 1
+    pool.unstake_provider(world.by(ALICE), "a")
+    assert world.ledger.token.balance_of(ALICE) == 10**9
+    assert not world.ledger.providers.is_active("a", world.block)
+
+
+def test_a_gateway_winds_down_waits_and_then_leaves() -> None:
+    world = World()
+    staking = world.ledger.gateway_staking
+    world.go_to(3)
+    with pytest.raises(GatewayNotWoundDown):
+        staking.unstake_for_gateway(world.by(GARY), "g")
+    staking.wind_down_gateways(world.by(GARY), ["g"])
+    assert not world.ledger.gateways.is_active("g", world.block)
+    world.go_to(6, last_block=True)
+    with pytest.raises(WindDownNotOver):
+        staking.unstake_for_gateway(world.by(GARY), "g")
+    world.block += 1
+    staking.unstake_for_gateway(world.by(GARY), "g")
+    assert world.ledger.token.balance_of(GARY) == 10**9
+
+
+def test_a_voucher_that_the_deposit_cannot_pay_is_paid_later() -> None:
+    world = World()
+    escrow = world.ledger.escrow
+    escrow.deposit(world.by(DEV), 300)
+    voucher = PaymentVoucher(DEV, key_of("g"), 1000)
+    signature = sign(digest(escrow.domain, voucher), DEV_KEY)
+    assert escrow.redeem(world.by(ALICE), voucher, signature) == 300
+    escrow.deposit(world.by(DEV), 900)
+    assert escrow.redeem(world.by(ALICE), voucher, signature) == 700
+    with pytest.raises(NothingDue):
+        escrow.redeem(world.by(ALICE), voucher, signature)
+    assert escrow.credit_of(key_of("g")) == 1000
+    assert escrow.deposit_of(DEV).balance == 200
+
+
+def test_a_thaw_outlasts_the_challenge_window_and_vouchers_can_still_take_it() -> None:
+    world = World()
+    escrow = world.ledger.escrow
+    escrow.deposit(world.by(DEV), 1000)
+    escrow.thaw(world.by(DEV), 800)
+    world.go_to(5, last_block=True)
+    with pytest.raises(StillThawing):
+        escrow.withdraw(world.by(DEV))
+    voucher = PaymentVoucher(DEV, key_of("g"), 600)
+    escrow.redeem(world.by(ALICE), voucher, sign(digest(escrow.domain, voucher), DEV_KEY))
+    world.go_to(6)
+    assert escrow.withdraw(world.by(DEV)) == 400
+
+
+def test_more_units_than_a_checkpoint_holds_are_not_proven() -> None:
+    world = World()
+    world.go_to(2)
+    tree = ContributionTree(key_of("g"), 1, 1, [Leaf(key_of("a"), 70), Leaf(key_of("b"), 40)])
+    world.ledger.settlement.post_checkpoint(world.by(GARY), 1, 1, tree.root, 100, 2500, bytes(32))
+    world.go_to(5)
+    world.prove(tree, "a", 70)
+    with pytest.raises(UnitsExceedTotal) as raised:
+        world.prove(tree, "b", 40)
+    assert raised.value.arguments == {"units": 40, "left": 30}
+    with pytest.raises(InvalidProof):
+        world.prove(tree, "b", 30)
+
+
+def test_an_epoch_without_work_carries_its_boost_forward() -> None:
+    world = World()
+    ledger = world.ledger
+    ledger.token.approve(world.by(DEV), ledger.reward_pool.address, 77)
+    ledger.reward_pool.boost(world.by(DEV), 1, 1, 77)
+    world.go_to(5)
+    ledger.settlement.finalize(world.by(DEV), 1, 1)
+    assert ledger.router.pool(1).carried == 77
+    assert ledger.router.pool(1).pot(1).amount == 0
+
+
+def test_a_failed_call_leaves_nothing_behind() -> None:
+    world = World()
+    ledger = world.ledger
+    ledger.token.approve(world.by(BOB), ledger.providers.address, 0)
+    with pytest.raises(ERC20InsufficientAllowance):
+        ledger.providers.register_and_stake(world.by(BOB), "late", 1, "{}")
+    assert ledger.providers.by_key(key_of("late")) is None
+    assert ledger.providers.providers_of(BOB) == ("b",)
+    with pytest.raises(ERC20InsufficientBalance):
+        ledger.gateway_staking.stake_for_gateway(world.by(GARY), "g", 10**10)
+    assert ledger.gateway_staking.effective_stake("g") == 50_000
+
+
+def test_a_cluster_claim_tolerates_and_names_what_fails() -> None:
+    world = World()
+    world.ledger.providers.register_and_stake(world.by(ALICE), "a2", 1, "{}")
+    world.go_to(2)
+    tree = world.post(10, 10)
+    world.go_to(5)
+    world.prove(tree, "a", 10)
+    paid, failed = world.ledger.providers.claim_rewards_cluster(world.by(ALICE), 1, 1)
+    assert paid > 0
+    assert failed == ("a2",)
+
+
+@pytest.mark.parametrize(("length", "refused"), [(0, True), (1, False), (64, False), (65, True)])
+def test_an_id_has_one_to_sixty_four_bytes(length: int, refused: bool) -> None:
+    world = World()
+    if not refused:
+        world.ledger.gateways.register(world.by(BOB), "i" * length, "")
+        return
+    with pytest.raises(InvalidId):
+        world.ledger.gateways.register(world.by(BOB), "i" * length, "")
+
+
+def test_metadata_is_counted_in_bytes_and_has_at_most_1024() -> None:
+    world = World()
+    world.ledger.gateways.register(world.by(BOB), "x", "é" * 512)
+    with pytest.raises(MetadataTooLong):
+        world.ledger.gateways.update_metadata(world.by(BOB), "x", "é" * 513)
+
+
+def test_a_pause_stops_new_money_but_neither_a_withdrawal_nor_a_deadline() -> None:
+    world = World()
+    ledger = world.ledger
+    ledger.escrow.deposit(world.by(DEV), 500)
+    ledger.escrow.thaw(world.by(DEV), 500)
+    for part in (ledger.escrow, ledger.gateway_staking, ledger.router, ledger.providers, ledger.gateways):
+        part.pause(world.by(OWNER))
+    with pytest.raises(EnforcedPause):
+        ledger.escrow.deposit(world.by(DEV), 1)
+    with pytest.raises(EnforcedPause):
+        ledger.gateway_staking.stake_for_gateway(world.by(GARY), "g", 1)
+    world.go_to(2)
+    tree = world.post(10)
+    ledger.gateway_staking.wind_down_gateways(world.by(GARY), ["g"])
+    world.go_to(6)
+    assert ledger.escrow.withdraw(world.by(DEV)) == 500
+    ledger.gateway_staking.unstake_for_gateway(world.by(GARY), "g")
+    world.prove(tree, "a", 10)
+    ledger.router.pool(1).claim_rewards(world.by(ALICE), "a", 1, 1)
+    ledger.router.pool(1).unstake_provider(world.by(ALICE), "a")
+
+
+def test_a_jail_of_a_gateway_does_not_touch_a_provider_of_the_same_id() -> None:
+    world = World()
+    world.ledger.providers.register_and_stake(world.by(ALICE), "g", 1, "{}")
+    world.ledger.slashing.jail_gateway(key_of("g"), 100)
+    assert not world.ledger.gateways.is_active("g", world.block)
+    assert world.ledger.providers.is_active("g", world.block)
+
+
+def test_a_new_epoch_length_never_moves_an_epoch_that_has_begun() -> None:
+    world = World()
+    epochs = world.ledger.epochs
+    world.block = 15
+    epochs.set_epoch_length(world.by(OWNER), 3)
+    epochs.set_epoch_length(world.by(OWNER), 7)
+    assert [epochs.epoch_start_block(e) for e in range(1, 6)] == [1, 11, 21, 28, 35]
+    assert [epochs.current_epoch(block) for block in (1, 10, 11, 20, 21, 27, 28)] == [1, 1, 2, 2, 3, 3, 4]
+
+
+def test_zero_amounts_are_refused() -> None:
+    world = World()
+    ledger, tx = world.ledger, world.by(GARY)
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: ledger.escrow.deposit(tx, 0),
+        lambda: ledger.escrow.thaw(tx, 0),
+        lambda: ledger.escrow.top_up_credit(tx, "g", 0),
+        lambda: ledger.gateway_staking.stake_for_gateway(tx, "g", 0),
+        lambda: ledger.gateway_staking.wind_down_gateways(tx, []),
+        lambda: ledger.reward_pool.boost(tx, 1, 1, 0),
+    )
+    for call in calls:
+        with pytest.raises(ZeroAmount):
+            call()
+
+
+# --- the pure arithmetic and the journal ---
+
+
+def test_emission_is_scaled_to_the_budget_and_bounded_by_the_cap() -> None:
+    assert emission_for(budget=100, weight=40, total_weight=90, left=1000) == 40
+    assert emission_for(budget=100, weight=40, total_weight=160, left=1000) == 25
+    assert emission_for(budget=100, weight=40, total_weight=90, left=7) == 7
+    assert emission_for(budget=0, weight=0, total_weight=0, left=7) == 0
+
+
+def test_a_halving_schedule_never_pays_more_than_its_total() -> None:
+    schedule = HalvingSchedule(1000, 3)
+    assert [schedule.budget(epoch) for epoch in (0, 1, 3, 4, 7, 31)] == [0, 1000, 1000, 500, 250, 0]
+    assert sum(schedule.budget(epoch) for epoch in range(100)) == schedule.total
+
+
+def test_fees_split_without_loss_and_pots_keep_their_dust() -> None:
+    split = split_fees(10_025, 1002, 500, 1000)
+    assert split.shares + split.burn + split.royalty + split.net == 10_025
+    with pytest.raises(ValueError):
+        split_fees(10, 11, 0, 0)
+    assert fill_pot(5, 3, 2, 1, 1) == fill_pot(5, 3, 2, 1, 99)
+    assert fill_pot(5, 3, 2, 1, 0).carried == 11
+    paid, dust = rewards(100, [1, 1, 1])
+    assert (paid, dust) == ((33, 33, 33), 1)
+    assert rewards(100, []) == ((), 100)
+
+
+def test_a_journal_takes_back_inner_failures_and_keeps_the_rest() -> None:
+    journal = Journal()
+    table: Table[str, int] = Table(journal, 0)
+    cell = Cell(journal, 1)
+    with journal.atomic():
+        table["kept"] = 1
+        with pytest.raises(NothingToClaim), journal.atomic():
+            table["kept"], table["lost"], cell.value = 2, 2, 2
+            raise NothingToClaim()
+    assert (table["kept"], table["lost"], cell.value) == (1, 0, 1)
+    assert "lost" not in table
+
+
+def test_every_error_of_the_ledger_is_a_custom_error_of_the_contracts() -> None:
+    world = World()
+    with pytest.raises(ContractError) as raised:
+        world.ledger.models.enable(world.by(ALICE), 9)
+    assert type(raised.value).__name__ == "UnknownModel"
+    assert raised.value.arguments == {"model_id": 9}
