@@ -8,6 +8,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,14 @@ def paired_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
     return round(statistics.median(v / r for v, r in zip(values, reference, strict=True)), 3)
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torch
-    import transformers
-
+def machine(*packages: str) -> dict[str, Any]:
+    """What the figures were measured on; `packages` are those whose versions matter (torch and transformers)."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{package: version(package) for package in packages or ("torch", "transformers")},
     }
 
 
