@@ -22,7 +22,7 @@ from mesh.client.ring_session import RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
-from mesh.swarm.route import DEFAULT_HOP_SECONDS, Hop, choose_route
+from mesh.swarm.route import Hop, Latencies, choose_route
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES
 from shards.fast_tokenizer import tokenizer_from_files
@@ -210,14 +210,10 @@ class SwarmBackend:
             views = offer.views(lambda peer: self._sessions[peer])
             now = time.monotonic()
             penalised = {peer for peer, until in self._penalised.items() if until > now}
-            round_trips = self._links.round_trips()
-
-            def latency(sender: str | None, receiver: str, known: dict[str, float] = dict(round_trips)) -> float:  # noqa: B006
-                return known.get(receiver, DEFAULT_HOP_SECONDS) if sender is None else DEFAULT_HOP_SECONDS
-
+            latencies = Latencies(to_first=self._links.round_trips())
             for avoided in (excluded | penalised, excluded):
                 try:
-                    return choose_route(offer.sample.n_blocks, views, latency=latency, excluded=avoided)
+                    return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=avoided)
                 except NoRoute as error:
                     gap = error
             if fresh:

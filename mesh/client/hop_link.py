@@ -126,9 +126,7 @@ class HopLink:
 
     def _dispatch(self, message: Message, frame: Frame) -> None:
         match message:
-            case (
-                SessionOpened() | SessionRefused() | NewToken() | PromptScores() | SessionFailed() | SessionClosed()
-            ):
+            case SessionOpened() | SessionRefused() | NewToken() | PromptScores() | SessionFailed() | SessionClosed():
                 queue = self._sessions.get(message.session)
                 if queue is not None and not _offer(queue, (self.peer, message)):
                     raise ProtocolViolation("it sent more than the session can have", peer=self.peer)
@@ -178,7 +176,5 @@ class HopLinks:
     def round_trips(self) -> Mapping[PeerId, float]:
         """Measured seconds to hops that we have a channel to."""
         return {
-            peer: link.round_trip
-            for peer, link in self._links.items()
-            if link.alive and link.round_trip is not None
+            peer: link.round_trip for peer, link in self._links.items() if link.alive and link.round_trip is not None
         }

@@ -46,9 +46,7 @@ def settle(n_blocks: int, committed: Sequence[ProviderView], claims: Sequence[Cl
     Nodes that load or serve are fixed; of the nodes that are still choosing, those with a smaller peer id go
     first. Everybody applies the same rule to the same claims, so two nodes that start together end up apart.
     """
-    ahead = [
-        ProviderView(claim.peer, claim.span, block_rate=1.0, serving=False) for claim in claims if claim.peer < me
-    ]
+    ahead = [ProviderView(claim.peer, claim.span, block_rate=1.0, serving=False) for claim in claims if claim.peer < me]
     return choose_span(n_blocks, [*committed, *ahead], max_blocks)
 
 
