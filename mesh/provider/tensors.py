@@ -20,7 +20,12 @@ def hidden_payload(pieces: Sequence[torch.Tensor]) -> memoryview:
 def split_hidden(
     payload: bytes | bytearray | memoryview, counts: Sequence[int], hidden_size: int, dtype: torch.dtype
 ) -> list[torch.Tensor]:
-    """One tensor [count, hidden_size] per count. Raises `BadTensor` unless the size fits exactly."""
+    """One tensor [count, hidden_size] per count. Raises `BadTensor` unless the size fits exactly.
+
+    A piece that is a small part of the payload is copied, so that keeping it does not keep the whole payload.
+    """
+    if not counts or min(counts) < 1:
+        raise BadTensor("a frame of hidden states without tokens")
     expected = sum(counts) * hidden_size * dtype.itemsize
     if len(payload) != expected:
         raise BadTensor(
@@ -29,4 +34,4 @@ def split_hidden(
         )
     writable = payload if isinstance(payload, bytearray) else bytearray(payload)
     whole = torch.frombuffer(writable, dtype=dtype).view(-1, hidden_size)
-    return list(whole.split(list(counts)))
+    return [piece if 2 * piece.nbytes > whole.nbytes else piece.clone() for piece in whole.split(list(counts))]
