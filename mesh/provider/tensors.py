@@ -14,7 +14,8 @@ WIRE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 def hidden_payload(pieces: Sequence[torch.Tensor]) -> memoryview:
     """Pieces [n, hidden] of one dtype, on the CPU, one after another as raw bytes."""
     joined = pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
-    return memoryview(joined.contiguous().flatten().view(torch.uint8).numpy())
+    raw: memoryview = joined.contiguous().flatten().view(torch.uint8).numpy().data
+    return raw
 
 
 def split_hidden(
@@ -34,4 +35,4 @@ def split_hidden(
         )
     writable = payload if isinstance(payload, bytearray) else bytearray(payload)
     whole = torch.frombuffer(writable, dtype=dtype).view(-1, hidden_size)
-    return [piece if 2 * piece.nbytes > whole.nbytes else piece.clone() for piece in whole.split(list(counts))]
+    return [piece if 2 * piece.nbytes > whole.nbytes else piece.clone() for piece in torch.split(whole, list(counts))]
