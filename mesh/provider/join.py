@@ -85,9 +85,7 @@ class Serving:
 JoinEvent = Joined | Chose | Serving
 
 
-async def join(
-    config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent
-) -> None:
+async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
     """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`."""
     folder = await asyncio.to_thread(resolve, config.model, span=None, cache=config.cache, progress=progress)
     files = await asyncio.to_thread(read_model_files, config.name or _model_name(config.model, folder), folder)
@@ -101,6 +99,8 @@ async def join(
             try:
                 await provider.run(tell, progress)
             finally:
+                # Also when loading fails or is broken off: nobody shall wait for blocks that will not come.
+                await provider.withdraw()
                 watcher.cancel()
 
 
@@ -139,24 +139,14 @@ class _Provider:
             ),
         )
         ready = asyncio.Event()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(service.run(ready.set))
-                await ready.wait()
-                await self._announce(self._serving_record(service, span))
-                tell(
-                    Serving(
-                        files.name,
-                        span,
-                        files.spec.n_blocks,
-                        self._rate / len(span),
-                        self._dtype,
-                        self._config.device,
-                    )
-                )
-                tasks.create_task(self._keep_announcing(lambda: self._serving_record(service, span)))
-        finally:
-            await self._withdraw()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(service.run(ready.set))
+            await ready.wait()
+            await self._announce(self._serving_record(service, span))
+            tell(
+                Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
+            )
+            tasks.create_task(self._keep_announcing(lambda: self._serving_record(service, span)))
 
     async def _choose(self) -> Span:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
@@ -240,7 +230,8 @@ class _Provider:
     async def _announce(self, record: ProviderRecord) -> None:
         await self._node.directory.announce(record)
 
-    async def _withdraw(self) -> None:
+    async def withdraw(self) -> None:
+        """Take our record back, as far as the directory can be reached."""
         try:
             await self._node.directory.withdraw()
         except MeshError as error:
@@ -258,9 +249,24 @@ def _check_options(config: JoinConfig, files: ModelFiles) -> None:
         raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
     if config.max_blocks is not None and config.max_blocks < 1:
         raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
+    _check_device(config.device)
+
+
+def _check_device(name: str) -> None:
+    """Try it, since torch also knows the names of devices that this machine or this build has not."""
     try:
-        device = torch.device(config.device)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device {config.device!r} is not a torch device: {error}") from error
+        raise ConfigError(f"--device {name!r} is not a torch device: {_first_line(error)}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda was asked, but torch sees no CUDA device: use --device cpu")
+    try:
+        works = torch.ones(1, device=device).add(1).item() == 2
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: {_first_line(error)}") from error
+    if not works:
+        raise ConfigError(f"--device {name} computes 1 + 1 wrongly")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -222,7 +222,8 @@ class World:
 
     def status(self, peers: str, *arguments: str) -> list[dict[str, Any]]:
         """What `mesh status --json` reports: one entry per model."""
-        models: list[dict[str, Any]] = json.loads(self.succeed("status", "--peers", peers, "--json", *arguments))["models"]
+        report = self.succeed("status", "--peers", peers, "--json", *arguments)
+        models: list[dict[str, Any]] = json.loads(report)["models"]
         return models
 
     def left(self) -> list[tuple[int, str]]:

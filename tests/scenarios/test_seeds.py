@@ -43,6 +43,7 @@ def test_one_two_and_three_stages_say_the_same_for_the_same_seed(swarm: Swarm, m
 
 
 def test_the_command_line_repeats_itself_with_a_seed(swarm: Swarm):
-    arguments = ["generate", "--model", swarm.model, "--peers", swarm.address, "-n", "30", "-t", "0.8", "a session holds its cache"]
+    arguments = ["generate", "a session holds its cache", "--model", swarm.model, "--peers", swarm.address]
+    arguments += ["-n", "30", "-t", "0.8"]
     first, second, other = (swarm.world.succeed(*arguments, "--seed", seed) for seed in ("5", "5", "6"))
     assert first == second != other
