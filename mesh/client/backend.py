@@ -24,7 +24,7 @@ from mesh.discovery.directory import Directory
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
 from mesh.swarm.route import Hop, Latencies, choose_route
 from mesh.transport.port import Transport
-from mesh.wire.messages import MAX_FILE_BYTES
+from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
 from shards.fast_tokenizer import tokenizer_from_files
 from shards.tokenizer import Tokenizer
 
@@ -68,7 +68,7 @@ class SwarmBackend:
         self._links = HopLinks(transport, self._tasks)
         self._views: dict[str, tuple[float, list[Offer]]] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._looking: set[str] = set()
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
         self._penalised: dict[str, float] = {}
         self._sessions: Counter[str] = Counter()
@@ -81,6 +81,8 @@ class SwarmBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._links.close()
+        for looking in self._looking.values():
+            looking.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -110,7 +112,7 @@ class SwarmBackend:
         async with self._fetching.setdefault(offer.digest, asyncio.Lock()):
             known = self._tokenizers.get(offer.digest)
             if known is None:
-                known = tokenizer_from_files(await self._fetch(offer))
+                known = await asyncio.to_thread(tokenizer_from_files, await self._fetch(offer))
                 self._tokenizers[offer.digest] = known
         return known
 
@@ -124,6 +126,7 @@ class SwarmBackend:
         plan = SessionPlan(
             digest=offer.digest,
             wire_dtype=sample.wire_dtype,
+            vocab_size=sample.vocab_size,
             fed=request.prompt,
             prompt_tokens=len(request.prompt),
             capacity=len(request.prompt) + request.max_tokens,
@@ -166,12 +169,18 @@ class SwarmBackend:
                 f"token {outside[0]} is outside the vocabulary of {sample.vocab_size}: wrong tokenizer?",
                 param="prompt",
             )
+        biased = [token for token in request.sampling.logit_bias if token >= sample.vocab_size]
+        if biased:
+            raise InvalidRequest(
+                f"logit_bias names token {biased[0]}, the vocabulary has {sample.vocab_size}", param="logit_bias"
+            )
         total = len(request.prompt) + request.max_tokens
-        if total > sample.context_length:
+        limit = min(sample.context_length, MAX_TOKENS)
+        if total > limit:
             raise ContextLengthExceeded(
                 f"the prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}: together "
-                f"{total}, over the model's context of {sample.context_length}",
-                param="prompt" if len(request.prompt) >= sample.context_length else "max_tokens",
+                f"{total}, over the model's context of {limit}",
+                param="prompt" if len(request.prompt) >= limit else "max_tokens",
             )
 
     async def _offers(self, name: str, *, fresh: bool = False) -> list[Offer]:
@@ -181,8 +190,7 @@ class SwarmBackend:
         if fresh or seen is None or not seen[1] or age > self._config.stale_seconds:
             return await self._look(name)
         if age > self._config.view_seconds and name not in self._looking:
-            self._looking.add(name)
-            self._tasks.create_task(self._renew(name))
+            self._looking[name] = self._tasks.create_task(self._renew(name))
         return seen[1]
 
     async def _look(self, name: str) -> list[Offer]:
@@ -199,7 +207,7 @@ class SwarmBackend:
         except PeerError as error:
             logger.info("the directory did not answer: %s", error)
         finally:
-            self._looking.discard(name)
+            self._looking.pop(name, None)
 
     async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
         for fresh in (False, True):
@@ -221,7 +229,9 @@ class SwarmBackend:
         raise NoRoute(f"nobody serves {name} any more")
 
     def _blame(self, peer: str) -> None:
-        self._penalised[peer] = time.monotonic() + self._config.penalty_seconds
+        now = time.monotonic()
+        self._penalised = {other: until for other, until in self._penalised.items() if until > now}
+        self._penalised[peer] = now + self._config.penalty_seconds
         self._views.clear()
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
