@@ -20,7 +20,7 @@ from mesh.swarm.placement import Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
 from shards.checkpoint import Checkpoint
-from shards.engine.measure import measure_block_rate
+from shards.engine.measure import best_threads, measure_block_rate
 from shards.loading import choose_dtype, load_stage
 from shards.progress import Progress, silent
 from shards.source import resolve
@@ -113,6 +113,7 @@ class _Provider:
         self._files = files
         self._dtype = dtype
         self._rate = UNKNOWN_RATE
+        self._threads = config.threads
 
     async def run(self, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
         files = self._files
@@ -122,7 +123,7 @@ class _Provider:
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(announcing)
             model = await asyncio.to_thread(self._load, span, progress)
-            self._rate = await asyncio.to_thread(measure_block_rate, model)
+            self._threads, self._rate = await asyncio.to_thread(_measure, model, self._config.threads)
             keeper.cancel()
         await self._serve(model, span, tell)
 
@@ -135,7 +136,7 @@ class _Provider:
             files=files.contents,
             wire_dtype=self._dtype,
             config=ServiceConfig(
-                admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._config.threads
+                admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads
             ),
         )
         ready = asyncio.Event()
@@ -241,6 +242,14 @@ class _Provider:
 def _model_name(asked: str, folder: Path) -> str:
     """A folder is known by its last name, a hub or shipped model as it was asked for."""
     return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+
+
+def _measure(model: StageModel, threads: int | None) -> tuple[int, float]:
+    """Threads to compute with (measured, unless the operator chose) and the block rate with them."""
+    if threads is None:
+        return best_threads(model)
+    torch.set_num_threads(threads)
+    return threads, measure_block_rate(model)
 
 
 def _check_options(config: JoinConfig, files: ModelFiles) -> None:
