@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mesh.cli.console import emit, err, out, ProgressBars, run, set_up_logging
+from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging
 from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
 
