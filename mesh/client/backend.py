@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +30,9 @@ from shards.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+LAST_RESORT_RATE = 1e-6
+"""Block-tokens per second that a peer counts with after it has failed: chosen only where there is no other."""
+HEDGE_SECONDS = 2.0
 TOKENIZER_FILES = frozenset(
     {
         "tokenizer.json",
@@ -215,15 +218,16 @@ class SwarmBackend:
             if not match:
                 continue
             offer = match[0]
-            views = offer.views(lambda peer: self._sessions[peer])
             now = time.monotonic()
-            penalised = {peer for peer, until in self._penalised.items() if until > now}
+            views = [
+                replace(view, block_rate=LAST_RESORT_RATE) if self._penalised.get(view.peer, 0.0) > now else view
+                for view in offer.views(lambda peer: self._sessions[peer])
+            ]
             latencies = Latencies(to_first=self._links.round_trips())
-            for avoided in (excluded | penalised, excluded):
-                try:
-                    return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=avoided)
-                except NoRoute as error:
-                    gap = error
+            try:
+                return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=excluded)
+            except NoRoute as error:
+                gap = error
             if fresh:
                 raise gap
         raise NoRoute(f"nobody serves {name} any more")
@@ -235,23 +239,46 @@ class SwarmBackend:
         self._views.clear()
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
-        """The tokenizer's files by name, each with the hash that the records agree on."""
-        wanted = {name: entry for name, entry in offer.sample.files.items() if name in TOKENIZER_FILES}
+        """The tokenizer's files by name, from the first provider that gives them.
+
+        A provider that takes its time gets company after `HEDGE_SECONDS`; those that failed before are asked last.
+        """
+        now = time.monotonic()
+        waiting = sorted(
+            (record.peer for record in offer.records),
+            key=lambda peer: self._penalised.get(peer, 0.0) > now,
+            reverse=True,
+        )
         failure: PeerError | None = None
-        for record in offer.records:
-            peer = record.peer
-            try:
-                link = await self._links.get(peer)
-                got: dict[str, bytes] = {}
-                for name, (sha256, size) in wanted.items():
-                    if size > MAX_FILE_BYTES:
-                        raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
-                    data = await link.fetch(offer.digest, name, size)
-                    if hashlib.sha256(data).hexdigest() != sha256:
-                        raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
-                    got[name] = data
-                return got
-            except PeerError as error:
-                logger.warning("could not fetch the tokenizer: %s", error)
-                failure = error
+        asked: set[asyncio.Task[dict[str, bytes]]] = set()
+        try:
+            while waiting or asked:
+                if waiting:
+                    asked.add(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
+                patience = HEDGE_SECONDS if waiting else None
+                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    try:
+                        return task.result()
+                    except PeerError as error:
+                        logger.warning("could not fetch the tokenizer: %s", error)
+                        failure = error
+        finally:
+            for task in asked:
+                task.cancel()
         raise failure or NoRoute(f"nobody serves {offer.name} any more")
+
+    async def _fetch_from(self, offer: Offer, peer: str) -> dict[str, bytes]:
+        """The files from one provider, each with the hash that the records agree on. Raises `PeerError`."""
+        link = await self._links.get(peer)
+        got: dict[str, bytes] = {}
+        for name, (sha256, size) in offer.sample.files.items():
+            if name not in TOKENIZER_FILES:
+                continue
+            if size > MAX_FILE_BYTES:
+                raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
+            data = await link.fetch(offer.digest, name, size)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
+            got[name] = data
+        return got

@@ -90,6 +90,8 @@ class MeshGeneration:
                 if attempts_left <= 0:
                     raise
                 logger.warning("the route failed after %d tokens: %s", len(self._generated), error)
+                if self._session is not None:
+                    self._session.expect_nothing_of(error.peer)
                 await self._disconnect()
                 self._note(error)
                 await self._connect(attempts_left)
@@ -97,6 +99,7 @@ class MeshGeneration:
     async def _connect(self, attempts_left: int) -> None:
         """Open a session that goes on where the last one stopped. Raises what the last attempt raised."""
         excluded: set[str] = set()
+        tried: set[str | None] = set()
         refusal: HopRefused | None = None
         wait = FIRST_WAIT
         give_up = time.monotonic() + self._patience.route_seconds
@@ -113,8 +116,9 @@ class MeshGeneration:
                 excluded.clear()
             except PeerError as error:
                 attempts_left -= 1
-                if attempts_left <= 0 or time.monotonic() > give_up:
+                if attempts_left <= 0 or (error.peer in tried and time.monotonic() > give_up):
                     raise
+                tried.add(error.peer)
                 if error.peer is not None:
                     excluded.add(error.peer)
                 if not isinstance(error, HopRefused):
@@ -157,8 +161,9 @@ class MeshGeneration:
         )
 
     def _note(self, error: PeerError) -> None:
-        if error.peer is not None:
-            self._blame(error.peer)
+        """Where nobody can be named, all of the route are to be avoided where there is a choice."""
+        for peer in [hop.peer for hop in self.hops] if error.peer is None else [error.peer]:
+            self._blame(peer)
 
     async def _read(self) -> AsyncIterator[TextDelta]:
         if self._session is None:

@@ -80,6 +80,7 @@ class RingSession:
         self._open: list[HopLink] = []
         self._unanswered = [hop.peer for hop in hops]
         self._closing: asyncio.Task[None] | None = None
+        self._failed: set[str | None] = set()
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
         self._events: Events = asyncio.Queue(plan.capacity + 16 * len(hops) + 64)
 
@@ -93,10 +94,13 @@ class RingSession:
                 await asyncio.gather(*(self._request(index, link) for index, link in enumerate(links)))
                 await self._admission()
         except TimeoutError as error:
-            await self._close()
             peer = self._unanswered[0] if self._unanswered else None
+            self._failed.update(self._unanswered)
+            await self._close()
             raise PeerTimeout(f"{peer} did not answer within {self._admit_seconds:g} s", peer=peer) from error
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, PeerError):
+                self.expect_nothing_of(error.peer)
             await self._close()
             raise
         return self
@@ -222,6 +226,10 @@ class RingSession:
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} before admitting", peer=peer)
 
+    def expect_nothing_of(self, peer: str | None) -> None:
+        """Do not wait for this hop's last word when the session is closed: it has failed."""
+        self._failed.add(peer)
+
     async def _close(self) -> None:
         """Tell every hop, and gather what each did; goes on when the caller is cancelled meanwhile."""
         if self._closing is None:
@@ -242,7 +250,8 @@ class RingSession:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     asked = await asyncio.gather(*(self._say_close(link) for link in links))
-                    outstanding = {link.peer for link, told in zip(links, asked, strict=True) if told}
+                    told = {link.peer for link, sent in zip(links, asked, strict=True) if sent}
+                    outstanding = told - self._failed
                     while outstanding:
                         peer, message = await farewell.get()
                         if isinstance(message, SessionClosed):
