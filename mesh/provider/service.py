@@ -111,7 +111,7 @@ class StageService:
         self._crash = loop.create_future()
         engine = Engine(
             self.model,
-            lambda outcomes: _soon(loop, self._conclude, outcomes),
+            lambda outcomes: _soon(loop, self._deliver, outcomes),
             lambda error: _soon(loop, self._crashed, error),
             limits=self.config.batch,
             threads=self.config.threads,
@@ -315,6 +315,13 @@ class StageService:
                 await asyncio.sleep(FULL_QUEUE_PAUSE)
 
     # What the engine produces.
+
+    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+        try:
+            self._conclude(outcomes)
+        except BaseException as error:  # sessions would wait for ever for what is lost here: end the stage instead
+            self._crashed(error)
+            raise
 
     def _conclude(self, outcomes: Sequence[Outcome]) -> None:
         if self._closing:
