@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import Cancelled, ConfigError, MeshError
 from mesh.node import Node, NodeConfig
+from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
-from mesh.provider.service import ServiceConfig, StageService
+from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
 from mesh.swarm.placement import Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
@@ -28,6 +31,8 @@ from shards.span import Span
 from shards.stage import StageModel
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ANNOUNCE_SECONDS = 8.0
 CLAIM_SECONDS = 1.0
@@ -87,7 +92,7 @@ JoinEvent = Joined | Chose | Serving
 
 async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
     """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`."""
-    folder = await asyncio.to_thread(resolve, config.model, span=None, cache=config.cache, progress=progress)
+    folder = await _stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, config.name or _model_name(config.model, folder), folder)
     _check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
@@ -122,7 +127,7 @@ class _Provider:
         announcing = self._keep_announcing(lambda: self._record(span, "loading"))
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(announcing)
-            model = await asyncio.to_thread(self._load, span, progress)
+            model = await _stoppable(lambda report: self._load(span, report), progress)
             self._threads, self._rate = await asyncio.to_thread(_measure, model, self._config.threads)
             keeper.cancel()
         await self._serve(model, span, tell)
@@ -135,9 +140,7 @@ class _Provider:
             transport=self._node.transport,
             files=files.contents,
             wire_dtype=self._dtype,
-            config=ServiceConfig(
-                admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads
-            ),
+            config=ServiceConfig(admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads),
         )
         ready = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -237,6 +240,23 @@ class _Provider:
             await self._node.directory.withdraw()
         except MeshError as error:
             logger.warning("could not withdraw our record (it expires by itself): %s", error)
+
+
+async def _stoppable(work: Callable[[Progress], T], progress: Progress) -> T:
+    """Run `work` in a thread. When we are cancelled its next report of progress ends it, so that Ctrl-C need not wait
+    until gigabytes are downloaded or checked."""
+    stopping = threading.Event()
+
+    def report(done_bytes: int, total_bytes: int, what: str) -> None:
+        if False:
+            raise Cancelled("loading was broken off")
+        progress(done_bytes, total_bytes, what)
+
+    try:
+        return await asyncio.to_thread(work, report)
+    except asyncio.CancelledError:
+        stopping.set()
+        raise
 
 
 def _model_name(asked: str, folder: Path) -> str:

@@ -12,7 +12,7 @@ from mesh.provider.control import ControlChannel
 from mesh.provider.sessions import HopSession
 from mesh.provider.tensors import hidden_payload
 from mesh.wire.frame import Frame
-from mesh.wire.messages import Activations, OpenSession, encode
+from mesh.wire.messages import Activations, NewToken, OpenSession, PromptScores, encode
 from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
 from shards.config import ModelSpec
@@ -23,6 +23,8 @@ from shards.stage import KVCache
 
 FRAME_BYTES = 16 * 1024 * 1024
 """Pieces are put into one frame up to this size."""
+
+SCORES_PER_MESSAGE = 256
 
 
 @dataclass(slots=True)
@@ -92,3 +94,14 @@ def activation_frames(outcomes: Iterable[Outcome]) -> Iterator[Frame]:
         size += hidden.nbytes
     if parts:
         yield encode(Activations(tuple(parts)), hidden_payload(pieces))
+
+
+def answers(outcome: Outcome) -> Iterator[PromptScores | NewToken]:
+    """What the client of the last hop is told of an outcome: prompt scores, then the chosen token."""
+    work, choice = outcome.work, outcome.choice
+    for offset in range(0, len(outcome.scores), SCORES_PER_MESSAGE):
+        scores = outcome.scores[offset : offset + SCORES_PER_MESSAGE]
+        yield PromptScores(work.session, work.start + 1 + offset, scores)
+    if choice is not None:
+        sampled = choice.sampled
+        yield NewToken(work.session, choice.position, sampled.token, choice.finish, sampled.logprob, sampled.top)

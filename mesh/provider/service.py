@@ -6,16 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 
 from mesh.errors import BadTensor, InternalError, MeshError, PeerError, ProtocolViolation
+from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
 from mesh.provider.links import Links
-from mesh.provider.live import LiveSession, activation_frames, tail_for
-from mesh.provider.sessions import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.live import LiveSession, activation_frames, answers, tail_for
+from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
 from mesh.provider.tensors import WIRE_DTYPES, split_hidden
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
@@ -28,13 +28,11 @@ from mesh.wire.messages import (
     FetchFile,
     FileData,
     Message,
-    NewToken,
     NextTokens,
     OpenSession,
     Ping,
     Pong,
     Prompt,
-    PromptScores,
     SessionClosed,
     SessionFailed,
     SessionOpened,
@@ -44,7 +42,6 @@ from mesh.wire.messages import (
 )
 from mesh.wire.tokens import read_tokens
 from shards.engine.engine import Engine
-from shards.engine.queue import BatchLimits
 from shards.engine.work import Outcome, Work
 from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
 from shards.stage import StageModel
@@ -53,20 +50,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PREFILL_CHUNK = 256
 FULL_QUEUE_PAUSE = 0.005
 EXPIRY_SECONDS = 5.0
-SCORES_PER_MESSAGE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceConfig:
-    """How a stage serves: limits of admission and of a pass, tokens per prompt chunk, torch threads."""
-
-    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
-    batch: BatchLimits = field(default_factory=BatchLimits)
-    prefill_chunk: int = PREFILL_CHUNK
-    threads: int | None = None
 
 
 class StageService:
@@ -344,7 +329,8 @@ class StageService:
             elif outcome.hidden is not None:
                 onward.setdefault(live.entry.following, []).append((live, outcome))
             else:
-                self._answer(live, outcome)
+                for answer in answers(outcome):
+                    live.owner.tell(answer)
                 if outcome.choice is not None and outcome.choice.finish is None:
                     around.setdefault(live.entry.following, []).append((live, outcome))
         for peer, items in onward.items():
@@ -355,18 +341,6 @@ class StageService:
                 (o.work.session, o.choice.position, o.choice.sampled.token) for _, o in items if o.choice is not None
             )
             self._hand_over(peer, encode(NextTokens(parts)))
-
-    def _answer(self, live: LiveSession, outcome: Outcome) -> None:
-        work = outcome.work
-        for offset in range(0, len(outcome.scores), SCORES_PER_MESSAGE):
-            scores = outcome.scores[offset : offset + SCORES_PER_MESSAGE]
-            live.owner.tell(PromptScores(work.session, work.start + 1 + offset, scores))
-        choice = outcome.choice
-        if choice is not None:
-            sampled = choice.sampled
-            live.owner.tell(
-                NewToken(work.session, choice.position, sampled.token, choice.finish, sampled.logprob, sampled.top)
-            )
 
     def _hand_over(self, peer: PeerId, frame: Frame) -> None:
         if peer == self._transport.peer_id:  # a route of one hop: its ring is a call to itself

@@ -14,8 +14,9 @@ from mesh.client.types import Completion, GenerateRequest, TokenLogprob
 from mesh.discovery.directory import MemoryBoard, MemoryDirectory
 from mesh.discovery.records import FileDigest, ProviderRecord
 from mesh.identity import Identity
+from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
-from mesh.provider.service import ServiceConfig, StageService
+from mesh.provider.service import StageService
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from shards.checkpoint import Checkpoint
 from shards.loading import load_stage

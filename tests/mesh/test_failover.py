@@ -16,7 +16,7 @@ from mesh.client.generation import Patience
 from mesh.client.types import GenerateRequest
 from mesh.errors import MeshError, NoRoute, PeerError, PeerFailed, PeerTimeout, Refused
 from mesh.identity import Identity
-from mesh.provider.service import ServiceConfig
+from mesh.provider.config import ServiceConfig
 from mesh.provider.sessions import AdmissionLimits
 from mesh.transport.port import Channel
 from mesh.wire.messages import (
