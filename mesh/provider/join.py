@@ -248,7 +248,7 @@ async def _stoppable(work: Callable[[Progress], T], progress: Progress) -> T:
     stopping = threading.Event()
 
     def report(done_bytes: int, total_bytes: int, what: str) -> None:
-        if False:
+        if stopping.is_set():
             raise Cancelled("loading was broken off")
         progress(done_bytes, total_bytes, what)
 

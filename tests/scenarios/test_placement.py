@@ -61,10 +61,7 @@ def test_three_that_start_together_share_the_model_and_one_that_comes_later_goes
     assert slowest in range(start, end)
     after = seen(world, [*providers, fourth])
     assert [block["replicas"] for block in after["blocks"]] == [1 + (start <= block < end) for block in range(5)]
-    assert (
-        after["blocks"][slowest]["tokens_per_second"]
-        > min(block["tokens_per_second"] for block in model["blocks"])
-    )
+    assert after["blocks"][slowest]["tokens_per_second"] > min(block["tokens_per_second"] for block in model["blocks"])
 
 
 def test_three_that_start_one_after_another_share_the_model(world: World, checkpoint: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shards.manifest import write_manifest
 from tests.scenarios.processes import MeshProcess, Swarm, World, start_stages, wait_until
 
 POLITE = (signal.SIGINT, signal.SIGTERM)
@@ -60,6 +63,20 @@ def test_a_provider_that_is_still_choosing_stops_too(
     ends(process, number, 0)
     world.assert_nothing_left()
     assert peers_in_status(swarm, f"choosing-{number.name}") == set()
+
+
+def test_a_provider_that_checks_gigabytes_of_weights_stops_too(world: World, checkpoint: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "large"))
+    manifest = write_manifest(folder)
+    listed = json.loads(manifest.read_text())
+    size = listed["files"]["model.safetensors"]["size"] = 40 << 30
+    manifest.write_text(json.dumps(listed))
+    with (folder / "model.safetensors").open("ab") as file:
+        file.truncate(size)  # takes no room on disk
+    process = world.join(folder, "--blocks", "0:5")
+    process.event("chose")
+    ends(process, signal.SIGTERM, 0)
+    world.assert_nothing_left()
 
 
 def test_a_provider_is_interrupted_while_it_still_imports(world: World, checkpoint: Path, tmp_path: Path):
