@@ -133,7 +133,9 @@ class RingSession:
                     yield message
                     if message.finish is not None:
                         return
-                case PromptScores() if peer == last and plan.prompt_scores:
+                case PromptScores(scores=scores) if peer == last and plan.prompt_scores:
+                    for _, top in scores:
+                        self._check_top(top)
                     yield message
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} out of turn", peer=peer)
@@ -142,12 +144,20 @@ class RingSession:
         """Raises `ProtocolViolation` when an honest last hop could not have sent the token."""
         plan, last = self._plan, self.hops[-1].peer
         wanted = plan.sampling.logprobs
-        if message.token >= plan.vocab_size or any(token >= plan.vocab_size for token, _ in message.top):
+        self._check_top(message.top)
+        if message.token >= plan.vocab_size:
             raise ProtocolViolation(f"{last} sent a token that is not in the vocabulary", peer=last)
         if message.finish != plan.finish_of(message.token, message.position):
             raise ProtocolViolation(f"{last} said {message.finish!r} where the session does not end so", peer=last)
-        if (message.logprob is None) != (wanted is None) or len(message.top) > (wanted or 0):
+        if (message.logprob is None) != (wanted is None):
             raise ProtocolViolation(f"{last} sent other log-probabilities than were asked for", peer=last)
+
+    def _check_top(self, top: tuple[tuple[int, float], ...]) -> None:
+        last = self.hops[-1].peer
+        if len(top) > (self._plan.sampling.logprobs or 0):
+            raise ProtocolViolation(f"{last} sent more alternatives than were asked for", peer=last)
+        if any(token >= self._plan.vocab_size for token, _ in top):
+            raise ProtocolViolation(f"{last} sent an alternative that is not in the vocabulary", peer=last)
 
     def _failure(self, peer: str, message: SessionFailed) -> PeerError | InvalidRequest:
         if message.code in OUR_FAULT:

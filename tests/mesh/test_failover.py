@@ -368,10 +368,17 @@ async def test_a_flood_of_tokens_ends_the_floods_channel_only(swarm: MemorySwarm
     assert set(swarm.backend._penalised) == {peer}
 
 
-async def test_scores_that_are_missing_are_the_last_hops_fault(swarm: MemorySwarm) -> None:
-    request = ask(4, prompt_logprobs=True)
+@pytest.mark.parametrize("top", [None, ((5, -1.0),), ((300, -1.0),)], ids=["missing", "unasked", "unknown"])
+async def test_bad_scores_are_the_last_hops_fault(
+    swarm: MemorySwarm, top: tuple[tuple[int, float], ...] | None
+) -> None:
+    request = ask(4, prompt_logprobs=True, sampling=SamplingParams(logprobs=1 if top and top[0][0] == 300 else None))
     honest = await swarm.generate(request)
-    peer = await play(swarm, Span(4, 5), polite, token)
+
+    def lie(opening: OpenSession) -> list[Message]:
+        return token(opening) if top is None else [PromptScores(opening.session, 1, ((-1.0, top),))]
+
+    peer = await play(swarm, Span(4, 5), polite, lie)
 
     answer = await swarm.generate(request)
 
