@@ -17,9 +17,7 @@ def route_table(hops: Iterable[Any]) -> Table:
     """Hops (`HopReport`s) as peer, blocks, tokens and tokens/s."""
     table = Table("hop", "peer", "blocks", "tokens", "tokens/s", title="route", title_justify="left")
     for number, hop in enumerate(hops, start=1):
-        table.add_row(
-            str(number), short(hop.peer), str(hop.span), str(hop.tokens), f"{hop.tokens_per_second:,.0f}"
-        )
+        table.add_row(str(number), short(hop.peer), str(hop.span), str(hop.tokens), f"{hop.tokens_per_second:,.0f}")
     return table
 
 
