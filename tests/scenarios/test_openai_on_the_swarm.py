@@ -270,6 +270,7 @@ def test_lm_eval_scores_the_swarm_as_it_scores_transformers(
         "doc_to_text": "{{context}}",
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
         "metric_list": [{"metric": "acc"}],
         "metadata": {"version": 1},
     }
@@ -297,7 +298,8 @@ def test_lm_eval_scores_the_swarm_as_it_scores_transformers(
         sample = json.loads(line)
         document = sample["doc"]
         for choice, response in zip(document["choices"], sample["filtered_resps"], strict=True):
-            context, whole = tokenizer.encode(document["context"]), tokenizer.encode(document["context"] + choice)
+            context = tokenizer.encode(document["context"], add_special_tokens=False)
+            whole = tokenizer.encode(document["context"] + choice, add_special_tokens=False)
             with torch.inference_mode():
                 logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
             wanted = sum(logprobs[i - 1, whole[i]].item() for i in range(len(context), len(whole)))
