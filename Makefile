@@ -10,7 +10,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/mesh demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
