@@ -17,10 +17,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from chain.errors import ChainError
 from mesh.errors import MeshError
 from shards.errors import ShardError
 
 T = TypeVar("T")
+
+KNOWN_ERRORS = (MeshError, ShardError, ChainError)
+"""What is raised on purpose: one line for people, no traceback."""
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -31,7 +35,7 @@ EXIT_INTERRUPTED = 130
 
 
 def run(work: Coroutine[Any, Any, T], *, ends_on_signal: bool = False) -> T | None:
-    """Run a command's coroutine; a `MeshError` or `ShardError` becomes one line on stderr and exit code 1.
+    """Run a command's coroutine; a known error becomes one line on stderr and exit code 1.
 
     Ctrl-C and SIGTERM cancel it, so that every `async with` on the way is left properly. Commands that serve until
     they are stopped set `ends_on_signal`: for them that is success.
@@ -42,7 +46,7 @@ def run(work: Coroutine[Any, Any, T], *, ends_on_signal: bool = False) -> T | No
         if ends_on_signal:
             return None
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (MeshError, ShardError) as error:
+    except KNOWN_ERRORS as error:
         raise fail(error) from error
     except BaseExceptionGroup as group:
         known = _only_known(group)
@@ -66,7 +70,7 @@ async def _cancel_on_sigterm(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _only_known(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The first mesh or shard error of a task group's failure, if there is nothing worse in it."""
+    """The first known error of a task group's failure, if there is nothing worse in it."""
     leaves: list[BaseException] = []
     stack: list[BaseException] = [group]
     while stack:
@@ -75,7 +79,7 @@ def _only_known(group: BaseExceptionGroup[BaseException]) -> BaseException | Non
             stack.extend(reversed(error.exceptions))
         else:
             leaves.append(error)
-    if all(isinstance(leaf, MeshError | ShardError) for leaf in leaves):
+    if all(isinstance(leaf, KNOWN_ERRORS) for leaf in leaves):
         return leaves[0]
     return None
 

@@ -6,14 +6,21 @@ from typing import Annotated
 
 import typer
 
-from mesh.cli.console import fail, out
+from mesh.cli import (
+    chain_epoch,
+    chain_escrow,
+    chain_gateway,
+    chain_models,
+    chain_provider,
+    chain_up,
+    chain_wallet,
+)
+from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.demo import demo
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
 from mesh.cli.join import join
 from mesh.cli.status import status
-from mesh.errors import MeshError
-from shards.errors import ShardError
 
 app = typer.Typer(
     help="A peer-to-peer network in which strangers' machines together serve AI models that none could hold alone.",
@@ -24,6 +31,14 @@ app = typer.Typer(
 )
 for command in (demo, join, gateway, generate, chat, status):
     app.command()(command)
+app.add_typer(chain_up.app, name="chain")
+app.add_typer(chain_wallet.app, name="wallet")
+app.add_typer(chain_models.app, name="model")
+app.add_typer(chain_provider.app, name="provider")
+app.add_typer(chain_gateway.app, name="gateway-stake")
+app.add_typer(chain_epoch.app, name="epoch")
+app.add_typer(chain_epoch.checkpoints, name="checkpoint")
+app.add_typer(chain_escrow.app, name="escrow")
 
 
 def _version(shown: bool) -> None:
@@ -47,5 +62,5 @@ def main() -> None:
     """The console script. Known errors are one line on stderr; anything else is a bug and shows its traceback."""
     try:
         app()
-    except (MeshError, ShardError) as error:
+    except KNOWN_ERRORS as error:
         raise SystemExit(fail(error).exit_code) from error

@@ -1,0 +1,232 @@
+"""Providers: `client.providers` is the ProviderRegistry and, found through the Router, each model's ProviderStaking."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from chain.client.core import Action, Core, Prepared, Result, Spend, check_id, check_metadata, check_range
+from chain.contract_errors import NotProviderOwner, UnknownProvider
+from chain.contract_errors.decode import decode_revert
+from chain.deploy import read_address
+from chain.errors import ContractError, InvalidArgument
+from chain.primitives import ZERO_ADDRESS, checksummed, key_of
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """A provider and its stake. `unlock_epoch` is 0 without a stake; amounts in wei."""
+
+    id: str
+    owner: str
+    model_id: int
+    metadata: str
+    active: bool
+    deactivated: bool
+    whitelisted: bool
+    jailed_until: int
+    stake: int
+    needed_stake: int
+    unlock_epoch: int
+    signer: str
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterClaim:
+    """What a cluster claim paid, in wei, and why each id that failed did."""
+
+    amount: int
+    failed: dict[str, ContractError]
+
+
+def provider_metadata(url: str, name: str | None = None) -> str:
+    """The JSON that a provider's metadata is: its `url`, perhaps its `name`. Raises `InvalidArgument`."""
+    value = {"url": url} if name is None else {"url": url, "name": name}
+    return check_provider_metadata(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def check_provider_metadata(metadata: str) -> str:
+    """JSON with a `url` and perhaps a `name`, at most 1024 bytes. Raises `InvalidArgument`."""
+    check_metadata(metadata)
+    try:
+        value = json.loads(metadata)
+    except (ValueError, RecursionError):
+        raise InvalidArgument("a provider's metadata is JSON with a url", argument="metadata") from None
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not value["url"].strip():
+        raise InvalidArgument("a provider's metadata is JSON with a url", argument="metadata")
+    if "name" in value and not isinstance(value["name"], str):
+        raise InvalidArgument("the name in a provider's metadata is text", argument="metadata")
+    return metadata
+
+
+class Providers:
+    """Register, stake, unstake and claim as a provider."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    # --- the registry ---
+
+    def register(self, identifier: str, model_id: int, metadata: str) -> Action:
+        """Register a provider of a model; it stakes later. `metadata`: see `provider_metadata`."""
+        check_id(identifier)
+        return self._core.action(
+            "ProviderRegistry", "register", identifier, model_id, check_provider_metadata(metadata)
+        )
+
+    def register_and_stake(self, identifier: str, model_id: int, metadata: str) -> Action:
+        """Register and stake the model's `modelStakeAmount` in one transaction."""
+        call = self._core.call(
+            "ProviderRegistry", "registerAndStake", check_id(identifier), model_id, check_provider_metadata(metadata)
+        )
+
+        async def prepare() -> Prepared:
+            # An unknown model has no stake amount: the contract says so when the call is estimated.
+            known = await self._core.view("ModelRegistry", "exists", model_id)
+            if not known:
+                return Prepared(call)
+            amount = await self._core.view("ModelRegistry", "modelStakeAmount", model_id)
+            await self._core.pool(model_id)  # whose events the result will hold
+            return Prepared(call, Spend(self._core.deployment.address("ProviderRegistry"), amount))
+
+        return Action(self._core, prepare)
+
+    def update_metadata(self, identifier: str, metadata: str) -> Action:
+        check_id(identifier)
+        return self._core.action("ProviderRegistry", "updateMetadata", identifier, check_provider_metadata(metadata))
+
+    def deactivate(self, identifier: str) -> Action:
+        return self._core.action("ProviderRegistry", "deactivate", check_id(identifier))
+
+    def reactivate(self, identifier: str) -> Action:
+        return self._core.action("ProviderRegistry", "reactivate", check_id(identifier))
+
+    def set_signer(self, identifier: str, signer: str) -> Action:
+        """The key that signs receipts, from the next epoch on."""
+        return self._core.action("ProviderRegistry", "setSigner", check_id(identifier), read_address(signer))
+
+    def set_whitelisted(self, identifier: str, whitelisted: bool) -> Action:
+        """Owner of the contract."""
+        return self._core.action("ProviderRegistry", "setWhitelisted", check_id(identifier), whitelisted)
+
+    def set_auto_whitelist(self, enabled: bool) -> Action:
+        """Owner of the contract."""
+        return self._core.action("ProviderRegistry", "setAutoWhitelist", enabled)
+
+    def claim_rewards_cluster(self, first: int, last: int) -> Action:
+        """Claim epochs `first … last` for every provider of the caller's; see `cluster_claim` for the result."""
+        check_range(first, last)
+        return self._core.action("ProviderRegistry", "claimRewardsCluster", first, last)
+
+    @staticmethod
+    def cluster_claim(result: Result) -> ClusterClaim:
+        """What a cluster claim paid and which ids failed, from its events. Raises `BadAnswer`."""
+        failed = {
+            event.arguments.id: decode_revert(event.arguments.reason)
+            for event in result.events
+            if event.name == "ClusterClaimFailed"
+        }
+        return ClusterClaim(result.event("RewardClaimedForCluster").arguments.amount, failed)
+
+    # --- staking, in the model's pool ---
+
+    def stake_for_provider(self, identifier: str) -> Action:
+        """Stake what is missing to the model's `modelStakeAmount`."""
+        check_id(identifier)
+
+        async def prepare() -> Prepared:
+            model_id, pool = await self._find(identifier)
+            needed, stake = (
+                await self._core.view("ModelRegistry", "modelStakeAmount", model_id),
+                await self._core.view("ProviderStaking", "stakeOf", identifier, at=pool),
+            )
+            missing = max(0, needed - stake.amount)
+            call = self._core.call("ProviderStaking", "stakeForProvider", identifier, at=pool)
+            return Prepared(call, Spend(pool, missing) if missing else None)
+
+        return Action(self._core, prepare)
+
+    def unstake_provider(self, identifier: str) -> Action:
+        """Take the whole stake back, after its lock."""
+        return self._in_pool(identifier, "unstakeProvider")
+
+    def claim_rewards(self, identifier: str, first: int, last: int) -> Action:
+        """Claim epochs `first … last` (both included), at most up to the claimable epoch."""
+        check_range(first, last)
+        return self._in_pool(identifier, "claimRewards", first, last)
+
+    async def view_rewards(self, identifier: str, first: int, last: int) -> int:
+        """Wei that `claim_rewards` would pay now."""
+        check_range(first, last)
+        _, pool = await self._find(identifier)
+        return int(await self._core.view("ProviderStaking", "viewRewards", identifier, first, last, at=pool))
+
+    async def contribution(self, identifier: str, epoch: int) -> tuple[int, int]:
+        """Units proven for an epoch, and the wei that wait to be claimed for them."""
+        _, pool = await self._find(identifier)
+        found = await self._core.view("ProviderStaking", "contribution", identifier, epoch, at=pool)
+        units, unclaimed = found.values()
+        return units, unclaimed
+
+    async def status(self, identifier: str) -> ProviderStatus:
+        """Raises `UnknownProvider`."""
+        model_id, pool = await self._find(identifier)
+        key = key_of(identifier)
+        epoch = await self._core.view("EpochController", "currentEpoch")
+        provider, active, needed, jailed, signer = await self._core.views(
+            [
+                ("ProviderRegistry", "provider", (identifier,)),
+                ("ProviderRegistry", "isActive", (identifier,)),
+                ("ModelRegistry", "modelStakeAmount", (model_id,)),
+                ("Slashing", "providerJailedUntil", (key,)),
+                ("ProviderRegistry", "signerAt", (key, epoch)),
+            ]
+        )
+        stake = await self._core.view("ProviderStaking", "stakeOf", identifier, at=pool)
+        return ProviderStatus(
+            id=identifier,
+            owner=provider.owner,
+            model_id=model_id,
+            metadata=provider.metadata,
+            active=active,
+            deactivated=provider.deactivated,
+            whitelisted=provider.whitelisted,
+            jailed_until=jailed,
+            stake=stake.amount,
+            needed_stake=needed,
+            unlock_epoch=stake.unlock_epoch,
+            signer=signer,
+            pool=pool,
+        )
+
+    async def owned(self, owner: str | None = None) -> list[str]:
+        """Ids of the providers that an address owns."""
+        return list(await self._core.view("ProviderRegistry", "providersOf", owner or self._core.address))
+
+    async def _find(self, identifier: str) -> tuple[int, str]:
+        """Model and pool of a provider. Raises `UnknownProvider`."""
+        key = key_of(check_id(identifier))
+        owner, model_id = (await self._core.view("ProviderRegistry", "ownerAndModel", key)).values()
+        if owner == checksummed(ZERO_ADDRESS):
+            raise UnknownProvider(key)
+        return model_id, await self._core.pool(model_id)
+
+    def _in_pool(self, identifier: str, function: str, *arguments: int) -> Action:
+        check_id(identifier)
+
+        async def prepare() -> Prepared:
+            _, pool = await self._find(identifier)
+            return Prepared(self._core.call("ProviderStaking", function, identifier, *arguments, at=pool))
+
+        return Action(self._core, prepare)
+
+
+__all__ = [
+    "ClusterClaim",
+    "NotProviderOwner",
+    "ProviderStatus",
+    "Providers",
+    "check_provider_metadata",
+    "provider_metadata",
+]

@@ -1,0 +1,152 @@
+"""What all parts of the ledger share: the calling transaction, atomic calls, ownership, pausing, common checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+
+from chain.contract_errors import (
+    EnforcedPause,
+    ExpectedPause,
+    InvalidEpochRange,
+    InvalidId,
+    MetadataTooLong,
+    OutOfBounds,
+    OwnableUnauthorizedAccount,
+    SafeCastOverflowedUintDowncast,
+)
+from chain.ledger.journal import Cell
+from chain.primitives import MAX_UINT128, ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed
+
+if TYPE_CHECKING:
+    from chain.ledger.world import Ledger
+
+MAX_ID_BYTES: Final = 64
+MAX_METADATA_BYTES: Final = 1024
+MAX_RANGE: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """Who calls, and in which block; `prevrandao` is that block's randomness."""
+
+    sender: Address
+    block: int
+    prevrandao: Bytes32 = ZERO_HASH
+
+
+class Part:
+    """One contract of the ledger: an address that holds tokens, an owner, and perhaps a pause."""
+
+    def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
+        self.ledger = ledger
+        self.address = address
+        self._owner = Cell(ledger.journal, owner)
+        self._pending_owner = Cell(ledger.journal, ZERO_ADDRESS)
+        self._paused = Cell(ledger.journal, False)
+
+    @property
+    def owner(self) -> Address:
+        return self._owner.value
+
+    @property
+    def pending_owner(self) -> Address:
+        return self._pending_owner.value
+
+    @property
+    def paused(self) -> bool:
+        return self._paused.value
+
+    def epoch(self, tx: Tx) -> int:
+        """The current epoch, `cur` in the rules."""
+        return self.ledger.epochs.current_epoch(tx.block)
+
+    def transfer_ownership(self, tx: Tx, new_owner: Address) -> None:
+        self.only_owner(tx)
+        self._pending_owner.value = new_owner
+
+    def accept_ownership(self, tx: Tx) -> None:
+        if tx.sender != self.pending_owner:
+            raise OwnableUnauthorizedAccount(checksummed(tx.sender))
+        self._owner.value, self._pending_owner.value = tx.sender, ZERO_ADDRESS
+
+    def pause(self, tx: Tx) -> None:
+        self.only_owner(tx)
+        self.not_paused()
+        self._paused.value = True
+
+    def unpause(self, tx: Tx) -> None:
+        self.only_owner(tx)
+        if not self.paused:
+            raise ExpectedPause()
+        self._paused.value = False
+
+    def only_owner(self, tx: Tx) -> None:
+        if tx.sender != self.owner:
+            raise OwnableUnauthorizedAccount(checksummed(tx.sender))
+
+    def not_paused(self) -> None:
+        if self.paused:
+            raise EnforcedPause()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=Part)
+
+
+def call(method: Callable[Concatenate[C, Tx, P], R]) -> Callable[Concatenate[C, Tx, P], R]:
+    """Marks what anyone may call: it happens as a whole or not at all."""
+
+    @wraps(method)
+    def atomic(self: C, tx: Tx, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.ledger.journal.atomic():
+            return method(self, tx, *args, **kwargs)
+
+    return atomic
+
+
+def check_bounds(value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise OutOfBounds(value, low, high)
+
+
+def check_id(identifier: str) -> None:
+    length = len(identifier.encode())
+    if not 0 < length <= MAX_ID_BYTES:
+        raise InvalidId(length)
+
+
+def check_metadata(metadata: str) -> None:
+    length = len(metadata.encode())
+    if length > MAX_METADATA_BYTES:
+        raise MetadataTooLong(length)
+
+
+def check_range(first: int, last: int) -> None:
+    """Epochs `first … last`, both included: 1 ≤ first ≤ last, at most 512 of them."""
+    if first == 0 or first > last or last - first >= MAX_RANGE:
+        raise InvalidEpochRange(first, last)
+
+
+def uint128(value: int) -> int:
+    if value > MAX_UINT128:
+        raise SafeCastOverflowedUintDowncast(128, value)
+    return value
+
+
+def at_epoch(changes: tuple[tuple[int, R], ...], epoch: int, default: R) -> R:
+    """The value of the latest change at or before `epoch`, from changes in order of epoch."""
+    for since, value in reversed(changes):
+        if since <= epoch:
+            return value
+    return default
+
+
+def with_change(changes: tuple[tuple[int, R], ...], since: int, value: R) -> tuple[tuple[int, R], ...]:
+    """The changes with one more at the end; a change of the same epoch is replaced."""
+    if changes and changes[-1][0] == since:
+        changes = changes[:-1]
+    return (*changes, (since, value))

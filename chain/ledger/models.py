@@ -1,0 +1,219 @@
+"""Models: price, royalty and stake requirement, usage counters, stake-weighted ratings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from chain.contract_errors import (
+    InvalidScore,
+    ModelAlreadyDisabled,
+    ModelAlreadyEnabled,
+    ModelNameTaken,
+    NotModelCreator,
+    NotRated,
+    NoVotingStake,
+    Unauthorized,
+    UnknownGateway,
+    UnknownModel,
+    UnknownProvider,
+    ZeroAmount,
+)
+from chain.ledger.base import Part, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
+from chain.ledger.journal import Cell, Table
+from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, checksummed, key_of
+
+if TYPE_CHECKING:
+    from chain.ledger.world import Ledger
+
+MAX_BLOCKS: Final = 4096
+MAX_ROYALTY_BPS: Final = 5000
+
+
+class RaterKind(IntEnum):
+    PROVIDER = 0
+    GATEWAY = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """`prices`: wei per weighted token through all blocks, with the epoch from which each holds."""
+
+    creator: Address
+    blocks: int
+    royalty_bps: int
+    enabled: bool
+    stake_amount: int
+    manifest_hash: Bytes32
+    name: str
+    metadata_uri: str
+    prices: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Sums over finalised epochs with work: units, wei, number of epochs."""
+
+    units: int = 0
+    fees: int = 0
+    epochs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    score: int = 0
+    weight: int = 0
+
+
+class ModelRegistry(Part):
+    """Models are numbered 1, 2, 3, …"""
+
+    def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
+        super().__init__(ledger, address, owner)
+        self._count = Cell(ledger.journal, 0)
+        self._models: Table[int, Model | None] = Table(ledger.journal, None)
+        self._names: Table[str, bool] = Table(ledger.journal, False)
+        self._usage: Table[int, Usage] = Table(ledger.journal, Usage())
+        self._ratings: Table[tuple[int, RaterKind, Bytes32], Rating] = Table(ledger.journal, Rating())
+
+    @property
+    def model_count(self) -> int:
+        return self._count.value
+
+    def exists(self, model_id: int) -> bool:
+        return self._models[model_id] is not None
+
+    def model(self, model_id: int) -> Model:
+        found = self._models[model_id]
+        if found is None:
+            raise UnknownModel(model_id)
+        return found
+
+    def price_at(self, model_id: int, epoch: int) -> int:
+        return at_epoch(self.model(model_id).prices, epoch, 0)
+
+    def fee_for(self, model_id: int, epoch: int, units: int) -> int:
+        """ceil(units × price ÷ blocks), wei."""
+        return ceil_div(units * self.price_at(model_id, epoch), self.model(model_id).blocks)
+
+    def units_for(self, model_id: int, epoch: int, amount: int) -> int:
+        """floor(amount × blocks ÷ price): the work that `amount` wei pay for; 0 if it is free."""
+        price = self.price_at(model_id, epoch)
+        return amount * self.model(model_id).blocks // price if price else 0
+
+    def usage(self, model_id: int) -> Usage:
+        self.model(model_id)
+        return self._usage[model_id]
+
+    def rating(self, model_id: int) -> tuple[int, int]:
+        """Sum of score × weight, and sum of weights."""
+        self.model(model_id)
+        given = [rating for (rated, _, _), rating in self._ratings.items() if rated == model_id]
+        return sum(r.score * r.weight for r in given), sum(r.weight for r in given)
+
+    @call
+    def create_model(
+        self,
+        tx: Tx,
+        name: str,
+        manifest_hash: Bytes32,
+        metadata_uri: str,
+        blocks: int,
+        price_per_token: int,
+        royalty_bps: int,
+        model_stake_amount: int,
+    ) -> int:
+        self.not_paused()
+        check_id(name)
+        if self._names[name]:
+            raise ModelNameTaken(name)
+        if manifest_hash == ZERO_HASH:
+            raise ZeroAmount()
+        check_metadata(metadata_uri)
+        check_bounds(blocks, 1, MAX_BLOCKS)
+        check_bounds(royalty_bps, 0, MAX_ROYALTY_BPS)
+        if not model_stake_amount:
+            raise ZeroAmount()
+        self._names[name] = True
+        self._count.value += 1
+        model_id = self._count.value
+        self._models[model_id] = Model(
+            creator=tx.sender,
+            blocks=blocks,
+            royalty_bps=royalty_bps,
+            enabled=True,
+            stake_amount=model_stake_amount,
+            manifest_hash=manifest_hash,
+            name=name,
+            metadata_uri=metadata_uri,
+            prices=((self.epoch(tx), price_per_token),),
+        )
+        self.ledger.router.create_pool(model_id)
+        return model_id
+
+    @call
+    def enable(self, tx: Tx, model_id: int) -> None:
+        model = self._created_by(tx, model_id)
+        if model.enabled:
+            raise ModelAlreadyEnabled(model_id)
+        self._models[model_id] = replace(model, enabled=True)
+
+    @call
+    def disable(self, tx: Tx, model_id: int) -> None:
+        model = self._created_by(tx, model_id)
+        if not model.enabled:
+            raise ModelAlreadyDisabled(model_id)
+        self._models[model_id] = replace(model, enabled=False)
+
+    @call
+    def update_price(self, tx: Tx, model_id: int, price_per_token: int) -> None:
+        self.not_paused()
+        model = self._created_by(tx, model_id)
+        prices = with_change(model.prices, self.epoch(tx) + 1, price_per_token)
+        self._models[model_id] = replace(model, prices=prices)
+
+    @call
+    def rate_model(self, tx: Tx, model_id: int, kind: RaterKind, rater_id: str, score: int) -> None:
+        self.not_paused()
+        self.model(model_id)
+        if not 1 <= score <= 5:
+            raise InvalidScore(score)
+        key = key_of(rater_id)
+        rater, weight = self._stake_of(kind, key)
+        if rater != tx.sender:
+            raise Unauthorized(checksummed(tx.sender))
+        if not weight:
+            raise NoVotingStake(key)
+        self._ratings[model_id, kind, key] = Rating(score, weight)
+
+    @call
+    def refresh_rating(self, tx: Tx, model_id: int, kind: RaterKind, rater_id: str) -> None:
+        self.model(model_id)
+        key = key_of(rater_id)
+        rating = self._ratings[model_id, kind, key]
+        if not rating.score:
+            raise NotRated(model_id, key)
+        self._ratings[model_id, kind, key] = replace(rating, weight=self._stake_of(kind, key)[1])
+
+    def record_usage(self, model_id: int, units: int, fees: int) -> None:
+        """Settlement adds a finalised epoch."""
+        usage = self._usage[model_id]
+        self._usage[model_id] = Usage(usage.units + units, usage.fees + fees, usage.epochs + 1)
+
+    def _created_by(self, tx: Tx, model_id: int) -> Model:
+        model = self.model(model_id)
+        if model.creator != tx.sender:
+            raise NotModelCreator(model_id, checksummed(tx.sender))
+        return model
+
+    def _stake_of(self, kind: RaterKind, key: Bytes32) -> tuple[Address, int]:
+        if kind is RaterKind.PROVIDER:
+            provider = self.ledger.providers.by_key(key)
+            if provider is None:
+                raise UnknownProvider(key)
+            return provider.owner, self.ledger.router.pool(provider.model_id).stake_of_key(key).amount
+        owner = self.ledger.gateways.owner_of(key)
+        if owner == ZERO_ADDRESS:
+            raise UnknownGateway(key)
+        return owner, self.ledger.gateway_staking.effective_stake_of_key(key)

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {ICommon} from "contracts/interfaces/ICommon.sol";
+import {Deployment} from "./Deployment.sol";
+
+/// @title The clock.
+contract EpochsTest is Deployment {
+    function setUp() public {
+        vm.roll(100);
+        deploy();
+    }
+
+    function test_epoch_one_begins_with_the_deployment() public {
+        eq(epochs.currentEpoch(), 1, "epoch");
+        eq(epochs.epochStartBlock(1), 100, "start");
+        vm.roll(109);
+        eq(epochs.currentEpoch(), 1, "last block");
+        vm.roll(110);
+        eq(epochs.currentEpoch(), 2, "first block");
+    }
+
+    function test_a_new_length_leaves_the_running_epoch_alone() public {
+        vm.roll(115);
+        epochs.setEpochLength(3);
+        eq(epochs.epochLength(), EPOCH, "still the old one");
+        vm.roll(119);
+        eq(epochs.currentEpoch(), 2, "not cut short");
+        vm.roll(120);
+        eq(epochs.currentEpoch(), 3, "on time");
+        eq(epochs.epochLength(), 3, "new length");
+        vm.roll(123);
+        eq(epochs.currentEpoch(), 4, "new rhythm");
+        eq(epochs.epochStartBlock(2), 110, "the past stays");
+    }
+
+    function test_a_second_length_in_the_same_epoch_replaces_the_first() public {
+        epochs.setEpochLength(3);
+        epochs.setEpochLength(7);
+        eq(epochs.epochStartBlock(3), 117, "one change");
+    }
+
+    function testFuzz_no_epoch_that_has_begun_moves_and_none_is_skipped(uint256 seed) public {
+        uint64 epoch = epochs.currentEpoch();
+        uint256 start = epochs.epochStartBlock(epoch);
+        for (uint256 i = 0; i < 12; ++i) {
+            seed = uint256(keccak256(abi.encode(seed)));
+            if (seed % 3 == 0) epochs.setEpochLength(uint64(2 + (seed >> 8) % 20));
+            eq(epochs.currentEpoch(), epoch, "unmoved");
+            eq(epochs.epochStartBlock(epoch), start, "same start");
+            uint256 next = epochs.epochStartBlock(epoch + 1);
+            vm.roll(next - 1);
+            eq(epochs.currentEpoch(), epoch, "until the last block");
+            vm.roll(next);
+            eq(epochs.currentEpoch(), ++epoch, "then the next");
+            start = next;
+        }
+    }
+
+    function test_setters_keep_their_bounds() public {
+        vm.expectRevert(abi.encodeWithSelector(ICommon.OutOfBounds.selector, 1, 2, 1_000_000));
+        epochs.setEpochLength(1);
+        vm.expectRevert(abi.encodeWithSelector(ICommon.OutOfBounds.selector, 0, 1, 1000));
+        epochs.setMinEpochsLocked(0);
+        vm.expectRevert(abi.encodeWithSelector(ICommon.OutOfBounds.selector, 3, 4, DELAY));
+        epochs.setEpochRewardDelay(3);
+        vm.expectRevert(abi.encodeWithSelector(ICommon.OutOfBounds.selector, 5, 4, DELAY));
+        epochs.setEpochRewardDelay(5);
+        epochs.setWindDownDelay(9);
+        epochs.setEpochRewardDelay(9);
+        vm.expectRevert(abi.encodeWithSelector(ICommon.OutOfBounds.selector, 8, 9, 1000));
+        epochs.setWindDownDelay(8);
+    }
+
+    function test_only_the_owner_sets() public {
+        vm.prank(address(9));
+        vm.expectRevert(abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, address(9)));
+        epochs.setEpochLength(5);
+    }
+
+    function test_ownership_moves_in_two_steps() public {
+        epochs.transferOwnership(address(9));
+        yes(epochs.owner() == address(this), "not yet");
+        vm.prank(address(9));
+        epochs.acceptOwnership();
+        yes(epochs.owner() == address(9), "now");
+    }
+}

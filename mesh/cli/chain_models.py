@@ -1,0 +1,169 @@
+"""`mesh model`: the marketplace of models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from chain.errors import InvalidArgument
+from chain.units import format_func
+from mesh.cli.chain_session import Session, chain_command, chain_group, pairs, plain, read_amount, show, yes
+from mesh.cli.console import out
+
+if TYPE_CHECKING:
+    from chain.client.calls.network import ModelInfo
+
+app = chain_group("Publish, find and rate models.")
+ModelId = Annotated[int, typer.Argument(metavar="MODEL", min=1, help="The model's number.")]
+MAX_MANIFEST = 64 << 20
+
+
+@chain_command(app, "publish", sends=True)
+async def publish(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="A name nobody has yet (1 to 64 bytes).")],
+    manifest: Annotated[
+        str, typer.Option("--manifest", help="The weights' manifest: a file, or its sha256 in hex.", show_default=False)
+    ],
+    blocks: Annotated[int, typer.Option("--blocks", min=1, max=4096, help="Decoder blocks of the model.")],
+    price: Annotated[str, typer.Option("--price", help="FUNC for one weighted token through all blocks.")],
+    stake: Annotated[str, typer.Option("--stake", help="FUNC that each provider must stake.")],
+    royalty: Annotated[float, typer.Option("--royalty", min=0, max=50, help="Your percentage of every fee.")] = 5.0,
+    uri: Annotated[str, typer.Option("--uri", help="Where to read about it (at most 1024 bytes).")] = "",
+) -> None:
+    """Publish a model: its price, your royalty, and what providers must stake. Royalty and stake stay for good."""
+    royalty_bps = round(royalty * 100)
+    if abs(royalty_bps - royalty * 100) > 1e-6:
+        raise typer.BadParameter("a royalty has at most two decimals", param_hint="--royalty")
+    async with session.signing() as client:
+        await session.send(
+            client.models.create_model(
+                name,
+                _manifest_hash(manifest),
+                uri,
+                blocks=blocks,
+                price_per_token=read_amount(price, allow_zero=True, name="--price"),
+                royalty_bps=royalty_bps,
+                model_stake_amount=read_amount(stake, name="--stake"),
+            )
+        )
+
+
+@chain_command(app, "list")
+async def list_(session: Session) -> None:
+    """List models: the best rated first, then the most used."""
+    async with session.reading() as client:
+        models = await client.models.list()
+    models.sort(key=lambda model: (-(model.rating or 0), -model.units, model.model_id))
+    table = Table("model", "name", "enabled", "price/token", "royalty", "stake", "rating", "units", "fees")
+    for model in models:
+        table.add_row(
+            str(model.model_id), model.name.replace("[", "\\["), yes(model.enabled), format_func(model.price_per_token),
+            f"{model.royalty_bps / 100:g}%", format_func(model.model_stake_amount), _rating(model),
+            f"{model.units:,}", format_func(model.fees, decimals=4),
+        )  # fmt: skip
+    if session.as_json:
+        out.print_json(json.dumps({"models": plain(models)}))
+    else:
+        out.print(table if models else "nobody has published a model yet: `mesh model publish …`")
+
+
+@chain_command(app, "show")
+async def show_(session: Session, model: ModelId) -> None:
+    """Show a model: price, royalty, stake, use and rating."""
+    async with session.reading() as client:
+        found = await client.models.show(model)
+    show(
+        session,
+        found,
+        pairs(
+            f"model {found.model_id}: {found.name}",
+            [
+                ("creator", found.creator),
+                ("enabled", yes(found.enabled)),
+                ("blocks", str(found.blocks)),
+                ("price per token", f"{format_func(found.price_per_token)} FUNC"),
+                ("royalty", f"{found.royalty_bps / 100:g}%"),
+                ("stake per provider", f"{format_func(found.model_stake_amount)} FUNC"),
+                ("staking pool", found.pool),
+                ("manifest", "0x" + found.manifest_hash.hex()),
+                ("about", found.metadata_uri),
+                ("use", f"{found.units:,} units in {found.epochs_used} epochs, {format_func(found.fees)} FUNC"),
+                ("rating", _rating(found)),
+            ],
+        ),
+    )
+
+
+@chain_command(app, "rate", sends=True)
+async def rate(
+    session: Session,
+    model: ModelId,
+    score: Annotated[int, typer.Argument(min=1, max=5, help="1 (bad) to 5 (good).")],
+    provider: Annotated[str | None, typer.Option("--provider", help="Rate with the stake of this provider.")] = None,
+    gateway: Annotated[str | None, typer.Option("--gateway", help="Rate with the stake of this gateway.")] = None,
+) -> None:
+    """Rate a model; the stake of a provider or gateway of yours is the weight."""
+    from chain.client.calls.network import RaterKind
+
+    if (provider is None) == (gateway is None):
+        raise typer.BadParameter("give either --provider or --gateway")
+    kind = RaterKind.PROVIDER if provider is not None else RaterKind.GATEWAY
+    async with session.signing() as client:
+        await session.send(client.models.rate_model(model, kind, provider or gateway or "", score))
+
+
+@chain_command(app, "enable", sends=True)
+async def enable(session: Session, model: ModelId) -> None:
+    """Let new providers join a model again."""
+    async with session.signing() as client:
+        await session.send(client.models.enable(model))
+
+
+@chain_command(app, "disable", sends=True)
+async def disable(session: Session, model: ModelId) -> None:
+    """Take a model out of service; stakes can still be taken back."""
+    async with session.signing() as client:
+        await session.send(client.models.disable(model))
+
+
+@chain_command(app, "price", sends=True)
+async def price(
+    session: Session, model: ModelId, price: Annotated[str, typer.Argument(help="FUNC for one weighted token.")]
+) -> None:
+    """Set a model's price from the next epoch on."""
+    async with session.signing() as client:
+        await session.send(client.models.update_price(model, read_amount(price, allow_zero=True)))
+
+
+@chain_command(app, "royalty", sends=True)
+async def royalty(session: Session, model: ModelId) -> None:
+    """Claim what a model of yours has earned."""
+    async with session.signing() as client:
+        await session.send(client.settlement.claim_royalty(model))
+
+
+def _rating(model: ModelInfo) -> str:
+    return "none" if model.rating is None else f"{model.rating / 100:.2f} of 5"
+
+
+def _manifest_hash(text: str) -> bytes:
+    digits = text.removeprefix("0x")
+    if len(digits) == 64 and not Path(text).exists():
+        try:
+            return bytes.fromhex(digits)
+        except ValueError:
+            pass
+    try:
+        with Path(text).open("rb") as file:
+            raw = file.read(MAX_MANIFEST + 1)
+    except OSError as error:
+        raise InvalidArgument(f"{text} is neither a file nor a sha256: {error.strerror or error}") from error
+    if len(raw) > MAX_MANIFEST:
+        raise InvalidArgument(f"{text} is too large for a manifest", argument="manifest")
+    return hashlib.sha256(raw).digest()

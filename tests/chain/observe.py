@@ -1,0 +1,199 @@
+"""What the ledger and the contracts must agree on: every view that the ledger answers, by part, function, arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import IntEnum
+from typing import Any
+
+from chain.ledger import Ledger
+from chain.ledger.slashing import Sla
+from chain.primitives import Address, Bytes32, checksummed, key_of
+
+PARTS = ("escrow", "settlement", "disputes", "reward_pool", "gateway_staking", "providers", "gateways", "slashing")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    part: str
+    function: str
+    arguments: tuple[Any, ...]
+    expected: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose state is looked at. `epochs` are the ones whose books are compared; `known_only` skips untouched slots."""
+
+    accounts: tuple[Address, ...]
+    providers: tuple[str, ...]
+    gateways: tuple[str, ...]
+    epochs: range
+    block: int
+    known_only: bool
+
+
+def plain(value: Any) -> Any:
+    """As eth_abi decodes it: enums as numbers, records and lists as tuples, addresses of 20 bytes as lower-case text."""
+    match value:
+        case bool():
+            return value
+        case IntEnum():
+            return int(value)
+        case bytes() if len(value) == 20:
+            return checksummed(value).lower()
+        case list() | tuple():
+            return tuple(plain(item) for item in value)
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return tuple(plain(getattr(value, field.name)) for field in fields(value))
+    return value
+
+
+def observations(ledger: Ledger, scope: Scope) -> Iterator[Observation]:
+    """All that is compared after a step."""
+    for part, function, arguments, expected in _all(ledger, scope):
+        yield Observation(part, function, tuple(arguments), plain(expected))
+
+
+_Seen = Iterable[tuple[str, str, Sequence[Any], Any]]
+
+
+def _all(ledger: Ledger, scope: Scope) -> _Seen:
+    yield from _money(ledger, scope)
+    yield from _clock(ledger, scope)
+    yield from _models(ledger, scope)
+    yield from _providers(ledger, scope)
+    yield from _gateways(ledger, scope)
+    yield from _settlement(ledger, scope)
+    yield from _disputes(ledger, scope)
+
+
+def _money(ledger: Ledger, scope: Scope) -> _Seen:
+    token, escrow = ledger.token, ledger.escrow
+    yield "token", "totalSupply", (), token.total_supply
+    yield "reward_pool", "emitted", (), ledger.reward_pool.emitted
+    holders = [*scope.accounts, *(getattr(ledger, part).address for part in PARTS)]
+    for holder in (*holders, *(pool.address for pool in ledger.pools())):
+        yield "token", "balanceOf", (holder,), token.balance_of(holder)
+    for account in scope.accounts:
+        yield "escrow", "depositOf", (account,), escrow.deposit_of(account)
+        yield "settlement", "paymentsOf", (account,), ledger.settlement.payments_of(account)
+        yield "disputes", "paymentsOf", (account,), ledger.disputes.payments_of(account)
+        for gateway in scope.gateways:
+            key = key_of(gateway)
+            yield "escrow", "redeemed", (account, key), escrow.redeemed(account, key)
+
+
+def _clock(ledger: Ledger, scope: Scope) -> _Seen:
+    epochs, block = ledger.epochs, scope.block
+    yield "epochs", "currentEpoch", (), epochs.current_epoch(block)
+    yield "epochs", "epochLength", (), epochs.epoch_length(block)
+    yield "epochs", "claimableEpoch", (), epochs.claimable_epoch(block)
+    following = epochs.current_epoch(block) + 1
+    yield "epochs", "epochStartBlock", (following,), epochs.epoch_start_block(following)
+
+
+def _models(ledger: Ledger, scope: Scope) -> _Seen:
+    models, settlement = ledger.models, ledger.settlement
+    yield "models", "modelCount", (), models.model_count
+    for model_id in range(1, models.model_count + 1):
+        model = models.model(model_id)
+        listed = (model.creator, model.blocks, model.royalty_bps, model.enabled, model.stake_amount)
+        yield "models", "model", (model_id,), (*listed, model.manifest_hash, model.name, model.metadata_uri)
+        current = ledger.epochs.current_epoch(scope.block)
+        yield "models", "priceAt", (model_id, current), models.price_at(model_id, current)
+        yield "models", "usage", (model_id,), models.usage(model_id)
+        yield "models", "rating", (model_id,), models.rating(model_id)
+        yield "settlement", "royaltyOf", (model_id,), settlement.royalty_of(model_id)
+        pool, name = ledger.router.pool(model_id), f"pool {model_id}"
+        yield name, "carried", (), pool.carried
+        yield name, "totalStake", (), pool.total_stake
+        for epoch in scope.epochs:
+            sums = settlement.model_epoch(model_id, epoch)
+            if scope.known_only and not (sums.checkpoints or sums.finalized or sums.units):
+                continue
+            yield "settlement", "modelEpoch", (model_id, epoch), sums
+            yield "settlement", "postersOf", (model_id, epoch), settlement.posters_of(model_id, epoch)
+            yield name, "pot", (epoch,), pool.pot(epoch)
+            for provider in scope.providers:
+                yield name, "contribution", (provider, epoch), pool.contribution(provider, epoch)
+        for epoch in range(current, current + 2):
+            yield "reward_pool", "boostOf", (model_id, epoch), ledger.reward_pool.boost_of(model_id, epoch)
+
+
+def _providers(ledger: Ledger, scope: Scope) -> _Seen:
+    current = ledger.epochs.current_epoch(scope.block)
+    for identifier in scope.providers:
+        key = key_of(identifier)
+        found = ledger.providers.by_key(key)
+        yield "providers", "isActive", (identifier,), ledger.providers.is_active(identifier, scope.block)
+        yield "providers", "signerAt", (key, current), ledger.providers.signer_at(key, current)
+        yield "slashing", "providerJailedUntil", (key,), ledger.slashing.provider_jailed_until(key)
+        yield "slashing", "isStakeHeld", (key,), ledger.slashing.is_stake_held(key, scope.block)
+        yield "slashing", "sla", (identifier,), ledger.slashing.sla(identifier) or Sla()
+        if found is not None:
+            listed = (found.owner, found.model_id, found.deactivated, found.whitelisted, found.id, found.metadata)
+            yield "providers", "provider", (identifier,), listed
+            pool = ledger.router.pool(found.model_id)
+            yield f"pool {found.model_id}", "stakeOf", (identifier,), pool.stake_of_key(key)
+            rewards = pool.view_rewards(identifier, 1, current, scope.block)
+            yield f"pool {found.model_id}", "viewRewards", (identifier, 1, current), rewards
+
+
+def _gateways(ledger: Ledger, scope: Scope) -> _Seen:
+    current = ledger.epochs.current_epoch(scope.block)
+    for identifier in scope.gateways:
+        key = key_of(identifier)
+        yield "gateways", "isActive", (identifier,), ledger.gateways.is_active(identifier, scope.block)
+        yield "gateways", "signerAt", (key, current), ledger.gateways.signer_at(key, current)
+        yield "gateway_staking", "stakeOf", (identifier,), ledger.gateway_staking.stake_of_key(key)
+        yield "gateway_staking", "isOverdrawn", (key,), ledger.gateway_staking.is_overdrawn(key)
+        yield "slashing", "gatewayJailedUntil", (key,), ledger.slashing.gateway_jailed_until(key)
+        yield "escrow", "creditOf", (key,), ledger.escrow.credit_of(key)
+        yield "settlement", "openChallengesOf", (key,), ledger.settlement.open_challenges_of(key)
+        if ledger.gateways.owner_of(key) != bytes(20):
+            rewards = ledger.gateway_staking.view_rewards(identifier, 1, current, scope.block)
+            yield "gateway_staking", "viewRewards", (identifier, 1, current), rewards
+
+
+def _settlement(ledger: Ledger, scope: Scope) -> _Seen:
+    settlement = ledger.settlement
+    yield "settlement", "parameters", (), settlement.parameters(scope.block)
+    challenges = settlement.challenges()
+    yield "settlement", "challengeCount", (), len(challenges)
+    for number in range(max(0, len(challenges) - 3), len(challenges)):
+        yield "settlement", "challenge", (number,), challenges[number]
+    for epoch in scope.epochs:
+        yield "settlement", "emissionWeight", (epoch,), settlement.emission_weight(epoch)
+        yield "settlement", "isSealed", (epoch,), settlement.is_sealed(epoch)
+        for gateway in scope.gateways:
+            yield from _slots(ledger, scope, key_of(gateway), epoch)
+
+
+def _slots(ledger: Ledger, scope: Scope, gateway: Bytes32, epoch: int) -> _Seen:
+    settlement = ledger.settlement
+    used = False
+    for model_id in range(1, ledger.models.model_count + 1):
+        checkpoint = settlement.checkpoint(gateway, model_id, epoch)
+        if checkpoint.status or not scope.known_only:
+            used = True
+            yield "settlement", "checkpoint", (gateway, model_id, epoch), checkpoint
+    if used:
+        yield "settlement", "gatewayShare", (gateway, epoch), settlement.gateway_share(gateway, epoch)
+    for provider in scope.providers:
+        key = key_of(provider)
+        proven, paid = settlement.is_proven(gateway, key, epoch), settlement.compensated_units(gateway, key, epoch)
+        if proven or paid or not scope.known_only:
+            yield "settlement", "isProven", (gateway, key, epoch), proven
+            yield "settlement", "compensatedUnits", (gateway, key, epoch), paid
+
+
+def _disputes(ledger: Ledger, scope: Scope) -> _Seen:
+    disputes = ledger.disputes
+    yield "disputes", "verifiers", (), disputes.verifiers
+    for number in range(max(0, len(disputes.cases) - 2), len(disputes.cases)):
+        case = disputes.case_of(number)
+        values = (case.provider, case.model_id, case.epoch, case.evidence_hash, case.status, case.deadline)
+        yield "disputes", "caseOf", (number,), (*values, case.guilty, case.innocent, case.bonder, case.bond)
+        yield "disputes", "panelOf", (number,), case.panel
