@@ -16,7 +16,7 @@ from typing import Any
 import rlp
 from eth_utils import is_checksum_address, is_hex_address, keccak, to_canonical_address, to_checksum_address
 
-from chain import abi
+from chain import abi, safe_json
 from chain.errors import ChainConfigError, InvalidArgument
 from chain.units import WEI_PER_FUNC
 
@@ -128,7 +128,7 @@ class Deployment:
                 "(`mesh chain up` writes one; --deployment names another)"
             ) from error
         try:
-            return cls.parse(json.loads(raw)) if len(raw) <= MAX_FILE else _bad("too large")
+            return cls.parse(safe_json.parse(raw)) if len(raw) <= MAX_FILE else _bad("too large")
         except ValueError as error:
             raise ChainConfigError(f"{path} is not a deployment file: {error}") from error
 

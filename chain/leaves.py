@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chain import safe_json
 from chain.errors import InvalidArgument
 from chain.merkle import ContributionTree, Leaf
 from chain.primitives import MAX_UINT64, MAX_UINT96, keccak256, key_of
@@ -63,8 +64,8 @@ class CheckpointLeaves:
         if len(raw) > MAX_FILE:
             raise InvalidArgument("the file of leaves is too large", argument="leaves")
         try:
-            value = json.loads(raw)
-        except (ValueError, RecursionError) as error:
+            value = safe_json.parse(raw)
+        except ValueError as error:
             raise InvalidArgument(f"the leaves are not JSON: {error}", argument="leaves") from error
         if not isinstance(value, dict) or value.get("version") != VERSION or not isinstance(value.get("units"), dict):
             raise InvalidArgument(f"this is no file of leaves of version {VERSION}", argument="leaves")

@@ -20,7 +20,7 @@ from typing import Any
 from coincurve import PrivateKey
 from eth_utils import to_canonical_address
 
-from chain import transactions, vouchers
+from chain import safe_json, transactions, vouchers
 from chain.errors import BadKeystore, InvalidArgument, WalletError, WalletExists, WrongPassword
 from chain.primitives import checksummed
 
@@ -199,7 +199,7 @@ def _read(path: Path) -> dict[str, Any]:
     if mode & 0o077:
         raise BadKeystore(f"{path} can be read by others (mode {mode:04o}): `chmod 600 {path}` and consider a new key")
     try:
-        document = json.loads(raw) if len(raw) <= MAX_FILE else None
+        document = safe_json.parse(raw) if len(raw) <= MAX_FILE else None
     except ValueError:
         document = None
     if not isinstance(document, dict) or document.get("version") != 3:

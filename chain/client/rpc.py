@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from chain import safe_json
 from chain.client.retry import RETRY_STATUS, RetryPolicy, is_rate_limit
 from chain.errors import BadAnswer, ChainConfigError, NodeError, NodeTimeout, NodeUnreachable, RateLimited, RpcRefused
 
@@ -85,7 +85,7 @@ class Rpc:
         end = loop.time() + (self.policy.deadline if deadline is None else deadline)
         for attempt in itertools.count():
             try:
-                async with asyncio.timeout_at(min(end, loop.time() + self.policy.attempt_timeout)), self._slots:
+                async with asyncio.timeout_at(end), self._slots, asyncio.timeout(self.policy.attempt_timeout):
                     return await self._once(calls)
             except TimeoutError:
                 failure: NodeError = NodeTimeout(f"{self.shown} did not answer {calls[0][0]} in time")
@@ -161,8 +161,8 @@ def _refused(error: Any) -> RpcRefused:
 
 def _parse(raw: bytes) -> Any:
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
+        value = safe_json.parse(raw)
+    except ValueError:
         return None
     return value if isinstance(value, dict | list) else None
 

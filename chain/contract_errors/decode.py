@@ -31,7 +31,8 @@ def by_selector() -> dict[bytes, type[ContractError]]:
 def decode_revert(data: bytes, depth: int = 0) -> ContractError:
     """The error that `data` encodes; `UnknownRevert` for what no contract of ours can have raised.
 
-    An error whose only argument is the bytes of another one (a bubbled error) is opened, at most `MAX_DEPTH` deep.
+    The bytes of another error, which a contract in between put into its own `Error(string)`, are opened, at most
+    `MAX_DEPTH` deep.
     Never raises on hostile data: what does not decode is unknown.
     """
     from eth_abi import abi
@@ -40,26 +41,21 @@ def decode_revert(data: bytes, depth: int = 0) -> ContractError:
     cls = by_selector().get(data[:4])
     if len(data) > MAX_DATA or cls is None:
         return UnknownRevert(data[:MAX_DATA])
-    kinds = list(cls.fields().values())
+    # A string is read as bytes: it may be another error's, and need not be UTF-8.
+    kinds = ["bytes"] if cls is RevertedWithReason else list(cls.fields().values())
     try:
         values = abi.decode(kinds, data[4:])
     except (DecodingError, OverflowError, UnicodeDecodeError):
         return UnknownRevert(data)
     arguments = [_plain(kind, value) for kind, value in zip(kinds, values, strict=True)]
-    if cls is RevertedWithReason and depth < MAX_DEPTH:
-        inner = _bubbled(arguments[0], depth)
-        if inner is not None:
+    if cls is not RevertedWithReason:
+        return cls(*arguments)
+    reason = arguments[0]
+    if depth < MAX_DEPTH and reason[:4] in by_selector():
+        inner = decode_revert(reason, depth + 1)
+        if not isinstance(inner, UnknownRevert):
             return inner
-    return cls(*arguments)
-
-
-def _bubbled(reason: str, depth: int) -> ContractError | None:
-    """The error whose bytes a contract in between put into its own `Error(string)`, if that is what it did."""
-    raw = reason.encode("utf-8", "surrogateescape")
-    if raw[:4] in by_selector():
-        found = decode_revert(raw, depth + 1)
-        return None if isinstance(found, UnknownRevert) else found
-    return None
+    return RevertedWithReason(reason.decode("utf-8", "replace"))
 
 
 def _plain(kind: str, value: Any) -> Any:

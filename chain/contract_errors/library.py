@@ -137,5 +137,5 @@ class FailedDeployment(ContractError):
     """A staking pool could not be created."""
 
 
-class FailedCall(ContractError):
-    """A call to another contract failed without saying why."""
+class MerkleProofInvalidMultiproof(ContractError):
+    """The multiproof is malformed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from chain import abi, deploy
 from chain.client.rpc import Rpc, quantity
@@ -12,6 +14,7 @@ from chain.transactions import Fees, Transaction
 from chain.units import WEI_PER_FUNC
 from chain.wallet import Account
 
+MINE_SECONDS = 30.0
 FUNC_EACH = 1_000_000 * WEI_PER_FUNC
 
 
@@ -52,9 +55,9 @@ async def bootstrap(rpc: Rpc, accounts: Sequence[Account], parameters: Parameter
     ):
         if isinstance(answer, RpcRefused):
             raise DevnetError(f"{step.label} was refused: {answer}")
-    receipts = await rpc.batch([("eth_getTransactionReceipt", ("0x" + each.hash.hex(),)) for each in signed])
+    receipts = await _receipts(rpc, ["0x" + each.hash.hex() for each in signed])
     for receipt, step in zip(receipts, steps, strict=True):
-        if not isinstance(receipt, dict) or quantity(receipt["status"]) != 1:
+        if quantity(receipt["status"]) != 1:
             raise DevnetError(f"{step.label} failed on the development chain")
     head = await rpc.call("eth_getBlockByNumber", "latest", False)
     return Deployment(
@@ -65,3 +68,16 @@ async def bootstrap(rpc: Rpc, accounts: Sequence[Account], parameters: Parameter
         anchor_hash=head["hash"],
         deployer=deployer.address,
     )
+
+
+async def _receipts(rpc: Rpc, hashes: Sequence[str]) -> list[Any]:
+    """All receipts, as soon as all are there. Raises `DevnetError`."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + MINE_SECONDS
+    while True:
+        found = await rpc.batch([("eth_getTransactionReceipt", (each,)) for each in hashes])
+        if all(isinstance(receipt, dict) for receipt in found):
+            return found
+        if loop.time() > end:
+            raise DevnetError("the development chain does not mine")
+        await asyncio.sleep(0.02)

@@ -6,11 +6,13 @@ The only module that knows py-evm. It keeps no chain of its own: blocks and stat
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import rlp
+from eth import EVM_RECURSION_LIMIT
 from eth.abc import BlockHeaderAPI, ComputationAPI, SignedTransactionAPI, StateAPI
 from eth.chains.base import ChainContext, ConsensusContext
 from eth.constants import POST_MERGE_DIFFICULTY, POST_MERGE_MIX_HASH, POST_MERGE_NONCE
@@ -18,13 +20,18 @@ from eth.db.atomic import AtomicDB
 from eth.db.backends.base import BaseDB
 from eth.db.chain import ChainDB
 from eth.db.trie import make_trie_root_and_nodes
-from eth.exceptions import OutOfGas, Revert, VMError
+from eth.exceptions import OutOfGas, PyEVMError, Revert, VMError
 from eth.vm.forks.prague import PragueVM
 from eth.vm.forks.prague.blocks import PragueBlockHeader
 from eth.vm.spoof import SpoofTransaction
 from eth_utils import ValidationError
 
 from chain.devnet.store import BlockRow, LogRow, Store, TxRow
+
+# py-evm raises the recursion limit for deep calls, and py_ecc raises it so far that other code can exhaust the C stack.
+sys.setrecursionlimit(EVM_RECURSION_LIMIT)
+EVM_STACK = 256 << 20
+"""Bytes of stack that a thread needs for calls 1024 deep."""
 
 BLOCK_GAS_LIMIT = 30_000_000
 CALL_GAS = 2 * BLOCK_GAS_LIMIT
@@ -160,7 +167,7 @@ class Evm:
             tx.check_signature_validity()
             chain_id = tx.chain_id
             sender = tx.sender
-        except (ValidationError, rlp.exceptions.RLPException, ValueError, TypeError, IndexError) as error:
+        except (ValidationError, PyEVMError, rlp.exceptions.RLPException, ValueError, TypeError, IndexError) as error:
             raise TransactionRefused(f"invalid transaction: {error}") from error
         if chain_id is not None and chain_id != self.chain_id:
             raise TransactionRefused(f"invalid chain id for signer: have {chain_id} want {self.chain_id}")
@@ -326,4 +333,3 @@ class Evm:
             None if isinstance(failure, Revert) else type(failure).__name__,
             out_of_gas=isinstance(failure, OutOfGas),
         )
-

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from chain import safe_json
+from chain.devnet.evm import EVM_STACK
 from chain.devnet.formats import BadParams, data, read_bytes, read_quantity
 from chain.devnet.methods import Methods, RpcFault
 from chain.devnet.node import Node, PoolRefused, TransactionRefused
@@ -37,7 +40,7 @@ class Server:
         self.host = host
         self.port = port
         self._methods = Methods(node)
-        self._evm = ThreadPoolExecutor(1, thread_name_prefix="devnet-evm")
+        self._evm = _deep_thread()
         self._sends: list[tuple[bytes, asyncio.Future[bytes]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._waiting = 0
@@ -63,8 +66,8 @@ class Server:
         except ClientDisconnect:
             return Response(status_code=400)
         try:
-            message = json.loads(bytes(body))
-        except (ValueError, RecursionError):
+            message = safe_json.parse(bytes(body))
+        except ValueError:
             return _json(_fault(None, -32700, "the request is not JSON"), 400)
         if isinstance(message, list):
             if not 1 <= len(message) <= MAX_BATCH:
@@ -216,6 +219,17 @@ class _Web(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _deep_thread() -> ThreadPoolExecutor:
+    """One thread, with a stack for calls as deep as the EVM allows."""
+    before = threading.stack_size(EVM_STACK)
+    try:
+        executor = ThreadPoolExecutor(1, thread_name_prefix="devnet-evm")
+        executor.submit(int).result()  # starts it, with the stack size of now
+    finally:
+        threading.stack_size(before)
+    return executor
 
 
 def _fault(identifier: object, code: int, message: str, extra: object = None) -> dict[str, Any]:

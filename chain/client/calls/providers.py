@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from chain import safe_json
 from chain.client.core import Action, Core, Prepared, Result, Spend, check_id, check_metadata, check_range
 from chain.contract_errors import NotProviderOwner, UnknownProvider
 from chain.contract_errors.decode import decode_revert
@@ -50,8 +51,8 @@ def check_provider_metadata(metadata: str) -> str:
     """JSON with a `url` and perhaps a `name`, at most 1024 bytes. Raises `InvalidArgument`."""
     check_metadata(metadata)
     try:
-        value = json.loads(metadata)
-    except (ValueError, RecursionError):
+        value = safe_json.parse(metadata.encode())
+    except ValueError:
         raise InvalidArgument("a provider's metadata is JSON with a url", argument="metadata") from None
     if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not value["url"].strip():
         raise InvalidArgument("a provider's metadata is JSON with a url", argument="metadata")

@@ -39,6 +39,11 @@ contract EpochsTest is Deployment {
         epochs.setEpochLength(3);
         epochs.setEpochLength(7);
         eq(epochs.epochStartBlock(3), 117, "one change");
+        vm.roll(109);
+        epochs.setEpochLength(5);
+        eq(epochs.currentEpoch(), 1, "even in the last block before it would count");
+        vm.roll(115);
+        eq(epochs.currentEpoch(), 3, "the last one counts");
     }
 
     function testFuzz_no_epoch_that_has_begun_moves_and_none_is_skipped(uint256 seed) public {
