@@ -2,15 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The parts of the chain's tests that need npm, anvil or minutes: `make test-chain`.
+CHAIN_SLOW := tests/chain/test_contracts.py tests/chain/test_machines.py tests/chain/shells
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint slow bench-smoke clean
+.PHONY: demo test test-chain lint bench-smoke clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/mesh demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(CHAIN_SLOW:%=--ignore=%)
+
+test-chain: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(CHAIN_SLOW)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

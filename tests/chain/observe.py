@@ -35,7 +35,7 @@ class Scope:
 
 
 def plain(value: Any) -> Any:
-    """As eth_abi decodes it: enums as numbers, records and lists as tuples, addresses of 20 bytes as lower-case text."""
+    """As eth_abi decodes it: enums as numbers, records and lists as tuples, addresses as lower-case text."""
     match value:
         case bool():
             return value
