@@ -19,7 +19,7 @@ from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
-from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, settle
+from mesh.swarm.placement import Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
 from shards.checkpoint import Checkpoint
@@ -157,13 +157,12 @@ class _Provider:
         if self._config.blocks is not None:
             return self._config.blocks
         n_blocks = self._files.spec.n_blocks
-        asked = self._config.max_blocks
-        most, stages = (asked, 1) if asked else (default_max_blocks(n_blocks), DEFAULT_STAGES)
+        most = self._config.max_blocks or default_max_blocks(n_blocks)
         claimed: Span | None = None
         steady = 0
         for _ in range(CLAIM_ROUNDS):
             committed, claims = await self._view()
-            span = settle(n_blocks, committed, claims, self._node.peer_id, most, stages=stages)
+            span = settle(n_blocks, committed, claims, self._node.peer_id, most)
             steady = steady + 1 if span == claimed else 0
             if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
                 break

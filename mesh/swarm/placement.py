@@ -30,30 +30,18 @@ def default_max_blocks(n_blocks: int) -> int:
     return -(-n_blocks // DEFAULT_STAGES)
 
 
-def choose_span(n_blocks: int, providers: Sequence[ProviderView], max_blocks: int, *, stages: int = 1) -> Span:
-    """The span that a node with room for `max_blocks` blocks is most needed for.
-
-    `stages` is how many parts the model shall have at least, as far as it has blocks for them.
-    """
+def choose_span(n_blocks: int, providers: Sequence[ProviderView], max_blocks: int) -> Span:
+    """The span that a node with room for `max_blocks` blocks is most needed for."""
     capacity = max(1, min(max_blocks, n_blocks))
     missing = gaps(n_blocks, providers)
     if missing:
         largest = max(missing, key=lambda gap: (len(gap), -gap.start))
-        wanted = stages - len({provider.span for provider in providers})
-        pieces = max(-(-len(largest) // capacity), min(wanted, len(largest)))
+        pieces = -(-len(largest) // capacity)
         return Span(largest.start, largest.start + -(-len(largest) // pieces))
     return _weakest_window(n_blocks, _expected(providers), capacity)
 
 
-def settle(
-    n_blocks: int,
-    committed: Sequence[ProviderView],
-    claims: Sequence[Claim],
-    me: str,
-    max_blocks: int,
-    *,
-    stages: int = 1,
-) -> Span:
+def settle(n_blocks: int, committed: Sequence[ProviderView], claims: Sequence[Claim], me: str, max_blocks: int) -> Span:
     """The span to claim while others claim at the same time.
 
     Nodes that load or serve are fixed; of the nodes that are still choosing, those with a smaller peer id go
@@ -61,7 +49,7 @@ def settle(
     each has seen what those before it claim.
     """
     ahead = [ProviderView(claim.peer, claim.span, block_rate=1.0, serving=False) for claim in claims if claim.peer < me]
-    return choose_span(n_blocks, [*committed, *ahead], max_blocks, stages=stages)
+    return choose_span(n_blocks, [*committed, *ahead], max_blocks)
 
 
 def _expected(providers: Sequence[ProviderView]) -> list[ProviderView]:

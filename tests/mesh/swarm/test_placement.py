@@ -8,33 +8,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.swarm.placement import DEFAULT_STAGES, Claim, choose_span, default_max_blocks, settle
+from mesh.swarm.placement import Claim, choose_span, default_max_blocks, settle
 from mesh.swarm.view import ProviderView, gaps, replicas_per_block, throughput_per_block
 from shards.span import Span
 
 
-def join_in_turn(
-    n_blocks: int, nodes: int, max_blocks: int, rate: float = 100.0, stages: int = 1
-) -> list[ProviderView]:
+def join_in_turn(n_blocks: int, nodes: int, max_blocks: int, rate: float = 100.0) -> list[ProviderView]:
     providers: list[ProviderView] = []
     for number in range(nodes):
-        span = choose_span(n_blocks, providers, max_blocks, stages=stages)
+        span = choose_span(n_blocks, providers, max_blocks)
         providers.append(ProviderView(f"p{number}", span, rate))
     return providers
 
 
 def test_three_equal_nodes_cut_any_model_in_three_even_parts_without_overlap() -> None:
-    for n_blocks in range(3, 201):
-        providers = join_in_turn(n_blocks, 3, default_max_blocks(n_blocks), stages=DEFAULT_STAGES)
+    for n_blocks in (n for n in range(3, 201) if n != 4):
+        providers = join_in_turn(n_blocks, 3, default_max_blocks(n_blocks))
 
         assert replicas_per_block(n_blocks, providers) == [1] * n_blocks
         sizes = [len(provider.span) for provider in providers]
         assert max(sizes) - min(sizes) <= 1, n_blocks
 
 
-@pytest.mark.parametrize(("n_blocks", "spans"), [(1, "0:1 0:1 0:1"), (2, "0:1 1:2 0:1")])
+@pytest.mark.parametrize(("n_blocks", "spans"), [(1, "0:1 0:1 0:1"), (2, "0:1 1:2 0:1"), (4, "0:2 2:4 0:2")])
 def test_what_cannot_be_cut_in_three_is_cut_in_fewer_and_replicated(n_blocks: int, spans: str) -> None:
-    providers = join_in_turn(n_blocks, 3, default_max_blocks(n_blocks), stages=DEFAULT_STAGES)
+    """Four blocks fit into two nodes of two blocks; a cut in three would only add a hop."""
+    providers = join_in_turn(n_blocks, 3, default_max_blocks(n_blocks))
     assert " ".join(str(provider.span) for provider in providers) == spans
 
 
@@ -90,7 +89,6 @@ class Joiners:
     def __init__(self, n_blocks: int, names: list[str], capacity: int, committed: list[ProviderView]) -> None:
         self.n_blocks = n_blocks
         self.capacity = capacity
-        self.stages = DEFAULT_STAGES if capacity == default_max_blocks(n_blocks) and not committed else 1
         self.committed = committed
         self.claims: dict[str, Span] = {}
         self.seen: dict[str, dict[str, Span]] = {name: {} for name in names}
@@ -102,7 +100,7 @@ class Joiners:
     def choose(self, name: str) -> bool:
         """Claim by what was last seen; True when the claim has not changed."""
         claims = [Claim(peer, span) for peer, span in self.seen[name].items()]
-        span = settle(self.n_blocks, self.committed, claims, name, self.capacity, stages=self.stages)
+        span = settle(self.n_blocks, self.committed, claims, name, self.capacity)
         same = self.claims.get(name) == span
         self.claims[name] = span
         return same
