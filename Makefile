@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint slow bench-smoke clean
+.PHONY: demo test test-chain lint bench-smoke clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/mesh demo
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/chain
+
+# Still under work: needs npm (solc, forge, anvil) and minutes, and is a process of its own because py-evm
+# raises Python's recursion limit.
+test-chain: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/chain
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The peer beside us: plain `transformers` generation in one process, driven by JSON lines on stdin.
 
-    {"prompt": [ids], "new": n}  →  {"tokens": [ids], "first": seconds, "total": seconds}
+{"prompt": [ids], "new": n}  →  {"tokens": [ids], "first": seconds, "total": seconds}
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ def print_report(
     table.title_justify = table.caption_justify = "left"
     for row in rows:
         table.add_row(*row)
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console = console if console.is_terminal else Console(stderr=True, width=120)
+    console.print(table)
 
 
 def _processor() -> str:

@@ -1,1 +1,1 @@
-"""The money: contracts, ledger, vouchers and the staking client (not built yet: see docs/decisions.md)."""
+"""The money: contracts, ledger, vouchers and the staking client."""

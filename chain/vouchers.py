@@ -143,7 +143,7 @@ def sign(signed: Bytes32, private_key: bytes) -> bytes:
     Raises:
         ValueError: the digest is not 32 bytes, or the key is not one.
     """
-    signature = _key(private_key).sign_recoverable(word32(signed), hasher=None)
+    signature: bytes = _key(private_key).sign_recoverable(word32(signed), hasher=None)
     return signature[:64] + bytes([27 + signature[64]])
 
 

@@ -59,7 +59,7 @@ class Account:
 
     @property
     def private_key(self) -> bytes:
-        return self._key.secret
+        return bytes(self._key.secret)
 
     def sign_transaction(self, transaction: transactions.Transaction) -> transactions.SignedTransaction:
         return transactions.sign(transaction, self._key)

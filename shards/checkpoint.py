@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ import torch
 from shards import tensor_names
 from shards.checkpoint_files import (
     INDEX_NAME,
-    MAX_CONFIG_BYTES,
     SINGLE_NAME,
     is_tied,
     opened,
-    read_bounded,
     read_spec,
     read_weight_map,
 )
@@ -29,7 +26,7 @@ from shards.progress import Progress, silent
 from shards.safetensors_header import TensorEntry, read_header
 from shards.span import Span
 
-__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint", "digest"]
+__all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint"]
 
 
 _TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -162,22 +159,6 @@ class Checkpoint:
         if entry is None:
             raise CheckpointError(f"{INDEX_NAME} says that {name} is in {file_name}, but it is not")
         return file, entry
-
-
-def digest(folder: Path) -> str:
-    """What tells models apart: sha256 in hex over config.json's bytes and the sorted names of all tensors.
-
-    Names, not dtypes and shapes: a partial download has the index with every name but lacks the headers
-    of the files of other spans, and must have the same digest as the whole folder; names and config
-    determine the shapes. It says nothing about the weights' values: the manifest does. Raises
-    `CheckpointError`, also where the folder has neither weights nor an index.
-    """
-    checkpoint = Checkpoint.open(folder)
-    hasher = hashlib.sha256(b"inference-mesh model 1\0")
-    config = read_bounded(folder / "config.json", MAX_CONFIG_BYTES)
-    hasher.update(len(config).to_bytes(8, "little") + config)
-    hasher.update("\0".join(checkpoint.names()).encode())
-    return hasher.hexdigest()
 
 
 def _open_weights(folder: Path, name: str, manifest: Manifest | None, progress: Progress) -> _WeightFile:

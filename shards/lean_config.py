@@ -73,15 +73,11 @@ def parse_lean(spec: ModelSpec) -> LeanConfig:
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"the lean path has no activation {raw['hidden_act']!r}")
     n_heads = _count(raw, "num_attention_heads", 32)
-    n_kv_heads = _count(
-        raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind]
-    )
+    n_kv_heads = _count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
     default_dim = 128 if kind == "qwen3" else max(1, spec.hidden_size // n_heads)
     head_dim = default_dim if kind == "qwen2" else _count(raw, "head_dim", default_dim)
     if n_heads % n_kv_heads:
-        raise CheckpointError(
-            f"config.json: {n_heads} heads cannot share {n_kv_heads} key-value heads evenly"
-        )
+        raise CheckpointError(f"config.json: {n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
     if head_dim % 2:
         raise CheckpointError(f"config.json: rotary embedding needs an even head_dim, got {head_dim}")
     if kind == "qwen2" and "head_dim" in raw and raw["head_dim"] not in (None, default_dim):
@@ -158,9 +154,7 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
         from_block = raw.get("max_window_layers", 28)
         if type(from_block) is not int:
             raise CheckpointError(f"config.json: max_window_layers must be an integer, got {from_block!r}")
-        types = [
-            "sliding_attention" if block >= from_block else "full_attention" for block in range(n_blocks)
-        ]
+        types = ["sliding_attention" if block >= from_block else "full_attention" for block in range(n_blocks)]
     if not isinstance(types, list) or len(types) < n_blocks:
         raise CheckpointError("config.json: layer_types must have an entry for every block")
     if not all(item in ("full_attention", "sliding_attention") for item in types):

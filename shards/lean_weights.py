@@ -129,13 +129,9 @@ class _Reader:
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         found = self._checkpoint.shape(name)
         if found != shape:
-            raise CheckpointError(
-                f"tensor {name} has shape {list(found)}, config.json calls for {list(shape)}"
-            )
+            raise CheckpointError(f"tensor {name} has shape {list(found)}, config.json calls for {list(shape)}")
         if self._checkpoint.dtype(name) not in _FLOATS:
-            raise CheckpointError(
-                f"tensor {name} has dtype {self._checkpoint.dtype(name)}, floats are needed"
-            )
+            raise CheckpointError(f"tensor {name} has dtype {self._checkpoint.dtype(name)}, floats are needed")
 
     def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         self._check(name, shape)

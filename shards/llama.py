@@ -129,12 +129,7 @@ class LeanStage:
         rows: list[torch.Tensor] = []
         for piece in pieces:
             hidden, width = piece.hidden, self._config.hidden_size
-            if (
-                hidden is None
-                or hidden.ndim != 2
-                or hidden.shape[1] != width
-                or not hidden.is_floating_point()
-            ):
+            if hidden is None or hidden.ndim != 2 or hidden.shape[1] != width or not hidden.is_floating_point():
                 raise BadActivation(f"this stage takes hidden states [n, {width}]")
             rows.append(hidden.to(device=self.device, dtype=self.dtype))
         return torch.cat(rows), _sizes(rows)

@@ -53,9 +53,7 @@ class Manifest:
         """`check` on a file that is already open, from its start; leaves it at its end."""
         expected = self.files.get(name)
         if expected is None:
-            raise CheckpointError(
-                f"{name} is not listed in {MANIFEST_NAME}: remove it or write the manifest anew"
-            )
+            raise CheckpointError(f"{name} is not listed in {MANIFEST_NAME}: remove it or write the manifest anew")
         found = _hash(file, name, expected.size, progress)
         if found != expected:
             raise CheckpointError(

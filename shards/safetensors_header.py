@@ -60,9 +60,7 @@ def read_header(file: BinaryIO, size: int, name: str) -> dict[str, TensorEntry]:
         raise CheckpointError(f"{name}: the safetensors header is not a JSON object")
     data = LENGTH_BYTES + length
     entries = {
-        tensor: _entry(tensor, entry, data, size, name)
-        for tensor, entry in table.items()
-        if tensor != "__metadata__"
+        tensor: _entry(tensor, entry, data, size, name) for tensor, entry in table.items() if tensor != "__metadata__"
     }
     _check_packed(entries, data, size, name)
     return entries

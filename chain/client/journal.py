@@ -216,7 +216,7 @@ class Journal:
     def held_nonces(self, sender: str) -> set[int]:
         """Nonces of all intents that have not ended, of every session."""
         rows = self._all(f"SELECT nonce FROM intents WHERE chain = ? AND sender = ? AND {_LIVE}", (self.chain, sender))
-        return {int(row[0]) for row in rows}
+        return {int(str(row[0])) for row in rows}
 
     def past_nonce(self, sender: str) -> int:
         """One after the highest nonce that was used on the chain: a node that lags behind may not know it yet."""
@@ -224,7 +224,7 @@ class Journal:
             "SELECT max(nonce) FROM intents WHERE chain = ? AND sender = ? AND state IN (?, ?)",
             (self.chain, sender, State.CONFIRMED, State.FAILED),
         )
-        return 0 if row is None or row[0] is None else int(row[0]) + 1
+        return 0 if row is None or row[0] is None else int(str(row[0])) + 1
 
     def ended_with(self, sender: str, nonce: int) -> Intent | None:
         """The intent that was mined for good with this nonce."""

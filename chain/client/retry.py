@@ -20,7 +20,7 @@ class RetryPolicy:
 
     def delay(self, attempt: int, jitter: float, retry_after: float | None = None) -> float:
         """Seconds to wait after try number `attempt` (0, 1, …); `jitter` is drawn from [0, 1)."""
-        grown = min(self.most, self.first * 2 ** min(attempt, 16))
+        grown = min(self.most, self.first * 2.0 ** min(attempt, 16))
         waited = grown * (0.5 + jitter / 2)
         return max(waited, min(retry_after, self.deadline)) if retry_after is not None else waited
 

@@ -52,7 +52,7 @@ class SyncStakingClient:
     """A blocking `StakingClient`; the arguments are the same."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._make = lambda: StakingClient(*arguments, **options)
+        self._make: Callable[[], StakingClient] = lambda: StakingClient(*arguments, **options)
         self._client: StakingClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -120,9 +120,10 @@ class Ticket:
 
     async def wait_mined(self, timeout: float) -> None:
         """Until it is in a block, however deep. Raises like `outcome`."""
-        waiter = asyncio.ensure_future(self.mined.wait())
+        waiter: asyncio.Future[Any] = asyncio.ensure_future(self.mined.wait())
+        ended: asyncio.Future[Any] = self._end
         try:
-            await asyncio.wait({waiter, self._end}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiter, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiter.cancel()
         if self._end.done():

@@ -91,7 +91,7 @@ class Evm:
             """Prague rules; the hashes that BLOCKHASH gives come from the store."""
 
             @property
-            def previous_hashes(self) -> Iterator[bytes]:  # type: ignore[override]
+            def previous_hashes(self) -> Iterator[bytes]:
                 return store.hashes_before(self.get_header().block_number)
 
         self._chaindb = chaindb

@@ -222,7 +222,7 @@ class Methods:
         found = self.node.transaction(read_bytes(tx_hash, 32))
         if found is None or found[1] is None:
             return None
-        tx, row = found
+        tx, row = found[0], found[1]
         return receipt_json(tx, row, self.node.block(row.block).hash, self.node.logs_of(row.hash))
 
     def _block_receipts(self, which: object) -> list[Any]:

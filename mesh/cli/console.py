@@ -8,9 +8,10 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,7 +20,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from chain.errors import ChainError
 from mesh.errors import MeshError
 from shards.errors import ShardError
-from shards.progress import Progress as ProgressCallback
 
 T = TypeVar("T")
 
@@ -103,29 +103,46 @@ def emit(event: str, **values: Any) -> None:
     sys.stdout.flush()
 
 
-@contextmanager
-def progress_bars(*, enabled: bool) -> Iterator[ProgressCallback]:
-    """Bars on stderr for downloads and loading, one per thing; nothing where stderr is not a terminal."""
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=err,
-        transient=True,
-        disable=not enabled or not err.is_terminal,
-    )
-    known: dict[str, TaskID] = {}
-    lock = threading.Lock()
+class ProgressBars:
+    """Bars on stderr for downloads and loading, one per thing; they go away once everything is there.
 
-    def show(done_bytes: int, total_bytes: int, what: str) -> None:
-        with lock:
-            if what not in known:
-                known[what] = bars.add_task(what, total=total_bytes or None)
-            bars.update(known[what], completed=done_bytes, total=total_bytes or None)
+    Satisfies `shards.progress.Progress`; called from worker threads. Shows nothing where stderr is not a terminal.
+    """
 
-    with bars:
-        yield show
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled and err.is_terminal
+        self._lock = threading.Lock()
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._hide()
+
+    def __call__(self, done_bytes: int, total_bytes: int, what: str) -> None:
+        if not self._enabled:
+            return
+        with self._lock:
+            if self._bars is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+                self._bars = Progress(*columns, console=err, transient=True)
+                self._bars.start()
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total_bytes or None)
+            self._bars.update(self._tasks[what], completed=done_bytes, total=total_bytes or None)
+            if self._bars.finished:
+                self._hide()
+
+    def _hide(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
+        self._tasks.clear()
 
 
 def _escape(text: str) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from mesh.cli.console import out, run, set_up_logging
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
-from mesh.cli.tables import short
+from mesh.cli.tables import route_table, short
 from mesh.errors import MeshError
 from mesh.transport.runtime_dir import RuntimeDirectory
 
@@ -149,12 +148,8 @@ async def _get(url: str) -> dict[str, Any]:
 
 def _show_route(report: dict[str, Any]) -> None:
     for choice in report["choices"]:
-        table = Table("hop", "peer", "blocks", "tokens", "tokens/s", title="route", title_justify="left")
-        for number, hop in enumerate(choice["route"], start=1):
-            table.add_row(
-                str(number), hop["peer"], hop["blocks"], str(hop["tokens"]), f"{hop['tokens_per_second']:,.0f}"
-            )
-        out.print(table)
+        hops = choice["route"]
+        out.print(route_table((h["peer"], h["blocks"], h["tokens"], h["tokens_per_second"]) for h in hops))
         tokens, seconds = choice["completion_tokens"], choice["seconds"]
         out.print(
             f"{tokens} tokens in {seconds:.2f} s ({tokens / seconds:,.0f} tokens/s), "

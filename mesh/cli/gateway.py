@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +14,11 @@ from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, require_peers
 from mesh.errors import ConfigError
 from mesh.identity import Identity
+
+if TYPE_CHECKING:
+    import uvicorn
+
+GRACE_SECONDS = 1.5
 
 
 def gateway(
@@ -66,7 +73,21 @@ async def _serve(
                     emit("ready", url=f"{shown}/v1", peer=identity.peer_id)
                 else:
                     out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
-                await running.serve(sockets=[listener])
+                await _serve_until_cancelled(running, listener)
+
+
+async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socket) -> None:
+    """Answers under way have `GRACE_SECONDS` to end once we are cancelled; then their clients are cut off."""
+    serving = asyncio.create_task(running.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        running.should_exit = True
+        await asyncio.wait({serving}, timeout=GRACE_SECONDS)
+        for connection in list(running.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await serving
 
 
 def _read_keys(path: Path | None) -> frozenset[str]:

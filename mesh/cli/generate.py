@@ -110,7 +110,7 @@ async def _generate(
         return
     _write("\n")
     if show_route:
-        err.print(route_table(done.route))
+        err.print(route_table((h.peer, str(h.span), h.tokens, h.tokens_per_second) for h in done.route))
         err.print(
             f"{done.completion_tokens} tokens in {done.seconds:.2f} s, the first after "
             f"{done.time_to_first_token:.2f} s ({done.finish_reason})"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mesh.cli.console import emit, err, out, progress_bars, run, set_up_logging
+from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging
 from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
 
@@ -50,7 +50,7 @@ def join(
     ] = None,
     kv_cache: Annotated[str, typer.Option("--kv-cache", help="Memory for sessions' caches.")] = "1GiB",
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads for computing.", show_default="torch's choice")
+        int | None, typer.Option("--threads", min=1, help="CPU threads for computing.", show_default="the fastest here")
     ] = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for downloads.", show_default="huggingface_hub's")
@@ -109,7 +109,7 @@ def join(
             kv_bytes=kv_bytes,
             threads=threads,
         )
-        with progress_bars(enabled=not as_json) as progress:
+        with ProgressBars(enabled=not as_json) as progress:
             run(join_swarm(config, tell, progress), ends_on_signal=True)
     if not as_json:
         err.print("left the swarm")

@@ -67,7 +67,7 @@ def read_size(text: str) -> int:
     unit = text.strip()[len(number) :].lower()
     try:
         size = int(float(number) * units[unit])
-    except (ValueError, KeyError):
+    except (ValueError, OverflowError, KeyError):
         raise typer.BadParameter(f"a size is written like 512MiB or 2GiB, got {text!r}") from None
     if size <= 0:
         raise typer.BadParameter(f"a size must be positive, got {text!r}")

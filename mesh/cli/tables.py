@@ -13,13 +13,11 @@ def short(peer: str) -> str:
     return f"…{peer[-8:]}"
 
 
-def route_table(hops: Iterable[Any]) -> Table:
-    """Hops (`HopReport`s) as peer, blocks, tokens and tokens/s."""
+def route_table(hops: Iterable[tuple[str, str, int, float]]) -> Table:
+    """A route, hop by hop: peer, blocks, tokens computed, tokens/s."""
     table = Table("hop", "peer", "blocks", "tokens", "tokens/s", title="route", title_justify="left")
-    for number, hop in enumerate(hops, start=1):
-        table.add_row(
-            str(number), short(hop.peer), str(hop.span), str(hop.tokens), f"{hop.tokens_per_second:,.0f}"
-        )
+    for number, (peer, blocks, tokens, rate) in enumerate(hops, start=1):
+        table.add_row(str(number), short(peer), blocks, str(tokens), f"{rate:,.0f}")
     return table
 
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -22,14 +22,17 @@ from mesh.client.ring_session import RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
-from mesh.swarm.route import DEFAULT_HOP_SECONDS, Hop, choose_route
+from mesh.swarm.route import Hop, Latencies, choose_route
 from mesh.transport.port import Transport
-from mesh.wire.messages import MAX_FILE_BYTES
+from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
 from shards.fast_tokenizer import tokenizer_from_files
 from shards.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+LAST_RESORT_RATE = 1e-6
+"""Block-tokens per second that a peer counts with after it has failed: chosen only where there is no other."""
+HEDGE_SECONDS = 2.0
 TOKENIZER_FILES = frozenset(
     {
         "tokenizer.json",
@@ -68,7 +71,7 @@ class SwarmBackend:
         self._links = HopLinks(transport, self._tasks)
         self._views: dict[str, tuple[float, list[Offer]]] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._looking: set[str] = set()
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
         self._penalised: dict[str, float] = {}
         self._sessions: Counter[str] = Counter()
@@ -81,6 +84,8 @@ class SwarmBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._links.close()
+        for looking in self._looking.values():
+            looking.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -110,7 +115,7 @@ class SwarmBackend:
         async with self._fetching.setdefault(offer.digest, asyncio.Lock()):
             known = self._tokenizers.get(offer.digest)
             if known is None:
-                known = tokenizer_from_files(await self._fetch(offer))
+                known = await asyncio.to_thread(tokenizer_from_files, await self._fetch(offer))
                 self._tokenizers[offer.digest] = known
         return known
 
@@ -124,6 +129,7 @@ class SwarmBackend:
         plan = SessionPlan(
             digest=offer.digest,
             wire_dtype=sample.wire_dtype,
+            vocab_size=sample.vocab_size,
             fed=request.prompt,
             prompt_tokens=len(request.prompt),
             capacity=len(request.prompt) + request.max_tokens,
@@ -166,12 +172,18 @@ class SwarmBackend:
                 f"token {outside[0]} is outside the vocabulary of {sample.vocab_size}: wrong tokenizer?",
                 param="prompt",
             )
+        biased = [token for token in request.sampling.logit_bias if token >= sample.vocab_size]
+        if biased:
+            raise InvalidRequest(
+                f"logit_bias names token {biased[0]}, the vocabulary has {sample.vocab_size}", param="logit_bias"
+            )
         total = len(request.prompt) + request.max_tokens
-        if total > sample.context_length:
+        limit = min(sample.context_length, MAX_TOKENS)
+        if total > limit:
             raise ContextLengthExceeded(
                 f"the prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}: together "
-                f"{total}, over the model's context of {sample.context_length}",
-                param="prompt" if len(request.prompt) >= sample.context_length else "max_tokens",
+                f"{total}, over the model's context of {limit}",
+                param="prompt" if len(request.prompt) >= limit else "max_tokens",
             )
 
     async def _offers(self, name: str, *, fresh: bool = False) -> list[Offer]:
@@ -181,8 +193,7 @@ class SwarmBackend:
         if fresh or seen is None or not seen[1] or age > self._config.stale_seconds:
             return await self._look(name)
         if age > self._config.view_seconds and name not in self._looking:
-            self._looking.add(name)
-            self._tasks.create_task(self._renew(name))
+            self._looking[name] = self._tasks.create_task(self._renew(name))
         return seen[1]
 
     async def _look(self, name: str) -> list[Offer]:
@@ -199,7 +210,7 @@ class SwarmBackend:
         except PeerError as error:
             logger.info("the directory did not answer: %s", error)
         finally:
-            self._looking.discard(name)
+            self._looking.pop(name, None)
 
     async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
         for fresh in (False, True):
@@ -207,45 +218,67 @@ class SwarmBackend:
             if not match:
                 continue
             offer = match[0]
-            views = offer.views(lambda peer: self._sessions[peer])
             now = time.monotonic()
-            penalised = {peer for peer, until in self._penalised.items() if until > now}
-            round_trips = self._links.round_trips()
-
-            def latency(sender: str | None, receiver: str, known: dict[str, float] = dict(round_trips)) -> float:  # noqa: B006
-                return known.get(receiver, DEFAULT_HOP_SECONDS) if sender is None else DEFAULT_HOP_SECONDS
-
-            for avoided in (excluded | penalised, excluded):
-                try:
-                    return choose_route(offer.sample.n_blocks, views, latency=latency, excluded=avoided)
-                except NoRoute as error:
-                    gap = error
+            views = [
+                replace(view, block_rate=LAST_RESORT_RATE) if self._penalised.get(view.peer, 0.0) > now else view
+                for view in offer.views(lambda peer: self._sessions[peer])
+            ]
+            latencies = Latencies(to_first=self._links.round_trips())
+            try:
+                return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=excluded)
+            except NoRoute as error:
+                gap = error
             if fresh:
                 raise gap
         raise NoRoute(f"nobody serves {name} any more")
 
     def _blame(self, peer: str) -> None:
-        self._penalised[peer] = time.monotonic() + self._config.penalty_seconds
+        now = time.monotonic()
+        self._penalised = {other: until for other, until in self._penalised.items() if until > now}
+        self._penalised[peer] = now + self._config.penalty_seconds
         self._views.clear()
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
-        """The tokenizer's files by name, each with the hash that the records agree on."""
-        wanted = {name: entry for name, entry in offer.sample.files.items() if name in TOKENIZER_FILES}
+        """The tokenizer's files by name, from the first provider that gives them.
+
+        A provider that takes its time gets company after `HEDGE_SECONDS`; those that failed before are asked last.
+        """
+        now = time.monotonic()
+        waiting = sorted(
+            (record.peer for record in offer.records),
+            key=lambda peer: self._penalised.get(peer, 0.0) > now,
+            reverse=True,
+        )
         failure: PeerError | None = None
-        for record in offer.records:
-            peer = record.peer
-            try:
-                link = await self._links.get(peer)
-                got: dict[str, bytes] = {}
-                for name, (sha256, size) in wanted.items():
-                    if size > MAX_FILE_BYTES:
-                        raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
-                    data = await link.fetch(offer.digest, name, size)
-                    if hashlib.sha256(data).hexdigest() != sha256:
-                        raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
-                    got[name] = data
-                return got
-            except PeerError as error:
-                logger.warning("could not fetch the tokenizer: %s", error)
-                failure = error
+        asked: set[asyncio.Task[dict[str, bytes]]] = set()
+        try:
+            while waiting or asked:
+                if waiting:
+                    asked.add(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
+                patience = HEDGE_SECONDS if waiting else None
+                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    try:
+                        return task.result()
+                    except PeerError as error:
+                        logger.warning("could not fetch the tokenizer: %s", error)
+                        failure = error
+        finally:
+            for task in asked:
+                task.cancel()
         raise failure or NoRoute(f"nobody serves {offer.name} any more")
+
+    async def _fetch_from(self, offer: Offer, peer: str) -> dict[str, bytes]:
+        """The files from one provider, each with the hash that the records agree on. Raises `PeerError`."""
+        link = await self._links.get(peer)
+        got: dict[str, bytes] = {}
+        for name, (sha256, size) in offer.sample.files.items():
+            if name not in TOKENIZER_FILES:
+                continue
+            if size > MAX_FILE_BYTES:
+                raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
+            data = await link.fetch(offer.digest, name, size)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
+            got[name] = data
+        return got

@@ -176,9 +176,7 @@ class Client:
         """Continue `prompt` (text or token ids) and return the whole answer."""
         return await (await self.stream(model, prompt, **options)).answer()
 
-    async def stream(
-        self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]
-    ) -> TextGeneration:
+    async def stream(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> TextGeneration:
         """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
         ids = (await self.backend.tokenizer(model)).encode(prompt) if isinstance(prompt, str) else prompt
         return await self._start(model, ids, options)

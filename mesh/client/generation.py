@@ -13,7 +13,7 @@ from types import TracebackType
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
 from mesh.client.text import AnswerText
 from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
-from mesh.errors import InternalError, NoRoute, PeerError
+from mesh.errors import Cancelled, InternalError, NoRoute, PeerError, ProtocolViolation
 from mesh.swarm.route import Hop
 from mesh.wire.messages import NewToken, PromptScores
 from shards.tokenizer import Tokenizer
@@ -62,6 +62,7 @@ class MeshGeneration:
         self._generated: list[int] = []
         self._scores: list[TokenLogprob] = []
         self._work: dict[Hop, HopReport] = {}
+        self._left = False
         self._began = time.perf_counter()
         self._first_token_at: float | None = None
 
@@ -72,20 +73,25 @@ class MeshGeneration:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         await self._disconnect()
 
     async def __aiter__(self) -> AsyncIterator[TextDelta]:
         attempts_left = self._patience.attempts
         while True:
+            before = len(self._generated)
             try:
                 async for delta in self._read():
                     yield delta
                 return
             except PeerError as error:
-                attempts_left -= 1
+                # A route that brought us further has not failed in vain.
+                attempts_left = self._patience.attempts if len(self._generated) > before else attempts_left - 1
                 if attempts_left <= 0:
                     raise
                 logger.warning("the route failed after %d tokens: %s", len(self._generated), error)
+                if self._session is not None:
+                    self._session.expect_nothing_of(error.peer)
                 await self._disconnect()
                 self._note(error)
                 await self._connect(attempts_left)
@@ -93,32 +99,44 @@ class MeshGeneration:
     async def _connect(self, attempts_left: int) -> None:
         """Open a session that goes on where the last one stopped. Raises what the last attempt raised."""
         excluded: set[str] = set()
+        tried: set[str | None] = set()
+        refusal: HopRefused | None = None
         wait = FIRST_WAIT
         give_up = time.monotonic() + self._patience.route_seconds
         while True:
+            await self._end_if_left()
             try:
                 hops = await self._route(frozenset(excluded))
                 session = self._new_session(hops, self._resumed_plan())
                 self._session = await self._stack.enter_async_context(session)
-            except NoRoute:
+            except NoRoute as error:
                 # After a failure the gap may close again: another provider is noticed, or the record is renewed.
                 if not (self._generated or excluded) or time.monotonic() > give_up:
-                    raise
+                    raise (refusal or error) from error
                 excluded.clear()
             except PeerError as error:
                 attempts_left -= 1
-                if attempts_left <= 0:
+                if attempts_left <= 0 or (error.peer in tried and time.monotonic() > give_up):
                     raise
+                tried.add(error.peer)
                 if error.peer is not None:
                     excluded.add(error.peer)
                 if not isinstance(error, HopRefused):
                     self._note(error)
                     continue
+                refusal = error
             else:
                 self.hops = tuple(hops)
+                await self._end_if_left()
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, LAST_WAIT)
+
+    async def _end_if_left(self) -> None:
+        """Another task may leave the generation while this one is busy connecting."""
+        if self._left:
+            await self._disconnect()
+            raise Cancelled("the generation was left")
 
     async def _disconnect(self) -> None:
         await self._stack.aclose()
@@ -143,8 +161,9 @@ class MeshGeneration:
         )
 
     def _note(self, error: PeerError) -> None:
-        if error.peer is not None:
-            self._blame(error.peer)
+        """Where nobody can be named, all of the route are to be avoided where there is a choice."""
+        for peer in [hop.peer for hop in self.hops] if error.peer is None else [error.peer]:
+            self._blame(peer)
 
     async def _read(self) -> AsyncIterator[TextDelta]:
         if self._session is None:
@@ -153,16 +172,15 @@ class MeshGeneration:
             if isinstance(message, PromptScores):
                 self._keep_scores(message)
                 continue
+            self._check_scores()
             if self._first_token_at is None:
                 self._first_token_at = time.perf_counter()
             self._generated.append(message.token)
             delta = self._delta(message)
-            stopped = self._text.stopped
-            if stopped or message.finish is not None:
-                reason: FinishReason = "stop" if stopped or message.finish == "stop" else "length"
+            if self._text.stopped or message.finish is not None:
                 await self._disconnect()
                 tail = self._text.finish()
-                self._complete(reason)
+                self._complete("stop" if self._text.stopped or message.finish == "stop" else "length")
                 if delta is not None:
                     yield delta
                 if tail is not None:
@@ -187,6 +205,13 @@ class MeshGeneration:
             position = message.position + offset
             if position == len(self._scores) and position < len(prompt):
                 self._scores.append(TokenLogprob(prompt[position], logprob, top))
+
+    def _check_scores(self) -> None:
+        """Raises `ProtocolViolation` when the first token comes before every prompt token has its score."""
+        wanted = len(self._request.prompt) if self._request.prompt_logprobs else 0
+        if wanted > 1 and len(self._scores) < wanted:
+            last = self.hops[-1].peer
+            raise ProtocolViolation(f"{last} scored {len(self._scores)} of {wanted} prompt tokens", peer=last)
 
     def _complete(self, reason: FinishReason) -> None:
         now = time.perf_counter()

@@ -7,7 +7,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from mesh.errors import PeerError, PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.transport.port import Channel, PeerId, Transport
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 FromHop = SessionOpened | SessionRefused | NewToken | PromptScores | SessionFailed | SessionClosed
 Event = tuple[PeerId, FromHop | PeerError]
 """What a session hears: which hop, and its message, or why nothing more will come from it."""
+Events = asyncio.Queue[Event]
 
 ANSWER_SECONDS = 15.0
 SEND_SECONDS = 30.0
@@ -48,10 +50,11 @@ class HopLink:
         """Seconds, from the last ping."""
         self.alive = True
         self._channel = channel
-        self._sessions: dict[bytes, asyncio.Queue[Event]] = {}
+        self._sessions: dict[bytes, Events] = {}
         self._answers: dict[int, asyncio.Future[tuple[Message, Frame]]] = {}
         self._numbers = itertools.count(secrets.randbits(32))
         self._sending = asyncio.Lock()
+        self._sends: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(cls, transport: Transport, peer: PeerId, *, timeout: float) -> HopLink:
@@ -73,9 +76,9 @@ class HopLink:
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(ending)
-            await self._channel.aclose()
+            await self._channel.aclose()  # which also ends the sends
 
-    def join(self, session: bytes, queue: asyncio.Queue[Event]) -> None:
+    def join(self, session: bytes, queue: Events) -> None:
         """From now on the session's messages go to `queue`."""
         self._sessions[session] = queue
 
@@ -84,14 +87,29 @@ class HopLink:
         self._sessions.pop(session, None)
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
-        """Raises `PeerUnreachable` or `PeerTimeout`."""
+        """Raises `PeerUnreachable` or `PeerTimeout`.
+
+        When the caller is cancelled, the message still goes out: half a frame would break the channel for the other
+        sessions on it.
+        """
         if not self.alive:
             raise PeerUnreachable(f"the connection to {self.peer} is gone", peer=self.peer)
+        task = asyncio.create_task(self._send(encode(message, payload)))
+        self._sends.add(task)
+        task.add_done_callback(self._sent)
+        await asyncio.shield(task)
+
+    async def _send(self, frame: Frame) -> None:
         try:
             async with asyncio.timeout(SEND_SECONDS), self._sending:
-                await self._channel.send(encode(message, payload))
+                await self._channel.send(frame)
         except TimeoutError as error:
             raise PeerTimeout(f"{self.peer} took nothing for {SEND_SECONDS:g} s", peer=self.peer) from error
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where the caller has left
 
     async def ping(self) -> float:
         """Seconds to the hop and back."""
@@ -123,12 +141,11 @@ class HopLink:
             raise PeerTimeout(f"{self.peer} did not answer within {ANSWER_SECONDS:g} s", peer=self.peer) from error
         finally:
             self._answers.pop(number, None)
+            answer.cancel()
 
     def _dispatch(self, message: Message, frame: Frame) -> None:
         match message:
-            case (
-                SessionOpened() | SessionRefused() | NewToken() | PromptScores() | SessionFailed() | SessionClosed()
-            ):
+            case SessionOpened() | SessionRefused() | NewToken() | PromptScores() | SessionFailed() | SessionClosed():
                 queue = self._sessions.get(message.session)
                 if queue is not None and not _offer(queue, (self.peer, message)):
                     raise ProtocolViolation("it sent more than the session can have", peer=self.peer)
@@ -140,7 +157,7 @@ class HopLink:
                 raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=self.peer)
 
 
-def _offer(queue: asyncio.Queue[Event], event: Event) -> bool:
+def _offer(queue: Events, event: Event) -> bool:
     try:
         queue.put_nowait(event)
     except asyncio.QueueFull:
@@ -158,9 +175,12 @@ class HopLinks:
         self._links: dict[PeerId, HopLink] = {}
         self._locks: dict[PeerId, asyncio.Lock] = {}
         self._readers: set[asyncio.Task[None]] = set()
+        self.closed = False
 
     async def get(self, peer: PeerId) -> HopLink:
         """The link to a hop, opened if need be. Raises `PeerUnreachable` or `PeerTimeout`."""
+        if self.closed:
+            raise PeerUnreachable("the client is closed", peer=peer)
         async with self._locks.setdefault(peer, asyncio.Lock()):
             link = self._links.get(peer)
             if link is None or not link.alive:
@@ -170,15 +190,18 @@ class HopLinks:
                 reader.add_done_callback(self._readers.discard)
             return link
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what must be finished even when its caller is cancelled."""
+        return self._tasks.create_task(work)
+
     def close(self) -> None:
-        """End every link."""
+        """End every link, and open no more."""
+        self.closed = True
         for reader in self._readers:
             reader.cancel()
 
     def round_trips(self) -> Mapping[PeerId, float]:
         """Measured seconds to hops that we have a channel to."""
         return {
-            peer: link.round_trip
-            for peer, link in self._links.items()
-            if link.alive and link.round_trip is not None
+            peer: link.round_trip for peer, link in self._links.items() if link.alive and link.round_trip is not None
         }

@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mesh.client.hop_link import Event, HopLink, HopLinks
+from mesh.client.hop_link import Event, Events, HopLink, HopLinks
 from mesh.client.types import HopReport
 from mesh.errors import (
+    Cancelled,
     InvalidRequest,
     PeerError,
     PeerFailed,
     PeerTimeout,
+    PeerUnreachable,
     ProtocolViolation,
     Refused,
 )
@@ -36,7 +38,9 @@ from mesh.wire.tokens import token_payload
 from shards.sampling_params import SamplingParams
 
 CLOSE_SECONDS = 2.0
-RETRYABLE = frozenset({"busy", "quota", "wrong_blocks", "wrong_model", "wrong_dtype", "duplicate"})
+PROBE_SECONDS = 2.0
+OUR_FAULT = frozenset({"bad_request", "too_long"})
+"""Codes with which a hop says that no other would take the session either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,19 @@ class SessionPlan:
 
     digest: str
     wire_dtype: str
+    vocab_size: int
     fed: tuple[int, ...]
     prompt_tokens: int
     capacity: int
     eos: tuple[int, ...]
     sampling: SamplingParams
     prompt_scores: bool
+
+    def finish_of(self, token: int, position: int) -> str | None:
+        """What the last hop must say when it chooses `token` for `position`."""
+        if token in self.eos:
+            return "stop"
+        return "length" if position + 1 >= self.capacity else None
 
 
 class RingSession:
@@ -67,8 +78,11 @@ class RingSession:
         self._admit_seconds = admit_seconds
         self._token_seconds = token_seconds
         self._open: list[HopLink] = []
+        self._unanswered = [hop.peer for hop in hops]
+        self._closing: asyncio.Task[None] | None = None
+        self._failed: set[str | None] = set()
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
-        self._events: asyncio.Queue[Event] = asyncio.Queue(plan.capacity + 16 * len(hops) + 64)
+        self._events: Events = asyncio.Queue(plan.capacity + 16 * len(hops) + 64)
 
     async def __aenter__(self) -> RingSession:
         try:
@@ -80,9 +94,13 @@ class RingSession:
                 await asyncio.gather(*(self._request(index, link) for index, link in enumerate(links)))
                 await self._admission()
         except TimeoutError as error:
+            peer = self._unanswered[0] if self._unanswered else None
+            self._failed.update(self._unanswered)
             await self._close()
-            raise PeerTimeout(f"not every hop answered within {self._admit_seconds:g} s") from error
-        except BaseException:
+            raise PeerTimeout(f"{peer} did not answer within {self._admit_seconds:g} s", peer=peer) from error
+        except BaseException as error:
+            if isinstance(error, PeerError):
+                self.expect_nothing_of(error.peer)
             await self._close()
             raise
         return self
@@ -93,34 +111,89 @@ class RingSession:
     async def tokens(self) -> AsyncIterator[NewToken | PromptScores]:
         """Hand the first hop the tokens and yield what the last one answers, in order.
 
-        Raises `PeerFailed`, `PeerTimeout`, `PeerUnreachable` or `ProtocolViolation`, naming the peer to avoid.
+        Raises `PeerFailed`, `PeerTimeout`, `PeerUnreachable` or `ProtocolViolation`, naming the peer to avoid;
+        `InvalidRequest` when the sampling parameters turn out to be impossible; `Cancelled` when it is closed.
         """
-        await self._open[0].send(Prompt(self.id), token_payload(self._plan.fed))
-        expected = len(self._plan.fed)
+        plan = self._plan
+        if self._closing is not None:
+            raise Cancelled("the session was closed")
+        await self._open[0].send(Prompt(self.id), token_payload(plan.fed))
+        expected = len(plan.fed)
         last = self.hops[-1].peer
         while True:
             peer, message = await self._next()
             match message:
                 case PeerError():
                     raise message
-                case SessionFailed(code=code, reason=reason, blamed=blamed):
-                    raise PeerFailed(f"{peer} gave up the session ({code}): {reason}", peer=blamed or peer)
+                case SessionFailed():
+                    raise self._failure(peer, message)
                 case NewToken(position=position) if peer == last and position == expected:
+                    self._check(message)
                     expected += 1
                     yield message
                     if message.finish is not None:
                         return
-                case PromptScores() if peer == last and self._plan.prompt_scores:
+                case PromptScores(scores=scores) if peer == last and plan.prompt_scores:
+                    for _, top in scores:
+                        self._check_top(top)
                     yield message
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} out of turn", peer=peer)
 
+    def _check(self, message: NewToken) -> None:
+        """Raises `ProtocolViolation` when an honest last hop could not have sent the token."""
+        plan, last = self._plan, self.hops[-1].peer
+        wanted = plan.sampling.logprobs
+        self._check_top(message.top)
+        if message.token >= plan.vocab_size:
+            raise ProtocolViolation(f"{last} sent a token that is not in the vocabulary", peer=last)
+        if message.finish != plan.finish_of(message.token, message.position):
+            raise ProtocolViolation(f"{last} said {message.finish!r} where the session does not end so", peer=last)
+        if (message.logprob is None) != (wanted is None):
+            raise ProtocolViolation(f"{last} sent other log-probabilities than were asked for", peer=last)
+
+    def _check_top(self, top: tuple[tuple[int, float], ...]) -> None:
+        last = self.hops[-1].peer
+        if len(top) > (self._plan.sampling.logprobs or 0):
+            raise ProtocolViolation(f"{last} sent more alternatives than were asked for", peer=last)
+        if any(token >= self._plan.vocab_size for token, _ in top):
+            raise ProtocolViolation(f"{last} sent an alternative that is not in the vocabulary", peer=last)
+
+    def _failure(self, peer: str, message: SessionFailed) -> PeerError | InvalidRequest:
+        if message.code in OUR_FAULT:
+            return InvalidRequest(f"{peer} gave up the session: {message.reason}")
+        ours = {hop.peer for hop in self.hops}
+        blamed = message.blamed if message.blamed in ours else peer
+        return PeerFailed(f"{peer} gave up the session ({message.code}): {message.reason}", peer=blamed)
+
     async def _next(self) -> Event:
+        if self._closing is not None:
+            raise Cancelled("the session was closed")
         try:
             async with asyncio.timeout(self._token_seconds):
-                return await self._events.get()
+                event = await self._events.get()
         except TimeoutError as error:
-            raise PeerTimeout(f"no token came for {self._token_seconds:g} s") from error
+            peer = await self._silent_hop()
+            reason = "no token came" if peer is None else f"no token came, and {peer} does not answer"
+            raise PeerTimeout(f"{reason} for {self._token_seconds:g} s", peer=peer) from error
+        if self._closing is not None:
+            raise Cancelled("the session was closed")
+        return event
+
+    async def _silent_hop(self) -> str | None:
+        """The first hop that does not answer a ping; None when all do, so that nobody can be named."""
+
+        async def answers(link: HopLink) -> bool:
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await link.ping()
+            except (PeerError, TimeoutError):
+                return False
+            return True
+
+        links = tuple(self._open)
+        found = await asyncio.gather(*(answers(link) for link in links))
+        return next((link.peer for link, answered in zip(links, found, strict=True) if not answered), None)
 
     async def _request(self, index: int, link: HopLink) -> None:
         plan, hop = self._plan, self.hops[index]
@@ -146,37 +219,55 @@ class RingSession:
         await link.send(message, token_payload(plan.fed) if needs_ids else b"")
 
     async def _admission(self) -> None:
-        waiting = {hop.peer for hop in self.hops}
-        while waiting:
+        while self._unanswered:
             peer, message = await self._events.get()
             match message:
                 case SessionOpened():
-                    waiting.discard(peer)
+                    if peer in self._unanswered:
+                        self._unanswered.remove(peer)
                 case SessionRefused(code=code, reason=reason, retry_after_ms=retry):
-                    if code in RETRYABLE:
-                        raise HopRefused(f"{peer} refused: {reason}", peer=peer, retry_after=retry / 1000)
-                    raise InvalidRequest(f"{peer} refused: {reason}")
+                    if code in OUR_FAULT:
+                        raise InvalidRequest(f"{peer} refused: {reason}")
+                    raise HopRefused(f"{peer} refused: {reason}", peer=peer, retry_after=retry / 1000)
                 case PeerError():
                     raise message
-                case SessionFailed(reason=reason):
-                    raise PeerFailed(f"{peer} gave up the session: {reason}", peer=peer)
+                case SessionFailed():
+                    raise self._failure(peer, message)
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} before admitting", peer=peer)
 
+    def expect_nothing_of(self, peer: str | None) -> None:
+        """Do not wait for this hop's last word when the session is closed: it has failed."""
+        self._failed.add(peer)
+
     async def _close(self) -> None:
-        """Tell every hop, and gather what each did; a hop that does not answer in time is not waited for."""
+        """Tell every hop, and gather what each did; goes on when the caller is cancelled meanwhile."""
+        if self._closing is None:
+            if self._links.closed:  # the hops free the session because the channels have ended
+                return
+            self._closing = self._links.spawn(self._say_goodbye())
+        await asyncio.shield(self._closing)
+
+    async def _say_goodbye(self) -> None:
         links, self._open = self._open, []
+        farewell: Events = asyncio.Queue(self._events.maxsize)
+        for link in links:
+            link.join(self.id, farewell)
+        if self._events.empty():  # whoever waits for a token waits in vain
+            self._events.put_nowait(("", PeerUnreachable("the session was closed")))
         closed: dict[str, SessionClosed] = {}
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     asked = await asyncio.gather(*(self._say_close(link) for link in links))
-                    while len(closed) < sum(asked):
-                        peer, message = await self._events.get()
+                    told = {link.peer for link, sent in zip(links, asked, strict=True) if sent}
+                    outstanding = told - self._failed
+                    while outstanding:
+                        peer, message = await farewell.get()
                         if isinstance(message, SessionClosed):
                             closed[peer] = message
-                        elif isinstance(message, PeerError):
-                            break
+                        if isinstance(message, SessionClosed | PeerError):
+                            outstanding.discard(peer)
         finally:
             for link in links:
                 link.leave(self.id)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import Cancelled, ConfigError, MeshError
 from mesh.node import Node, NodeConfig
+from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
-from mesh.provider.service import ServiceConfig, StageService
+from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
 from mesh.swarm.placement import Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
 from shards.checkpoint import Checkpoint
-from shards.engine.measure import measure_block_rate
+from shards.engine.measure import best_threads, measure_block_rate
 from shards.loading import choose_dtype, load_stage
 from shards.progress import Progress, silent
 from shards.source import resolve
@@ -28,6 +31,8 @@ from shards.span import Span
 from shards.stage import StageModel
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ANNOUNCE_SECONDS = 8.0
 CLAIM_SECONDS = 1.0
@@ -85,11 +90,9 @@ class Serving:
 JoinEvent = Joined | Chose | Serving
 
 
-async def join(
-    config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent
-) -> None:
+async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
     """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`."""
-    folder = await asyncio.to_thread(resolve, config.model, span=None, cache=config.cache, progress=progress)
+    folder = await _stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, config.name or _model_name(config.model, folder), folder)
     _check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
@@ -101,6 +104,8 @@ async def join(
             try:
                 await provider.run(tell, progress)
             finally:
+                # Also when loading fails or is broken off: nobody shall wait for blocks that will not come.
+                await provider.withdraw()
                 watcher.cancel()
 
 
@@ -113,6 +118,7 @@ class _Provider:
         self._files = files
         self._dtype = dtype
         self._rate = UNKNOWN_RATE
+        self._threads = config.threads
 
     async def run(self, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
         files = self._files
@@ -121,8 +127,8 @@ class _Provider:
         announcing = self._keep_announcing(lambda: self._record(span, "loading"))
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(announcing)
-            model = await asyncio.to_thread(self._load, span, progress)
-            self._rate = await asyncio.to_thread(measure_block_rate, model)
+            model = await _stoppable(lambda report: self._load(span, report), progress)
+            self._threads, self._rate = await asyncio.to_thread(_measure, model, self._config.threads)
             keeper.cancel()
         await self._serve(model, span, tell)
 
@@ -134,29 +140,17 @@ class _Provider:
             transport=self._node.transport,
             files=files.contents,
             wire_dtype=self._dtype,
-            config=ServiceConfig(
-                admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._config.threads
-            ),
+            config=ServiceConfig(admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads),
         )
         ready = asyncio.Event()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(service.run(ready.set))
-                await ready.wait()
-                await self._announce(self._serving_record(service, span))
-                tell(
-                    Serving(
-                        files.name,
-                        span,
-                        files.spec.n_blocks,
-                        self._rate / len(span),
-                        self._dtype,
-                        self._config.device,
-                    )
-                )
-                tasks.create_task(self._keep_announcing(lambda: self._serving_record(service, span)))
-        finally:
-            await self._withdraw()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(service.run(ready.set))
+            await ready.wait()
+            await self._announce(self._serving_record(service, span))
+            tell(
+                Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
+            )
+            tasks.create_task(self._keep_announcing(lambda: self._serving_record(service, span)))
 
     async def _choose(self) -> Span:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
@@ -240,16 +234,42 @@ class _Provider:
     async def _announce(self, record: ProviderRecord) -> None:
         await self._node.directory.announce(record)
 
-    async def _withdraw(self) -> None:
+    async def withdraw(self) -> None:
+        """Take our record back, as far as the directory can be reached."""
         try:
             await self._node.directory.withdraw()
         except MeshError as error:
             logger.warning("could not withdraw our record (it expires by itself): %s", error)
 
 
+async def _stoppable(work: Callable[[Progress], T], progress: Progress) -> T:
+    """Run `work` in a thread. When we are cancelled its next report of progress ends it, so that Ctrl-C need not wait
+    until gigabytes are downloaded or checked."""
+    stopping = threading.Event()
+
+    def report(done_bytes: int, total_bytes: int, what: str) -> None:
+        if stopping.is_set():
+            raise Cancelled("loading was broken off")
+        progress(done_bytes, total_bytes, what)
+
+    try:
+        return await asyncio.to_thread(work, report)
+    except asyncio.CancelledError:
+        stopping.set()
+        raise
+
+
 def _model_name(asked: str, folder: Path) -> str:
     """A folder is known by its last name, a hub or shipped model as it was asked for."""
     return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+
+
+def _measure(model: StageModel, threads: int | None) -> tuple[int, float]:
+    """Threads to compute with (measured, unless the operator chose) and the block rate with them."""
+    if threads is None:
+        return best_threads(model)
+    torch.set_num_threads(threads)
+    return threads, measure_block_rate(model)
 
 
 def _check_options(config: JoinConfig, files: ModelFiles) -> None:
@@ -258,9 +278,24 @@ def _check_options(config: JoinConfig, files: ModelFiles) -> None:
         raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
     if config.max_blocks is not None and config.max_blocks < 1:
         raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
+    _check_device(config.device)
+
+
+def _check_device(name: str) -> None:
+    """Try it, since torch also knows the names of devices that this machine or this build has not."""
     try:
-        device = torch.device(config.device)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device {config.device!r} is not a torch device: {error}") from error
+        raise ConfigError(f"--device {name!r} is not a torch device: {_first_line(error)}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda was asked, but torch sees no CUDA device: use --device cpu")
+    try:
+        works = torch.ones(1, device=device).add(1).item() == 2
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: {_first_line(error)}") from error
+    if not works:
+        raise ConfigError(f"--device {name} computes 1 + 1 wrongly")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

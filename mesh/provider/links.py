@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 
-from mesh.errors import MeshError, PeerUnreachable
+from mesh.errors import MeshError, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.provider.control import unwrap
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import RING_PROTOCOL
-
-logger = logging.getLogger(__name__)
 
 MAX_BUFFERED_BYTES = 256 * 1024 * 1024
 MAX_BUFFERED_FRAMES = 8192
 ROOM_BYTES = 16 * 1024 * 1024
 SEND_SECONDS = 30.0
+UNUSED_CHECKS = 12
+"""Consecutive checks that must find a link unused before it is closed."""
 
 
 class Link:
-    """Frames to one neighbour, in order. `broken` is told when they can no longer be delivered."""
+    """Frames to one neighbour, in order."""
 
-    def __init__(self, peer: PeerId, transport: Transport, broken: Callable[[PeerId, MeshError], None]) -> None:
+    def __init__(self, peer: PeerId, transport: Transport) -> None:
         self.peer = peer
         self._transport = transport
-        self._broken = broken
         self._frames: deque[Frame] = deque()
         self._bytes = 0
+        self.unused_checks = 0
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -44,30 +44,103 @@ class Link:
             self._room.clear()
 
     async def wait_for_room(self) -> None:
-        """Return once little is buffered: what paces a prompt to the speed of the next hop."""
+        """Return once little is buffered, or the link has ended."""
         await self._room.wait()
 
-    async def run(self) -> None:
-        """Open the channel and send until it breaks; then tell `broken` and return."""
+    async def run(self) -> MeshError | None:
+        """Open the channel and send until it breaks; returns why (None: cancelled)."""
         channel: Channel | None = None
         try:
             channel = await self._transport.open(self.peer, RING_PROTOCOL)
-            while True:
-                await self._filled.wait()
-                frame = self._frames[0]
-                async with asyncio.timeout(SEND_SECONDS):
-                    await channel.send(frame)
-                self._frames.popleft()
-                self._bytes -= len(frame.payload) + len(frame.header)
-                if not self._frames:
-                    self._filled.clear()
-                if self._bytes <= ROOM_BYTES:
-                    self._room.set()
-        except TimeoutError:
-            self._broken(self.peer, PeerUnreachable(f"{self.peer} took nothing for {SEND_SECONDS:g} s", peer=self.peer))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._send(channel))
+                both.create_task(self._watch(channel))
         except MeshError as error:
-            self._broken(self.peer, error)
+            return error
+        except BaseExceptionGroup as group:
+            known = unwrap(group)
+            if known is None:
+                raise
+            return known
         finally:
             self._room.set()
             if channel is not None:
                 await channel.aclose()
+        return None
+
+    async def _send(self, channel: Channel) -> None:
+        while True:
+            await self._filled.wait()
+            frame = self._frames[0]
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await channel.send(frame)
+            except TimeoutError as error:
+                raise PeerTimeout(f"{self.peer} took nothing for {SEND_SECONDS:g} s", peer=self.peer) from error
+            self._frames.popleft()
+            self._bytes -= len(frame.payload) + len(frame.header)
+            if not self._frames:
+                self._filled.clear()
+            if self._bytes <= ROOM_BYTES:
+                self._room.set()
+
+    async def _watch(self, channel: Channel) -> None:
+        """Nothing comes back on a ring channel but its end: noticed here even while we have nothing to send."""
+        if await channel.receive() is not None:
+            raise ProtocolViolation("it answered on the ring", peer=self.peer)
+        raise PeerUnreachable("it closed the ring", peer=self.peer)
+
+
+class Links:
+    """A stage's links by neighbour. `broken` is told when what was pushed can no longer be delivered."""
+
+    def __init__(
+        self, transport: Transport, tasks: asyncio.TaskGroup, broken: Callable[[PeerId, MeshError], None]
+    ) -> None:
+        self._transport = transport
+        self._tasks = tasks
+        self._broken = broken
+        self._links: dict[PeerId, tuple[Link, asyncio.Task[None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def push(self, peer: PeerId, frame: Frame) -> None:
+        """Send a frame to a neighbour, in order; never blocks. A full buffer breaks the link."""
+        found = self._links.get(peer)
+        if found is None:
+            link = Link(peer, self._transport)
+            found = self._links[peer] = link, self._tasks.create_task(self._run(link))
+        link, task = found
+        try:
+            link.push(frame)
+        except PeerUnreachable as error:
+            self._drop(link)
+            task.cancel()
+            self._broken(peer, error)
+
+    async def wait_for_room(self, peer: PeerId) -> None:
+        """What paces a prompt to the speed of the next hop."""
+        if (found := self._links.get(peer)) is not None:
+            await found[0].wait_for_room()
+
+    def close_unused(self, used: Callable[[PeerId], bool]) -> None:
+        """Close the links that no session has needed for `UNUSED_CHECKS` calls."""
+        for peer, (link, task) in list(self._links.items()):
+            link.unused_checks = 0 if used(peer) else link.unused_checks + 1
+            if link.unused_checks >= UNUSED_CHECKS:
+                self._drop(link)
+                task.cancel()
+
+    async def _run(self, link: Link) -> None:
+        error = await link.run()
+        if error is not None and self._drop(link):
+            self._broken(link.peer, error)
+
+    def _drop(self, link: Link) -> bool:
+        """Forget a link, unless another has taken its place."""
+        found = self._links.get(link.peer)
+        if found is None or found[0] is not link:
+            return False
+        del self._links[link.peer]
+        return True

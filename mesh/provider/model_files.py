@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.checkpoint import INDEX_NAME
 from shards.config import ModelSpec, parse_config
 from shards.errors import CheckpointError, TokenizerError
 from shards.fast_tokenizer import check_tokenizer, tokenizer_from_files
@@ -30,8 +29,8 @@ class ModelFiles:
     name: str
     spec: ModelSpec
     digest: str
-    """sha256 in hex over name, config.json and, where they exist, manifest and index: equal on every node that
-    has the same model, whichever weights it has downloaded. Only a manifest covers the weights' values."""
+    """sha256 in hex over name, config.json and the manifest, where there is one: equal on every node that has the
+    same model, whichever of its weights it has downloaded. Only a manifest covers the weights' values."""
     contents: dict[str, bytes]
 
     @property
@@ -61,7 +60,8 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
     check_tokenizer(tokenizer_from_files(contents), spec)
     hasher = hashlib.sha256(b"inference-mesh model 2\0")
     parts = [name.encode(), contents["config.json"]]
-    parts += [path.read_bytes() for file in (MANIFEST_NAME, INDEX_NAME) if (path := folder / file).is_file()]
+    if manifest is not None:
+        parts.append((folder / MANIFEST_NAME).read_bytes())
     for part in parts:
         hasher.update(len(part).to_bytes(8, "little") + part)
     return ModelFiles(name, spec, hasher.hexdigest(), contents)

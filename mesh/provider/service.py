@@ -6,16 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 
 from mesh.errors import BadTensor, InternalError, MeshError, PeerError, ProtocolViolation
+from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
-from mesh.provider.links import Link
-from mesh.provider.sessions import AdmissionLimits, HopSession, NotAdmitted, SessionTable, StageFacts
-from mesh.provider.tensors import WIRE_DTYPES, hidden_payload, split_hidden
+from mesh.provider.links import Links
+from mesh.provider.live import LiveSession, activation_frames, answers, tail_for
+from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
+from mesh.provider.tensors import WIRE_DTYPES, split_hidden
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
@@ -27,13 +28,11 @@ from mesh.wire.messages import (
     FetchFile,
     FileData,
     Message,
-    NewToken,
     NextTokens,
     OpenSession,
     Ping,
     Pong,
     Prompt,
-    PromptScores,
     SessionClosed,
     SessionFailed,
     SessionOpened,
@@ -41,45 +40,18 @@ from mesh.wire.messages import (
     decode,
     encode,
 )
-from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
 from shards.engine.engine import Engine
-from shards.engine.queue import BatchLimits
-from shards.engine.tail import Tail
 from shards.engine.work import Outcome, Work
 from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
-from shards.stage import KVCache, StageModel
+from shards.stage import StageModel
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PREFILL_CHUNK = 256
 FULL_QUEUE_PAUSE = 0.005
 EXPIRY_SECONDS = 5.0
-SCORES_PER_MESSAGE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceConfig:
-    """How a stage serves: limits of admission and of a pass, tokens per prompt chunk, torch threads."""
-
-    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
-    batch: BatchLimits = field(default_factory=BatchLimits)
-    prefill_chunk: int = PREFILL_CHUNK
-    threads: int | None = None
-
-
-@dataclass(slots=True)
-class _Live:
-    """What belongs to an admitted session beside its entry in the table."""
-
-    entry: HopSession
-    owner: ControlChannel
-    cache: KVCache
-    tail: Tail | None
-    pending: list[Work]
-    feeder: asyncio.Task[None] | None = None
 
 
 class StageService:
@@ -110,8 +82,9 @@ class StageService:
             kv_bytes_per_token=model.kv_bytes_per_token,
         )
         self.table = SessionTable(facts, self.config.admission)
-        self._live: dict[bytes, _Live] = {}
-        self._links: dict[PeerId, Link] = {}
+        self._live: dict[bytes, LiveSession] = {}
+        self._ring: dict[PeerId, Channel] = {}
+        """Each neighbour's newest channel to us."""
         self._done: dict[int, asyncio.Future[None]] = {}
         self._crash: asyncio.Future[None] | None = None
         self._closing = False
@@ -123,7 +96,7 @@ class StageService:
         self._crash = loop.create_future()
         engine = Engine(
             self.model,
-            lambda outcomes: _soon(loop, self._conclude, outcomes),
+            lambda outcomes: _soon(loop, self._deliver, outcomes),
             lambda error: _soon(loop, self._crashed, error),
             limits=self.config.batch,
             threads=self.config.threads,
@@ -133,6 +106,7 @@ class StageService:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     self._tasks = tasks
+                    self._links = Links(self._transport, tasks, self._link_broken)
                     tasks.create_task(self._expire())
                     await self._transport.serve(CONTROL_PROTOCOL, self._serve_control)
                     await self._transport.serve(RING_PROTOCOL, self._serve_ring)
@@ -141,7 +115,13 @@ class StageService:
                         await self._crash
                     finally:
                         self._closing = True
+            except BaseExceptionGroup as group:
+                error = unwrap(group)
+                if error is None:
+                    raise
+                raise error from group
             finally:
+                self._closing = True
                 for live in list(self._live.values()):
                     self._fail(live, "closing", "the provider is shutting down")
                 self.engine = None
@@ -186,40 +166,22 @@ class StageService:
 
     def _open(self, control: ControlChannel, request: OpenSession, frame: Frame) -> None:
         try:
+            if self.engine is None or self._closing:
+                raise NotAdmitted("closing", "the provider is shutting down")
             entry = self.table.admit(request, control.peer, time.monotonic())
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
             return
         try:
-            tail = self._tail(request, frame) if entry.is_last else None
+            tail = tail_for(request, frame.payload, self.model.spec) if entry.is_last else None
             cache = self.model.new_cache(entry.span, entry.capacity)
         except (ShardError, BadTensor, RuntimeError) as error:
             self.table.close(entry.id, control.peer)
             busy = isinstance(error, CapacityExceeded | RuntimeError)
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return
-        self._live[entry.id] = _Live(entry, control, cache, tail, [])
+        self._live[entry.id] = LiveSession(entry, control, cache, tail)
         control.tell(SessionOpened(entry.id))
-
-    def _tail(self, request: OpenSession, frame: Frame) -> Tail:
-        known = None
-        if frame.payload:
-            known = read_tokens(frame.payload, request.fed_tokens, self.model.spec.vocab_size)
-        params = from_wire(request.sampling, request.logit_bias)
-        outside = [token for token in params.logit_bias if token >= self.model.spec.vocab_size]
-        if outside:
-            raise InvalidSampling(
-                f"logit_bias names token {outside[0]}, the vocabulary has {self.model.spec.vocab_size}"
-            )
-        return Tail(
-            params,
-            prompt=request.prompt_tokens,
-            fed=request.fed_tokens,
-            capacity=request.capacity,
-            eos=request.eos,
-            prompt_scores=request.prompt_scores,
-            known=known,
-        )
 
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
@@ -228,7 +190,9 @@ class StageService:
 
     def _prompt(self, control: ControlChannel, message: Prompt, frame: Frame) -> None:
         live = self._live.get(message.session)
-        if live is None:
+        if live is None or live.owner is not control:
+            # The same answer for a session that is gone and for somebody else's.
+            control.tell(SessionFailed(message.session, "unknown_session", "you have no such session here", None))
             return
         try:
             ids = read_tokens(frame.payload, live.entry.fed_tokens, self.model.spec.vocab_size)
@@ -238,7 +202,7 @@ class StageService:
             return
         live.feeder = self._tasks.create_task(self._feed(live, torch.tensor(ids, dtype=torch.int64)))
 
-    async def _feed(self, live: _Live, ids: torch.Tensor) -> None:
+    async def _feed(self, live: LiveSession, ids: torch.Tensor) -> None:
         """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
         entry = live.entry
         for start in range(0, len(ids), self.config.prefill_chunk):
@@ -252,26 +216,35 @@ class StageService:
             finally:
                 self._done.pop(id(work), None)
             entry.last_active = time.monotonic()
-            if entry.following in self._links:
-                await self._links[entry.following].wait_for_room()
+            await self._links.wait_for_room(entry.following)
 
     # What arrives over the ring.
 
     async def _serve_ring(self, channel: Channel) -> None:
         sender = channel.peer
+        self._ring[sender] = channel
         try:
             while (frame := await channel.receive()) is not None:
-                match decode(frame):
-                    case Activations(parts=parts):
-                        await self._activations(sender, parts, frame)
-                    case NextTokens(parts=parts):
-                        await self._next_tokens(sender, parts)
-                    case other:
-                        raise ProtocolViolation(f"a {other.kind!r} message makes no sense on the ring", peer=sender)
+                await self._take(sender, frame)
         except PeerError as error:
-            self._lost(sender, error, code="bad_input" if isinstance(error, ProtocolViolation) else "peer_lost")
+            if self._ring.get(sender) is channel:
+                self._lost(sender, error, code="bad_input" if isinstance(error, ProtocolViolation) else "peer_lost")
             raise
-        self._lost(sender, PeerError("it closed the ring", peer=sender), code="peer_lost")
+        else:
+            if self._ring.get(sender) is channel:
+                self._ring_closed(sender)
+        finally:
+            if self._ring.get(sender) is channel:
+                del self._ring[sender]
+
+    async def _take(self, sender: PeerId, frame: Frame) -> None:
+        match decode(frame):
+            case Activations(parts=parts):
+                await self._activations(sender, parts, frame)
+            case NextTokens(parts=parts):
+                await self._next_tokens(sender, parts)
+            case other:
+                raise ProtocolViolation(f"a {other.kind!r} message makes no sense on the ring", peer=sender)
 
     async def _activations(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]], frame: Frame) -> None:
         counts = [count for _, _, count in parts]
@@ -310,12 +283,15 @@ class StageService:
         if entry.is_first != (tokens is not None):
             self._fail(live, "bad_input", "the first stage takes tokens, the others hidden states", blamed=sender)
             return
+        if live.overrun_by(count):
+            self._fail(live, "bad_input", "more came than the session can have under way", blamed=sender)
+            return
         await self._submit(live, Work(session, live.cache, start, count, tokens=tokens, hidden=hidden))
 
-    async def _submit(self, live: _Live, work: Work) -> None:
+    async def _submit(self, live: LiveSession, work: Work) -> None:
         work.tail = live.tail
         work.wire_dtype = self._wire_dtype
-        live.pending.append(work)
+        live.begin(work)
         while self.engine is not None and not work.cancelled:
             try:
                 self.engine.submit(work)
@@ -325,11 +301,18 @@ class StageService:
 
     # What the engine produces.
 
+    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+        try:
+            self._conclude(outcomes)
+        except BaseException as error:  # sessions would wait for ever for what is lost here: end the stage instead
+            self._crashed(error)
+            raise
+
     def _conclude(self, outcomes: Sequence[Outcome]) -> None:
         if self._closing:
             return
-        onward: dict[PeerId, list[tuple[_Live, Outcome]]] = {}
-        around: dict[PeerId, list[tuple[_Live, Outcome]]] = {}
+        onward: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}
+        around: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}
         for outcome in outcomes:
             work = outcome.work
             done = self._done.pop(id(work), None)
@@ -338,81 +321,67 @@ class StageService:
             live = self._live.get(work.session)
             if live is None or live.cache is not work.cache:
                 continue
-            live.pending = [other for other in live.pending if other is not work]
+            live.end(work)
             live.entry.tokens += work.count
             live.entry.busy_seconds += outcome.seconds
             if outcome.error is not None:
-                code = "bad_input" if isinstance(outcome.error, BadActivation) else "failed"
-                self._fail(live, code, str(outcome.error), blamed=live.entry.previous if code == "bad_input" else None)
+                self._fail_for(live, outcome.error)
             elif outcome.hidden is not None:
                 onward.setdefault(live.entry.following, []).append((live, outcome))
             else:
-                self._answer(live, outcome)
+                for answer in answers(outcome):
+                    live.owner.tell(answer)
                 if outcome.choice is not None and outcome.choice.finish is None:
                     around.setdefault(live.entry.following, []).append((live, outcome))
         for peer, items in onward.items():
-            message = Activations(tuple((o.work.session, o.work.start, o.work.count) for _, o in items))
-            payload = hidden_payload([o.hidden for _, o in items if o.hidden is not None])
-            self._hand_over(peer, message, payload)
+            for frame in activation_frames(outcome for _, outcome in items):
+                self._hand_over(peer, frame)
         for peer, items in around.items():
             parts = tuple(
                 (o.work.session, o.choice.position, o.choice.sampled.token) for _, o in items if o.choice is not None
             )
-            self._hand_over(peer, NextTokens(parts))
+            self._hand_over(peer, encode(NextTokens(parts)))
 
-    def _answer(self, live: _Live, outcome: Outcome) -> None:
-        work = outcome.work
-        for offset in range(0, len(outcome.scores), SCORES_PER_MESSAGE):
-            scores = outcome.scores[offset : offset + SCORES_PER_MESSAGE]
-            live.owner.tell(PromptScores(work.session, work.start + 1 + offset, scores))
-        choice = outcome.choice
-        if choice is not None:
-            sampled = choice.sampled
-            live.owner.tell(
-                NewToken(work.session, choice.position, sampled.token, choice.finish, sampled.logprob, sampled.top)
-            )
-
-    def _hand_over(self, peer: PeerId, message: Activations | NextTokens, payload: memoryview | bytes = b"") -> None:
-        frame = encode(message, payload)
-        if peer == self._transport.peer_id:
-            self._tasks.create_task(self._loop_back(message, frame))
-            return
-        link = self._links.get(peer)
-        if link is None:
-            link = self._links[peer] = Link(peer, self._transport, self._link_broken)
-            self._tasks.create_task(link.run())
-        try:
-            link.push(frame)
-        except MeshError as error:
-            self._link_broken(peer, error)
-
-    async def _loop_back(self, message: Activations | NextTokens, frame: Frame) -> None:
-        """A route may visit one peer for all blocks: its ring is a call to itself."""
-        if isinstance(message, NextTokens):
-            await self._next_tokens(self._transport.peer_id, message.parts)
+    def _hand_over(self, peer: PeerId, frame: Frame) -> None:
+        if peer == self._transport.peer_id:  # a route of one hop: its ring is a call to itself
+            self._tasks.create_task(self._take(peer, frame))
         else:
-            await self._activations(self._transport.peer_id, message.parts, frame)
+            self._links.push(peer, frame)
 
     # Endings.
 
     def _link_broken(self, peer: PeerId, error: MeshError) -> None:
-        self._links.pop(peer, None)
         self._lost(peer, error, code="peer_lost")
+
+    def _ring_closed(self, peer: PeerId) -> None:
+        """It needs the channel no more; sessions in which it has not spoken yet may still come on another."""
+        for entry in self.table.neighbours(peer):
+            if entry.previous == peer and entry.expected > 0 and (live := self._live.get(entry.id)) is not None:
+                self._fail(live, "peer_lost", f"neighbour {peer} closed the ring", blamed=peer)
 
     def _lost(self, peer: PeerId, error: MeshError, *, code: str) -> None:
         for entry in self.table.neighbours(peer):
             if (live := self._live.get(entry.id)) is not None:
                 self._fail(live, code, f"neighbour {peer}: {error}", blamed=peer)
 
-    def _fail(self, live: _Live, code: str, reason: str, *, blamed: str | None = None) -> None:
+    def _fail_for(self, live: LiveSession, error: ShardError) -> None:
+        match error:
+            case BadActivation():
+                self._fail(live, "bad_input", str(error), blamed=live.entry.previous)
+            case InvalidSampling():
+                self._fail(live, "bad_request", str(error))
+            case _:
+                self._fail(live, "failed", str(error))
+
+    def _fail(self, live: LiveSession, code: str, reason: str, *, blamed: str | None = None) -> None:
         logger.info("session %s failed (%s): %s", live.entry.id.hex()[:8], code, reason)
         live.owner.tell(SessionFailed(live.entry.id, code, reason[:MAX_REASON], blamed))
         self._free(live)
 
-    def _free(self, live: _Live) -> None:
+    def _free(self, live: LiveSession) -> None:
         self._live.pop(live.entry.id, None)
         self.table.close(live.entry.id, live.entry.client)
-        for work in live.pending:
+        for work in live.pending.values():
             work.cancelled = True
             done = self._done.pop(id(work), None)
             if done is not None:
@@ -426,6 +395,7 @@ class StageService:
             for entry in self.table.idle(time.monotonic()):
                 if (live := self._live.get(entry.id)) is not None:
                     self._fail(live, "idle", f"nothing happened for {self.table.limits.idle_seconds:g} s")
+            self._links.close_unused(lambda peer: bool(self.table.neighbours(peer)))
 
     def _crashed(self, error: BaseException) -> None:
         if self._crash is not None and not self._crash.done():

@@ -138,9 +138,7 @@ class SessionTable:
         if not found.is_first:
             raise ProtocolViolation("a prompt came to a stage that is not the first", peer=client)
         if count != found.fed_tokens:
-            raise ProtocolViolation(
-                f"the session announced {found.fed_tokens} tokens, {count} came", peer=client
-            )
+            raise ProtocolViolation(f"the session announced {found.fed_tokens} tokens, {count} came", peer=client)
         if found.expected != 0:
             raise ProtocolViolation("a second prompt came for the session", peer=client)
         found.expected = count
@@ -162,9 +160,7 @@ class SessionTable:
         if found.is_first and found.expected < found.fed_tokens:
             raise ProtocolViolation("a next token came before the prompt", peer=sender)
         if start > found.expected:
-            raise ProtocolViolation(
-                f"tokens from position {start} came, but {found.expected} was next", peer=sender
-            )
+            raise ProtocolViolation(f"tokens from position {start} came, but {found.expected} was next", peer=sender)
         if start + count > found.capacity:
             raise ProtocolViolation(
                 f"tokens up to {start + count} came, but the session's capacity is {found.capacity}", peer=sender

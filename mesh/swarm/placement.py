@@ -7,8 +7,9 @@ is as fast as its slowest stage.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.swarm.view import ProviderView, gaps, throughput_per_block
 from shards.span import Span
@@ -37,19 +38,28 @@ def choose_span(n_blocks: int, providers: Sequence[ProviderView], max_blocks: in
         largest = max(missing, key=lambda gap: (len(gap), -gap.start))
         pieces = -(-len(largest) // capacity)
         return Span(largest.start, largest.start + -(-len(largest) // pieces))
-    return _weakest_window(n_blocks, providers, capacity)
+    return _weakest_window(n_blocks, _expected(providers), capacity)
 
 
 def settle(n_blocks: int, committed: Sequence[ProviderView], claims: Sequence[Claim], me: str, max_blocks: int) -> Span:
     """The span to claim while others claim at the same time.
 
     Nodes that load or serve are fixed; of the nodes that are still choosing, those with a smaller peer id go
-    first. Everybody applies the same rule to the same claims, so two nodes that start together end up apart.
+    first. Everybody applies the same rule to the same claims, so two nodes that start together end up apart, once
+    each has seen what those before it claim.
     """
-    ahead = [
-        ProviderView(claim.peer, claim.span, block_rate=1.0, serving=False) for claim in claims if claim.peer < me
-    ]
+    ahead = [ProviderView(claim.peer, claim.span, block_rate=1.0, serving=False) for claim in claims if claim.peer < me]
     return choose_span(n_blocks, [*committed, *ahead], max_blocks)
+
+
+def _expected(providers: Sequence[ProviderView]) -> list[ProviderView]:
+    """The providers once all of them serve: one that has not measured itself yet will be as fast as the median.
+
+    Otherwise all who join a complete swarm at the same time would see no use in each other, and replicate the same
+    part.
+    """
+    typical = statistics.median([p.block_rate for p in providers if p.serving] or [1.0])
+    return [p if p.serving else replace(p, block_rate=typical) for p in providers]
 
 
 def _weakest_window(n_blocks: int, providers: Sequence[ProviderView], capacity: int) -> Span:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from shards.span import Span
 
@@ -39,11 +40,13 @@ def throughput_per_block(n_blocks: int, providers: Iterable[ProviderView]) -> li
 
 def replicas_per_block(n_blocks: int, providers: Iterable[ProviderView]) -> list[int]:
     """How many providers hold each block."""
-    counts = [0] * n_blocks
+    steps = [0] * (n_blocks + 1)
     for provider in providers:
-        for block in range(provider.span.start, min(provider.span.end, n_blocks)):
-            counts[block] += 1
-    return counts
+        span = provider.span
+        if span.start < n_blocks:
+            steps[span.start] += 1
+            steps[min(span.end, n_blocks)] -= 1
+    return list(accumulate(steps[:-1]))
 
 
 def gaps(n_blocks: int, providers: Iterable[ProviderView]) -> tuple[Span, ...]:

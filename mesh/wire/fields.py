@@ -30,12 +30,20 @@ def unpack_map(data: bytes, *, limit: int) -> dict[str, Any]:
             max_array_len=MAX_DEPTH_ITEMS,
             max_map_len=MAX_DEPTH_ITEMS,
             max_ext_len=0,
+            object_pairs_hook=_without_repeats,
         )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolViolation(f"not a msgpack message: {error}") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ProtocolViolation("a message must be a msgpack map with string keys")
     return value
+
+
+def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a map names a key twice")
+    return found
 
 
 def pack(value: Mapping[str, Any]) -> bytes:
@@ -115,12 +123,12 @@ def octets(length: int) -> Callable[[str, Any], bytes]:
     return read
 
 
-def items(read: Callable[[str, Any], T], limit: int) -> Callable[[str, Any], tuple[T, ...]]:
-    """A reader for a list of at most `limit` values, each read by `read`."""
+def items(read: Callable[[str, Any], T], limit: int, *, least: int = 0) -> Callable[[str, Any], tuple[T, ...]]:
+    """A reader for a list of `least` to `limit` values, each read by `read`."""
 
     def read_all(name: str, value: Any) -> tuple[T, ...]:
-        if not isinstance(value, list) or len(value) > limit:
-            raise ProtocolViolation(f"field {name!r} must be a list of at most {limit} items")
+        if not isinstance(value, list) or not least <= len(value) <= limit:
+            raise ProtocolViolation(f"field {name!r} must be a list of {least} to {limit} items")
         return tuple(read(name, item) for item in value)
 
     return read_all

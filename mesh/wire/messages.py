@@ -24,6 +24,8 @@ RING_PROTOCOL: Final = "/mesh/ring/1"
 
 SESSION_BYTES: Final = 16
 MAX_TOKENS: Final = 1 << 24
+MAX_TOP_K: Final = 1 << 31
+MAX_EOS: Final = 64
 MAX_BLOCKS: Final = 1 << 16
 MAX_PARTS: Final = 4096
 MAX_REASON: Final = 2000
@@ -217,7 +219,7 @@ _Readers = Mapping[str, Callable[[str, Any], Any]]
 
 _sampling = f.record(
     f.number(0, 100),  # temperature
-    f.integer(0, 1 << 31),  # top_k
+    f.integer(0, MAX_TOP_K),
     f.number(0, 1),  # top_p
     f.number(0, 1),  # min_p
     f.number(0, 100),  # repetition_penalty
@@ -238,7 +240,7 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
         "prompt_tokens": _count,
         "fed_tokens": _count,
         "capacity": _count,
-        "eos": f.items(_token, 64),
+        "eos": f.items(_token, MAX_EOS),
         "prompt_scores": f.boolean,
         "wire_dtype": f.choice("float32", "bfloat16", "float16"),
         "sampling": _sampling,
@@ -281,11 +283,12 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
     FileData: {"request": f.integer(0, 1 << 53), "error": f.optional(_reason)},
     Ping: {"nonce": f.integer(0, 1 << 53)},
     Pong: {"nonce": f.integer(0, 1 << 53)},
-    Activations: {"parts": f.items(f.record(_session, _position, _count), MAX_PARTS)},
-    NextTokens: {"parts": f.items(f.record(_session, _position, _token), MAX_PARTS)},
+    Activations: {"parts": f.items(f.record(_session, _position, _count), MAX_PARTS, least=1)},
+    NextTokens: {"parts": f.items(f.record(_session, _position, _token), MAX_PARTS, least=1)},
 }
 
 _BY_KIND: Final[Mapping[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
+_WITH_PAYLOAD: Final = frozenset({OpenSession, Prompt, FileData, Activations})
 HEADER_LIMIT: Final = 256 * 1024
 
 
@@ -304,6 +307,8 @@ def decode(frame: Frame) -> Message:
     cls = _BY_KIND.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
     if cls is None:
         raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
+    if len(frame.payload) and cls not in _WITH_PAYLOAD:
+        raise ProtocolViolation(f"{kind!r} message has a payload of {len(frame.payload)} bytes")
     readers = _SCHEMA[cls]
     unknown = raw.keys() - readers.keys()
     if unknown:

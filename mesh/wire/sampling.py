@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from mesh.wire.messages import MAX_TOP_K
 from shards.sampling_params import SamplingParams
 
 
 def to_wire(params: SamplingParams) -> tuple[tuple[Any, ...], tuple[tuple[int, float], ...]]:
-    """The `sampling` and `logit_bias` fields."""
+    """The `sampling` and `logit_bias` fields. A `top_k` past every vocabulary is cut to what the wire takes."""
     fixed = (
         params.temperature,
-        params.top_k,
+        min(params.top_k, MAX_TOP_K),
         params.top_p,
         params.min_p,
         params.repetition_penalty,

@@ -91,7 +91,6 @@ class Engine:
         except BaseException as error:
             logger.critical("the stage engine stopped: a bug of ours", exc_info=True)
             self._crashed(error)
-            raise
 
     def _take(self) -> list[Work] | None:
         with self._changed:
@@ -103,6 +102,9 @@ class Engine:
             batch = choose_batch(live, self._limits)
             taken = {id(work) for work in batch}
             self._waiting = deque(work for work in live if id(work) not in taken)
+            first_turns = {work.session: work for work in reversed(self._waiting)}
+            for work in first_turns.values():
+                work.passed_over += 1
             return batch
 
     def _pass(self, batch: list[Work]) -> list[Outcome]:
@@ -116,6 +118,8 @@ class Engine:
                 ready.append(work)
             except ShardError as error:
                 outcomes[id(work)] = Outcome(work, error=error)
+            except RuntimeError as error:  # what torch raises when the device has no room for the input
+                outcomes[id(work)] = Outcome(work, error=CapacityExceeded(f"the device has no room: {error}"))
         results = self._forward(ready, pieces, outcomes)
         for work, result in zip(ready, results, strict=True):
             outcomes[id(work)] = self._conclude(work, result)
@@ -139,9 +143,7 @@ class Engine:
             raise BadActivation("hidden states with NaN or infinite values were received")
         return Piece(cache, work.start, hidden=hidden, want=want)
 
-    def _forward(
-        self, ready: list[Work], pieces: list[Piece], outcomes: dict[int, Outcome]
-    ) -> list[torch.Tensor]:
+    def _forward(self, ready: list[Work], pieces: list[Piece], outcomes: dict[int, Outcome]) -> list[torch.Tensor]:
         """The model's results for `ready`; work that fails is moved from `ready` to `outcomes`."""
         if not pieces:
             return []
@@ -168,11 +170,17 @@ class Engine:
 
     def _conclude(self, work: Work, result: torch.Tensor) -> Outcome:
         if work.tail is None:
-            return Outcome(work, hidden=result.to(dtype=work.wire_dtype, device="cpu"))
+            hidden = result.to(dtype=work.wire_dtype, device="cpu")
+            if not bool(torch.isfinite(hidden).all()):
+                # Never handed on: the next stage would take us for the one at fault.
+                return Outcome(work, error=_overflow(work))
+            return Outcome(work, hidden=hidden)
         try:
             choice, scores = work.tail.conclude(work.start, work.count, result)
         except ShardError as error:
             return Outcome(work, error=error)
+        except RuntimeError as error:  # what torch raises when the device has no room for the logits' copies
+            return Outcome(work, error=CapacityExceeded(f"the device could not sample: {error}"))
         return Outcome(work, choice=choice, scores=scores)
 
     def _account(self, batch: list[Work], outcomes: dict[int, Outcome], seconds: float) -> None:
@@ -185,3 +193,9 @@ class Engine:
             rate = tokens / seconds
             before = self.decode_rate or rate
             self.decode_rate = before + RATE_SMOOTHING * (rate - before)
+
+
+def _overflow(work: Work) -> ShardError:
+    if work.hidden is None:
+        return ShardError("the blocks made values that are not finite out of token ids: are the weights sound?")
+    return BadActivation("the hidden states that were received make values that are not finite")

@@ -15,6 +15,23 @@ WARM_UP_STEPS = 2
 CONTEXT = 16
 
 
+def best_threads(model: StageModel) -> tuple[int, float]:
+    """The number of CPU threads with which this stage decodes fastest now, and its block rate with it.
+
+    More threads are slower where the stage is small or where other work keeps the cores busy (a barrier waits for
+    the slowest), so 1, half and all of them are tried. Leaves the calling thread with the best.
+    """
+    most = torch.get_num_threads()
+    counts = sorted({1, max(1, most // 2), most}) if model.device.type == "cpu" else [most]
+    rates: dict[int, float] = {}
+    for count in counts:
+        torch.set_num_threads(count)
+        rates[count] = measure_block_rate(model)
+    best = max(rates, key=lambda count: rates[count])
+    torch.set_num_threads(best)
+    return best, rates[best]
+
+
 def measure_block_rate(model: StageModel) -> float:
     """Block-tokens per second at batch 1: blocks of the stage over the median decode step. Takes at most ~0.5 s."""
     span = model.span

@@ -14,16 +14,18 @@ from shards.engine.work import Work
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Most sessions in one pass, and most prompt tokens in it."""
+    """Most sessions in one pass, most prompt tokens in it, and passes after which work that waits goes first."""
 
     sessions: int = 64
     prefill_tokens: int = 512
+    patience: int = 16
 
 
 def choose_batch(waiting: Iterable[Work], limits: BatchLimits) -> list[Work]:
     """The work for the next pass, in waiting order; all of it over the same span. Empty only if nothing waits.
 
-    A single piece larger than the prefill budget still goes, alone among prompts, so that nothing starves.
+    A single piece larger than the prefill budget still goes, alone among prompts. Work that was passed over
+    `patience` times comes before everything else and decides on the span, so that nothing starves.
     """
     eligible: list[Work] = []
     seen: set[bytes] = set()
@@ -33,11 +35,13 @@ def choose_batch(waiting: Iterable[Work], limits: BatchLimits) -> list[Work]:
             eligible.append(work)
     if not eligible:
         return []
-    decodes = [work for work in eligible if work.is_decode]
-    prefills = [work for work in eligible if not work.is_decode]
-    span = (decodes or prefills)[0].cache.span
-    batch = [work for work in decodes if work.cache.span == span][: limits.sessions]
-    tokens = 0
+    overdue = [work for work in eligible if work.passed_over >= limits.patience]
+    urgent = overdue[:1]
+    decodes = [work for work in eligible if work.is_decode and work not in urgent]
+    prefills = [work for work in eligible if not work.is_decode and work not in urgent]
+    span = (urgent or decodes or prefills)[0].cache.span
+    batch = [*urgent, *(work for work in decodes if work.cache.span == span)][: limits.sessions]
+    tokens = sum(work.count for work in urgent if not work.is_decode)
     for work in prefills:
         if work.cache.span != span or len(batch) >= limits.sessions:
             continue

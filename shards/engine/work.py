@@ -29,6 +29,8 @@ class Work:
     tail: Tail | None = None
     wire_dtype: torch.dtype = torch.float32
     cancelled: bool = False
+    passed_over: int = 0
+    """Passes that went without it while it was its session's next turn (counted by the engine)."""
 
     @property
     def is_decode(self) -> bool:

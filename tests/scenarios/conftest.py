@@ -47,7 +47,8 @@ def make_world() -> Iterator[Callable[[], World]]:
 @pytest.fixture(scope="session")
 def swarm(make_world: Callable[[], World], checkpoint: Path) -> Swarm:
     """Three providers of `checkpoint`, for tests that only use a swarm and leave it as it is."""
-    return start_stages(make_world(), checkpoint, ("0:2", "2:4", "4:5")).wait_serving()
+    # Little memory, so that a session that is not freed soon leaves no room for another.
+    return start_stages(make_world(), checkpoint, ("0:2", "2:4", "4:5"), "--kv-cache", "2MiB").wait_serving()
 
 
 @pytest.fixture

@@ -214,11 +214,16 @@ class World:
         self.processes.remove(process)
         return Finished(code, process.stdout, process.stderr, time.monotonic() - began)
 
+    def succeed(self, *arguments: str, stdin: bytes | None = None) -> str:
+        """What `mesh ARGUMENTS` prints, given that it succeeds."""
+        done = self.run(*arguments, stdin=stdin)
+        assert done.code == 0, f"exit code {done.code} of mesh {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
     def status(self, peers: str, *arguments: str) -> list[dict[str, Any]]:
         """What `mesh status --json` reports: one entry per model."""
-        done = self.run("status", "--peers", peers, "--json", *arguments)
-        assert done.code == 0, done.stderr
-        models: list[dict[str, Any]] = json.loads(done.stdout)["models"]
+        report = self.succeed("status", "--peers", peers, "--json", *arguments)
+        models: list[dict[str, Any]] = json.loads(report)["models"]
         return models
 
     def left(self) -> list[tuple[int, str]]:

@@ -75,7 +75,7 @@ async def test_cancelling_from_another_task_ends_the_stream_and_frees_every_hop(
         await waiting.cancel()
         with pytest.raises(Cancelled):
             await answer
-        # The cache of an open session of this size is a large part of what one hop has for a client.
+        # Each needs an eighth of the memory that the first hop has.
         for _ in range(40):
             async with await client.stream("llama", PROMPT, max_tokens=490, ignore_eos=True) as left:
                 async for _ in left:

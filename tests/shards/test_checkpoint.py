@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, digest
+from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.loading import load_stage
 from shards.manifest import MANIFEST_NAME, write_manifest
@@ -127,25 +127,9 @@ def test_a_span_loads_from_a_folder_with_only_its_files(sharded_copy: Path) -> N
         assert len(list(partial.glob("*.safetensors"))) < len(set(index.values()))
         stage = load_stage(Checkpoint.open(partial, span=span), span)
         assert stage.span == span
-        assert digest(partial) == digest(sharded_copy)
         other = next(each for each in SPANS if each != span)
         with pytest.raises(CheckpointError, match=r"model-\d+-of-\d+\.safetensors is missing"):
             Checkpoint.open(partial, span=other)
-
-
-def test_one_file_and_many_files_of_one_model_have_one_digest(single: Path, sharded: Path) -> None:
-    assert digest(single) == digest(sharded)
-
-
-def test_another_config_or_other_tensors_have_another_digest(single: Path, copy: Path) -> None:
-    tensors = load_file(copy / SINGLE_NAME)
-    tensors["extra"] = torch.zeros(1)
-    save_file(tensors, copy / SINGLE_NAME)
-    with_extra = digest(copy)
-    shutil.copy(single / SINGLE_NAME, copy / SINGLE_NAME)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}))
-    assert len({digest(single), with_extra, digest(copy)}) == 3
 
 
 def test_progress_counts_up_to_the_spans_bytes(single: Path) -> None:
@@ -262,7 +246,6 @@ def test_a_manifest_accepts_the_files_it_was_written_for(single: Path, copy: Pat
     seen: list[tuple[int, int, str]] = []
     Checkpoint.open(copy, progress=lambda done, total, what: seen.append((done, total, what)))
     assert seen[-1] == (listed[SINGLE_NAME]["size"], listed[SINGLE_NAME]["size"], f"checking {SINGLE_NAME}")
-    assert digest(copy) == digest(single)
 
 
 @pytest.mark.parametrize("name", ["config.json", SINGLE_NAME])

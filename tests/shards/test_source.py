@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shards import source
-from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, digest
+from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
 from shards.errors import CheckpointError
 from shards.manifest import MANIFEST_NAME, write_manifest
 from shards.source import resolve
@@ -95,7 +95,6 @@ def test_only_the_files_of_the_span_are_fetched(hub: Hub, tmp_path: Path, name: 
     assert {path.name for path in folder.glob("*.safetensors")} == wanted
     assert all(commit_of(name) in path for _, path in hub.requests if path.endswith(".safetensors"))
     Checkpoint.open(folder, span=span)
-    assert digest(folder) == digest(hub.models[name])
 
 
 def test_without_a_span_no_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:

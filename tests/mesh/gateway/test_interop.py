@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -17,13 +16,6 @@ from tests.mesh.gateway.echo_backend import ByteModel
 from tests.mesh.gateway.echo_tokenizer import BOS, EOS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-needs_litellm = pytest.mark.skipif(
-    importlib.util.find_spec("litellm") is None, reason="litellm is not installed (extra: dev)"
-)
-needs_lm_eval = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (extra: dev)"
-)
 
 LITELLM_SCRIPT = """
 import asyncio, json, sys
@@ -79,7 +71,6 @@ def run(arguments: list[str], home: Path) -> str:
     return done.stdout
 
 
-@needs_litellm
 def test_litellm_completes_and_streams(live: Live, tmp_path: Path) -> None:
     printed = run(["-c", LITELLM_SCRIPT, f"{live.url}/v1"], tmp_path)
     seen = json.loads(printed.strip().splitlines()[-1])
@@ -141,7 +132,6 @@ def evaluate(
     return json.loads(report.read_text())["results"]
 
 
-@needs_lm_eval
 @pytest.mark.parametrize("tokenized", [True, False])
 def test_lm_eval_scores_choices_and_documents(live: Live, tmp_path: Path, tokenized: bool) -> None:
     write_tokenizer(tmp_path / "tokenizer")
@@ -194,7 +184,6 @@ def test_lm_eval_scores_choices_and_documents(live: Live, tmp_path: Path, tokeni
         assert math.isclose(results["rolling"]["bits_per_byte,none"], expected, rel_tol=1e-6)
 
 
-@needs_lm_eval
 def test_lm_eval_generates_without_a_tokenizer(live: Live, tmp_path: Path) -> None:
     write_task(
         tmp_path,

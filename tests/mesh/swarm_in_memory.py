@@ -1,0 +1,195 @@
+"""A whole swarm in one process and on one event loop: providers, directory and client, over the in-memory transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mesh.client.backend import BackendConfig, SwarmBackend
+from mesh.client.generation import MeshGeneration
+from mesh.client.types import Completion, GenerateRequest, TokenLogprob
+from mesh.discovery.directory import MemoryBoard, MemoryDirectory
+from mesh.discovery.records import FileDigest, ProviderRecord
+from mesh.identity import Identity
+from mesh.provider.config import ServiceConfig
+from mesh.provider.model_files import ModelFiles, read_model_files
+from mesh.provider.service import StageService
+from mesh.transport.memory import MemoryNetwork, MemoryTransport
+from shards.checkpoint import Checkpoint
+from shards.loading import load_stage
+from shards.span import Span
+
+MODEL = "tiny"
+WIRE_DTYPE = "float32"
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Wait for something that announces itself by no event. Raises `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+@dataclass(slots=True)
+class Provider:
+    """A live provider of the swarm."""
+
+    peer: str
+    span: Span
+    service: StageService
+    transport: MemoryTransport
+    directory: MemoryDirectory
+    task: asyncio.Task[None]
+
+    async def vanish(self) -> None:
+        """As if its process was killed: every channel breaks, its record stays."""
+        await self.transport.__aexit__(None, None, None)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End the service as its operator would."""
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+    @property
+    def empty(self) -> bool:
+        """True when no session is left, and nothing that belonged to one."""
+        service = self.service
+        return not (len(service.table) or service.table.kv_bytes_used or service._live or service._done)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a generation gave, put together."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    completion: Completion
+
+
+@dataclass(slots=True)
+class MemorySwarm:
+    """The swarm, a client to it, and the means to make it larger or to attack it."""
+
+    files: ModelFiles
+    checkpoint: Checkpoint
+    stack: AsyncExitStack
+    config: ServiceConfig
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+    board: MemoryBoard = field(default_factory=MemoryBoard)
+    providers: list[Provider] = field(default_factory=list)
+    backend: SwarmBackend = field(init=False)
+
+    @property
+    def services(self) -> list[StageService]:
+        return [provider.service for provider in self.providers]
+
+    @property
+    def empty(self) -> bool:
+        """True when no provider has a session left."""
+        return all(provider.empty for provider in self.providers)
+
+    async def add(self, span: Span, *, throughput: float = 100.0, config: ServiceConfig | None = None) -> Provider:
+        """Start one more provider and announce it."""
+        identity = Identity.generate()
+        transport = await self.transport(identity.peer_id)
+        directory = MemoryDirectory(identity, self.board)
+        service = StageService(
+            load_stage(self.checkpoint, span),
+            digest=self.files.digest,
+            transport=transport,
+            files=self.files.contents,
+            wire_dtype=WIRE_DTYPE,
+            config=config or self.config,
+        )
+        ready = asyncio.Event()
+        task = asyncio.create_task(service.run(ready.set))
+        provider = Provider(identity.peer_id, span, service, transport, directory, task)
+        self.stack.push_async_callback(_stop, provider)
+        await ready.wait()
+        await directory.announce(self.record(identity.peer_id, span, throughput))
+        self.providers.append(provider)
+        return provider
+
+    async def announce(self, identity: Identity, span: Span, *, throughput: float = 1e6) -> None:
+        """Announce a provider that the test plays itself; it looks fast, so that it is chosen."""
+        directory = MemoryDirectory(identity, self.board)
+        await directory.announce(self.record(identity.peer_id, span, throughput))
+
+    def record(self, peer: str, span: Span, throughput: float) -> ProviderRecord:
+        spec = self.files.spec
+        return ProviderRecord(
+            peer=peer,
+            model=MODEL,
+            digest=self.files.digest,
+            n_blocks=spec.n_blocks,
+            span=span,
+            state="serving",
+            context_length=spec.context_length,
+            vocab_size=spec.vocab_size,
+            throughput=throughput,
+            wire_dtype=WIRE_DTYPE,
+            files={name: FileDigest(*entry) for name, entry in self.files.hashes.items()},
+        )
+
+    async def transport(self, peer: str) -> MemoryTransport:
+        """One more member of the network: a hostile one, or another client."""
+        return await self.stack.enter_async_context(MemoryTransport(peer, self.network))
+
+    async def client(self, config: BackendConfig | None = None) -> SwarmBackend:
+        """One more client."""
+        identity = Identity.generate()
+        transport = await self.transport(identity.peer_id)
+        directory = MemoryDirectory(identity, self.board)
+        return await self.stack.enter_async_context(SwarmBackend(transport, directory, config))
+
+    async def generate(self, request: GenerateRequest, *, backend: SwarmBackend | None = None) -> Answer:
+        """Run a generation to its end."""
+        async with (backend or self.backend).generate(request) as generation:
+            return await collect(generation)
+
+
+async def collect(generation: MeshGeneration) -> Answer:
+    """Read a generation to its end."""
+    text = ""
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    async for delta in generation:
+        text += delta.text
+        tokens += delta.tokens
+        logprobs += delta.logprobs
+    assert generation.completion is not None
+    return Answer(text, tuple(tokens), tuple(logprobs), generation.completion)
+
+
+@asynccontextmanager
+async def memory_swarm(
+    folder: Path,
+    spans: Sequence[Span],
+    *,
+    config: ServiceConfig | None = None,
+    backend: BackendConfig | None = None,
+) -> AsyncIterator[MemorySwarm]:
+    """A swarm that serves the checkpoint in `folder` under the name `MODEL`, one provider per span."""
+    config = config or ServiceConfig(prefill_chunk=8)
+    async with AsyncExitStack() as stack:
+        swarm = MemorySwarm(
+            files=read_model_files(MODEL, folder),
+            checkpoint=Checkpoint.open(folder),
+            stack=stack,
+            config=replace(config, threads=1),
+        )
+        for span in spans:
+            await swarm.add(span)
+        swarm.backend = await swarm.client(backend)
+        yield swarm
+
+
+async def _stop(provider: Provider) -> None:
+    await provider.stop()
+    if not provider.task.cancelled():
+        provider.task.result()

@@ -1,0 +1,567 @@
+"""Peers that do not keep to the protocol: each hears why, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import torch
+
+from mesh.client.types import GenerateRequest
+from mesh.errors import PeerError
+from mesh.identity import Identity
+from mesh.transport.memory import MemoryTransport
+from mesh.transport.port import Channel, Handler
+from mesh.wire.frame import Frame
+from mesh.wire.messages import (
+    CONTROL_PROTOCOL,
+    RING_PROTOCOL,
+    Activations,
+    CloseSession,
+    FetchFile,
+    FileData,
+    Message,
+    NewToken,
+    NextTokens,
+    OpenSession,
+    Ping,
+    Pong,
+    Prompt,
+    SessionClosed,
+    SessionFailed,
+    SessionOpened,
+    SessionRefused,
+    decode,
+    encode,
+)
+from mesh.wire.sampling import to_wire
+from mesh.wire.tokens import token_payload
+from shards.sampling_params import SamplingParams
+from shards.span import Span
+from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
+from tests.shards.models import make_checkpoint
+from tests.shards.stages import random_tokens
+
+torch.set_num_threads(1)
+
+pytestmark = pytest.mark.timeout(60)
+
+SPANS = (Span(0, 2), Span(2, 5))
+WIDTH = 48
+PROMPT = tuple(random_tokens(10))
+FIXED, BIAS = to_wire(SamplingParams())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+async def swarm(folder: Path) -> AsyncIterator[MemorySwarm]:
+    async with memory_swarm(folder, SPANS) as swarm:
+        yield swarm
+
+
+@dataclass(slots=True)
+class Stranger:
+    """A peer that says what it likes on a control channel to one provider."""
+
+    peer: str
+    transport: MemoryTransport
+    control: Channel
+    digest: str
+
+    async def say(self, message: Message, payload: bytes = b"") -> None:
+        await self.control.send(encode(message, payload))
+
+    async def hear(self) -> Message:
+        async with asyncio.timeout(5):
+            frame = await self.control.receive()
+        assert frame is not None, "the channel was closed"
+        return decode(frame)
+
+    async def ask(self, message: Message, payload: bytes = b"") -> Message:
+        await self.say(message, payload)
+        return await self.hear()
+
+    async def hears_the_end(self) -> None:
+        """The provider has broken off."""
+        with pytest.raises(PeerError):
+            async with asyncio.timeout(5):
+                while await self.control.receive() is not None:
+                    pass
+                raise PeerError("closed", peer=self.peer)
+
+    def opening(self, session: bytes, span: Span, **changes: Any) -> OpenSession:
+        opening = OpenSession(
+            session=session,
+            digest=self.digest,
+            start=span.start,
+            end=span.end,
+            previous=self.peer,
+            following=self.peer,
+            prompt_tokens=len(PROMPT),
+            fed_tokens=len(PROMPT),
+            capacity=40,
+            eos=(),
+            prompt_scores=False,
+            wire_dtype="float32",
+            sampling=FIXED,
+            logit_bias=BIAS,
+        )
+        return replace(opening, **changes)
+
+
+async def drain(channel: Channel) -> None:
+    while await channel.receive() is not None:
+        pass
+
+
+async def stranger(swarm: MemorySwarm, provider: int = 0, *, ring: Handler = drain) -> Stranger:
+    peer = Identity.generate().peer_id
+    transport = await swarm.transport(peer)
+    await transport.serve(RING_PROTOCOL, ring)
+    control = await transport.open(swarm.providers[provider].peer, CONTROL_PROTOCOL)
+    return Stranger(peer, transport, control, swarm.files.digest)
+
+
+class Bystander:
+    """An honest generation that runs meanwhile, and must end as if nothing had happened."""
+
+    def __init__(self, swarm: MemorySwarm) -> None:
+        self._swarm = swarm
+        self._request = GenerateRequest(MODEL, PROMPT, 150, SamplingParams(temperature=0.7, seed=5), ignore_eos=True)
+
+    async def __aenter__(self) -> bytes:
+        """Returns its session's id."""
+        self._alone = await self._swarm.generate(self._request)
+        self._task = asyncio.create_task(self._swarm.generate(self._request))
+        table = self._swarm.services[0].table
+        await until(lambda: any(session.expected > len(PROMPT) for session in table))
+        return next(iter(table)).id
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        answer = await self._task
+        assert answer.tokens == self._alone.tokens
+        assert not self._swarm.backend._penalised, "it never had to change its route"
+        for provider in self._swarm.providers:
+            assert not provider.task.done()
+
+
+def hidden(count: int, value: float = 0.1) -> bytes:
+    return torch.full((count, WIDTH), value).numpy().tobytes()
+
+
+A, B = b"a" * 16, b"b" * 16
+
+
+async def open_middle(swarm: MemorySwarm, session: bytes = A, **changes: Any) -> tuple[Stranger, Channel]:
+    """A session on the last stage whose previous hop is the stranger itself, and its ring channel."""
+    villain = await stranger(swarm, 1)
+    assert await villain.ask(villain.opening(session, SPANS[1], **changes)) == SessionOpened(session)
+    ring = await villain.transport.open(swarm.providers[1].peer, RING_PROTOCOL)
+    return villain, ring
+
+
+async def test_an_honest_peer_can_play_a_client_and_a_hop_by_hand(swarm: MemorySwarm) -> None:
+    """The tools of this file work: what follows fails for the reason given and not for another."""
+    villain, ring = await open_middle(swarm)
+    await ring.send(encode(Activations(((A, 0, 10),)), hidden(10)))
+    token = await villain.hear()
+    assert isinstance(token, NewToken)
+    assert token.position == 10
+    await ring.send(encode(Activations(((A, 10, 1),)), hidden(1)))
+    assert isinstance(await villain.hear(), NewToken)
+    closed = await villain.ask(CloseSession(A))
+    assert isinstance(closed, SessionClosed)
+    assert closed.tokens == 11
+    assert await villain.ask(CloseSession(A)) == SessionClosed(A, 0, 0), "closing twice is harmless"
+
+
+BAD_ACTIVATIONS: dict[str, tuple[Message, bytes, str]] = {
+    "too short": (Activations(((A, 0, 10),)), hidden(9), "1728 bytes"),
+    "too long": (Activations(((A, 0, 10),)), hidden(11), "2112 bytes"),
+    "nothing": (Activations(((A, 0, 10),)), b"", "0 bytes"),
+    "half a number": (Activations(((A, 0, 10),)), hidden(10)[:-1], "1919 bytes"),
+    "not a number": (Activations(((A, 0, 10),)), hidden(10, float("nan")), "NaN"),
+    "infinite": (Activations(((A, 0, 10),)), hidden(10, float("inf")), "infinite"),
+    "a gap": (Activations(((A, 1, 9),)), hidden(9), "0 was next"),
+    "past the capacity": (Activations(((A, 0, 41),)), hidden(41), "capacity is 40"),
+    "a huge count": (Activations(((A, 0, 1 << 24),)), hidden(10), "bytes of hidden states came"),
+    "a huge position": (Activations(((A, 1 << 24, 1),)), hidden(1), "0 was next"),
+    "tokens where hidden states belong": (NextTokens(((A, 0, 5),)), b"", "others hidden states"),
+    "a token outside the vocabulary": (NextTokens(((A, 0, 300),)), b"", "outside the vocabulary"),
+    "a control message on the ring": (Ping(1), b"", "no sense on the ring"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ACTIVATIONS)
+async def test_a_bad_frame_on_the_ring_fails_its_own_session_and_no_other(swarm: MemorySwarm, name: str) -> None:
+    message, payload, reason = BAD_ACTIVATIONS[name]
+    async with Bystander(swarm):
+        villain, ring = await open_middle(swarm)
+        await ring.send(encode(message, payload))
+
+        failed = await villain.hear()
+
+        assert isinstance(failed, SessionFailed)
+        assert failed.session == A
+        assert failed.code == "bad_input"
+        assert failed.blamed == villain.peer
+        assert reason in failed.reason
+    await until(lambda: swarm.empty)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"\xff\xff", msgpack.packb({"t": "act", "parts": []}), msgpack.packb({"t": "act", "parts": [[A, 0, 0]]}),
+     msgpack.packb({"t": "warp", "speed": 9}), msgpack.packb([1, 2])],
+    ids=["empty", "garbage", "no-parts", "no-tokens", "unknown-kind", "no-map"],
+)  # fmt: skip
+@pytest.mark.parametrize("protocol", [RING_PROTOCOL, CONTROL_PROTOCOL])
+async def test_what_is_no_message_ends_the_channel_and_its_sessions(
+    swarm: MemorySwarm, protocol: str, header: bytes
+) -> None:
+    async with Bystander(swarm):
+        villain, ring = await open_middle(swarm)
+        channel = ring if protocol == RING_PROTOCOL else villain.control
+        await channel.send(Frame(header, b""))
+        if channel is ring:
+            failed = await villain.hear()
+            assert isinstance(failed, SessionFailed)
+            assert failed.blamed == villain.peer
+        else:
+            await villain.hears_the_end()
+        await until(lambda: swarm.services[1].table.get(A) is None)
+    await until(lambda: swarm.empty)
+
+
+async def test_a_frame_cut_short_ends_the_sessions_of_its_sender(swarm: MemorySwarm) -> None:
+    async with Bystander(swarm):
+        villain, _ = await open_middle(swarm)
+        _, writer = await villain.transport.open_raw(swarm.providers[1].peer, RING_PROTOCOL)
+        writer.write(b"IM\x01\x00\x00\x00\x00\x20\x00\x00\x10\x00half a hea")
+        writer.close()
+        failed = await villain.hear()
+        assert isinstance(failed, SessionFailed)
+        assert failed.blamed == villain.peer
+    await until(lambda: swarm.empty)
+
+
+async def test_a_stranger_cannot_touch_somebody_elses_session(swarm: MemorySwarm) -> None:
+    async with Bystander(swarm) as victim:
+        for provider in range(2):
+            villain = await stranger(swarm, provider)
+            ring = await villain.transport.open(swarm.providers[provider].peer, RING_PROTOCOL)
+            await ring.send(encode(Activations(((victim, 0, 1),)), hidden(1)))
+            await ring.send(encode(Activations(((victim, 5, 1),)), hidden(1, float("nan"))))
+            await ring.send(encode(NextTokens(((victim, 3, 7),))))
+            answer = await villain.ask(Prompt(victim), token_payload(PROMPT))
+            assert isinstance(answer, SessionFailed)
+            assert answer.code == "unknown_session"
+            assert await villain.ask(CloseSession(victim)) == SessionClosed(victim, 0, 0)
+            duplicate = await villain.ask(villain.opening(victim, SPANS[provider]))
+            assert isinstance(duplicate, SessionRefused)
+            assert duplicate.code == "duplicate"
+            assert await villain.ask(CloseSession(victim)) == SessionClosed(victim, 0, 0)
+            await ring.aclose()
+            await villain.control.aclose()
+
+
+async def test_a_second_channel_of_the_same_client_cannot_close_the_firsts_sessions(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm)
+    assert await villain.ask(villain.opening(A, SPANS[0])) == SessionOpened(A)
+    second = await villain.transport.open(swarm.providers[0].peer, CONTROL_PROTOCOL)
+    other = replace(villain, control=second)
+
+    assert await other.ask(CloseSession(A)) == SessionClosed(A, 0, 0)
+    assert len(swarm.services[0].table) == 1
+    await second.aclose()
+    assert isinstance(await villain.ask(Ping(1)), Pong)
+    assert len(swarm.services[0].table) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [(9, "36 bytes of token ids came for 10"), (0, "0 bytes"), (11, "44 bytes")],
+)
+async def test_a_prompt_of_the_wrong_length_fails_its_session(swarm: MemorySwarm, count: int, reason: str) -> None:
+    async with Bystander(swarm):
+        villain = await stranger(swarm)
+        await villain.ask(villain.opening(A, SPANS[0]))
+        failed = await villain.ask(Prompt(A), token_payload([5] * count))
+        assert isinstance(failed, SessionFailed)
+        assert (failed.code, failed.blamed) == ("bad_prompt", villain.peer)
+        assert reason in failed.reason
+    await until(lambda: swarm.empty)
+
+
+async def test_a_prompt_with_a_token_outside_the_vocabulary_or_to_the_wrong_hop_is_refused(
+    swarm: MemorySwarm,
+) -> None:
+    first = await stranger(swarm)
+    await first.ask(first.opening(A, SPANS[0]))
+    failed = await first.ask(Prompt(A), token_payload([5] * 9 + [300]))
+    assert isinstance(failed, SessionFailed)
+    assert "outside the model's vocabulary" in failed.reason
+
+    last = await stranger(swarm, 1)
+    await last.ask(last.opening(B, SPANS[1]))
+    failed = await last.ask(Prompt(B), token_payload(PROMPT))
+    assert isinstance(failed, SessionFailed)
+    assert "not the first" in failed.reason
+    await until(lambda: swarm.empty)
+
+
+async def test_a_second_prompt_fails_the_session(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm)
+    await villain.ask(villain.opening(A, SPANS[0]))
+    await villain.say(Prompt(A), token_payload(PROMPT))
+    failed = await villain.ask(Prompt(A), token_payload(PROMPT))
+    assert isinstance(failed, SessionFailed)
+    assert "second prompt" in failed.reason
+
+
+async def test_a_token_before_the_prompt_fails_the_session(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm)
+    await villain.ask(villain.opening(A, SPANS[0]))
+    ring = await villain.transport.open(swarm.providers[0].peer, RING_PROTOCOL)
+    await ring.send(encode(NextTokens(((A, 0, 5),))))
+    failed = await villain.hear()
+    assert isinstance(failed, SessionFailed)
+    assert "before the prompt" in failed.reason
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "another model": ({"digest": "0" * 64}, "wrong_model"),
+    "blocks not served": ({"start": 1, "end": 5}, "wrong_blocks"),
+    "no blocks": ({"start": 3, "end": 3}, "wrong_blocks"),
+    "blocks turned round": ({"start": 4, "end": 3}, "wrong_blocks"),
+    "more than the context": ({"capacity": 513}, "too_long"),
+    "a huge capacity": ({"capacity": 1 << 24}, "too_long"),
+    "no room for an answer": ({"capacity": 10}, "bad_request"),
+    "less fed than the prompt": ({"fed_tokens": 9}, "bad_request"),
+    "another wire dtype": ({"wire_dtype": "float16"}, "wrong_dtype"),
+    "a top_p of nothing": ({"sampling": (0.5, 0, 0.0, 0.0, 1.0, 0.0, 0.0, None, 0)}, "bad_request"),
+    "too many logprobs": ({"sampling": (0.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 32, 0)}, "bad_request"),
+    "a bias outside the vocabulary": ({"logit_bias": ((300, 1.0),)}, "bad_request"),
+    "a penalty without the prompt": ({"sampling": (0.0, 0, 1.0, 0.0, 1.5, 0.0, 0.0, None, 0)}, "bad_request"),
+    "scores without the prompt": ({"prompt_scores": True}, "bad_request"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_what_cannot_be_served_is_refused_and_leaves_nothing_behind(swarm: MemorySwarm, name: str) -> None:
+    changes, code = REFUSALS[name]
+    villain = await stranger(swarm, 1)
+    refused = await villain.ask(villain.opening(A, SPANS[1], **changes))
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == code
+    assert refused.reason
+    assert swarm.empty
+    assert isinstance(await villain.ask(Ping(1)), Pong), "the channel goes on"
+
+
+async def test_known_tokens_outside_the_vocabulary_are_refused(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm, 1)
+    refused = await villain.ask(villain.opening(A, SPANS[1]), token_payload([300] * 10))
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == "bad_request"
+    assert swarm.empty
+
+
+async def test_a_neighbour_that_does_not_exist_fails_only_the_session_that_named_it(swarm: MemorySwarm) -> None:
+    for following in ("", "nobody", "12D3KooW\x00\u2603", Identity.generate().peer_id):
+        async with Bystander(swarm):
+            villain = await stranger(swarm)
+            await villain.ask(villain.opening(A, SPANS[0], following=following))
+            failed = await villain.ask(Prompt(A), token_payload(PROMPT))
+            assert isinstance(failed, SessionFailed)
+            assert (failed.code, failed.blamed) == ("peer_lost", following)
+    await until(lambda: swarm.empty)
+
+
+async def test_a_provider_may_be_named_as_its_own_neighbour_without_harm(swarm: MemorySwarm) -> None:
+    own = swarm.providers[0].peer
+    async with Bystander(swarm):
+        villain = await stranger(swarm)
+        await villain.ask(villain.opening(A, SPANS[0], previous=own, following=own))
+        failed = await villain.ask(Prompt(A), token_payload(PROMPT))
+        assert isinstance(failed, SessionFailed)
+        assert "takes tokens" in failed.reason
+    await until(lambda: swarm.empty)
+
+
+async def never(_: Channel) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_neighbour_that_does_not_read_stops_nobody_else(swarm: MemorySwarm) -> None:
+    async with Bystander(swarm):
+        villain = await stranger(swarm, ring=never)
+        for number in range(20):
+            session = bytes([number]) * 16
+            await villain.say(villain.opening(session, SPANS[0], prompt_tokens=400, fed_tokens=400, capacity=410))
+            await villain.say(Prompt(session), token_payload([5] * 400))
+    await villain.control.aclose()
+    await until(lambda: swarm.empty)
+
+
+async def test_a_flood_of_work_for_one_session_is_broken_off(swarm: MemorySwarm) -> None:
+    async with Bystander(swarm):
+        villain, ring = await open_middle(swarm, capacity=500)
+        for _ in range(300):
+            await ring.send(encode(Activations(((A, 0, 400),)), hidden(400)))
+            if swarm.services[1].table.get(A) is None:
+                break
+        while not isinstance(failed := await villain.hear(), SessionFailed):
+            assert isinstance(failed, NewToken)
+        assert failed.blamed == villain.peer
+        assert "under way" in failed.reason
+    await until(lambda: swarm.empty)
+
+
+async def test_one_client_cannot_take_all_sessions(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm)
+    answers = [await villain.ask(villain.opening(number.to_bytes(16, "big"), SPANS[0])) for number in range(130)]
+    assert [type(answer) for answer in answers] == [SessionOpened] * 128 + [SessionRefused] * 2
+    async with Bystander(swarm):
+        pass
+    await villain.control.aclose()
+    await until(lambda: swarm.empty)
+
+
+@pytest.mark.parametrize("kind", [SessionOpened(A), NewToken(A, 0, 0, None, None, ()), FileData(1, None), Pong(1)])
+async def test_a_message_that_only_a_hop_sends_ends_the_channel(swarm: MemorySwarm, kind: Message) -> None:
+    async with Bystander(swarm):
+        villain = await stranger(swarm)
+        await villain.ask(villain.opening(A, SPANS[0]))
+        await villain.say(kind)
+        await villain.hears_the_end()
+    await until(lambda: swarm.empty)
+
+
+async def test_only_the_models_own_small_files_are_given(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm)
+    own = swarm.files.digest
+    for digest, name in ((own, "../model.safetensors"), (own, "/etc/passwd"), (own, ""), ("0" * 64, "config.json")):
+        answer = await villain.ask(FetchFile(3, digest, name))
+        assert isinstance(answer, FileData)
+        assert answer.request == 3
+        assert answer.error is not None
+    frame_asked = encode(FetchFile(4, own, "config.json"))
+    await villain.control.send(frame_asked)
+    frame = await villain.control.receive()
+    assert frame is not None
+    assert bytes(frame.payload) == swarm.files.contents["config.json"]
+
+
+async def test_a_client_that_does_not_read_is_dropped_and_disturbs_nobody(
+    swarm: MemorySwarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.provider.control.MAX_OUTGOING", 64)
+    async with Bystander(swarm):
+        villain = await stranger(swarm)
+        await villain.ask(villain.opening(A, SPANS[0]))
+        with pytest.raises(PeerError):
+            for number in range(100_000):
+                await villain.say(FetchFile(number, swarm.files.digest, "tokenizer.json"))
+    await until(lambda: swarm.empty)
+
+
+async def test_a_neighbour_that_answers_on_the_ring_fails_its_sessions(swarm: MemorySwarm) -> None:
+    async def chatty(channel: Channel) -> None:
+        await channel.send(encode(Pong(1)))
+        await drain(channel)
+
+    async with Bystander(swarm):
+        villain = await stranger(swarm, ring=chatty)
+        await villain.ask(villain.opening(A, SPANS[0]))
+        failed = await villain.ask(Prompt(A), token_payload(PROMPT))
+        assert isinstance(failed, SessionFailed)
+        assert (failed.code, failed.blamed) == ("peer_lost", villain.peer)
+        assert "answered on the ring" in failed.reason
+    await until(lambda: swarm.empty)
+
+
+async def test_a_next_hop_that_goes_away_is_noticed_while_nothing_is_sent(swarm: MemorySwarm) -> None:
+    opened = asyncio.Event()
+    leave = asyncio.Event()
+
+    async def leaving(channel: Channel) -> None:
+        await channel.receive()
+        opened.set()
+        await leave.wait()
+
+    villain = await stranger(swarm, ring=leaving)
+    await villain.ask(villain.opening(A, SPANS[0]))
+    await villain.say(Prompt(A), token_payload(PROMPT))
+    await opened.wait()
+    leave.set()
+    failed = await villain.hear()
+    assert isinstance(failed, SessionFailed)
+    assert failed.code == "peer_lost"
+
+
+async def test_a_new_ring_channel_takes_the_place_of_the_old_one(swarm: MemorySwarm) -> None:
+    """The end of a channel that was replaced says nothing about the sessions on the new one."""
+    villain, old = await open_middle(swarm)
+    new = await villain.transport.open(swarm.providers[1].peer, RING_PROTOCOL)
+    await new.send(encode(Activations(((A, 0, 10),)), hidden(10)))
+    assert isinstance(await villain.hear(), NewToken)
+    await old.aclose()
+    await new.send(encode(Activations(((A, 10, 1),)), hidden(1)))
+    assert isinstance(await villain.hear(), NewToken)
+    await new.aclose()
+    failed = await villain.hear()
+    assert isinstance(failed, SessionFailed)
+    assert "closed the ring" in failed.reason
+
+
+@pytest.fixture
+async def tidy_swarm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemorySwarm]:
+    """One whose providers look for what has expired all the time."""
+    monkeypatch.setattr("mesh.provider.service.EXPIRY_SECONDS", 0.02)
+    async with memory_swarm(folder, SPANS) as swarm:
+        yield swarm
+
+
+async def test_links_that_no_session_uses_are_closed(tidy_swarm: MemorySwarm) -> None:
+    swarm = tidy_swarm
+    answer = await swarm.generate(GenerateRequest(MODEL, PROMPT, 5, ignore_eos=True))
+    assert len(swarm.services[0]._links) == 1
+    await until(lambda: not any(len(service._links) for service in swarm.services))
+    again = await swarm.generate(GenerateRequest(MODEL, PROMPT, 5, ignore_eos=True))
+    assert again.tokens == answer.tokens
+
+
+async def test_a_session_in_which_nothing_happens_expires(tidy_swarm: MemorySwarm) -> None:
+    swarm = tidy_swarm
+    villain = await stranger(swarm)
+    service = swarm.services[0]
+    await villain.ask(villain.opening(A, SPANS[0]))
+    session = service.table.get(A)
+    assert session is not None
+    session.last_active -= service.table.limits.idle_seconds + 1
+    failed = await villain.hear()
+    assert isinstance(failed, SessionFailed)
+    assert failed.code == "idle"
+    assert swarm.empty
+
+
+async def test_a_provider_that_is_stopping_admits_nobody(swarm: MemorySwarm) -> None:
+    villain = await stranger(swarm)
+    await villain.ask(villain.opening(A, SPANS[0]))
+    await swarm.providers[0].stop()
+    failed = await villain.hear()
+    assert isinstance(failed, SessionFailed)
+    assert failed.code == "closing"
+    refused = await villain.ask(villain.opening(B, SPANS[0]))
+    assert isinstance(refused, SessionRefused)
+    assert refused.code == "closing"

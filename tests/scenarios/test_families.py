@@ -1,0 +1,159 @@
+"""Every model family over three stage processes against transformers: the same tokens, the same probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mesh.client.client import Answer, Client
+from tests.scenarios.processes import Swarm, World, start_stages, stop_all
+from tests.shards import adapter_models, models
+
+torch.set_num_threads(1)
+TOLERANCE = 1e-4
+"""Of a chosen token's natural log-probability. These random weights magnify rounding: in float32, transformers itself
+is up to 1.6e-4 away from what it says in float64, so the reference for probabilities is transformers in float64."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A checkpoint to make, how it is cut, and how much is asked of it."""
+
+    name: str
+    shape: dict[str, Any] = field(default_factory=dict)
+    spans: tuple[str, ...] = ("0:2", "2:4", "4:5")
+    lean: bool = True
+    exact: bool = True
+    """Whether transformers can run it in float64."""
+
+    def make(self, folder: Path) -> Path:
+        if self.lean:
+            return models.make_checkpoint(folder, self.name, **self.shape)
+        return adapter_models.make_adapter_checkpoint(folder, self.name, **self.shape)
+
+    def reference(self, folder: Path) -> Any:
+        return models.reference(folder) if self.lean else adapter_models.reference(folder)
+
+    @property
+    def new_tokens(self) -> int:
+        return 128 if self.lean else 64
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        # Past Mistral's window, of one token, and in between; past the window of the adapter's families.
+        lengths = (61, 1, 18) if self.lean else (37, 5)
+        return [random_tokens(length, seed) for seed, length in enumerate(lengths, start=1)]
+
+
+FAMILIES = {
+    "Llama": Family("llama", {"hidden_size": 60, "n_heads": 6, "n_kv_heads": 3, "intermediate_size": 77}),
+    "Llama tied": Family("llama-tied", {"hidden_size": 36, "n_heads": 3, "n_kv_heads": 1}, ("0:1", "1:2", "2:5")),
+    "Llama 3 rope": Family("llama3", {"intermediate_size": 91}, ("0:3", "3:4", "4:5")),
+    "Mistral": Family("mistral", {"n_kv_heads": 3, "intermediate_size": 53}, ("0:2", "2:3", "3:5")),
+    "Qwen2": Family("qwen2", {"hidden_size": 42, "n_heads": 7, "n_kv_heads": 1}, ("0:1", "1:4", "4:5")),
+    "Qwen2 tied": Family("qwen2", {"tie_word_embeddings": True, "intermediate_size": 65}),
+    "Qwen3": Family("qwen3", {"hidden_size": 50, "n_heads": 4, "n_kv_heads": 2}, ("0:2", "2:4", "4:5")),
+    "Gemma 3": Family("gemma3", lean=False),
+    "Mixtral": Family("mixtral", lean=False, exact=False),
+    "GPT-2": Family("gpt2", lean=False),
+    "Falcon": Family("falcon-new", lean=False),
+    "BLOOM": Family("bloom", lean=False),
+    "Phi-3": Family("phi3", lean=False),
+}
+
+
+@dataclass
+class Expected:
+    """What transformers says: the tokens that follow each prompt (float32), and log-probabilities of every position."""
+
+    tokens: list[list[int]]
+    logprobs: list[torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def anchor(make_world: Callable[[], World], checkpoint: Path) -> Swarm:
+    """A node that the others find each other through; what it serves plays no part."""
+    return start_stages(make_world(), checkpoint, ["0:1"], "--name", "anchor")
+
+
+@pytest.fixture
+def serve(anchor: Swarm) -> Iterator[Callable[[Path, Sequence[str]], Swarm]]:
+    started: list[Swarm] = []
+
+    def start(folder: Path, spans: Sequence[str]) -> Swarm:
+        started.append(start_stages(anchor.world, folder, spans, peers=anchor.address))
+        return started[-1]
+
+    yield start
+    stop_all([provider for swarm in started for provider in swarm.providers])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_three_processes_say_what_transformers_says(
+    family: Family, anchor: Swarm, serve: Callable[[Path, Sequence[str]], Swarm], tmp_path: Path
+):
+    folder = family.make(tmp_path / family.name)
+    swarm = serve(folder, family.spans)
+    expected = expect(family, folder)  # while the processes start
+    swarm.wait_serving()
+    answers = asyncio.run(ask(anchor.address, swarm.model, family))
+    for prompt, answer, tokens, logprobs in zip(
+        family.prompts, answers, expected.tokens, expected.logprobs, strict=True
+    ):
+        assert [str(hop.span) for hop in answer.completion.route] == list(family.spans)
+        assert list(answer.tokens) == tokens
+        assert len(set(tokens)) > 3, "a model that repeats itself shows little"
+        said = [score.logprob for score in answer.completion.prompt_logprobs + answer.logprobs]
+        assert said[0] is None and len(said) == len(prompt) + len(tokens)
+        chosen = logprobs[:-1].gather(1, torch.tensor([prompt + tokens]).T[1:])[:, 0]
+        torch.testing.assert_close(torch.tensor(said[1:]), chosen, atol=TOLERANCE, rtol=0)
+        for score, row in zip(answer.logprobs, logprobs[len(prompt) - 1 : -1], strict=True):
+            values = torch.tensor([value for _, value in score.top])
+            torch.testing.assert_close(values, row.topk(3).values, atol=2 * TOLERANCE, rtol=0)
+            torch.testing.assert_close(values, row[[token for token, _ in score.top]], atol=2 * TOLERANCE, rtol=0)
+
+
+async def ask(address: str, model: str, family: Family) -> list[Answer]:
+    """Continue every prompt at once."""
+    async with Client(peers=[address]) as client:
+        return await asyncio.gather(
+            *(
+                client.generate(
+                    model,
+                    prompt,
+                    max_tokens=family.new_tokens,
+                    logprobs=3,
+                    prompt_logprobs=True,
+                    ignore_eos=True,
+                )
+                for prompt in family.prompts
+            )
+        )
+
+
+@torch.inference_mode()
+def expect(family: Family, folder: Path) -> Expected:
+    model = family.reference(folder)
+    model.generation_config.eos_token_id = None
+    exact = copy.deepcopy(model).double() if family.exact else model
+    tokens, logprobs = [], []
+    for prompt in family.prompts:
+        ids = torch.tensor([prompt])
+        whole = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=family.new_tokens, pad_token_id=0
+        )
+        tokens.append(whole[0, len(prompt) :].tolist())
+        logprobs.append(exact(whole).logits[0].log_softmax(-1).float())
+    return Expected(tokens, logprobs)
+
+
+def random_tokens(count: int, seed: int) -> list[int]:
+    return torch.randint(2, models.VOCAB_SIZE, (count,), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -1,0 +1,174 @@
+"""How processes end: asked politely, by Ctrl-C, or by `kill -9`, and what they leave behind (nothing)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shards.manifest import write_manifest
+from tests.scenarios.processes import MeshProcess, Swarm, World, start_stages, wait_until
+
+POLITE = (signal.SIGINT, signal.SIGTERM)
+STOP_SECONDS = 5.0
+EXPIRY_SECONDS = 45.0  # a record lives 30
+INTERRUPTED = 130
+
+
+def ends(process: MeshProcess, number: signal.Signals, code: int) -> None:
+    """It ends in time, with this exit code and without a traceback."""
+    assert process.running
+    assert process.stop(number, seconds=STOP_SECONDS) == code, str(process)
+    assert "Traceback" not in process.stderr, str(process)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process that is not our child still runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def peers_in_status(swarm: Swarm, model: str) -> set[str]:
+    found = swarm.world.status(swarm.address, "--model", model)
+    return {provider["peer"] for entry in found for provider in entry["providers"]}
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_a_provider_leaves_and_is_gone_from_status_at_once(
+    swarm: Swarm, world: World, checkpoint: Path, number: signal.Signals
+):
+    name = f"leaving-{number.name}"
+    left = start_stages(world, checkpoint, ["0:3", "3:5"], "--name", name, peers=swarm.address).wait_serving()
+    assert peers_in_status(swarm, name) == {left.peer(0), left.peer(1)}
+    ends(left.providers[1], number, 0)
+    assert peers_in_status(swarm, name) == {left.peer(0)}
+    ends(left.providers[0], number, 0)
+    assert peers_in_status(swarm, name) == set()
+    world.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_a_provider_that_is_still_choosing_stops_too(
+    swarm: Swarm, world: World, checkpoint: Path, number: signal.Signals
+):
+    process = world.join(checkpoint, "--name", f"choosing-{number.name}", peers=swarm.address)
+    process.event("joined")
+    ends(process, number, 0)
+    world.assert_nothing_left()
+    assert peers_in_status(swarm, f"choosing-{number.name}") == set()
+
+
+def test_a_provider_that_checks_gigabytes_of_weights_stops_too(world: World, checkpoint: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "large"))
+    manifest = write_manifest(folder)
+    listed = json.loads(manifest.read_text())
+    size = listed["files"]["model.safetensors"]["size"] = 40 << 30
+    manifest.write_text(json.dumps(listed))
+    with (folder / "model.safetensors").open("ab") as file:
+        file.truncate(size)  # takes no room on disk
+    process = world.join(folder, "--blocks", "0:5")
+    process.event("chose")
+    ends(process, signal.SIGTERM, 0)
+    world.assert_nothing_left()
+
+
+def test_a_provider_is_interrupted_while_it_still_imports(world: World, checkpoint: Path, tmp_path: Path):
+    key = tmp_path / "node.key"
+    process = world.join(checkpoint, "--identity", str(key))
+    wait_until(key.exists, "the key is made", pause=0.01)
+    process.send(signal.SIGINT)
+    assert process.wait(seconds=STOP_SECONDS) != 0
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_a_gateway_stops_though_an_answer_is_streaming(swarm: Swarm, world: World, number: signal.Signals):
+    gateway = world.start("gateway", "--port", "0", "--json", "--peers", swarm.address)
+    url = gateway.event("ready")["url"]
+    streaming = threading.Event()
+    ended = threading.Event()
+
+    def read() -> None:
+        body = {"model": swarm.model, "prompt": "x", "max_tokens": 480, "stream": True, "ignore_eos": True}
+        try:
+            with httpx.stream("POST", f"{url}/completions", json=body, timeout=30, trust_env=False) as response:
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        streaming.set()
+        except httpx.HTTPError:
+            pass  # cut off, as it should be
+        ended.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert streaming.wait(30)
+    ends(gateway, number, 0)
+    assert ended.wait(10)
+    reader.join()
+    world.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_generate_stops_in_the_middle_of_an_answer(swarm: Swarm, world: World, number: signal.Signals):
+    process = world.start("generate", "def add", "--model", swarm.model, "--peers", swarm.address, "-n", "480")
+    wait_until(lambda: len(process.stdout) > 20, "the answer has begun", seconds=60, pause=0.01)
+    ends(process, number, INTERRUPTED)
+    world.assert_nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", POLITE)
+def test_the_demo_stops_with_all_its_processes(world: World, checkpoint: Path, number: signal.Signals):
+    demo = world.start("demo", "--model", str(checkpoint), "--max-tokens", "480")
+    demo.says("asking llama")
+    assert len(world.left()) >= 9  # the demo, three providers and a gateway, each of the four with a p2pd
+    ends(demo, number, INTERRUPTED)
+    world.assert_nothing_left()
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_killed_takes_every_process_with_it(world: World, checkpoint: Path):
+    demo = world.start("demo", "--model", str(checkpoint), "--max-tokens", "480")
+    demo.says("asking llama")
+    assert len(world.left()) >= 9
+    demo.kill()
+    wait_until(lambda: not world.left(), "all processes are gone", seconds=STOP_SECONDS)
+    # Its folders have no owner any more; the next node that starts removes them.
+    assert world.runtime_folders()
+    world.run("status", "--peers", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo")
+    assert world.runtime_folders() == []
+
+
+@pytest.mark.slow
+def test_a_killed_provider_takes_p2pd_with_it_and_its_record_expires(swarm: Swarm, world: World, checkpoint: Path):
+    killed = start_stages(world, checkpoint, ["0:2"], "--name", "killed", peers=swarm.address).wait_serving()
+    (provider,) = killed.providers
+    children = world.descendants(provider)
+    assert children
+    provider.kill()
+    wait_until(lambda: not any(map(alive, children)), "p2pd is gone", seconds=2, pause=0.02)
+    wait_until(lambda: not peers_in_status(swarm, "killed"), "its record has expired", seconds=EXPIRY_SECONDS)
+    # What it left in the runtime folder goes with the next node that starts there.
+    world.run("status", "--peers", swarm.address)
+    world.assert_nothing_left()
+
+
+def test_a_provider_whose_weights_are_corrupt_is_gone_from_status(
+    swarm: Swarm, world: World, checkpoint: Path, tmp_path: Path
+):
+    folder = tmp_path / "corrupt"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        data = file.read_bytes()
+        (folder / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".safetensors" else data)
+    process = world.join(folder, "--blocks", "0:2", peers=swarm.address)
+    assert process.wait(seconds=60) == 1
+    assert process.event("chose")["span"] == "0:2"
+    assert peers_in_status(swarm, "corrupt") == set()
