@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from chain.client.core import Action, DryRun
+from chain.client.actions import Action, DryRun
 from chain.client.staking import StakingClient
 from chain.errors import ChainConfigError
 

@@ -10,136 +10,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from eth_utils import to_canonical_address
-
 from chain.client import lifecycle
 from chain.client.journal import Journal
-from chain.client.lifecycle import Attempt, Intent, Policy, Refusal, Seen, View, read_refusal
-from chain.client.rpc import Rpc, data, quantity
-from chain.contract_errors.decode import decode_revert, is_revert, revert_data
+from chain.client.lifecycle import Attempt, Intent, Policy, Refusal, read_refusal
+from chain.client.look import look
+from chain.client.pricing import Pricing, cannot_send, read_revert
+from chain.client.rpc import Rpc, quantity
+from chain.client.tickets import Call, Outcome, Ticket, outcome_of
 from chain.errors import (
     BadAnswer,
-    ChainConfigError,
     ContractError,
     FeeTooHigh,
-    InsufficientFunds,
     JournalError,
     NodeError,
     RpcRefused,
     StillPending,
     TransactionError,
     TransactionFailed,
-    UnknownRevert,
 )
 from chain.transactions import INTRINSIC_GAS, Fees, SignedTransaction, Transaction
 from chain.wallet import Account
 
 log = logging.getLogger(__name__)
 GAS_MARGIN_PERCENT = 25
-PRICE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a transaction does: call data for an address (None creates a contract), in words for people."""
-
-    to: str | None
-    data: bytes
-    label: str
-    value: int = 0
-    gas: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """What a call would cost now: gas units, wei per gas expected and at most, and wei expected in all."""
-
-    gas: int
-    gas_price: int
-    max_fee: int
-
-    @property
-    def cost(self) -> int:
-        return self.gas * self.gas_price
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A transaction at its good end. `resumed`: an earlier process had sent it, and this one did not send it again."""
-
-    label: str
-    tx_hash: str
-    block: int
-    gas_used: int
-    gas_price: int
-    logs: tuple[Mapping[str, Any], ...] = field(repr=False, default=())
-    resumed: bool = False
-
-    @property
-    def cost(self) -> int:
-        """Wei paid for gas."""
-        return self.gas_used * self.gas_price
-
-
-@dataclass(frozen=True, slots=True)
-class _Price:
-    base_fee: int
-    tip: int
-    nonce: int
-    at: float
-
-
-class Ticket:
-    """A transaction on its way. `await ticket.outcome()` waits for its end."""
-
-    def __init__(self, intent: Intent, resumed: bool) -> None:
-        self.intent = intent
-        self.resumed = resumed
-        self.mined: asyncio.Event = asyncio.Event()
-        self._end: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    @property
-    def tx_hash(self) -> str:
-        return "0x" + (self.intent.mined_hash or self.intent.current.hash).hex()
-
-    async def outcome(self, timeout: float | None = None) -> Outcome:
-        """Raises `TransactionFailed`, or `StillPending` after `timeout` seconds: it stays in the journal."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.shield(self._end)
-        except TimeoutError:
-            raise StillPending(
-                f"{self.intent.label} is not confirmed after {timeout:g} s; the journal keeps it, and the next start "
-                "looks after it",
-                tx_hash=self.tx_hash,
-            ) from None
-
-    async def wait_mined(self, timeout: float) -> None:
-        """Until it is in a block, however deep. Raises like `outcome`."""
-        waiter: asyncio.Future[Any] = asyncio.ensure_future(self.mined.wait())
-        ended: asyncio.Future[Any] = self._end
-        try:
-            await asyncio.wait({waiter, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiter.cancel()
-        if self._end.done():
-            self._end.result()
-        elif not self.mined.is_set():
-            raise StillPending(f"{self.intent.label} is in no block after {timeout:g} s", tx_hash=self.tx_hash)
-
-    def resolve(self, outcome: Outcome | TransactionError) -> None:
-        self.mined.set()
-        if self._end.done():
-            return
-        if isinstance(outcome, Outcome):
-            self._end.set_result(outcome)
-        else:
-            self._end.set_exception(outcome)
-            self._end.exception()  # seen: nobody may be waiting
 
 
 class Transactor:
@@ -161,6 +57,7 @@ class Transactor:
         self.journal = journal
         self.recovered: list[Ticket] = []
         """What earlier sessions left unfinished; handed out once to a call that is the same."""
+        self.pricing = Pricing(rpc, account.address)
         self._rpc = rpc
         self._chain_id = chain_id
         self._poll = poll
@@ -170,9 +67,6 @@ class Transactor:
         self._quiet_until: dict[int, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._price: _Price | None = None
-        self._price_lock = asyncio.Lock()
-        self._trouble: NodeError | None = None
 
     async def __aenter__(self) -> Transactor:
         for intent in self.journal.adopt(self.journal.orphans(self.account.address)):
@@ -190,59 +84,6 @@ class Transactor:
         for ticket in self._tickets.values():
             ticket.resolve(StillPending(f"{ticket.intent.label} was not awaited", tx_hash=ticket.tx_hash))
 
-    # --- asking ---
-
-    async def quote(self, call: Call, overrides: Mapping[str, Any] | None = None) -> Quote:
-        """What it would cost. Raises `ContractError` where it would revert, and `NodeError`s."""
-        gas = call.gas or await self._estimate(call, overrides)
-        price = await self._prices()
-        return Quote(gas, price.base_fee + price.tip, 2 * price.base_fee + price.tip)
-
-    async def _estimate(self, call: Call, overrides: Mapping[str, Any] | None = None) -> int:
-        request: dict[str, Any] = {"from": self.account.address, "data": "0x" + call.data.hex()}
-        if call.to is not None:
-            request["to"] = call.to
-        if call.value:
-            request["value"] = hex(call.value)
-        more = [overrides] if overrides else []
-        try:
-            try:
-                # The next block: an epoch may begin with it.
-                answer = await self._rpc.call("eth_estimateGas", request, "pending", *more)
-            except RpcRefused as error:
-                if is_revert(error.code, str(error)) or revert_data(error.data) or "pending" not in str(error).lower():
-                    raise
-                answer = await self._rpc.call("eth_estimateGas", request, "latest", *more)
-        except RpcRefused as error:
-            raise read_revert(error) or _cannot_send(error, call) from error
-        return quantity(answer)
-
-    async def _prices(self) -> _Price:
-        async with self._price_lock:
-            now = asyncio.get_running_loop().time()
-            if self._price is not None and now - self._price.at < PRICE_SECONDS:
-                return self._price
-            address = self.account.address
-            block, tip, latest, pending = await self._rpc.batch(
-                [
-                    ("eth_getBlockByNumber", ("latest", False)),
-                    ("eth_maxPriorityFeePerGas", ()),
-                    ("eth_getTransactionCount", (address, "latest")),
-                    ("eth_getTransactionCount", (address, "pending")),
-                ]
-            )
-            for answer in (block, latest):
-                if isinstance(answer, RpcRefused):
-                    raise answer
-            if not isinstance(block, dict) or block.get("baseFeePerGas") is None:
-                raise ChainConfigError("this chain has no base fee (EIP-1559), which this client needs")
-            nonce = quantity(latest)
-            if not isinstance(pending, RpcRefused):
-                nonce = max(nonce, quantity(pending))
-            paid_tip = 10**9 if isinstance(tip, RpcRefused) else quantity(tip)
-            self._price = _Price(quantity(block["baseFeePerGas"]), paid_tip, nonce, now)
-            return self._price
-
     # --- sending ---
 
     async def send(self, call: Call, *, key: str | None = None, timeout: float | None = None) -> Outcome:
@@ -257,12 +98,12 @@ class Transactor:
         Raises `ContractError` (it would revert), `InsufficientFunds`, `FeeTooHigh`, `TransactionError` (the node will
         never take it), `NodeError`, `JournalError`.
         """
-        to = _to_bytes(call)
+        to = call.target
         earlier = self._earlier(call, to, key)
         if earlier is not None:
             return earlier
-        gas = call.gas or (await self._estimate(call)) * (100 + GAS_MARGIN_PERCENT) // 100
-        price = await self._prices()
+        gas = call.gas or (await self.pricing.estimate(call)) * (100 + GAS_MARGIN_PERCENT) // 100
+        price = await self.pricing.now()
         fees = lifecycle.first_fees(price.base_fee, price.tip, self.policy.max_fee)
         if fees is None:
             raise FeeTooHigh(
@@ -294,7 +135,7 @@ class Transactor:
         if refusal is not None and refusal[0] in (Refusal.FUNDS, Refusal.OTHER):
             ticket.intent = self.journal.record_refused(ticket.intent)
             self._tickets.pop(intent.id, None)
-            error = _cannot_send(refusal[1], call)
+            error = cannot_send(refusal[1], call)
             ticket.resolve(error)
             raise error from refusal[1]
         return ticket
@@ -303,7 +144,7 @@ class Transactor:
         """True if `submit` would not send this call, because it was sent before."""
         if key is not None:
             return self.journal.by_key(self.account.address, key) is not None
-        payload = (self.account.address, _to_bytes(call), call.value, call.data)
+        payload = (self.account.address, call.target, call.value, call.data)
         return any(ticket.intent.payload == payload and ticket.intent.key is None for ticket in self.recovered)
 
     def _earlier(self, call: Call, to: bytes, key: str | None) -> Ticket | None:
@@ -352,7 +193,7 @@ class Transactor:
         return None
 
     async def _replace(self, ticket: Ticket, before: Fees) -> None:
-        price = await self._prices()
+        price = await self.pricing.now()
         fees = lifecycle.raised(before, price.base_fee, self.policy.max_fee)
         if fees is None or len(ticket.intent.attempts) >= self.policy.max_attempts:
             return
@@ -395,7 +236,8 @@ class Transactor:
             raise
 
     async def _round(self, live: Sequence[Ticket]) -> None:
-        view, receipts = await self._look(live)
+        hashes = [attempt.hash for ticket in live for attempt in ticket.intent.attempts]
+        view, receipts = await look(self._rpc, self.account.address, hashes, self.policy.confirmations)
         for ticket in live:
             intent = ticket.intent
             if intent.state.final:
@@ -420,43 +262,9 @@ class Transactor:
             )
             ticket.resolve(TransactionError(message, tx_hash=ticket.tx_hash))
         elif quantity(receipt["status"]) == 1:
-            ticket.resolve(_outcome(ticket, receipt))
+            ticket.resolve(outcome_of(ticket, receipt))
         else:
             ticket.resolve(await self._failure(ticket, receipt))
-
-    async def _look(self, live: Sequence[Ticket]) -> tuple[View, dict[bytes, Mapping[str, Any] | None]]:
-        """The chain as it is now, and the receipt (or None) of each attempt that the node could tell about.
-
-        Nonces are asked before receipts: a nonce that counts as used by ours then has its receipt.
-        """
-        address = self.account.address
-        head, block = await self._rpc.batch([("eth_blockNumber", ()), ("eth_getBlockByNumber", ("latest", False))])
-        if isinstance(head, RpcRefused):
-            raise head
-        number = quantity(head)
-        deep = max(0, number - self.policy.confirmations + 1)
-        hashes = [attempt.hash for ticket in live for attempt in ticket.intent.attempts]
-        answers = await self._rpc.batch(
-            [
-                ("eth_getTransactionCount", (address, "latest")),
-                ("eth_getTransactionCount", (address, hex(deep))),
-                *(("eth_getTransactionReceipt", ("0x" + each.hex(),)) for each in hashes),
-            ]
-        )
-        if isinstance(answers[0], RpcRefused):
-            raise answers[0]
-        nonce = quantity(answers[0])
-        # A node that has forgotten old states cannot tell about the depth: then nothing counts as used for good.
-        deep_nonce = 0 if isinstance(answers[1], RpcRefused) else quantity(answers[1])
-        receipts: dict[bytes, Mapping[str, Any] | None] = {}
-        for each, answer in zip(hashes, answers[2:], strict=True):
-            if answer is None or (isinstance(answer, dict) and answer.get("blockNumber") is not None):
-                receipts[each] = answer
-        base_fee = quantity(block["baseFeePerGas"]) if isinstance(block, dict) and "baseFeePerGas" in block else 0
-        seen = {each: _seen(each, receipt) for each, receipt in receipts.items() if receipt is not None}
-        return View(
-            max(number, *(s.block_number for s in seen.values()), 0), base_fee, nonce, deep_nonce, seen
-        ), receipts
 
     async def _carry_out(
         self, ticket: Ticket, step: lifecycle.Step, receipts: Mapping[bytes, Mapping[str, Any] | None]
@@ -491,15 +299,15 @@ class Transactor:
                 receipt = receipts[seen.hash]
                 assert receipt is not None  # `seen` was made from it
                 if seen.succeeded:
-                    ticket.resolve(_outcome(ticket, receipt))
+                    ticket.resolve(outcome_of(ticket, receipt))
                 else:
                     ticket.resolve(await self._failure(ticket, receipt))
 
     async def _renumber(self, ticket: Ticket) -> None:
         intent = ticket.intent
         log.warning("nonce %d was used by another transaction: signing %s again", intent.nonce, intent.label)
-        self._price = None
-        price = await self._prices()
+        self.pricing.forget()
+        price = await self.pricing.now()
         fees = lifecycle.first_fees(price.base_fee, price.tip, self.policy.max_fee) or intent.current.fees
 
         def sign(nonce: int) -> tuple[SignedTransaction, Fees]:
@@ -522,8 +330,8 @@ class Transactor:
             if isinstance(answer, RpcRefused):
                 log.info("%s: the node says %r", ended.label, str(answer))
             return
-        self._price = None
-        if (await self._prices()).nonce > nonce:
+        self.pricing.forget()
+        if (await self.pricing.now()).nonce > nonce:
             return  # somebody's transaction waits there
         await self.submit(Call(address, b"", "use up a nonce", gas=INTRINSIC_GAS))
 
@@ -550,39 +358,3 @@ class Transactor:
                 break
         why = f": {reason}" if reason is not None else ", and the node cannot tell why (out of gas?)"
         return TransactionFailed(f"{intent.label} failed{why}", tx_hash=ticket.tx_hash, reason=reason)
-
-
-def _to_bytes(call: Call) -> bytes:
-    return b"" if call.to is None else bytes(to_canonical_address(call.to))
-
-
-def read_revert(error: RpcRefused) -> ContractError | None:
-    """The typed error, where a node's refusal is a revert."""
-    body = revert_data({"data": error.data, "message": str(error)})
-    if body:
-        return decode_revert(body)
-    if is_revert(error.code, str(error)):
-        return UnknownRevert()
-    return None
-
-
-def _cannot_send(error: RpcRefused, call: Call) -> TransactionError:
-    if read_refusal(str(error)) is Refusal.FUNDS:
-        return InsufficientFunds(f"the account cannot pay for {call.label}: {error}")
-    return TransactionError(f"{call.label} cannot be sent: {error}")
-
-
-def _seen(tx_hash: bytes, receipt: Mapping[str, Any]) -> Seen:
-    return Seen(tx_hash, quantity(receipt["blockNumber"]), data(receipt["blockHash"]), quantity(receipt["status"]) == 1)
-
-
-def _outcome(ticket: Ticket, receipt: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        label=ticket.intent.label,
-        tx_hash=str(receipt["transactionHash"]),
-        block=quantity(receipt["blockNumber"]),
-        gas_used=quantity(receipt["gasUsed"]),
-        gas_price=quantity(receipt.get("effectiveGasPrice", "0x0")),
-        logs=tuple(receipt["logs"]),
-        resumed=ticket.resumed,
-    )

@@ -22,7 +22,7 @@ from mesh.cli.identities import data_folder
 from mesh.cli.options import AsJson, LogLevel
 
 if TYPE_CHECKING:
-    from chain.client.core import Action, DryRun, Result
+    from chain.client.actions import Action, DryRun, Result
     from chain.client.staking import StakingClient
 
 DEFAULT_RPC = "http://127.0.0.1:8545"

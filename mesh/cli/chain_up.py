@@ -111,7 +111,7 @@ async def fund(
 ) -> None:
     """Give FUNC and gas money from the development chain's account 0."""
     from chain.client.staking import StakingClient
-    from chain.client.transactor import Call
+    from chain.client.tickets import Call
     from chain.deploy import Deployment, read_address
     from chain.devnet.accounts import CHAIN_ID, faucet
     from chain.errors import ChainConfigError

@@ -216,6 +216,24 @@ class Work(Accounts):
         self.do("settlement", "resolve_challenge", pick(rng, ACTORS), self.a_challenge(rng))
 
     @action(3)
+    def challenge_every_leaf(self, rng: Random) -> None:
+        """All leaves of one slot, mostly unanswered: a bad tree is punished once, however many leaves it has."""
+        delay = self.ledger.epochs.epoch_reward_delay
+        recent = [key for key in sorted(self.trees) if key[2] >= self.epoch - delay + 2]
+        if not recent:
+            return
+        tree = self.trees[pick(rng, recent)]
+        first = len(self.ledger.settlement.challenges())
+        for leaf in tree.leaves:
+            slot = (tree.gateway, tree.model_id, tree.epoch)
+            self.do("settlement", "open_leaf_challenge", ACTORS[5], *slot, leaf, tree.proof(leaf.provider))
+        if not mostly(rng, 3):
+            self.answer(rng)
+        self.block = max(self.block, self.ledger.epochs.epoch_start_block(tree.epoch + delay))
+        for number in range(first, len(self.ledger.settlement.challenges())):
+            self.do("settlement", "resolve_challenge", pick(rng, ACTORS), number)
+
+    @action(3)
     def challenge_a_sum(self, rng: Random) -> None:
         recent = [key for key in sorted(self.trees) if key[2] >= self.epoch - 6]
         if not recent:

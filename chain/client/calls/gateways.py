@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chain.client.core import Action, Core, Spend, check_id, check_metadata, check_range
+from chain.client.actions import Action, Spend
+from chain.client.checks import check_id, check_metadata, check_range
+from chain.client.core import Core
 from chain.contract_errors import UnknownGateway
 from chain.deploy import read_address
 from chain.primitives import ZERO_ADDRESS, checksummed, key_of

@@ -8,7 +8,9 @@ from enum import IntEnum
 from eth_utils import to_canonical_address
 
 from chain.abi import Record
-from chain.client.core import Action, Core, Spend, check_id, check_metadata
+from chain.client.actions import Action, Spend
+from chain.client.checks import check_id, check_metadata
+from chain.client.core import Core
 from chain.deploy import read_address
 from chain.errors import InvalidArgument
 from chain.primitives import keccak256

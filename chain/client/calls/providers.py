@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass
 
 from chain import safe_json
-from chain.client.core import Action, Core, Prepared, Result, Spend, check_id, check_metadata, check_range
+from chain.client.actions import Action, Prepared, Result, Spend
+from chain.client.checks import check_id, check_metadata, check_range
+from chain.client.core import Core
 from chain.contract_errors import NotProviderOwner, UnknownProvider
 from chain.contract_errors.decode import decode_revert
 from chain.deploy import read_address

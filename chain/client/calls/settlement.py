@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chain.abi import Record
-from chain.client.core import Action, Core, Prepared, Spend, check_id
+from chain.client.actions import Action, Prepared, Spend
+from chain.client.checks import check_id
+from chain.client.core import Core
 from chain.merkle import ContributionTree, Leaf
 from chain.primitives import key_of
 from chain.vouchers import CheckpointCommitment, ContributionVoucher, SlaReport

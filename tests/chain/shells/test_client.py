@@ -15,7 +15,7 @@ from chain.client.calls.providers import check_provider_metadata, provider_metad
 from chain.client.lifecycle import Policy
 from chain.client.staking import StakingClient
 from chain.client.sync import SyncStakingClient
-from chain.client.transactor import Call
+from chain.client.tickets import Call
 from chain.contract_errors import (
     ERC20InsufficientBalance,
     ModelNameTaken,

@@ -13,7 +13,7 @@ from chain.client.journal import Journal
 from chain.client.lifecycle import Policy, State
 from chain.client.retry import RetryPolicy
 from chain.client.staking import chain_name
-from chain.client.transactor import Call
+from chain.client.tickets import Call
 from chain.contract_errors import UnknownGateway
 from chain.devnet.accounts import CHAIN_ID, faucet
 from chain.errors import InsufficientFunds, NodeError, StillPending, TransactionError, TransactionFailed
