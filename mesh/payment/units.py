@@ -1,0 +1,61 @@
+"""What work counts and costs: weighted tokens, units and their high-water marks (pure, integers only).
+
+    units of a hop = its blocks × (W_PROMPT × prompt tokens + W_GENERATED × generated tokens)
+
+Over one route the blocks add up to the model's, so no stage can inflate its share alone, and the fee of all units,
+`ceil(units × price ÷ blocks of the model)`, is exactly price × weighted tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+W_PROMPT: Final = 1
+W_GENERATED: Final = 4
+
+
+def weighted_tokens(prompt: int, generated: int) -> int:
+    """Prompt and generated tokens in one number: `pricePerToken` on the chain is the price of one of these."""
+    return W_PROMPT * prompt + W_GENERATED * generated
+
+
+def progress_tokens(prompt: int, processed: int) -> int:
+    """Weighted tokens that a session with a prompt of `prompt` tokens is worth once `processed` positions have run.
+
+    Running the prompt's last position yields the first generated token, every later position one more.
+    """
+    return weighted_tokens(min(processed, prompt), max(0, processed - prompt + 1))
+
+
+@dataclass(slots=True)
+class SessionMeter:
+    """Weighted tokens that one session is worth so far. `fed` tokens are prefilled, of which `prompt` are the prompt.
+
+    A session that resumes elsewhere (`fed` > `prompt`) starts from what its earlier route was worth: work that is
+    repeated because of a failure counts once. Positions that run again (speculation, replay) count once too.
+    """
+
+    prompt: int
+    fed: int
+    processed: int = 0
+
+    def advance(self, processed: int) -> int:
+        """Note that positions below `processed` have run; the weighted tokens that this adds."""
+        before = self.tokens
+        self.processed = max(self.processed, processed)
+        return self.tokens - before
+
+    @property
+    def tokens(self) -> int:
+        """Weighted tokens so far, beyond what an earlier route was worth."""
+        return max(0, progress_tokens(self.prompt, self.processed) - self._base)
+
+    @property
+    def replayed(self) -> int:
+        """Tokens that are run again for nothing."""
+        return self.fed if self.fed > self.prompt else 0
+
+    @property
+    def _base(self) -> int:
+        return progress_tokens(self.prompt, self.fed - 1) if self.fed > self.prompt else 0
