@@ -1,0 +1,197 @@
+"""What one gateway owes one provider, as each side keeps it (pure, integers only).
+
+The provider counts the work it has done, says so in receipts, and holds vouchers for it; it works on only while what is
+unpaid stays within the credit that it gives. The gateway counts the tokens that it has received and signs vouchers for
+what a receipt claims and its own count bears out. Both are cumulative per epoch, so a repeated or lost message changes
+nothing. Source of the idea: cumulative vouchers of payment channels (The Graph's TAP, Livepeer's tickets).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from mesh.errors import ProtocolViolation
+
+GENESIS: Final = bytes(32)
+"""What the first receipt of a pair follows."""
+KEPT_EPOCHS: Final = 2
+"""Vouchers are taken for the current epoch and the ones next to it."""
+_LINK: Final = b"mesh receipt v1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Who works for whom on what."""
+
+    gateway: str
+    provider: str
+    model_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptClaim:
+    """«In `epoch` we have done `units` for you in all»; `link` hashes it together with the one before."""
+
+    pair: Pair
+    epoch: int
+    sequence: int
+    units: int
+    previous: bytes
+
+    @property
+    def link(self) -> bytes:
+        """32 bytes: sha256 over the previous link and this claim."""
+        pair = self.pair
+        text = f"{pair.gateway}\n{pair.provider}\n{pair.model_id}\n{self.epoch}\n{self.sequence}\n{self.units}"
+        return hashlib.sha256(_LINK + self.previous + text.encode()).digest()
+
+
+@dataclass(slots=True)
+class EpochTab:
+    """Cumulative units of one epoch: claimed by receipts, and covered by vouchers."""
+
+    receipted: int = 0
+    vouched: int = 0
+
+
+@dataclass(slots=True)
+class ProviderTab:
+    """The provider's side. `credit` is how many units may be unpaid; `forgiven` of them are written off each epoch.
+
+    So a gateway that never signs again costs at most `credit` units, and one that cuts sessions short on purpose
+    another half of that an epoch.
+    """
+
+    pair: Pair
+    credit: int
+    epoch: int = 0
+    open: int = 0
+    """Done, and in no receipt yet."""
+    running: int = 0
+    """Being computed."""
+    epochs: dict[int, EpochTab] = field(default_factory=dict)
+    sequence: int = 0
+    link: bytes = GENESIS
+    forgiven: int = 0
+    paid: int = 0
+
+    @property
+    def unpaid(self) -> int:
+        return self.open + sum(tab.receipted - tab.vouched for tab in self.epochs.values())
+
+    def has_room(self, units: int) -> bool:
+        """Whether `units` more may be begun."""
+        return self.unpaid + self.running + units <= self.credit
+
+    def begin(self, units: int) -> None:
+        self.running += units
+
+    def finish(self, begun: int, done: int) -> None:
+        """Work that was begun has ended; `done` of it counts (less when it failed)."""
+        self.running -= begun
+        self.open += done
+
+    def turn(self, epoch: int) -> None:
+        """The chain's epoch is `epoch` now: what was claimed before the last one and not vouched for is claimed anew."""
+        if epoch <= self.epoch:
+            return
+        self.epoch, self.forgiven = epoch, 0
+        for past in [each for each in self.epochs if each < epoch]:
+            tab = self.epochs[past]
+            self.open += tab.receipted - tab.vouched
+            tab.receipted = tab.vouched
+            if past < epoch - KEPT_EPOCHS:
+                del self.epochs[past]
+
+    def claim(self) -> ReceiptClaim | None:
+        """The next receipt, or None when there is nothing new to say."""
+        if not self.open:
+            return None
+        tab = self.epochs.setdefault(self.epoch, EpochTab())
+        tab.receipted += self.open
+        self.open = 0
+        self.sequence += 1
+        claim = ReceiptClaim(self.pair, self.epoch, self.sequence, tab.receipted, self.link)
+        self.link = claim.link
+        return claim
+
+    def check(self, epoch: int, units: int) -> int:
+        """New units that a voucher is worth; 0 for an old one. Raises `ProtocolViolation` for one nobody asked for.
+
+        One for an epoch whose shortfall has been claimed anew is taken too: the newer claim shrinks by as much.
+        """
+        tab = self.epochs.get(epoch)
+        if tab is None:
+            raise ProtocolViolation(f"a voucher for epoch {epoch}, in which nothing was claimed")
+        if units > tab.receipted + (self.unpaid if epoch < self.epoch else 0):
+            raise ProtocolViolation(f"a voucher for {units} units, of which {tab.receipted} were claimed")
+        return max(0, units - tab.vouched)
+
+    def accept(self, epoch: int, units: int) -> None:
+        """Count a voucher that `check` passed and that is safely written down."""
+        tab = self.epochs[epoch]
+        gained = units - tab.vouched
+        if gained <= 0:
+            return
+        tab.vouched = units
+        late = units - tab.receipted
+        if late > 0:  # claimed anew in a later epoch already: from there, or from what is still open
+            tab.receipted = units
+            taken = min(late, self.open)
+            self.open -= taken
+            self.forgiven -= late - taken
+        self.paid += gained
+
+    def write_off(self, units: int) -> int:
+        """Give up on work that cannot be paid (its session ended early), within bounds; what was given up."""
+        most = max(0, self.credit // 2 - self.forgiven)
+        given = min(units, most, self.open)
+        self.open -= given
+        self.forgiven += given
+        return given
+
+
+@dataclass(slots=True)
+class GatewayTab:
+    """The gateway's side. `grace` is what it pays on the provider's word after a restart, when its own count is lost."""
+
+    pair: Pair
+    grace: int = 0
+    verified: int = 0
+    """Units that tokens which reached us bear out, since we started."""
+    signed: int = 0
+    """Units that we signed for since we started."""
+    epochs: dict[int, EpochTab] = field(default_factory=dict)
+    sequence: int = 0
+    link: bytes = GENESIS
+
+    def check_receipt(self, epoch: int, sequence: int, units: int) -> ReceiptClaim:
+        """The claim in a receipt that follows the last one. Raises `ProtocolViolation`."""
+        tab = self.epochs.get(epoch, EpochTab())
+        if sequence <= self.sequence:
+            raise ProtocolViolation(f"receipt {sequence} comes after receipt {self.sequence}")
+        if units < tab.receipted:
+            raise ProtocolViolation(f"a receipt takes back {tab.receipted - units} units")
+        return ReceiptClaim(self.pair, epoch, sequence, units, self.link)
+
+    def receipt(self, claim: ReceiptClaim) -> None:
+        """Count a receipt that `check_receipt` passed."""
+        self.epochs.setdefault(claim.epoch, EpochTab()).receipted = claim.units
+        self.sequence = claim.sequence
+        self.link = claim.link
+
+    def due(self, epoch: int) -> int | None:
+        """Cumulative units of `epoch` to sign for now, or None when that would say nothing new."""
+        tab = self.epochs.get(epoch)
+        if tab is None:
+            return None
+        more = min(tab.receipted - tab.vouched, self.verified + self.grace - self.signed)
+        return tab.vouched + more if more > 0 else None
+
+    def sign(self, epoch: int, units: int) -> None:
+        """Count a voucher that is written down."""
+        tab = self.epochs[epoch]
+        self.signed += units - tab.vouched
+        tab.vouched = units
