@@ -1,4 +1,4 @@
-"""Receipts and vouchers on disk: what a gateway has signed and what a provider holds, safe against a crash at any point.
+"""Receipts and vouchers on disk: what a gateway has signed and what a provider holds, safe against a crash anywhere.
 
 A gateway writes a voucher down before it sends it, so that it never forgets a promise; a provider writes it down before
 it counts, so that it never loses one. Every write is a transaction, synced to the disk (sqlite, WAL,
@@ -96,7 +96,8 @@ class PaymentJournal:
 
     def slots(self, side: Side, *, epoch: int | None = None, pair: Pair | None = None) -> list[Slot]:
         """What is written down, by epoch, then provider and gateway."""
-        where, values = ["side = ?"], [side]
+        where = ["side = ?"]
+        values: list[str] = [side]
         if epoch is not None:
             where.append("epoch = ?")
             values.append(str(epoch))

@@ -94,7 +94,7 @@ class ProviderTab:
         self.open += done
 
     def turn(self, epoch: int) -> None:
-        """The chain's epoch is `epoch` now: what was claimed before the last one and not vouched for is claimed anew."""
+        """The chain's epoch is `epoch` now: what was claimed before and not vouched for is claimed anew."""
         if epoch <= self.epoch:
             return
         self.epoch, self.forgiven = epoch, 0
@@ -155,7 +155,7 @@ class ProviderTab:
 
 @dataclass(slots=True)
 class GatewayTab:
-    """The gateway's side. `grace` is what it pays on the provider's word after a restart, when its own count is lost."""
+    """The gateway's side. `grace` is paid on the provider's word after a restart, when our own count is lost."""
 
     pair: Pair
     grace: int = 0
