@@ -9,19 +9,22 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from mesh.client.catalog import Offer, offers
 from mesh.client.generation import MeshGeneration, Patience
-from mesh.client.hop_link import HopLinks
+from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.ring_session import RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
+from mesh.discovery.records import ProviderRecord
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
+from mesh.payment.purser import Purser
 from mesh.swarm.route import Hop, Latencies, choose_route
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
@@ -63,21 +66,34 @@ class BackendConfig:
 class SwarmBackend:
     """Use as `async with`. Satisfies `mesh.client.types.Backend`."""
 
-    def __init__(self, transport: Transport, directory: Directory, config: BackendConfig | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        directory: Directory,
+        config: BackendConfig | None = None,
+        *,
+        purser: Callable[[asyncio.TaskGroup], Purser] | None = None,
+    ) -> None:
+        """`purser` makes the one that pays the hops; without it only providers that want no pay serve us."""
+        self._make_purser = purser
+        self.purser: Purser | None = None
         self._transport = transport
         self._directory = directory
         self._config = config or BackendConfig()
         self._tasks = asyncio.TaskGroup()
-        self._links = HopLinks(transport, self._tasks)
+        self._links = HopLinks(transport, self._tasks, greet=self._greet)
         self._views: dict[str, tuple[float, list[Offer]]] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
         self._penalised: dict[str, float] = {}
         self._sessions: Counter[str] = Counter()
+        self._records: dict[str, ProviderRecord] = {}
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
+        if self._make_purser is not None:
+            self.purser = self._make_purser(self._tasks)
         return self
 
     async def __aexit__(
@@ -149,7 +165,12 @@ class SwarmBackend:
         def session(hops: Sequence[Hop], current: SessionPlan) -> RingSession:
             config = self._config
             return RingSession(
-                self._links, hops, current, admit_seconds=config.admit_seconds, token_seconds=config.token_seconds
+                self._links,
+                hops,
+                current,
+                admit_seconds=config.admit_seconds,
+                token_seconds=config.token_seconds,
+                accrue=self.purser.accrue if self.purser is not None else None,
             )
 
         try:
@@ -199,8 +220,12 @@ class SwarmBackend:
     async def _look(self, name: str) -> list[Offer]:
         began = time.monotonic()
         keys = [key for key in await self._directory.models() if key.name == name]
-        records = await asyncio.gather(*(self._directory.providers(key) for key in keys))
-        found = offers(name, itertools.chain.from_iterable(records))
+        listed = await asyncio.gather(*(self._directory.providers(key) for key in keys))
+        records = list(itertools.chain.from_iterable(listed))
+        if self.purser is not None:
+            records = await self.purser.vet(records)
+        self._records.update((record.peer, record) for record in records)
+        found = offers(name, records)
         self._views[name] = (began, found)
         return found
 
@@ -231,6 +256,16 @@ class SwarmBackend:
             if fresh:
                 raise gap
         raise NoRoute(f"nobody serves {name} any more")
+
+    async def _greet(self, link: HopLink) -> None:
+        """Tell a provider who pays, on a new channel. Raises `PeerError` when it does not want us."""
+        purser, record = self.purser, self._records.get(link.peer)
+        if purser is None or record is None:
+            return
+        link.on_receipt = partial(purser.receipt, link.peer)
+        link.on_end = partial(purser.leave, link.peer)
+        answer = await link.introduce(*purser.hello())
+        await purser.welcomed(link.peer, answer, record.account, len(record.span), link.send)
 
     def _blame(self, peer: str) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from mesh.errors import PeerError, PeerTimeout, PeerUnreachable, ProtocolViolation
@@ -21,6 +21,7 @@ from mesh.wire.messages import (
     NewToken,
     Ping,
     Pong,
+    PromptProgress,
     PromptScores,
     SessionClosed,
     SessionFailed,
@@ -29,16 +30,19 @@ from mesh.wire.messages import (
     decode,
     encode,
 )
+from mesh.wire.paying import Hello, Receipt, Unwelcome, Welcome
 
 logger = logging.getLogger(__name__)
 
-FromHop = SessionOpened | SessionRefused | NewToken | PromptScores | SessionFailed | SessionClosed
+FromHop = SessionOpened | SessionRefused | NewToken | PromptScores | PromptProgress | SessionFailed | SessionClosed
 Event = tuple[PeerId, FromHop | PeerError]
 """What a session hears: which hop, and its message, or why nothing more will come from it."""
 Events = asyncio.Queue[Event]
 
 ANSWER_SECONDS = 15.0
 SEND_SECONDS = 30.0
+INTRODUCTION = -1
+"""The place of an introduction among the questions that wait for an answer; there is one a channel."""
 
 
 class HopLink:
@@ -49,6 +53,9 @@ class HopLink:
         self.round_trip: float | None = None
         """Seconds, from the last ping."""
         self.alive = True
+        self.on_receipt: Callable[[Receipt], None] | None = None
+        """Takes the receipts of a provider that is paid."""
+        self.on_end: Callable[[], None] | None = None
         self._channel = channel
         self._sessions: dict[bytes, Events] = {}
         self._answers: dict[int, asyncio.Future[tuple[Message, Frame]]] = {}
@@ -76,6 +83,8 @@ class HopLink:
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(ending)
+            if self.on_end is not None:
+                self.on_end()
             await self._channel.aclose()  # which also ends the sends
 
     def join(self, session: bytes, queue: Events) -> None:
@@ -130,11 +139,18 @@ class HopLink:
             raise ProtocolViolation(f"{name} is larger than announced", peer=self.peer)
         return bytes(frame.payload)
 
-    async def _ask(self, number: int, message: Message) -> tuple[Message, Frame]:
+    async def introduce(self, hello: Hello, binding: bytes) -> Welcome | Unwelcome:
+        """Say who pays; what the hop answers. Raises `PeerError`."""
+        message, _ = await self._ask(INTRODUCTION, hello, binding)
+        if not isinstance(message, Welcome | Unwelcome):
+            raise ProtocolViolation(f"a {message.kind!r} message answers no introduction", peer=self.peer)
+        return message
+
+    async def _ask(self, number: int, message: Message, payload: bytes = b"") -> tuple[Message, Frame]:
         answer: asyncio.Future[tuple[Message, Frame]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
-            await self.send(message)
+            await self.send(message, payload)
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError as error:
@@ -145,7 +161,15 @@ class HopLink:
 
     def _dispatch(self, message: Message, frame: Frame) -> None:
         match message:
-            case SessionOpened() | SessionRefused() | NewToken() | PromptScores() | SessionFailed() | SessionClosed():
+            case (
+                SessionOpened()
+                | SessionRefused()
+                | NewToken()
+                | PromptScores()
+                | PromptProgress()
+                | SessionFailed()
+                | SessionClosed()
+            ):
                 queue = self._sessions.get(message.session)
                 if queue is not None and not _offer(queue, (self.peer, message)):
                     raise ProtocolViolation("it sent more than the session can have", peer=self.peer)
@@ -153,6 +177,12 @@ class HopLink:
                 answer = self._answers.get(number)
                 if answer is not None and not answer.done():
                     answer.set_result((message, frame))
+            case Welcome() | Unwelcome():
+                answer = self._answers.get(INTRODUCTION)
+                if answer is not None and not answer.done():
+                    answer.set_result((message, frame))
+            case Receipt() if self.on_receipt is not None:
+                self.on_receipt(message)
             case _:
                 raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=self.peer)
 
@@ -168,7 +198,16 @@ def _offer(queue: Events, event: Event) -> bool:
 class HopLinks:
     """The client's open control channels, one per hop, kept while the client lives."""
 
-    def __init__(self, transport: Transport, tasks: asyncio.TaskGroup, *, open_timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        tasks: asyncio.TaskGroup,
+        *,
+        open_timeout: float = 10.0,
+        greet: Callable[[HopLink], Awaitable[None]] | None = None,
+    ) -> None:
+        """`greet` says the first words on every new channel; what it raises, `get` raises."""
+        self._greet = greet
         self._transport = transport
         self._tasks = tasks
         self._open_timeout = open_timeout
@@ -185,9 +224,15 @@ class HopLinks:
             link = self._links.get(peer)
             if link is None or not link.alive:
                 link = await HopLink.open(self._transport, peer, timeout=self._open_timeout)
-                self._links[peer] = link
                 self._readers.add(reader := self._tasks.create_task(link.run()))
                 reader.add_done_callback(self._readers.discard)
+                if self._greet is not None:
+                    try:
+                        await self._greet(link)
+                    except BaseException:
+                        reader.cancel()
+                        raise
+                self._links[peer] = link
             return link
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from mesh.errors import (
     ProtocolViolation,
     Refused,
 )
+from mesh.payment.units import SessionMeter
 from mesh.swarm.route import Hop
 from mesh.wire.messages import (
     SESSION_BYTES,
@@ -27,6 +28,7 @@ from mesh.wire.messages import (
     NewToken,
     OpenSession,
     Prompt,
+    PromptProgress,
     PromptScores,
     SessionClosed,
     SessionFailed,
@@ -68,8 +70,18 @@ class RingSession:
     """Use as `async with`: entering opens it on every hop, leaving closes it on every hop."""
 
     def __init__(
-        self, links: HopLinks, hops: Sequence[Hop], plan: SessionPlan, *, admit_seconds: float, token_seconds: float
+        self,
+        links: HopLinks,
+        hops: Sequence[Hop],
+        plan: SessionPlan,
+        *,
+        admit_seconds: float,
+        token_seconds: float,
+        accrue: Callable[[str, int], None] | None = None,
     ) -> None:
+        """`accrue(peer, units)` hears of the work that what reaches us bears out."""
+        self._accrue = accrue
+        self._meter = SessionMeter(plan.prompt_tokens, len(plan.fed))
         self.id = secrets.token_bytes(SESSION_BYTES)
         self.hops = tuple(hops)
         self.reports: tuple[HopReport, ...] = ()
@@ -130,15 +142,27 @@ class RingSession:
                 case NewToken(position=position) if peer == last and position == expected:
                     self._check(message)
                     expected += 1
+                    self._count(position)
                     yield message
                     if message.finish is not None:
                         return
+                case PromptProgress(position=position) if (
+                    peer == last and expected == len(plan.fed) and self._meter.processed < position < len(plan.fed)
+                ):
+                    self._count(position)
                 case PromptScores(scores=scores) if peer == last and plan.prompt_scores:
                     for _, top in scores:
                         self._check_top(top)
                     yield message
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} out of turn", peer=peer)
+
+    def _count(self, processed: int) -> None:
+        """Positions below `processed` have run on every hop."""
+        tokens = self._meter.advance(processed)
+        if self._accrue is not None:
+            for hop in self.hops:
+                self._accrue(hop.peer, tokens * len(hop.span))
 
     def _check(self, message: NewToken) -> None:
         """Raises `ProtocolViolation` when an honest last hop could not have sent the token."""
@@ -279,7 +303,7 @@ class RingSession:
 
     async def _say_close(self, link: HopLink) -> bool:
         try:
-            await link.send(CloseSession(self.id))
+            await link.send(CloseSession(self.id, self._meter.processed))
         except PeerError:
             return False
         return True

@@ -40,6 +40,7 @@ _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/:=,-]{0,63}\Z")
 _MADDR: Final = re.compile(r"/[A-Za-z0-9._:/%-]{1,255}\Z")
 _MAX_MADDRS: Final = 16
 _MAX_FILES: Final = 16
+_MAX_ACCOUNT: Final = 1024
 
 
 class ModelKey(NamedTuple):
@@ -83,6 +84,8 @@ class ProviderRecord:
     """The software's version."""
     files: Mapping[str, FileDigest] = field(default_factory=dict, hash=False)
     """Small files that the provider hands out, by name."""
+    account: bytes = b""
+    """Its binding to an account on a chain (`mesh.payment.binding`), or nothing where it serves for free."""
     sequence: int = 0
     expires: float = 0.0
     """Unix time (seconds)."""
@@ -98,8 +101,8 @@ def provider_key(model: ModelKey) -> bytes:
 
 
 def index_entry(record: ProviderRecord) -> ProviderRecord:
-    """The short form of a record that goes under `INDEX_KEY`: no addresses, no files."""
-    return replace(record, maddrs=(), files={})
+    """The short form of a record that goes under `INDEX_KEY`: no addresses, no files, no account."""
+    return replace(record, maddrs=(), files={}, account=b"")
 
 
 def encode_record(record: ProviderRecord, identity: Identity, *, key: bytes | None = None) -> bytes:
@@ -214,6 +217,7 @@ def _body(data: bytes) -> bytes:
 
 def _pack(record: ProviderRecord) -> bytes:
     fields = {
+        "account": record.account,
         "context_length": record.context_length,
         "digest": record.digest,
         "expires": float(record.expires),
@@ -273,6 +277,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         wire_dtype=read.text("wire_dtype", _WORD),
         version=read.text("version", _WORD),
         files=read.files(),
+        account=read.octets("account", _MAX_ACCOUNT),
         sequence=read.integer("sequence", 0, (1 << 64) - 1),
         expires=read.number("expires", 0.0, 1e12),
     )
@@ -307,6 +312,12 @@ class _Reader:
     def text(self, name: str, pattern: re.Pattern[str]) -> str:
         value = self._fields.get(name)
         if not isinstance(value, str) or not pattern.match(value):
+            raise self._bad(name)
+        return value
+
+    def octets(self, name: str, most: int) -> bytes:
+        value = self._fields.get(name)
+        if not isinstance(value, bytes) or len(value) > most:
             raise self._bad(name)
         return value
 

@@ -58,10 +58,10 @@ class EpochTab:
 
 @dataclass(slots=True)
 class ProviderTab:
-    """The provider's side. `credit` is how many units may be unpaid; `forgiven` of them are written off each epoch.
+    """The provider's side. `credit` is how many units may be unpaid before it stops working.
 
     So a gateway that never signs again costs at most `credit` units, and one that cuts sessions short on purpose
-    another half of that an epoch.
+    half of that an epoch, and what every session may leave unpaid.
     """
 
     pair: Pair
@@ -74,12 +74,21 @@ class ProviderTab:
     epochs: dict[int, EpochTab] = field(default_factory=dict)
     sequence: int = 0
     link: bytes = GENESIS
+    excused: int = 0
+    """Of what is unpaid, this much is not waited for: its sessions ended before the gateway had the tokens."""
     forgiven: int = 0
+    """Excused in this epoch, beyond what every session may leave unpaid."""
     paid: int = 0
 
     @property
-    def unpaid(self) -> int:
+    def claimed(self) -> int:
+        """Done, and covered by no voucher."""
         return self.open + sum(tab.receipted - tab.vouched for tab in self.epochs.values())
+
+    @property
+    def unpaid(self) -> int:
+        """Done, and waited for."""
+        return max(0, self.claimed - self.excused)
 
     def has_room(self, units: int) -> bool:
         """Whether `units` more may be begun."""
@@ -104,6 +113,7 @@ class ProviderTab:
             tab.receipted = tab.vouched
             if past < epoch - KEPT_EPOCHS:
                 del self.epochs[past]
+        self.open, self.excused = max(0, self.open - self.excused), 0
 
     def claim(self) -> ReceiptClaim | None:
         """The next receipt, or None when there is nothing new to say."""
@@ -120,12 +130,13 @@ class ProviderTab:
     def check(self, epoch: int, units: int) -> int:
         """New units that a voucher is worth; 0 for an old one. Raises `ProtocolViolation` for one nobody asked for.
 
-        One for an epoch whose shortfall has been claimed anew is taken too: the newer claim shrinks by as much.
+        One for an epoch whose shortfall has been claimed anew since is taken too.
         """
         tab = self.epochs.get(epoch)
         if tab is None:
             raise ProtocolViolation(f"a voucher for epoch {epoch}, in which nothing was claimed")
-        if units > tab.receipted + (self.unpaid if epoch < self.epoch else 0):
+        late = self.claimed if epoch < self.epoch else 0
+        if units > tab.receipted + late:
             raise ProtocolViolation(f"a voucher for {units} units, of which {tab.receipted} were claimed")
         return max(0, units - tab.vouched)
 
@@ -135,21 +146,21 @@ class ProviderTab:
         gained = units - tab.vouched
         if gained <= 0:
             return
+        late = max(0, units - tab.receipted)
         tab.vouched = units
-        late = units - tab.receipted
-        if late > 0:  # claimed anew in a later epoch already: from there, or from what is still open
-            tab.receipted = units
-            taken = min(late, self.open)
-            self.open -= taken
-            self.forgiven -= late - taken
+        tab.receipted = max(tab.receipted, units)
+        taken = min(late, self.open)
+        self.open -= taken
+        self.excused += late - taken  # claimed anew already: that claim asks for too much by this
         self.paid += gained
 
-    def write_off(self, units: int) -> int:
-        """Give up on work that cannot be paid (its session ended early), within bounds; what was given up."""
-        most = max(0, self.credit // 2 - self.forgiven)
-        given = min(units, most, self.open)
-        self.open -= given
-        self.forgiven += given
+    def excuse(self, units: int, allowance: int) -> int:
+        """Do not wait for work whose session ended early; what was excused. `allowance` of it is free of the bound."""
+        bounded = max(0, units - allowance)
+        given = min(units, allowance) + min(bounded, max(0, self.credit // 2 - self.forgiven))
+        given = min(given, self.unpaid)
+        self.forgiven += max(0, given - allowance)
+        self.excused += given
         return given
 
 
@@ -176,11 +187,15 @@ class GatewayTab:
             raise ProtocolViolation(f"a receipt takes back {tab.receipted - units} units")
         return ReceiptClaim(self.pair, epoch, sequence, units, self.link)
 
-    def receipt(self, claim: ReceiptClaim) -> None:
-        """Count a receipt that `check_receipt` passed."""
-        self.epochs.setdefault(claim.epoch, EpochTab()).receipted = claim.units
+    def follow(self, claim: ReceiptClaim) -> None:
+        """A receipt that `check_receipt` passed is the newest of the chain."""
         self.sequence = claim.sequence
         self.link = claim.link
+
+    def receipt(self, claim: ReceiptClaim) -> None:
+        """Count a receipt that is safely written down."""
+        tab = self.epochs.setdefault(claim.epoch, EpochTab())
+        tab.receipted = max(tab.receipted, claim.units)
 
     def due(self, epoch: int) -> int | None:
         """Cumulative units of `epoch` to sign for now, or None when that would say nothing new."""

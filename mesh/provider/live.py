@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
+from mesh.payment.collector import Bill
 from mesh.provider.control import ControlChannel
 from mesh.provider.sessions import HopSession
 from mesh.provider.tensors import hidden_payload
@@ -39,6 +41,12 @@ class LiveSession:
     """Work that has arrived and is not done, by `id`."""
     pending_tokens: int = 0
     feeder: asyncio.Task[None] | None = None
+    bill: Bill | None = None
+    """What it is worth, where work is paid for."""
+    held: deque[Work] = field(default_factory=deque)
+    """Work that waits until the gateway has paid for what came before."""
+    begun: dict[int, int] = field(default_factory=dict)
+    """Units of work that the engine has, by `id`."""
 
     def begin(self, work: Work) -> None:
         """Count work as under way."""

@@ -11,12 +11,14 @@ from typing import TypeVar
 import torch
 
 from mesh.errors import BadTensor, InternalError, MeshError, PeerError, ProtocolViolation
+from mesh.payment.collector import Collector
 from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
 from mesh.provider.links import Links
 from mesh.provider.live import LiveSession, activation_frames, answers, tail_for
 from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
 from mesh.provider.tensors import WIRE_DTYPES, split_hidden
+from mesh.provider.till import Till
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
@@ -33,6 +35,7 @@ from mesh.wire.messages import (
     Ping,
     Pong,
     Prompt,
+    PromptProgress,
     SessionClosed,
     SessionFailed,
     SessionOpened,
@@ -40,6 +43,7 @@ from mesh.wire.messages import (
     decode,
     encode,
 )
+from mesh.wire.paying import Hello, Unwelcome, Voucher
 from mesh.wire.tokens import read_tokens
 from shards.engine.engine import Engine
 from shards.engine.work import Outcome, Work
@@ -66,7 +70,10 @@ class StageService:
         files: Mapping[str, bytes],
         wire_dtype: str,
         config: ServiceConfig | None = None,
+        collector: Collector | None = None,
     ) -> None:
+        """With a `collector` work is paid for: only gateways that have introduced themselves may open sessions."""
+        self.till = Till(collector, self._try_submit, self._fail) if collector is not None else None
         self.config = config or ServiceConfig()
         self.model = model
         self._transport = transport
@@ -108,6 +115,8 @@ class StageService:
                     self._tasks = tasks
                     self._links = Links(self._transport, tasks, self._link_broken)
                     tasks.create_task(self._expire())
+                    if self.till is not None:
+                        tasks.create_task(self.till.run())
                     await self._transport.serve(CONTROL_PROTOCOL, self._serve_control)
                     await self._transport.serve(RING_PROTOCOL, self._serve_ring)
                     ready()
@@ -140,6 +149,8 @@ class StageService:
         finally:
             for live in [live for live in self._live.values() if live.owner is control]:
                 self._free(live)
+            if self.till is not None:
+                self.till.leave(control)
 
     def _handle(self, control: ControlChannel, message: Message, frame: Frame) -> None:
         match message:
@@ -147,11 +158,11 @@ class StageService:
                 self._open(control, message, frame)
             case Prompt():
                 self._prompt(control, message, frame)
-            case CloseSession(session=session):
+            case CloseSession(session=session, received=received):
                 live = self._live.get(session)
                 if live is not None and live.owner is control:
                     entry = live.entry
-                    self._free(live)
+                    self._free(live, received)
                     control.tell(SessionClosed(session, entry.tokens, int(entry.busy_seconds * 1e6)))
                 else:
                     control.tell(SessionClosed(session, 0, 0))
@@ -161,6 +172,10 @@ class StageService:
                 control.tell(FileData(request, error), data or b"")
             case Ping(nonce=nonce):
                 control.tell(Pong(nonce))
+            case Hello() | Voucher() if self.till is not None:
+                self.till.hear(control, message, frame)
+            case Hello():
+                control.tell(Unwelcome("free", "nobody pays here: this provider serves without a chain", 0))
             case _:
                 raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=control.peer)
 
@@ -168,19 +183,26 @@ class StageService:
         try:
             if self.engine is None or self._closing:
                 raise NotAdmitted("closing", "the provider is shutting down")
+            if self.till is not None:
+                self.till.check(control.peer)
             entry = self.table.admit(request, control.peer, time.monotonic())
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
             return
         try:
+            bill = self.till.bill(entry) if self.till is not None else None
             tail = tail_for(request, frame.payload, self.model.spec) if entry.is_last else None
             cache = self.model.new_cache(entry.span, entry.capacity)
+        except NotAdmitted as refusal:
+            self.table.close(entry.id, control.peer)
+            self._refuse(control, request, refusal)
+            return
         except (ShardError, BadTensor, RuntimeError) as error:
             self.table.close(entry.id, control.peer)
             busy = isinstance(error, CapacityExceeded | RuntimeError)
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return
-        self._live[entry.id] = LiveSession(entry, control, cache, tail)
+        self._live[entry.id] = LiveSession(entry, control, cache, tail, bill=bill)
         control.tell(SessionOpened(entry.id))
 
     @staticmethod
@@ -205,8 +227,9 @@ class StageService:
     async def _feed(self, live: LiveSession, ids: torch.Tensor) -> None:
         """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
         entry = live.entry
-        for start in range(0, len(ids), self.config.prefill_chunk):
-            chunk = ids[start : start + self.config.prefill_chunk]
+        size = self.config.prefill_chunk if self.till is None else min(self.config.prefill_chunk, self.till.chunk)
+        for start in range(0, len(ids), size):
+            chunk = ids[start : start + size]
             work = Work(entry.id, live.cache, start, len(chunk), tokens=chunk)
             done = asyncio.get_running_loop().create_future()
             self._done[id(work)] = done
@@ -292,12 +315,21 @@ class StageService:
         work.tail = live.tail
         work.wire_dtype = self._wire_dtype
         live.begin(work)
-        while self.engine is not None and not work.cancelled:
+        if self.till is not None and not self.till.may_run(live, work):
+            return
+        while True:
+            if self._try_submit(work):
+                return
+            await asyncio.sleep(FULL_QUEUE_PAUSE)
+
+    def _try_submit(self, work: Work) -> bool:
+        """False when the engine's queue is full."""
+        if self.engine is not None and not work.cancelled:
             try:
                 self.engine.submit(work)
-                return
             except CapacityExceeded:
-                await asyncio.sleep(FULL_QUEUE_PAUSE)
+                return False
+        return True
 
     # What the engine produces.
 
@@ -322,6 +354,8 @@ class StageService:
             if live is None or live.cache is not work.cache:
                 continue
             live.end(work)
+            if self.till is not None:
+                self.till.done(live, work, ok=outcome.error is None)
             live.entry.tokens += work.count
             live.entry.busy_seconds += outcome.seconds
             if outcome.error is not None:
@@ -331,6 +365,8 @@ class StageService:
             else:
                 for answer in answers(outcome):
                     live.owner.tell(answer)
+                if outcome.choice is None and work.start + work.count < live.entry.fed_tokens:
+                    live.owner.tell(PromptProgress(work.session, work.start + work.count))
                 if outcome.choice is not None and outcome.choice.finish is None:
                     around.setdefault(live.entry.following, []).append((live, outcome))
         for peer, items in onward.items():
@@ -378,8 +414,10 @@ class StageService:
         live.owner.tell(SessionFailed(live.entry.id, code, reason[:MAX_REASON], blamed))
         self._free(live)
 
-    def _free(self, live: LiveSession) -> None:
+    def _free(self, live: LiveSession, received: int | None = None) -> None:
         self._live.pop(live.entry.id, None)
+        if self.till is not None:
+            self.till.close(live, received)
         self.table.close(live.entry.id, live.entry.client)
         for work in live.pending.values():
             work.cancelled = True

@@ -1,8 +1,9 @@
 """The messages of the mesh, protocol version 1: frozen dataclasses and their strict decoding (pure).
 
     client ──OpenSession, Prompt, CloseSession, FetchFile, Ping──▶ every hop        `/mesh/control/1`
-    client ◀──SessionOpened | SessionRefused, NewToken, PromptScores,
+    client ◀──SessionOpened | SessionRefused, NewToken, PromptScores, PromptProgress,
               SessionFailed, SessionClosed, FileData, Pong────────── hop
+    gateway ──Hello, Voucher──▶ hop     hop ──Welcome | Unwelcome, Receipt──▶ gateway     (where work is paid for)
     hop ──Activations (downstream), NextTokens (last to first)──▶ hop               `/mesh/ring/1`
 
 A frame's header is a msgpack map `{"t": kind, field: value …}`; tensors and token ids travel as the frame's raw
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Final
 from mesh.errors import ProtocolViolation
 from mesh.wire import fields as f
 from mesh.wire.frame import Frame
+from mesh.wire.paying import PAYMENT_SCHEMA, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 CONTROL_PROTOCOL: Final = "/mesh/control/1"
 RING_PROTOCOL: Final = "/mesh/ring/1"
@@ -118,6 +120,15 @@ class PromptScores:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """From the last hop: the prompt has been run up to `position`, which is not yet its end."""
+
+    kind: ClassVar[str] = "progress"
+    session: bytes
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionFailed:
     """A hop cannot go on; `blamed` is the peer whose input was at fault, if it was one."""
 
@@ -130,10 +141,14 @@ class SessionFailed:
 
 @dataclass(frozen=True, slots=True)
 class CloseSession:
-    """The client is done with (or gives up) the session: free it and say what it took."""
+    """The client is done with (or gives up) the session: free it and say what it took.
+
+    `received` is how many positions it knows to have run: the prompt's and every token's but the last.
+    """
 
     kind: ClassVar[str] = "close"
     session: bytes
+    received: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +219,7 @@ Message = (
     | Prompt
     | NewToken
     | PromptScores
+    | PromptProgress
     | SessionFailed
     | CloseSession
     | SessionClosed
@@ -211,6 +227,11 @@ Message = (
     | FileData
     | Ping
     | Pong
+    | Hello
+    | Welcome
+    | Unwelcome
+    | Receipt
+    | Voucher
     | Activations
     | NextTokens
 )
@@ -267,13 +288,14 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
         "position": _position,
         "scores": f.items(f.record(_logprob, _top), 8192),
     },
+    PromptProgress: {"session": _session, "position": _position},
     SessionFailed: {
         "session": _session,
         "code": f.text(64),
         "reason": _reason,
         "blamed": f.optional(f.peer_id),
     },
-    CloseSession: {"session": _session},
+    CloseSession: {"session": _session, "received": _position},
     SessionClosed: {
         "session": _session,
         "tokens": f.integer(0, 1 << 53),
@@ -283,12 +305,13 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
     FileData: {"request": f.integer(0, 1 << 53), "error": f.optional(_reason)},
     Ping: {"nonce": f.integer(0, 1 << 53)},
     Pong: {"nonce": f.integer(0, 1 << 53)},
+    **PAYMENT_SCHEMA,
     Activations: {"parts": f.items(f.record(_session, _position, _count), MAX_PARTS, least=1)},
     NextTokens: {"parts": f.items(f.record(_session, _position, _token), MAX_PARTS, least=1)},
 }
 
 _BY_KIND: Final[Mapping[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
-_WITH_PAYLOAD: Final = frozenset({OpenSession, Prompt, FileData, Activations})
+_WITH_PAYLOAD: Final = frozenset({OpenSession, Prompt, FileData, Activations, Hello})
 HEADER_LIMIT: Final = 256 * 1024
 
 
