@@ -15,8 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 from mesh.client.types import Completion, ModelInfo, TextDelta
 from mesh.errors import MeshError
 from mesh.gateway import sse
+from mesh.gateway.bill import Bill
 from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
-from mesh.gateway.errors import describe, internal, is_ours
+from mesh.gateway.errors import ApiFailure, describe, internal, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
 from mesh.gateway.schemas import SamplingFields
@@ -48,8 +49,8 @@ class GenerationResponse(Response, Generic[_Fields]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         config = self._gateway.config
-        with self._gateway.slot():
-            arrived = time.monotonic()
+        arrived = time.monotonic()
+        async with self._gateway.slot(notes_of(scope).caller):
             try:
                 body = await read_body(scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout)
                 fields = parse_body(self._schema, body)
@@ -66,8 +67,9 @@ class GenerationResponse(Response, Generic[_Fields]):
                 tokenizer = await self._gateway.backend.tokenizer(info.name)
                 # Templates and long prompts take long enough to stall every other stream.
                 job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
-                await self._run(job, _Progress(self._gateway, job, notes.model, arrived), send)
-        except (MeshError, ShardError, TimeoutError) as error:
+                bill = self._gateway.bill(notes.caller, job)
+                await self._run(job, _Progress(self._gateway, job, notes.model, arrived), bill, send)
+        except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
             if not self._started:
                 raise
             if is_ours(error):
@@ -83,30 +85,37 @@ class GenerationResponse(Response, Generic[_Fields]):
                 await self._send_event(send, sse.encode_error(internal(notes.request_id)), last=True)
             raise
 
-    async def _run(self, job: Job, progress: _Progress, send: Send) -> None:
-        config = self._gateway.config
+    async def _run(self, job: Job, progress: _Progress, bill: Bill, send: Send) -> None:
         with progress.recorded():
-            async with open_sessions(
-                self._gateway.backend,
-                job.sessions,
-                at_once=config.sessions_per_request,
-                metrics=self._gateway.metrics,
-            ) as batches:
+            async with (
+                bill,
+                open_sessions(
+                    self._gateway.backend,
+                    job.sessions,
+                    at_once=self._gateway.config.sessions_per_request,
+                    metrics=self._gateway.metrics,
+                ) as batches,
+            ):
                 if job.stream:
-                    await self._stream(job, progress, batches, send)
+                    await self._stream(job, progress, bill, batches, send)
                 else:
                     async for batch in batches:
+                        await bill.cover(batch)
                         for event in batch:
                             progress.apply(event)
+                    await bill.settle()
             progress.report.status = "done"
             if not job.stream:
-                whole = job.writer.whole(progress.answers, job.usage(progress.answers))
+                whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)))
                 data = whole.model_dump_json(exclude_unset=True).encode()
                 await Response(data, media_type="application/json")({"type": "http"}, _never, send)
 
-    async def _stream(self, job: Job, progress: _Progress, batches: AsyncIterator[list[Event]], send: Send) -> None:
+    async def _stream(
+        self, job: Job, progress: _Progress, bill: Bill, batches: AsyncIterator[list[Event]], send: Send
+    ) -> None:
         opened: set[int] = set()
         async for batch in batches:
+            await bill.cover(batch)
             chunks: list[BaseModel] = []
             for event in batch:
                 if isinstance(event, Failed) and self._started and chunks:
@@ -121,8 +130,9 @@ class GenerationResponse(Response, Generic[_Fields]):
                     chunks += job.writer.closing(event.index, progress.answers[event.index])
             if chunks:
                 await self._send_event(send, sse.encode(chunks))
+        await bill.settle()
         progress.report.status = "done"
-        tail = [job.writer.usage(job.usage(progress.answers))] if job.include_usage else []
+        tail = [job.writer.usage(bill.priced(job.usage(progress.answers)))] if job.include_usage else []
         await self._send_event(send, sse.encode(tail) + sse.DONE, last=True)
 
     async def _send_event(self, send: Send, data: bytes, *, last: bool = False) -> None:

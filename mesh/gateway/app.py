@@ -15,8 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from mesh.client.types import Backend
 from mesh.errors import MeshError
-from mesh.gateway import chat, completions
+from mesh.gateway import accounts_api, chat, completions
 from mesh.gateway.answering import GenerationResponse
+from mesh.gateway.billing import Billing
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.edge import Observer, notes_of
 from mesh.gateway.errors import ApiError, ApiFailure, describe, from_http, internal, is_ours
@@ -28,13 +29,14 @@ from shards.errors import ShardError
 log = logging.getLogger(__name__)
 
 
-def create_app(backend: Backend, config: GatewayConfig) -> FastAPI:
-    """The gateway over `backend`, which the caller owns and closes after the server has stopped.
+def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None = None) -> FastAPI:
+    """The gateway over `backend` and `billing`, which the caller owns and closes after the server has stopped.
 
-    `/v1` and `/mesh` need an API key where `config` has any; `/health` and `/metrics` never do.
+    `/v1` and `/mesh` need an API key where `config` has any or there is billing; `/health` and `/metrics` never do.
+    The keys of `config` are the operator's own: what they ask is not billed.
     """
     app = FastAPI(title="Inference mesh", openapi_url=None, redirect_slashes=False)
-    gateway = Gateway(backend, config)
+    gateway = Gateway(backend, config, billing)
     app.state.gateway = gateway
     if config.cors_origins:
         app.add_middleware(
@@ -47,8 +49,13 @@ def create_app(backend: Backend, config: GatewayConfig) -> FastAPI:
     # Added last, so outermost: it sees what every other middleware answers.
     app.add_middleware(Observer, metrics=gateway.metrics)
     app.include_router(_open_routes(gateway))
-    app.include_router(_openai_routes(gateway), dependencies=[Depends(_key_check(config.api_keys))])
-    app.include_router(_mesh_routes(gateway), dependencies=[Depends(_key_check(config.api_keys))])
+    if billing is not None:
+        app.include_router(accounts_api.open_routes(gateway, billing))
+    needs_key = [Depends(_key_check(config.api_keys, billing))]
+    app.include_router(_openai_routes(gateway), dependencies=needs_key)
+    app.include_router(_mesh_routes(gateway), dependencies=needs_key)
+    if billing is not None:
+        app.include_router(accounts_api.key_routes(gateway, billing), dependencies=needs_key)
     app.add_exception_handler(HTTPException, _http_error)
     for kind in (MeshError, ShardError, TimeoutError, ApiFailure):
         app.add_exception_handler(kind, _named_error)
@@ -131,8 +138,8 @@ def _open_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-def _key_check(keys: frozenset[str]) -> Any:
-    """A dependency that refuses requests without one of `keys`; with none, everybody may call."""
+def _key_check(keys: frozenset[str], billing: Billing | None) -> Any:
+    """A dependency that refuses requests without one of `keys` or an account's; with neither, everybody may call."""
     accepted = [key.encode() for key in keys]
 
     async def check(request: Request) -> None:
@@ -140,7 +147,15 @@ def _key_check(keys: frozenset[str]) -> Any:
         given = key.strip().encode("latin-1")
         # Compared with every key in constant time: how long it takes tells nothing about any of them.
         matches = [hmac.compare_digest(given, each) for each in accepted]
-        if accepted and (scheme.lower() != "bearer" or not any(matches)):
+        bearer = scheme.lower() == "bearer"
+        if bearer and any(matches):
+            return
+        if bearer and billing is not None:
+            notes = notes_of(request.scope)
+            notes.caller = billing.caller(key.strip())
+            if notes.caller is not None:
+                return
+        if accepted or billing is not None:
             headers = {"WWW-Authenticate": "Bearer"}
             raise HTTPException(401, "Incorrect or missing API key.", headers)
 

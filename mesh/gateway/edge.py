@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mesh.gateway.errors import ApiError, ApiFailure, from_http, invalid_body
 from mesh.gateway.job import new_id
 from mesh.gateway.metrics import UNKNOWN_MODEL, Metrics
+
+if TYPE_CHECKING:
+    from mesh.gateway.billing import Caller
 
 CLIENT_LEFT = 499
 """Status under which requests are counted whose client did not wait for the answer (nginx's figure)."""
@@ -34,6 +37,8 @@ class Notes:
     status: int | None = None
     """Overrides the status that was sent: a stream can fail after its 200."""
     counted: bool = False
+    caller: Caller | None = None
+    """The account that pays, where one does."""
 
 
 def notes_of(scope: Scope) -> Notes:

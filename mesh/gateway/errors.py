@@ -160,10 +160,14 @@ def shorten(text: str) -> str:
     return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 1] + "…"
 
 
-def _busy(text: str, retry_after: float) -> ApiError:
-    wait = retry_after if math.isfinite(retry_after) else 60.0
-    seconds = str(min(max(math.ceil(wait), 1), 3600))
-    return ApiError(429, text, "rate_limit_error", code="at_capacity", headers={"Retry-After": seconds})
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to try again: whole seconds, 1 to 3600."""
+    wait = seconds if math.isfinite(seconds) else 60.0
+    return {"Retry-After": str(min(max(math.ceil(wait), 1), 3600))}
+
+
+def _busy(text: str, wait: float) -> ApiError:
+    return ApiError(429, text, "rate_limit_error", code="at_capacity", headers=retry_after(wait))
 
 
 def _leading_name(text: str) -> str | None:

@@ -102,10 +102,19 @@ class ChatRequest(SamplingFields):
     modalities: Strings | None = None
 
 
+class Cost(BaseModel):
+    """What a request was charged: wei exactly, and the same in FUNC; decimal strings, because JSON's numbers round."""
+
+    wei: str
+    func: str
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cost: Cost | None = None
+    """Set where requests are paid for; not OpenAI's own."""
 
 
 class CompletionLogprobs(BaseModel):

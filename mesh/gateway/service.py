@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from mesh.client.types import Backend, ModelInfo
 from mesh.errors import Refused, UnknownModel
+from mesh.gateway.bill import AccountBill, Bill, NoBill
+from mesh.gateway.billing import Billing, Caller
 from mesh.gateway.config import GatewayConfig
+from mesh.gateway.job import Job
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.reports import RequestLog
+from mesh.payment.limits import Places
 
 _MAX_QUOTED_NAME = 100
 
@@ -19,14 +23,22 @@ _MAX_QUOTED_NAME = 100
 class Gateway:
     """The shared state of one app."""
 
-    def __init__(self, backend: Backend, config: GatewayConfig) -> None:
+    def __init__(self, backend: Backend, config: GatewayConfig, billing: Billing | None = None) -> None:
         self.backend = backend
         self.config = config
+        self.billing = billing
+        share = 0.0 if billing is None else billing.config.reservable_share
+        self.places = Places(config.max_concurrent, int(config.max_concurrent * share))
+        if billing is not None:
+            billing.places = self.places
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
         self.started = int(time.time())
-        self.running = 0
+
+    @property
+    def running(self) -> int:
         """Generation requests being answered now."""
+        return sum(self.places.running.values())
 
     async def models(self) -> Sequence[ModelInfo]:
         """The models that the swarm serves now. Raises `MeshError`; `TimeoutError` after `lookup_timeout`."""
@@ -41,13 +53,24 @@ class Gateway:
             raise UnknownModel(f"The model {shown!r} is not served by the swarm.", param="model")
         return next((info for info in named if info.complete), named[0])
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """One of the `max_concurrent` places. Raises `Refused` at once when all are taken."""
-        if self.running >= self.config.max_concurrent:
+    @asynccontextmanager
+    async def slot(self, caller: Caller | None = None) -> AsyncIterator[None]:
+        """One of the `max_concurrent` places. Raises `Refused` at once when none is free for this caller.
+
+        Raises `ApiFailure` when its key asks too often, or its deposit cannot be looked up.
+        """
+        if caller is not None and self.billing is not None:
+            await self.billing.admit(caller)
+        payer = None if caller is None else caller.payer
+        if not self.places.enter(payer):
             raise Refused(f"The gateway already answers {self.running} requests.", retry_after=1.0)
-        self.running += 1
         try:
             yield
         finally:
-            self.running -= 1
+            self.places.leave(payer)
+
+    def bill(self, caller: Caller | None, job: Job) -> Bill:
+        """What counts the cost of a request; without a caller nothing does."""
+        if caller is None or self.billing is None:
+            return NoBill()
+        return AccountBill(self.billing, caller, job)

@@ -1,0 +1,228 @@
+"""What one request costs: charged ahead in steps, written down before it is handed out, corrected at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from chain.units import format_func
+from mesh.gateway.billing import Billing, Caller, insufficient
+from mesh.gateway.edge import ClientLeft
+from mesh.gateway.errors import ApiError, ApiFailure
+from mesh.gateway.job import Job
+from mesh.gateway.schemas import Cost, Usage
+from mesh.gateway.sessions import Ended, Event, Failed, Piece
+from mesh.payment.accounts import Account, Charge, Tariff
+from mesh.payment.units import W_GENERATED
+
+
+class Bill(Protocol):
+    """The running bill of one request. `async with` it around the sessions."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def cover(self, events: Sequence[Event]) -> None:
+        """Await before `events` are handed out. Raises `ApiFailure` when nobody pays for them."""
+
+    async def settle(self) -> None:
+        """The request has succeeded: what it cost is final. Await before the end of the answer is sent."""
+
+    def priced(self, usage: Usage) -> Usage:
+        """The usage with the final cost."""
+
+
+class NoBill:
+    """Where nobody pays."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def cover(self, events: Sequence[Event]) -> None:
+        pass
+
+    async def settle(self) -> None:
+        pass
+
+    def priced(self, usage: Usage) -> Usage:
+        return usage
+
+
+class AccountBill:
+    """The bill of a request whose key has an account.
+
+    Every session is charged for its own prompt and for every token generated for it, as providers are paid: a request
+    with `n` = 2 runs its prompt twice. Entering charges the prompts, before any work is done, in increments for which
+    it waits as a stream does; so neither side is ever ahead of the other by more than an increment.
+    """
+
+    def __init__(self, billing: Billing, caller: Caller, job: Job) -> None:
+        self._billing = billing
+        self._caller = caller
+        self._holder = caller.holder
+        self._job = job
+        self._charge = Charge(job.id)
+        self._tariff = Tariff(0, billing.config.increment_tokens)
+        self._generated = [0] * len(job.sessions)
+        self._begun = False
+        """Something has been handed out."""
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._charge = self._account.open(self._job.id)
+        try:
+            tariff = await self._billing.tariff(self._job.model.name, self._job.model.digest)
+            if tariff is None:
+                message = f"The model {self._job.model.name!r} has no price on the gateway's chain."
+                raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
+            self._tariff = tariff
+            prompts = sum(len(session.prompt) for session in self._job.sessions)
+            self._billing.limit(self._caller.tokens, prompts, "tokens")
+            patient = self._billing.has_agent(self._holder)
+            await self._pay_prompts(tariff.cost(prompts, 0), patient)
+        except BaseException:
+            await self._close(0)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._closed:
+            await self._close(self._charge.used if self._is_owed(error) else 0)
+
+    def _is_owed(self, error: BaseException | None) -> bool:
+        """Whether an answer that did not reach its end is paid for as far as it went.
+
+        Not when the swarm failed before anything was handed out. But who leaves, or runs out of credit, had the work
+        done.
+        """
+        if self._begun and self._job.stream:
+            return True
+        left = isinstance(error, asyncio.CancelledError | ClientLeft)
+        return self._begun and (left or isinstance(error, ApiFailure))
+
+    async def _pay_prompts(self, cost: int, patient: bool) -> None:
+        await self._billing.refresh(self._holder)
+        while (missing := cost - self._charge.written) > 0:
+            least, most = min(missing, self._tariff.step), min(missing, self._tariff.increment)
+            if self._account.take(self._charge, min(most, max(least, self._account.credit)), most) is None:
+                await self._await_credit(least, patient)
+                continue
+            self._account.use(self._charge, self._charge.held)
+            self._holder.changed.fire()
+            await self._write(begun=False)
+            patient = True  # who has paid a part is about to pay the rest
+        # Not taken yet: a first token that nobody can pay for is refused before the sessions are opened.
+        first = self._tariff.cost(0, 1)
+        if self._account.credit < first:
+            await self._await_credit(first, patient)
+
+    async def cover(self, events: Sequence[Event]) -> None:
+        if not self._begun and any(isinstance(event, Failed) for event in events):
+            return  # nothing was handed out, nor will be
+        fresh = 0
+        for event in events:
+            match event:
+                case Piece(index, delta):
+                    self._generated[index] += len(delta.tokens)
+                    fresh += len(delta.tokens)
+                case Ended(index, completion):
+                    fresh += completion.completion_tokens - self._generated[index]
+                    self._generated[index] = completion.completion_tokens
+        cost = self._tariff.price * W_GENERATED * fresh
+        missing = cost - self._charge.held
+        begins = self._job.stream and not self._begun
+        if missing > 0:
+            await self._take(missing, max(missing, self._tariff.step), patient=True)
+        self._begun = True
+        if missing > 0 or begins:
+            await self._write(begun=self._job.stream)
+        self._account.use(self._charge, cost)
+        self._caller.tokens.draw(fresh, time.monotonic())
+        self._holder.changed.fire()
+
+    async def settle(self) -> None:
+        await self._close(self._charge.used)
+
+    def priced(self, usage: Usage) -> Usage:
+        wei = self._charge.written
+        usage.cost = Cost(wei=str(wei), func=format_func(wei).replace(",", ""))
+        return usage
+
+    # --- inside ---
+
+    @property
+    def _account(self) -> Account:
+        return self._holder.account
+
+    async def _take(self, least: int, most: int, patient: bool) -> None:
+        await self._billing.refresh(self._holder)
+        while self._account.take(self._charge, least, most) is None:
+            await self._await_credit(least, patient)
+        self._holder.changed.fire()
+
+    async def _await_credit(self, least: int, patient: bool) -> None:
+        """Return when there may be `least` wei of credit. Raises `ApiFailure` (402) when nobody pays in time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._billing.config.pause_seconds if patient else 0.0)
+        self._holder.waiting += 1
+        try:
+            self._holder.changed.fire()  # for the payer's agent: somebody is short
+            while self._account.credit < least:
+                left = deadline - loop.time()
+                if left <= 0 or not await self._holder.changed.wait(left):
+                    raise insufficient(self._shortage(least))
+                await self._billing.refresh(self._holder)
+        finally:
+            self._holder.waiting -= 1
+
+    def _shortage(self, least: int) -> str:
+        account = self._account
+        if account.backing < account.signed:
+            return (
+                f"The vouchers promise {format_func(account.signed)} FUNC, but the escrow holds only "
+                f"{format_func(account.backing)}: add to the deposit."
+            )
+        return (
+            f"The credit is used up: vouchers over {format_func(account.signed)} FUNC, of which "
+            f"{format_func(account.charged)} are charged; {format_func(least)} more are needed. "
+            "POST a higher voucher to /mesh/payments, or run `mesh pay`."
+        )
+
+    async def _write(self, *, begun: bool) -> None:
+        await self._billing.write(
+            self._billing.store.write_charge,
+            self._charge.id,
+            self._account.payer,
+            self._charge.written,
+            begun=begun,
+            model=self._job.model.name,
+            now=int(self._billing.clock()),
+        )
+
+    async def _close(self, final: int) -> None:
+        """Give back what was not used; written in the order of the other writes, even if we are cancelled meanwhile."""
+        self._closed = True
+        self._account.settle(self._charge, final)
+        written = self._billing.write(
+            self._billing.store.settle_charge,
+            self._charge.id,
+            self._account.payer,
+            final,
+            model=self._job.model.name,
+            now=int(self._billing.clock()),
+        )
+        self._holder.changed.fire()
+        await asyncio.shield(written)

@@ -1,0 +1,296 @@
+"""Developers' accounts at a gateway: their API keys, vouchers, deposits and places. What a request costs is `bill`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from chain.primitives import Address, checksummed, key_of
+from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
+from mesh.gateway.errors import ApiError, ApiFailure, retry_after
+from mesh.payment.account_store import AccountStore, KeyRefused
+from mesh.payment.accounts import Account, Tariff, VoucherRefused
+from mesh.payment.api_keys import KEY_RANDOM_BYTES, KeyRequest, hash_key, make_key
+from mesh.payment.limits import Places, TokenBucket
+from mesh.payment.ports import Backing, EscrowView, PriceSource, Unavailable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BillingConfig:
+    """What a gateway's operator can set. Times in seconds, amounts in wei, limits for each key."""
+
+    increment_tokens: int = 1024
+    """K: weighted tokens that a voucher is ahead of what is spent, and the most that either side risks."""
+    pause_seconds: float = 10.0
+    """How long a stream whose credit is used up waits for a newer voucher."""
+    requests_per_minute: float = 600.0
+    tokens_per_minute: float = 1_000_000.0
+    """Prompt and generated tokens, each counted once."""
+    reserve_deposit: int | None = None
+    """A deposit of so much keeps places free for its account; None: nobody's does."""
+    reserve_sessions: int = 4
+    """Requests that such an account can have answered at once whatever the others do."""
+    reservable_share: float = 0.75
+    """Most of the gateway's places that may be kept free so."""
+    max_keys: int = 16
+    """Keys of one account."""
+
+    def __post_init__(self) -> None:
+        counts = (self.increment_tokens, self.reserve_sessions, self.max_keys)
+        if min(counts) < 1 or min(self.pause_seconds, self.requests_per_minute, self.tokens_per_minute) <= 0:
+            raise ValueError("every limit of billing must be positive")
+        if self.increment_tokens < 16:
+            raise ValueError("an increment has at least 16 weighted tokens: four generated ones")
+        if not 0 <= self.reservable_share < 1:
+            raise ValueError("some places must stay shared")
+
+
+class Signal:
+    """Wakes whoever waits at the moment when it fires."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def fire(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout: float) -> bool:
+        """False after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class Holder:
+    """An account that is in use, and who waits for it."""
+
+    account: Account
+    changed: Signal = field(default_factory=Signal)
+    """Fires when credit, charges or the number of waiting requests changed."""
+    vouchers: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+    """Requests that wait for credit."""
+    agent_seen: float = -float("inf")
+    """When a payer's agent last asked or paid."""
+    backing: Backing = field(default_factory=lambda: Backing(0, 0))
+
+
+@dataclass(slots=True)
+class Caller:
+    """A key that calls, with the account that it spends from and its own limits."""
+
+    key_hash: bytes
+    holder: Holder
+    requests: TokenBucket
+    tokens: TokenBucket
+
+    @property
+    def payer(self) -> Address:
+        return self.holder.account.payer
+
+
+class Billing:
+    """All accounts of one gateway. `async with` it; the store is the caller's to close, after this.
+
+    `domain` names the chain and the Escrow contract whose vouchers are taken. Errors are `ApiFailure`s, for the caller.
+    """
+
+    def __init__(
+        self,
+        config: BillingConfig,
+        gateway_id: str,
+        domain: Domain,
+        prices: PriceSource,
+        escrow: EscrowView,
+        store: AccountStore,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.gateway_id = gateway_id
+        self.gateway_key = key_of(gateway_id)
+        self.domain = domain
+        self.prices = prices
+        self.escrow = escrow
+        self.store = store
+        self.clock = clock
+        self.places: Places | None = None
+        """Of the app that this is given to."""
+        self._holders: dict[Address, Holder] = {}
+        self._callers: dict[bytes, Caller] = {}
+        # One thread: writes reach the disk in the order in which they were decided.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="accounts")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._writer.shutdown, wait=True)
+
+    def write(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> asyncio.Future[T]:
+        """Call the store from its thread. Queued at once: it will be written even if nobody awaits it."""
+        return asyncio.get_running_loop().run_in_executor(self._writer, functools.partial(function, *args, **kwargs))
+
+    # --- keys ---
+
+    def caller(self, key: str) -> Caller | None:
+        """Who calls with this API key."""
+        key_hash = hash_key(key)
+        if key_hash not in self._callers:
+            payer = self.store.payer_of(key_hash)
+            holder = None if payer is None else self._holder(payer)
+            if holder is None:
+                return None
+            limits = self.config
+            self._callers[key_hash] = Caller(
+                key_hash, holder, TokenBucket(limits.requests_per_minute), TokenBucket(limits.tokens_per_minute)
+            )
+        return self._callers[key_hash]
+
+    async def make_key(self, request: KeyRequest, signature: bytes) -> str:
+        """A new API key, told this once. Raises `ApiFailure`."""
+        here = (self.gateway_id, self.domain.chain_id, self.domain.contract)
+        if (request.gateway, request.chain_id, request.escrow) != here:
+            raise _refused(400, "wrong_gateway", "The request names another gateway, chain or escrow.")
+        now = self.clock()
+        if not request.is_current(now):
+            raise _refused(400, "request_expired", "The request's date is too far from the gateway's clock.")
+        asked = request.digest()
+        await self._check_signer(request.payer, asked, signature)
+        backing = await self._ask(self.escrow.deposit_of(request.payer))
+        if not backing.total:
+            raise insufficient("This payer has no deposit in the escrow: make one first.")
+        key = make_key(secrets.token_bytes(KEY_RANDOM_BYTES))
+        try:
+            await self.write(
+                self.store.add_key,
+                hash_key(key),
+                request.payer,
+                asked,
+                issued=request.issued,
+                now=int(now),
+                redeemed=backing.redeemed,
+                most=self.config.max_keys,
+            )
+        except KeyRefused as error:
+            raise _refused(409, "key_refused", str(error)) from None
+        return key
+
+    async def revoke_key(self, caller: Caller) -> None:
+        """The key opens nothing any more; what it runs goes on."""
+        await self.write(self.store.revoke_key, caller.key_hash)
+        self._callers.pop(caller.key_hash, None)
+
+    # --- vouchers ---
+
+    async def pay(self, caller: Caller, voucher: PaymentVoucher, signature: bytes) -> None:
+        """Take a voucher. Raises `ApiFailure`."""
+        if voucher.payer != caller.payer or voucher.gateway != self.gateway_key:
+            raise _refused(400, "foreign_voucher", "The voucher is not this account's, or for another gateway.")
+        await self._check_signer(voucher.payer, digest(self.domain, voucher), signature)
+        # Shielded: once it is being written down it must count, whether or not the client waits for the answer.
+        await asyncio.shield(self._accept(caller.holder, voucher, signature))
+
+    async def _accept(self, holder: Holder, voucher: PaymentVoucher, signature: bytes) -> None:
+        async with holder.vouchers:
+            backing = await self.refresh(holder)
+            try:
+                holder.account.check_voucher(voucher.cumulative_amount, backing.total)
+            except VoucherRefused as error:
+                raise _refused(409 if error.code == "voucher_not_higher" else 402, error.code, str(error)) from None
+            await self.write(self.store.put_voucher, voucher, signature)
+            holder.account.accept(voucher.cumulative_amount)
+            self.saw_agent(holder)
+            holder.changed.fire()
+
+    async def _check_signer(self, payer: Address, signed: bytes, signature: bytes) -> None:
+        try:
+            signer = recover(signed, signature)
+        except SignatureError as error:
+            raise _refused(400, "invalid_signature", f"The signature is not valid: {error}.") from None
+        if signer != payer and not await self._ask(self.escrow.may_sign(payer, signer)):
+            raise _refused(403, "foreign_signer", f"{checksummed(signer)} may not sign for {checksummed(payer)}.")
+
+    # --- what the chain says ---
+
+    async def refresh(self, holder: Holder) -> Backing:
+        """Look at the deposit again (a few seconds old at most). Raises `ApiFailure` when the chain cannot be asked."""
+        account = holder.account
+        holder.backing = await self._ask(self.escrow.deposit_of(account.payer))
+        account.backing = holder.backing.total
+        if self.places is not None and self.config.reserve_deposit is not None:
+            enough = holder.backing.available >= self.config.reserve_deposit
+            self.places.reserve(account.payer, self.config.reserve_sessions if enough else 0)
+        return holder.backing
+
+    async def tariff(self, name: str, digest: str) -> Tariff | None:
+        """What a model costs now; None where it is not for sale. Raises `ApiFailure`."""
+        price = await self._ask(self.prices.price_of(name, digest))
+        return None if price is None else Tariff(price, self.config.increment_tokens)
+
+    async def _ask(self, question: Any) -> Any:
+        try:
+            return await question
+        except Unavailable as error:
+            message = f"The gateway cannot reach its chain: {error}."
+            raise ApiFailure(
+                ApiError(503, message, "server_error", code="chain_unavailable", headers=retry_after(5.0))
+            ) from error
+
+    # --- who is there ---
+
+    async def admit(self, caller: Caller) -> None:
+        """Count a request against its key's limit, and see what its deposit reserves. Raises `ApiFailure`."""
+        self.limit(caller.requests, 1, "requests")
+        await self.refresh(caller.holder)
+
+    def limit(self, bucket: TokenBucket, amount: int, what: str) -> None:
+        """Draw from a bucket. Raises `ApiFailure` (429) where it has less."""
+        now = time.monotonic()
+        wait = bucket.wait(amount, now)
+        if wait > 0:
+            message = f"This key may use {bucket.per_minute:g} {what} a minute."
+            raise ApiFailure(
+                ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=retry_after(wait))
+            )
+        bucket.draw(amount, now)
+
+    def saw_agent(self, holder: Holder) -> None:
+        holder.agent_seen = time.monotonic()
+
+    def has_agent(self, holder: Holder) -> bool:
+        """Whether somebody may be about to pay: then a new request waits too, instead of being refused at once."""
+        return time.monotonic() - holder.agent_seen < self.config.pause_seconds
+
+    def _holder(self, payer: Address) -> Holder | None:
+        if payer not in self._holders:
+            account = self.store.account(payer)
+            if account is None:
+                return None
+            self._holders[payer] = Holder(account)
+        return self._holders[payer]
+
+
+def insufficient(message: str) -> ApiFailure:
+    """402 in OpenAI's shape."""
+    return ApiFailure(ApiError(402, message, "insufficient_funds", code="insufficient_funds"))
+
+
+def _refused(status: int, code: str, message: str) -> ApiFailure:
+    return ApiFailure(ApiError(status, message, code=code))
