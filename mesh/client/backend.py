@@ -28,6 +28,7 @@ from mesh.payment.purser import Purser
 from mesh.swarm.route import Hop, Latencies, choose_route
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
+from mesh.wire.paying import Receipt
 from shards.fast_tokenizer import tokenizer_from_files
 from shards.tokenizer import Tokenizer
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 LAST_RESORT_RATE = 1e-6
 """Block-tokens per second that a peer counts with after it has failed: chosen only where there is no other."""
 HEDGE_SECONDS = 2.0
+MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
     {
         "tokenizer.json",
@@ -262,10 +264,14 @@ class SwarmBackend:
         purser, record = self.purser, self._records.get(link.peer)
         if purser is None or record is None:
             return
-        link.on_receipt = partial(purser.receipt, link.peer)
+        early: list[Receipt] = []  # with its welcome a provider may send the last receipt of an earlier connection
+        link.on_receipt = early.append
         link.on_end = partial(purser.leave, link.peer)
         answer = await link.introduce(*purser.hello())
         await purser.welcomed(link.peer, answer, record.account, len(record.span), link.send)
+        link.on_receipt = partial(purser.receipt, link.peer)
+        for receipt in early[:MAX_EARLY]:
+            purser.receipt(link.peer, receipt)
 
     def _blame(self, peer: str) -> None:
         now = time.monotonic()

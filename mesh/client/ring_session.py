@@ -41,7 +41,7 @@ from shards.sampling_params import SamplingParams
 
 CLOSE_SECONDS = 2.0
 PROBE_SECONDS = 2.0
-OUR_FAULT = frozenset({"bad_request", "too_long"})
+OUR_FAULT = frozenset({"bad_request", "too_long", "payment_required"})
 """Codes with which a hop says that no other would take the session either."""
 
 

@@ -8,12 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from chain.wallet import Account
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.client.generation import MeshGeneration
 from mesh.client.types import Completion, GenerateRequest, TokenLogprob
 from mesh.discovery.directory import MemoryBoard, MemoryDirectory
 from mesh.discovery.records import FileDigest, ProviderRecord
 from mesh.identity import Identity
+from mesh.payment.journal import PaymentJournal
 from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.service import StageService
@@ -21,6 +23,7 @@ from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from shards.checkpoint import Checkpoint
 from shards.loading import load_stage
 from shards.span import Span
+from tests.mesh.payment.money import Money
 
 MODEL = "tiny"
 WIRE_DTYPE = "float32"
@@ -43,6 +46,8 @@ class Provider:
     transport: MemoryTransport
     directory: MemoryDirectory
     task: asyncio.Task[None]
+    account: Account | None = None
+    journal: PaymentJournal | None = None
 
     async def vanish(self) -> None:
         """As if its process was killed: every channel breaks, its record stays."""
@@ -82,6 +87,7 @@ class MemorySwarm:
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     board: MemoryBoard = field(default_factory=MemoryBoard)
     providers: list[Provider] = field(default_factory=list)
+    money: Money | None = None
     backend: SwarmBackend = field(init=False)
 
     @property
@@ -98,6 +104,9 @@ class MemorySwarm:
         identity = Identity.generate()
         transport = await self.transport(identity.peer_id)
         directory = MemoryDirectory(identity, self.board)
+        till = None
+        if self.money is not None:
+            till = self.money.provider(identity, f"provider-{len(self.providers)}", self.files.digest, len(span))
         service = StageService(
             load_stage(self.checkpoint, span),
             digest=self.files.digest,
@@ -105,13 +114,18 @@ class MemorySwarm:
             files=self.files.contents,
             wire_dtype=WIRE_DTYPE,
             config=config or self.config,
+            collector=till.collector if till is not None else None,
         )
         ready = asyncio.Event()
         task = asyncio.create_task(service.run(ready.set))
         provider = Provider(identity.peer_id, span, service, transport, directory, task)
         self.stack.push_async_callback(_stop, provider)
         await ready.wait()
-        await directory.announce(self.record(identity.peer_id, span, throughput))
+        record = self.record(identity.peer_id, span, throughput)
+        if till is not None:
+            record = replace(record, account=till.binding)
+            provider.account, provider.journal = till.account, till.journal
+        await directory.announce(record)
         self.providers.append(provider)
         return provider
 
@@ -140,12 +154,15 @@ class MemorySwarm:
         """One more member of the network: a hostile one, or another client."""
         return await self.stack.enter_async_context(MemoryTransport(peer, self.network))
 
-    async def client(self, config: BackendConfig | None = None) -> SwarmBackend:
-        """One more client."""
+    async def client(self, config: BackendConfig | None = None, *, gateway: str | None = None) -> SwarmBackend:
+        """One more client; one that pays, as the gateway of this id."""
         identity = Identity.generate()
         transport = await self.transport(identity.peer_id)
         directory = MemoryDirectory(identity, self.board)
-        return await self.stack.enter_async_context(SwarmBackend(transport, directory, config))
+        purser = None
+        if gateway is not None and self.money is not None:
+            purser = self.money.gateway(identity, gateway)
+        return await self.stack.enter_async_context(SwarmBackend(transport, directory, config, purser=purser))
 
     async def generate(self, request: GenerateRequest, *, backend: SwarmBackend | None = None) -> Answer:
         """Run a generation to its end."""
@@ -173,8 +190,12 @@ async def memory_swarm(
     *,
     config: ServiceConfig | None = None,
     backend: BackendConfig | None = None,
+    money: Money | None = None,
 ) -> AsyncIterator[MemorySwarm]:
-    """A swarm that serves the checkpoint in `folder` under the name `MODEL`, one provider per span."""
+    """A swarm that serves the checkpoint in `folder` under the name `MODEL`, one provider per span.
+
+    With `money` the providers want to be paid, and the client is the gateway «gateway».
+    """
     config = config or ServiceConfig(prefill_chunk=8)
     async with AsyncExitStack() as stack:
         swarm = MemorySwarm(
@@ -182,10 +203,11 @@ async def memory_swarm(
             checkpoint=Checkpoint.open(folder),
             stack=stack,
             config=replace(config, threads=1),
+            money=money,
         )
         for span in spans:
             await swarm.add(span)
-        swarm.backend = await swarm.client(backend)
+        swarm.backend = await swarm.client(backend, gateway="gateway" if money is not None else None)
         yield swarm
 
 

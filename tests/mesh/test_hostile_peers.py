@@ -178,10 +178,10 @@ async def test_an_honest_peer_can_play_a_client_and_a_hop_by_hand(swarm: MemoryS
     assert token.position == 10
     await ring.send(encode(Activations(((A, 10, 1),)), hidden(1)))
     assert isinstance(await villain.hear(), NewToken)
-    closed = await villain.ask(CloseSession(A))
+    closed = await villain.ask(CloseSession(A, 0))
     assert isinstance(closed, SessionClosed)
     assert closed.tokens == 11
-    assert await villain.ask(CloseSession(A)) == SessionClosed(A, 0, 0), "closing twice is harmless"
+    assert await villain.ask(CloseSession(A, 0)) == SessionClosed(A, 0, 0), "closing twice is harmless"
 
 
 BAD_ACTIVATIONS: dict[str, tuple[Message, bytes, str]] = {
@@ -265,11 +265,11 @@ async def test_a_stranger_cannot_touch_somebody_elses_session(swarm: MemorySwarm
             answer = await villain.ask(Prompt(victim), token_payload(PROMPT))
             assert isinstance(answer, SessionFailed)
             assert answer.code == "unknown_session"
-            assert await villain.ask(CloseSession(victim)) == SessionClosed(victim, 0, 0)
+            assert await villain.ask(CloseSession(victim, 0)) == SessionClosed(victim, 0, 0)
             duplicate = await villain.ask(villain.opening(victim, SPANS[provider]))
             assert isinstance(duplicate, SessionRefused)
             assert duplicate.code == "duplicate"
-            assert await villain.ask(CloseSession(victim)) == SessionClosed(victim, 0, 0)
+            assert await villain.ask(CloseSession(victim, 0)) == SessionClosed(victim, 0, 0)
             await ring.aclose()
             await villain.control.aclose()
 
@@ -280,7 +280,7 @@ async def test_a_second_channel_of_the_same_client_cannot_close_the_firsts_sessi
     second = await villain.transport.open(swarm.providers[0].peer, CONTROL_PROTOCOL)
     other = replace(villain, control=second)
 
-    assert await other.ask(CloseSession(A)) == SessionClosed(A, 0, 0)
+    assert await other.ask(CloseSession(A, 0)) == SessionClosed(A, 0, 0)
     assert len(swarm.services[0].table) == 1
     await second.aclose()
     assert isinstance(await villain.ask(Ping(1)), Pong)

@@ -19,12 +19,14 @@ from mesh.wire.messages import (
     Ping,
     Pong,
     Prompt,
+    PromptProgress,
     PromptScores,
     SessionClosed,
     SessionFailed,
     SessionOpened,
     SessionRefused,
 )
+from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 
 session_ids = st.binary(min_size=16, max_size=16)
 positions = st.integers(0, MAX_TOKENS)
@@ -83,7 +85,23 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         PromptScores, session_ids, positions, st.lists(st.tuples(logprobs, tops), max_size=6).map(tuple)
     ),
     SessionFailed: st.builds(SessionFailed, session_ids, st.text(max_size=64), reasons, st.none() | peers),
-    CloseSession: st.builds(CloseSession, session_ids),
+    CloseSession: st.builds(CloseSession, session_ids, positions),
+    PromptProgress: st.builds(PromptProgress, session_ids, positions),
+    Hello: st.builds(Hello),
+    Welcome: st.builds(Welcome, st.text(max_size=16), st.integers(1, 1 << 53), st.integers(1, 1 << 32)),
+    Unwelcome: st.builds(Unwelcome, st.text(max_size=64), reasons, st.integers(0, 3_600_000)),
+    Receipt: st.builds(
+        Receipt,
+        st.integers(1, 1 << 53),
+        st.integers(1, 1 << 53),
+        st.integers(1, (1 << 63) - 1),
+        st.binary(min_size=32, max_size=32),
+        st.binary(min_size=65, max_size=65),
+        st.binary(min_size=64, max_size=64),
+    ),
+    Voucher: st.builds(
+        Voucher, st.integers(1, 1 << 53), st.integers(1, (1 << 63) - 1), st.binary(min_size=65, max_size=65)
+    ),
     SessionClosed: st.builds(SessionClosed, session_ids, numbers, numbers),
     FetchFile: st.builds(FetchFile, numbers, digests, st.text(max_size=200)),
     FileData: st.builds(FileData, numbers, st.none() | reasons),
@@ -110,7 +128,13 @@ SAMPLES: tuple[Message, ...] = (
     NewToken(ID, 12, 34, "stop", -0.25, ((34, -0.25), (35, -2.0))),
     PromptScores(ID, 1, ((-1.0, ((5, -1.0),)), (-9999.0, ()))),
     SessionFailed(ID, "bad_input", "not a number", "12D3KooWa"),
-    CloseSession(ID),
+    CloseSession(ID, 11),
+    PromptProgress(ID, 9),
+    Hello(),
+    Welcome("alice", 3, 1024),
+    Unwelcome("not_accepted", "who are you?", 5000),
+    Receipt(7, 12, 1 << 40, bytes(32), bytes(range(65)), bytes(64)),
+    Voucher(7, 1 << 40, bytes(65)),
     SessionClosed(ID, 100, 12345),
     FetchFile(7, "ab" * 32, "tokenizer.json"),
     FileData(7, None),

@@ -156,7 +156,7 @@ def test_a_header_over_the_limit_is_not_even_parsed() -> None:
 
 def test_a_payload_comes_only_where_one_belongs() -> None:
     carries = {message.kind for message in SAMPLES if _takes_payload(message)}
-    assert carries == {"open", "prompt", "file", "act"}
+    assert carries == {"open", "prompt", "file", "act", "hello"}
 
 
 def _takes_payload(message: Message) -> bool:

@@ -1,0 +1,105 @@
+"""The in-memory twin of the chain's view, and providers and gateways with accounts on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from chain.primitives import checksummed
+from chain.vouchers import Domain
+from chain.wallet import Account
+from mesh.identity import Identity
+from mesh.payment.binding import Binding, sign_binding
+from mesh.payment.collector import Collector
+from mesh.payment.journal import PaymentJournal
+from mesh.payment.purser import Purser
+from mesh.payment.terms import CreditTerms, NotAccepted, ProviderFacts
+
+DOMAIN = Domain(31337, bytes(range(20)))
+MODEL_ID = 5
+
+
+@dataclass
+class MemoryChain:
+    """`mesh.payment.terms.ChainView`: what tests write into it is what the chain says."""
+
+    domain: Domain = DOMAIN
+    epoch: int = 7
+    gateways: dict[str, str] = field(default_factory=dict)
+    """Active gateways and their signers."""
+    providers: dict[str, ProviderFacts] = field(default_factory=dict)
+
+    async def check_gateway(self, binding: Binding) -> None:
+        if self.gateways.get(binding.id) != binding.address:
+            raise NotAccepted(f"gateway {binding.id!r} is not active, or another key signs for it")
+
+    async def check_provider(self, binding: Binding) -> ProviderFacts:
+        facts = self.providers.get(binding.id)
+        if facts is None or facts.signer != binding.address:
+            raise NotAccepted(f"provider {binding.id!r} is not active, or another key signs for it")
+        return facts
+
+
+@dataclass(frozen=True)
+class PaidProvider:
+    """A provider's account and books."""
+
+    account: Account
+    journal: PaymentJournal
+    collector: Collector
+    binding: bytes
+
+
+@dataclass
+class Money:
+    """Makes paid members of a swarm."""
+
+    chain: MemoryChain = field(default_factory=MemoryChain)
+    terms: CreditTerms = field(default_factory=lambda: CreditTerms(tokens=64, pause_seconds=1.0, receipt_seconds=0.02))
+    journals: dict[str, PaymentJournal] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    def journal(self, name: str) -> PaymentJournal:
+        return self.journals.setdefault(name, PaymentJournal(None))
+
+    def account(self, name: str) -> Account:
+        return self.accounts.setdefault(name, Account.create())
+
+    def provider(self, identity: Identity, name: str, digest: str, blocks: int) -> PaidProvider:
+        account, journal = self.account(name), self.journal(name)
+        self.chain.providers[name] = ProviderFacts(account.address, MODEL_ID, bytes.fromhex(digest))
+        collector = Collector(
+            provider=name,
+            model_id=MODEL_ID,
+            blocks=blocks,
+            identity=identity,
+            account=account,
+            journal=journal,
+            chain=self.chain,
+            terms=self.terms,
+        )
+        return PaidProvider(account, journal, collector, bind("provider", name, identity, account))
+
+    def gateway(self, identity: Identity, name: str) -> Callable[[asyncio.TaskGroup], Purser]:
+        account, journal = self.account(name), self.journal(name)
+        self.chain.gateways[name] = account.address
+        return lambda tasks: Purser(
+            gateway=name, identity=identity, account=account, journal=journal, chain=self.chain, tasks=tasks
+        )
+
+
+def bind(role: str, name: str, identity: Identity, account: Account, *, seconds: float = 3600.0) -> bytes:
+    """A binding on the tests' chain."""
+    assert role in ("provider", "gateway")
+    binding = Binding(
+        "provider" if role == "provider" else "gateway",
+        name,
+        DOMAIN.chain_id,
+        checksummed(DOMAIN.contract),
+        account.address,
+        identity.peer_id,
+        int(time.time() + seconds),
+    )
+    return sign_binding(binding, identity, account)
