@@ -1,0 +1,108 @@
+"""Messages of `/mesh/leaves/1`: documents that a gateway publishes about an epoch, fetched in bounded parts (pure).
+
+The asker sends `fetch`; the gateway answers with `part`s, each a piece of the document as payload, until `offset` and
+the payload reach `total`, or with one `part` that names an error. A channel may carry one request after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Literal
+
+from mesh.errors import ProtocolViolation
+from mesh.wire import fields as f
+from mesh.wire.frame import Frame
+
+LEAVES_PROTOCOL: Final = "/mesh/leaves/1"
+PART_BYTES: Final = 1 << 20
+MAX_DOCUMENT: Final = 64 << 20
+HEADER_LIMIT: Final = 4096
+
+Document = Literal["leaves", "reports"]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDocument:
+    """Ask for the leaves of a model and epoch, or for the service-level reports of an epoch (`model_id` 0)."""
+
+    kind: ClassVar[str] = "fetch"
+    what: Document
+    gateway: str
+    model_id: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPart:
+    """The bytes from `offset` on, as payload, of `total`; or why there are none."""
+
+    kind: ClassVar[str] = "part"
+    offset: int
+    total: int
+    error: str | None
+
+
+_SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
+    FetchDocument: {
+        "what": f.choice("leaves", "reports"),
+        "gateway": f.text(64),
+        "model_id": f.integer(0, (1 << 63) - 1),
+        "epoch": f.integer(0, (1 << 63) - 1),
+    },
+    DocumentPart: {
+        "offset": f.integer(0, MAX_DOCUMENT),
+        "total": f.integer(0, MAX_DOCUMENT),
+        "error": f.optional(f.text(200)),
+    },
+}
+_BY_KIND: Final[dict[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
+
+
+def encode(message: FetchDocument | DocumentPart, payload: bytes | memoryview = b"") -> Frame:
+    """The frame that carries `message` and `payload`."""
+    header = {"t": message.kind} | {field.name: getattr(message, field.name) for field in fields(message)}
+    return Frame(f.pack(header), payload)
+
+
+def decode(frame: Frame) -> FetchDocument | DocumentPart:
+    """The message in a frame. Raises `ProtocolViolation` on anything that the schema does not allow."""
+    raw = f.unpack_map(frame.header, limit=HEADER_LIMIT)
+    cls = _BY_KIND.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
+    if cls is None:
+        raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
+    if len(frame.payload) > (PART_BYTES if cls is DocumentPart else 0):
+        raise ProtocolViolation(f"{kind!r} message has a payload of {len(frame.payload)} bytes")
+    readers = _SCHEMA[cls]
+    if unknown := raw.keys() - readers.keys():
+        raise ProtocolViolation(f"{kind!r} message has unknown fields: {sorted(unknown)!r:.200}")
+    message: FetchDocument | DocumentPart = cls(**{name: f.take(raw, name, read) for name, read in readers.items()})
+    return message
+
+
+class Assembly:
+    """Puts a document together from its parts, within `limit` bytes."""
+
+    def __init__(self, limit: int = MAX_DOCUMENT) -> None:
+        self._limit = limit
+        self._total: int | None = None
+        self._body = bytearray()
+
+    def add(self, part: DocumentPart, payload: bytes | bytearray | memoryview) -> bool:
+        """Take the next part; True once the document is whole. Raises `ProtocolViolation`."""
+        if part.total > self._limit:
+            raise ProtocolViolation(f"a document of {part.total} bytes is over the limit of {self._limit}")
+        if self._total is None:
+            self._total = part.total
+        if part.total != self._total or part.offset != len(self._body):
+            raise ProtocolViolation("the parts of a document do not fit together")
+        if not payload and part.total:
+            raise ProtocolViolation("a part of a document is empty")
+        if len(self._body) + len(payload) > part.total:
+            raise ProtocolViolation("a document is longer than its first part says")
+        self._body += payload
+        return len(self._body) == part.total
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._body)
