@@ -26,13 +26,21 @@ MAX_MANIFEST = 64 << 20
 @chain_command(app, "publish", sends=True)
 async def publish(
     session: Session,
-    name: Annotated[str, typer.Argument(help="A name nobody has yet (1 to 64 bytes).")],
-    manifest: Annotated[
-        str, typer.Option("--manifest", help="The weights' manifest: a file, or its sha256 in hex.", show_default=False)
+    name: Annotated[
+        str, typer.Argument(help="A name nobody has yet (1 to 64 bytes): the one under which providers serve it.")
     ],
-    blocks: Annotated[int, typer.Option("--blocks", min=1, max=4096, help="Decoder blocks of the model.")],
     price: Annotated[str, typer.Option("--price", help="FUNC for one weighted token through all blocks.")],
     stake: Annotated[str, typer.Option("--stake", help="FUNC that each provider must stake.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", help="The checkpoint folder, or tiny-python: its digest and blocks are used."),
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option("--manifest", help="Instead of --checkpoint: a manifest file, or its sha256 in hex.")
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option("--blocks", min=1, max=4096, help="Decoder blocks of the model, with --manifest.")
+    ] = None,
     royalty: Annotated[float, typer.Option("--royalty", min=0, max=50, help="Your percentage of every fee.")] = 5.0,
     uri: Annotated[str, typer.Option("--uri", help="Where to read about it (at most 1024 bytes).")] = "",
 ) -> None:
@@ -40,13 +48,14 @@ async def publish(
     royalty_bps = round(royalty * 100)
     if abs(royalty_bps - royalty * 100) > 1e-6:
         raise typer.BadParameter("a royalty has at most two decimals", param_hint="--royalty")
+    digest, n_blocks = _identify(name, checkpoint, manifest, blocks)
     async with session.signing() as client:
         await session.send(
             client.models.create_model(
                 name,
-                _manifest_hash(manifest),
+                digest,
                 uri,
-                blocks=blocks,
+                blocks=n_blocks,
                 price_per_token=read_amount(price, allow_zero=True, name="--price"),
                 royalty_bps=royalty_bps,
                 model_stake_amount=read_amount(stake, name="--stake"),
@@ -150,6 +159,21 @@ async def royalty(session: Session, model: ModelId) -> None:
 
 def _rating(model: ModelInfo) -> str:
     return "none" if model.rating is None else f"{model.rating / 100:.2f} of 5"
+
+
+def _identify(name: str, checkpoint: str | None, manifest: str | None, blocks: int | None) -> tuple[bytes, int]:
+    """What tells the model's weights from others, and its blocks. Raises `typer.BadParameter`."""
+    if checkpoint is not None:
+        if manifest is not None or blocks is not None:
+            raise typer.BadParameter("a checkpoint says its manifest and its blocks itself", param_hint="--checkpoint")
+        from mesh.provider.model_files import read_model_files
+        from shards.source import resolve
+
+        files = read_model_files(name, resolve(checkpoint))
+        return bytes.fromhex(files.digest), files.spec.n_blocks
+    if manifest is None or blocks is None:
+        raise typer.BadParameter("give --checkpoint, or --manifest and --blocks", param_hint="--checkpoint")
+    return _manifest_hash(manifest), blocks
 
 
 def _manifest_hash(text: str) -> bytes:

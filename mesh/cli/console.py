@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -53,6 +53,14 @@ def run(work: Coroutine[Any, Any, T], *, ends_on_signal: bool = False) -> T | No
         if known is None:
             raise
         raise fail(known) from group
+
+
+def settled_on(read: Callable[[], T]) -> T:
+    """What `read` makes of the options; a known error becomes one line on stderr and exit code 1."""
+    try:
+        return read()
+    except KNOWN_ERRORS as error:
+        raise fail(error) from error
 
 
 def fail(error: BaseException) -> typer.Exit:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mesh.cli.console import emit, err, out, run, set_up_logging
+from mesh.cli import paying
+from mesh.cli.chain_session import read_amount
+from mesh.cli.console import emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, require_peers
 from mesh.errors import ConfigError
@@ -17,6 +21,8 @@ from mesh.identity import Identity
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from mesh.payment.desk import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
 
@@ -33,47 +39,131 @@ def gateway(
         int, typer.Option("--max-concurrent", min=1, help="Requests answered at once; more get 429.")
     ] = 64,
     identity: IdentityFile = None,
+    chain: paying.Chain = None,
+    wallet: paying.Wallet = None,
+    gateway_id: Annotated[
+        str | None, typer.Option("--gateway-id", help="Our id on the chain.", show_default="the peer id")
+    ] = None,
+    stake: Annotated[
+        str | None,
+        typer.Option("--stake", help="FUNC to stake when registering.", show_default="the least there may be"),
+    ] = None,
+    credit: paying.Credit = 1024,
+    host_maddrs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host-maddrs",
+            help="Where providers reach a gateway that pays them, for its checkpoints.",
+            show_default="/ip4/0.0.0.0/tcp/0",
+        ),
+    ] = None,
+    deployment: paying.Deployment = None,
+    password_file: paying.PasswordFile = None,
+    payment_folder: paying.PaymentFolder = None,
+    yes: paying.Yes = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve /v1/models, /v1/completions and /v1/chat/completions over the swarm until Ctrl-C.
 
     The gateway holds no weights: it turns text into tokens, finds a route, and streams what the last stage says.
+
+    With --wallet it is a gateway on the chain: it registers and stakes (after asking you once), pays providers with
+    vouchers, bills developers by their deposits (`mesh key new`, `mesh pay`), and settles every epoch.
     """
     set_up_logging(log_level)
     joined = require_peers(peers)
     keys = _read_keys(api_keys)
+    payment = settled_on(
+        lambda: paying.read_payment(
+            chain=chain,
+            wallet=wallet,
+            deployment=deployment,
+            password_file=password_file,
+            identifier=gateway_id,
+            credit=credit,
+            folder=payment_folder,
+            stake=None if stake is None else read_amount(stake, name="--stake"),
+        )
+    )
+    if payment is not None and keys:
+        raise typer.BadParameter("a gateway that is paid makes keys for its accounts itself", param_hint="--api-keys")
     with claim_identity(identity) as own:
-        run(_serve(joined, own, host, port, keys, max_concurrent, as_json), ends_on_signal=True)
+        config = _Config(
+            joined,
+            own,
+            host,
+            port,
+            keys,
+            max_concurrent,
+            as_json,
+            payment,
+            tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
+        )
+        run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
 
 
-async def _serve(
-    peers: tuple[str, ...],
-    identity: Identity,
-    host: str,
-    port: int,
-    keys: frozenset[str],
-    max_concurrent: int,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """What `mesh gateway` was asked."""
+
+    peers: tuple[str, ...]
+    identity: Identity
+    host: str
+    port: int
+    keys: frozenset[str]
+    max_concurrent: int
+    as_json: bool
+    payment: PaymentConfig | None
+    host_maddrs: tuple[str, ...]
+
+
+async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.client.client import Client
     from mesh.gateway.app import create_app
     from mesh.gateway.config import GatewayConfig
     from mesh.gateway.serve import bind, server
 
-    listener = bind(host, port)
-    with listener:
-        async with Client(peers, identity=identity, runtime_root=runtime_root()) as client:
-            app = create_app(client.backend, GatewayConfig(api_keys=keys, max_concurrent=max_concurrent))
-            async with server(app, listener) as running:
-                shown = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-                if as_json:
-                    emit("ready", url=f"{shown}/v1", peer=identity.peer_id)
-                else:
-                    out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
-                await _serve_until_cancelled(running, listener)
+    limits = GatewayConfig(api_keys=config.keys, max_concurrent=config.max_concurrent)
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(bind(config.host, config.port))
+        paid = None
+        if config.payment is not None:
+            from mesh.gateway.paid import PaidGateway
+
+            paid = await stack.enter_async_context(
+                PaidGateway.open(config.payment, config.identity, ask, _tell(config.as_json))
+            )
+        client = Client(
+            config.peers,
+            identity=config.identity,
+            runtime_root=runtime_root(),
+            host_maddrs=config.host_maddrs if paid is not None else (),
+            purser=paid.purser if paid is not None else None,
+        )
+        await stack.enter_async_context(client)
+        if paid is not None:
+            await stack.enter_async_context(paid.running(client))
+        app = create_app(client.backend, limits, billing=paid.billing if paid is not None else None)
+        running = await stack.enter_async_context(server(app, listener))
+        shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
+        if config.as_json:
+            emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)
+        else:
+            out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
+        await _serve_until_cancelled(running, listener)
+
+
+def _tell(as_json: bool) -> Tell:
+    def tell(what: str, tx: str) -> None:
+        if as_json:
+            emit("settled", what=what, tx=tx)
+        else:
+            out.print(f"{what} [dim]({tx})[/]")
+
+    return tell
 
 
 async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socket) -> None:

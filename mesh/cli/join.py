@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging
+from mesh.cli import paying
+from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
 
@@ -55,6 +56,16 @@ def join(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for downloads.", show_default="huggingface_hub's")
     ] = None,
+    chain: paying.Chain = None,
+    wallet: paying.Wallet = None,
+    provider_id: Annotated[
+        str | None, typer.Option("--provider-id", help="Our id on the chain.", show_default="the peer id")
+    ] = None,
+    credit: paying.Credit = 1024,
+    deployment: paying.Deployment = None,
+    password_file: paying.PasswordFile = None,
+    payment_folder: paying.PaymentFolder = None,
+    yes: paying.Yes = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -62,14 +73,28 @@ def join(
 
     Without --peers this node starts a new swarm and prints the address through which others join. With
     `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part.
+
+    With --wallet the work is paid for: the node registers as a provider of the model, stakes what the model asks for
+    (after asking you once), and works only for staked gateways that sign vouchers for what was done.
     """
     set_up_logging(log_level)
     span = read_blocks(blocks)
     kv_bytes = read_size(kv_cache)
+    payment = settled_on(
+        lambda: paying.read_payment(
+            chain=chain,
+            wallet=wallet,
+            deployment=deployment,
+            password_file=password_file,
+            identifier=provider_id,
+            credit=credit,
+            folder=payment_folder,
+        )
+    )
     with claim_identity(identity) as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
-        from mesh.provider.join import Chose, JoinConfig, Joined, JoinEvent, Serving
+        from mesh.provider.join import Chose, JoinConfig, Joined, JoinEvent, Serving, Settled
         from mesh.provider.join import join as join_swarm
         from shards.devices import choose_device
 
@@ -85,6 +110,8 @@ def join(
                         out.print(f"others join with: [bold]--peers {maddrs[0]}[/]")
                 case Chose(model=served, span=chosen, n_blocks=total):
                     out.print(f"loading blocks [bold]{chosen}[/] of {total} of {served}")
+                case Settled(what=what, tx=tx):
+                    out.print(f"{what} [dim]({tx})[/]")
                 case Serving(span=served_span, tokens_per_second=speed, dtype=used, device=where):
                     out.print(
                         f"serving blocks [bold]{served_span}[/] in {used} on {where}: "
@@ -108,6 +135,8 @@ def join(
             cache=cache,
             kv_bytes=kv_bytes,
             threads=threads,
+            payment=payment,
+            approve=paying.asker(yes),
         )
         with ProgressBars(enabled=not as_json) as progress:
             run(join_swarm(config, tell, progress), ends_on_signal=True)

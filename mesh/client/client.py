@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta,
 from mesh.errors import Cancelled, InternalError, InvalidRequest, NoRoute
 from mesh.identity import Identity
 from mesh.node import Node, NodeConfig
+from mesh.payment.purser import Purser
 from shards.sampling_params import SEED_BITS, SamplingParams
 
 DEFAULT_MAX_TOKENS = 256
@@ -134,23 +135,34 @@ class Client:
     """
 
     def __init__(
-        self, peers: Sequence[str], *, identity: Identity | None = None, runtime_root: Path | None = None
+        self,
+        peers: Sequence[str],
+        *,
+        identity: Identity | None = None,
+        runtime_root: Path | None = None,
+        host_maddrs: tuple[str, ...] = (),
+        purser: Callable[[asyncio.TaskGroup], Purser] | None = None,
     ) -> None:
-        """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`)."""
+        """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
+
+        A gateway that pays its providers has a `purser`, and listens on `host_maddrs`, so that they can reach it.
+        """
         config = NodeConfig(
             identity=identity or Identity.generate(),
             initial_peers=tuple(peers),
-            client_mode=True,
+            host_maddrs=host_maddrs or ("/ip4/127.0.0.1/tcp/0",),
+            client_mode=not host_maddrs,
             runtime_root=runtime_root,
         )
         self._node = Node(config)
+        self._purser = purser
         self._stack = AsyncExitStack()
         self._backend: SwarmBackend | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._node)
-            backend = SwarmBackend(self._node.transport, self._node.directory)
+            backend = SwarmBackend(self._node.transport, self._node.directory, purser=self._purser)
             self._backend = await stack.enter_async_context(backend)
             self._stack = stack.pop_all()
         return self
@@ -160,6 +172,11 @@ class Client:
     ) -> None:
         self._backend = None
         await self._stack.aclose()
+
+    @property
+    def node(self) -> Node:
+        """Our place in the network."""
+        return self._node
 
     @property
     def backend(self) -> SwarmBackend:

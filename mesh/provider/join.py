@@ -6,9 +6,10 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -30,6 +31,9 @@ from shards.source import resolve
 from shards.span import Span
 from shards.stage import StageModel
 
+if TYPE_CHECKING:
+    from mesh.payment.desk import Ask, Desk, PaymentConfig
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -40,6 +44,10 @@ CLAIM_ROUNDS = 20
 STEADY_ROUNDS = 2
 UNKNOWN_RATE = 1.0
 DEVICE_FRACTION = 0.25
+
+
+async def _approve(what: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,10 @@ class JoinConfig:
     cache: Path | None = None
     kv_bytes: int = 1 << 30
     threads: int | None = None
+    payment: PaymentConfig | None = None
+    """With which account to be paid; None serves for free."""
+    approve: Ask = field(default=_approve)
+    """Asked once before anything is staked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,15 @@ class Serving:
     device: str
 
 
-JoinEvent = Joined | Chose | Serving
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A transaction of ours went through."""
+
+    what: str
+    tx: str
+
+
+JoinEvent = Joined | Chose | Serving | Settled
 
 
 async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
@@ -96,11 +116,26 @@ async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: 
     files = await asyncio.to_thread(read_model_files, config.name or _model_name(config.model, folder), folder)
     _check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
-    async with Node(config.node) as node:
+    async with AsyncExitStack() as stack:
+        desk = None
+        if config.payment is not None:
+            from mesh.payment.desk import provider_desk  # who serves for free needs nothing of the chain
+
+            desk = await stack.enter_async_context(
+                provider_desk(
+                    config.payment,
+                    config.node.identity,
+                    digest=files.digest,
+                    name=files.name,
+                    ask=config.approve,
+                    tell=lambda what, tx: tell(Settled(what, tx)),
+                )
+            )
+        node = await stack.enter_async_context(Node(config.node))
         tell(Joined(node.peer_id, node.maddrs))
         async with asyncio.TaskGroup() as tasks:
             watcher = tasks.create_task(node.watch())
-            provider = _Provider(config, node, files, str(dtype).removeprefix("torch."))
+            provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), desk)
             try:
                 await provider.run(tell, progress)
             finally:
@@ -112,7 +147,8 @@ async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: 
 class _Provider:
     """The state of one joining or serving provider."""
 
-    def __init__(self, config: JoinConfig, node: Node, files: ModelFiles, dtype: str) -> None:
+    def __init__(self, config: JoinConfig, node: Node, files: ModelFiles, dtype: str, desk: Desk | None) -> None:
+        self._desk = desk
         self._config = config
         self._node = node
         self._files = files
@@ -141,10 +177,13 @@ class _Provider:
             files=files.contents,
             wire_dtype=self._dtype,
             config=ServiceConfig(admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads),
+            collector=self._desk.collector(len(span)) if self._desk is not None else None,
         )
         ready = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(service.run(ready.set))
+            if self._desk is not None:
+                tasks.create_task(self._desk.view.run())
             await ready.wait()
             await self._announce(self._serving_record(service, span))
             tell(
@@ -210,6 +249,7 @@ class _Provider:
             wire_dtype=self._dtype,
             version=VERSION,
             files={name: FileDigest(*entry) for name, entry in self._files.hashes.items()},
+            account=self._desk.binding() if self._desk is not None else b"",
         )
 
     def _serving_record(self, service: StageService, span: Span) -> ProviderRecord:

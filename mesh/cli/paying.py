@@ -1,0 +1,102 @@
+"""Options of the commands that work for money, and how they become a `PaymentConfig`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mesh.cli.chain_session import DEFAULT_RPC, chain_folder, default_deployment
+from mesh.cli.console import err
+
+if TYPE_CHECKING:
+    from mesh.payment.desk import Ask, PaymentConfig
+
+Chain = Annotated[
+    str | None,
+    typer.Option(
+        "--chain", help="JSON-RPC address of the chain on which to be paid.", show_default="with --wallet: this machine"
+    ),
+]
+Wallet = Annotated[
+    Path | None, typer.Option("--wallet", help="Keystore file of the account to work with; without it, serve for free.")
+]
+Deployment = Annotated[
+    Path | None,
+    typer.Option("--deployment", envvar="MESH_DEPLOYMENT", help="Where the contracts are.", show_default="the default"),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file",
+        envvar="MESH_WALLET_PASSWORD_FILE",
+        help="File with the wallet's password; else MESH_WALLET_PASSWORD, else you are asked.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before registering and staking.")]
+Credit = Annotated[
+    int,
+    typer.Option("--credit", min=64, max=1 << 20, help="Weighted tokens that a gateway may owe before it must pay."),
+]
+PaymentFolder = Annotated[
+    Path | None,
+    typer.Option("--payment-folder", help="Where receipts and vouchers are kept.", show_default="beside the wallets"),
+]
+
+
+def read_payment(
+    *,
+    chain: str | None,
+    wallet: Path | None,
+    deployment: Path | None,
+    password_file: Path | None,
+    identifier: str | None,
+    credit: int,
+    folder: Path | None,
+    stake: int | None = None,
+) -> PaymentConfig | None:
+    """The account to work with, or None where neither --wallet nor --chain was given.
+
+    Raises `ChainConfigError`, `WalletError`, and `typer.BadParameter` for --chain without --wallet.
+    """
+    if wallet is None:
+        if chain is not None:
+            raise typer.BadParameter(
+                "give the --wallet to work with too (`mesh wallet new` makes one)", param_hint="--chain"
+            )
+        return None
+    from chain.deploy import Deployment as DeploymentRecord
+    from chain.wallet import find_password, keystore_address, open_keystore
+    from mesh.payment.desk import PaymentConfig
+    from mesh.payment.terms import CreditTerms
+
+    found = DeploymentRecord.read(deployment or default_deployment())
+    address = keystore_address(wallet)
+    password = find_password(file=password_file, environment=os.environ, what=f"wallet {address}")
+    return PaymentConfig(
+        rpc=chain or DEFAULT_RPC,
+        deployment=found,
+        account=open_keystore(wallet, password),
+        folder=folder or chain_folder(),
+        identifier=identifier,
+        stake=stake,
+        terms=CreditTerms(tokens=credit),
+    )
+
+
+def asker(yes: bool) -> Ask:
+    """Asks at the terminal; without one, or with --yes, see what it says."""
+
+    async def ask(what: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            err.print(f"to {what}, run this at a terminal or add --yes")
+            return False
+        return await asyncio.to_thread(typer.confirm, f"{what[0].upper()}{what[1:]}?")
+
+    return ask
