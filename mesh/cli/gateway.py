@@ -6,6 +6,7 @@ import asyncio
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +61,7 @@ def gateway(
     deployment: paying.Deployment = None,
     password_file: paying.PasswordFile = None,
     payment_folder: paying.PaymentFolder = None,
+    claim: paying.Claim = True,
     yes: paying.Yes = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
@@ -83,6 +85,7 @@ def gateway(
             identifier=gateway_id,
             credit=credit,
             folder=payment_folder,
+            claims=claim,
             stake=None if stake is None else read_amount(stake, name="--stake"),
         )
     )
@@ -145,7 +148,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
         )
         await stack.enter_async_context(client)
         if paid is not None:
-            await stack.enter_async_context(paid.running(client))
+            show = partial(paying.show_settlement, as_json=config.as_json)
+            await stack.enter_async_context(paid.running(client, show))
         app = create_app(client.backend, limits, billing=paid.billing if paid is not None else None)
         running = await stack.enter_async_context(server(app, listener))
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
@@ -159,7 +163,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
 def _tell(as_json: bool) -> Tell:
     def tell(what: str, tx: str) -> None:
         if as_json:
-            emit("settled", what=what, tx=tx)
+            emit("staked", what=what, tx=tx)
         else:
             out.print(f"{what} [dim]({tx})[/]")
 

@@ -12,6 +12,7 @@ from mesh.cli import paying
 from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
+from mesh.cli.paying import show_settlement
 
 
 def join(
@@ -65,6 +66,7 @@ def join(
     deployment: paying.Deployment = None,
     password_file: paying.PasswordFile = None,
     payment_folder: paying.PaymentFolder = None,
+    claim: paying.Claim = True,
     yes: paying.Yes = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
@@ -89,16 +91,20 @@ def join(
             identifier=provider_id,
             credit=credit,
             folder=payment_folder,
+            claims=claim,
         )
     )
     with claim_identity(identity) as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
-        from mesh.provider.join import Chose, JoinConfig, Joined, JoinEvent, Serving, Settled
+        from mesh.provider.join import Chose, JoinConfig, Joined, JoinEvent, Serving, Settlement, Staked
         from mesh.provider.join import join as join_swarm
         from shards.devices import choose_device
 
         def tell(event: JoinEvent) -> None:
+            if isinstance(event, Settlement):
+                show_settlement(event.event, as_json=as_json)
+                return
             if as_json:
                 values = {k: str(v) if k == "span" else v for k, v in asdict_shallow(event).items()}
                 emit(type(event).__name__.lower(), **values)
@@ -110,7 +116,7 @@ def join(
                         out.print(f"others join with: [bold]--peers {maddrs[0]}[/]")
                 case Chose(model=served, span=chosen, n_blocks=total):
                     out.print(f"loading blocks [bold]{chosen}[/] of {total} of {served}")
-                case Settled(what=what, tx=tx):
+                case Staked(what=what, tx=tx):
                     out.print(f"{what} [dim]({tx})[/]")
                 case Serving(span=served_span, tokens_per_second=speed, dtype=used, device=where):
                     out.print(

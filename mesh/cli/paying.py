@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mesh.cli.chain_session import DEFAULT_RPC, chain_folder, default_deployment
-from mesh.cli.console import err
+from mesh.cli.console import emit, err, out
 
 if TYPE_CHECKING:
     from mesh.payment.desk import Ask, PaymentConfig
+    from mesh.payment.settling import SettlementEvent
 
 Chain = Annotated[
     str | None,
@@ -38,6 +40,7 @@ PasswordFile = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before registering and staking.")]
+Claim = Annotated[bool, typer.Option("--claim/--no-claim", help="Claim what was earned as soon as it may be claimed.")]
 Credit = Annotated[
     int,
     typer.Option("--credit", min=64, max=1 << 20, help="Weighted tokens that a gateway may owe before it must pay."),
@@ -57,6 +60,7 @@ def read_payment(
     identifier: str | None,
     credit: int,
     folder: Path | None,
+    claims: bool = True,
     stake: int | None = None,
 ) -> PaymentConfig | None:
     """The account to work with, or None where neither --wallet nor --chain was given.
@@ -84,8 +88,20 @@ def read_payment(
         folder=folder or chain_folder(),
         identifier=identifier,
         stake=stake,
+        claims=claims,
         terms=CreditTerms(tokens=credit),
     )
+
+
+def show_settlement(event: SettlementEvent, *, as_json: bool) -> None:
+    """Something that settlement did or met, as a line; transactions with their hash."""
+    if as_json:
+        emit("settlement", **{name: value for name, value in asdict(event).items() if value is not None})
+    elif event.kind in ("sent", "notice"):
+        shown = f" [dim]({event.tx_hash})[/]" if event.tx_hash else ""
+        out.print(event.text.replace("[", "\\[") + shown)
+    else:
+        err.print(f"[yellow]{event.kind}:[/] " + event.text.replace("[", "\\["))
 
 
 def asker(yes: bool) -> Ask:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from chain.vouchers import PaymentVoucher
 from mesh.client.client import Client
 from mesh.gateway.billing import Billing, BillingConfig, billing_for
 from mesh.identity import Identity
 from mesh.payment.desk import Ask, Desk, PaymentConfig, Tell, gateway_desk
+from mesh.payment.gateway_settlement import GatewaySettlement
+from mesh.payment.leaves_service import LeavesService
 from mesh.payment.purser import Purser
+from mesh.payment.settling import SettlementEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,39 @@ class PaidGateway:
         )
 
     @asynccontextmanager
-    async def running(self, client: Client) -> AsyncIterator[None]:
-        """Follow the chain and settle its epochs while the block runs."""
+    async def running(self, client: Client, show: Callable[[SettlementEvent], None]) -> AsyncIterator[None]:
+        """Follow the chain, publish checkpoints and settle epochs while the block runs."""
+        desk, config = self.desk, self.desk.config
+        transport = client.node.transport
+        await LeavesService(transport, desk.store, desk.id).start()
+        settlement = GatewaySettlement(
+            desk.client,
+            desk.id,
+            desk.journal,
+            desk.store,
+            _Redeemable(self.billing),
+            claims=config.claims,
+            poll=config.settle_seconds,
+            tell=show,
+        )
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(self.desk.view.run())
+            work = [tasks.create_task(desk.view.run()), tasks.create_task(settlement.run())]
             try:
                 yield
             finally:
-                following.cancel()
+                for task in work:
+                    task.cancel()
+
+
+class _Redeemable:
+    """The developers' vouchers as settlement sees them."""
+
+    def __init__(self, billing: Billing) -> None:
+        self._billing = billing
+
+    async def vouchers(self) -> Sequence[tuple[PaymentVoucher, bytes]]:
+        billing = self._billing
+        return [(each.voucher, each.signature) for each in await billing.write(billing.store.vouchers, due=True)]
+
+    async def redeemed(self, voucher: PaymentVoucher, total: int) -> None:
+        await self._billing.write(self._billing.store.mark_redeemed, voucher.payer, total)

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,12 @@ from mesh.payment.binding import Binding, Role, sign_binding
 from mesh.payment.chain_view import POLL_SECONDS, StakingView
 from mesh.payment.collector import Collector
 from mesh.payment.journal import PaymentJournal
+from mesh.payment.provider_settlement import ProviderSettlement, fetch_over
+from mesh.payment.settlement_store import SettlementStore
+from mesh.payment.settling import POLL_SECONDS as SETTLE_SECONDS
+from mesh.payment.settling import SettlementEvent
 from mesh.payment.terms import CreditTerms
+from mesh.transport.port import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +57,10 @@ class PaymentConfig:
     stake: int | None = None
     confirmations: int = 1
     poll_seconds: float = POLL_SECONDS
+    settle_seconds: float = SETTLE_SECONDS
+    """How often the chain is looked at for what settlement has to do."""
+    claims: bool = True
+    """Claim rewards and shares as soon as they may be claimed."""
     terms: CreditTerms = field(default_factory=CreditTerms)
 
 
@@ -65,6 +74,7 @@ class Desk:
     client: StakingClient
     view: StakingView
     journal: PaymentJournal
+    store: SettlementStore
     identity: Identity
     model: ModelInfo | None = None
 
@@ -86,6 +96,18 @@ class Desk:
             int(time.time()) + BINDING_SECONDS,
         )
         return sign_binding(binding, self.identity, self.config.account)
+
+    def settlement(self, transport: Transport, tell: Callable[[SettlementEvent], None]) -> ProviderSettlement:
+        """What a provider does around an epoch's end."""
+        return ProviderSettlement(
+            self.client,
+            self.journal,
+            self.store,
+            fetch_over(transport),
+            claims=self.config.claims,
+            poll=self.config.settle_seconds,
+            tell=tell,
+        )
 
     def collector(self, blocks: int) -> Collector:
         """The books of a provider that serves so many blocks."""
@@ -139,8 +161,8 @@ async def provider_desk(
                 await _send(client.providers.reactivate(identifier), f"reactivated provider {identifier}", tell)
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
-        with PaymentJournal(config.folder / f"provider-{_file_name(identifier)}.sqlite") as journal:
-            yield Desk("provider", identifier, config, client, view, journal, identity, model)
+        with _books(config, "provider", identifier) as (journal, store):
+            yield Desk("provider", identifier, config, client, view, journal, store, identity, model)
 
 
 @asynccontextmanager
@@ -171,8 +193,18 @@ async def gateway_desk(config: PaymentConfig, identity: Identity, *, ask: Ask, t
                 await _send(client.gateways.stake_for_gateway(identifier, missing), f"staked {shown}", tell)
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
-        with PaymentJournal(config.folder / f"gateway-{_file_name(identifier)}.sqlite") as journal:
-            yield Desk("gateway", identifier, config, client, view, journal, identity)
+        with _books(config, "gateway", identifier) as (journal, store):
+            yield Desk("gateway", identifier, config, client, view, journal, store, identity)
+
+
+@contextmanager
+def _books(config: PaymentConfig, role: Role, identifier: str) -> Iterator[tuple[PaymentJournal, SettlementStore]]:
+    name = f"{role}-{_file_name(identifier)}"
+    with (
+        PaymentJournal(config.folder / f"{name}.sqlite") as journal,
+        SettlementStore(config.folder / f"{name}-settlement.sqlite") as store,
+    ):
+        yield journal, store
 
 
 @asynccontextmanager

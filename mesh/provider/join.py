@@ -33,6 +33,7 @@ from shards.stage import StageModel
 
 if TYPE_CHECKING:
     from mesh.payment.desk import Ask, Desk, PaymentConfig
+    from mesh.payment.settling import SettlementEvent
 
 logger = logging.getLogger(__name__)
 
@@ -100,14 +101,21 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A transaction of ours went through."""
+class Staked:
+    """We are registered, and our stake is on the chain."""
 
     what: str
     tx: str
 
 
-JoinEvent = Joined | Chose | Serving | Settled
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Something that the settlement of an epoch did or met."""
+
+    event: SettlementEvent
+
+
+JoinEvent = Joined | Chose | Serving | Staked | Settlement
 
 
 async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
@@ -128,7 +136,7 @@ async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: 
                     digest=files.digest,
                     name=files.name,
                     ask=config.approve,
-                    tell=lambda what, tx: tell(Settled(what, tx)),
+                    tell=lambda what, tx: tell(Staked(what, tx)),
                 )
             )
         node = await stack.enter_async_context(Node(config.node))
@@ -184,6 +192,8 @@ class _Provider:
             tasks.create_task(service.run(ready.set))
             if self._desk is not None:
                 tasks.create_task(self._desk.view.run())
+                settlement = self._desk.settlement(self._node.transport, lambda event: tell(Settlement(event)))
+                tasks.create_task(settlement.run())
             await ready.wait()
             await self._announce(self._serving_record(service, span))
             tell(
