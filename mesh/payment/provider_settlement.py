@@ -97,7 +97,7 @@ class ProviderSettlement(Settler):
         self._fetch = fetch
         self._claims = claims
         self._slots: dict[SlotId, Slot] = {}
-        self._owned: dict[str, bool] = {}
+        self._owned: set[str] = set()
         self._asked: dict[SlotId, float] = {}
         self._checked: dict[SlotId, CheckedLeaves] = {}
         self._barred: set[SlotId] = set()
@@ -147,13 +147,13 @@ class ProviderSettlement(Settler):
 
     async def _ours(self, providers: set[str]) -> set[str]:
         """Those that our account owns: only for them rewards can be claimed."""
-        unknown = sorted(providers - self._owned.keys())
-        for provider in unknown:
-            owner = await self._client.core.view("ProviderRegistry", "ownerOf", key_of(provider))
-            self._owned[provider] = owner == self._client.address
-            if not self._owned[provider]:
-                self._once("trouble", f"owner/{provider}", f"the vouchers of {provider} belong to {owner}, not to us")
-        return {provider for provider in providers if self._owned[provider]}
+        for provider in sorted(providers - self._owned):
+            owner, _ = (await self._client.core.view("ProviderRegistry", "ownerAndModel", key_of(provider))).values()
+            if owner == self._client.address:
+                self._owned.add(provider)
+            else:
+                self._once("trouble", f"owner/{provider}", f"{provider} is {owner}'s on this chain, not ours")
+        return providers & self._owned
 
     async def _slot(self, found: SlotId, slot: Slot) -> ProviderSlot:
         gateway, provider = key_of(found.gateway), key_of(found.provider)
