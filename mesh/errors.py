@@ -8,6 +8,7 @@ MeshError
 ├── NoRoute                 the model's blocks are not all covered right now
 ├── Refused                 a hop had no room for the session; says when to try again
 ├── Cancelled               the session was cancelled on our side
+├── PaymentRefused          a gateway refused our voucher, our API key, or to give us one
 ├── PeerError               a peer failed or misbehaved; names it
 │   ├── PeerUnreachable     no connection could be made, or it broke
 │   ├── PeerTimeout         it did not answer by the deadline
@@ -61,6 +62,14 @@ class Refused(MeshError):
 
 class Cancelled(MeshError):
     """The session was cancelled on our side."""
+
+
+class PaymentRefused(MeshError):
+    """A gateway refused our voucher, our API key, or our request for one; `code` is the gateway's word for why."""
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class PeerError(MeshError):

@@ -91,10 +91,13 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
         holder = caller.holder
         wait, spent = _number(request, "wait", MAX_WAIT), _number(request, "spent", MAX_AMOUNT)
         if wait:
-            billing.saw_agent(holder)
-            increment = await _increment(gateway, billing)
-            await _until_due(holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
-            billing.saw_agent(holder)
+            holder.agents += 1
+            try:
+                increment = await _increment(gateway, billing)
+                await _until_due(holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
+            finally:
+                holder.agents -= 1
+                billing.saw_agent(holder)
         await billing.refresh(holder)
         return await account_json(gateway, billing, caller)
 

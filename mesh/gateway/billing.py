@@ -6,11 +6,14 @@ import asyncio
 import functools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from eth_utils import to_canonical_address
 
 from chain.primitives import Address, checksummed, key_of
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
@@ -20,6 +23,9 @@ from mesh.payment.accounts import Account, Tariff, VoucherRefused
 from mesh.payment.api_keys import KEY_RANDOM_BYTES, KeyRequest, hash_key, make_key
 from mesh.payment.limits import Places, TokenBucket
 from mesh.payment.ports import Backing, EscrowView, PriceSource, Unavailable
+
+if TYPE_CHECKING:
+    from chain.client.staking import StakingClient
 
 T = TypeVar("T")
 
@@ -84,6 +90,8 @@ class Holder:
     vouchers: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
     """Requests that wait for credit."""
+    agents: int = 0
+    """Payers' agents that wait for news now."""
     agent_seen: float = -float("inf")
     """When a payer's agent last asked or paid."""
     backing: Backing = field(default_factory=lambda: Backing(0, 0))
@@ -104,7 +112,7 @@ class Caller:
 
 
 class Billing:
-    """All accounts of one gateway. `async with` it; the store is the caller's to close, after this.
+    """All accounts of one gateway. `async with` it; it closes the store at the end.
 
     `domain` names the chain and the Escrow contract whose vouchers are taken. Errors are `ApiFailure`s, for the caller.
     """
@@ -142,6 +150,7 @@ class Billing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self._writer.shutdown, wait=True)
+        self.store.close()
 
     def write(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> asyncio.Future[T]:
         """Call the store from its thread. Queued at once: it will be written even if nobody awaits it."""
@@ -276,7 +285,7 @@ class Billing:
 
     def has_agent(self, holder: Holder) -> bool:
         """Whether somebody may be about to pay: then a new request waits too, instead of being refused at once."""
-        return time.monotonic() - holder.agent_seen < self.config.pause_seconds
+        return holder.agents > 0 or time.monotonic() - holder.agent_seen < self.config.pause_seconds
 
     def _holder(self, payer: Address) -> Holder | None:
         if payer not in self._holders:
@@ -294,3 +303,29 @@ def insufficient(message: str) -> ApiFailure:
 
 def _refused(status: int, code: str, message: str) -> ApiFailure:
     return ApiFailure(ApiError(status, message, code=code))
+
+
+def billing_for(
+    config: BillingConfig,
+    client: StakingClient,
+    store_path: Path | None,
+    gateway_id: str,
+    *,
+    models: Mapping[str, int] | None = None,
+) -> Billing:
+    """Billing over a connected client; `async with` it, and it closes its store. Raises `ConfigError`.
+
+    `models` (digest → number on the chain) is needed only where several models on the chain have one manifest.
+    """
+    from mesh.payment.chain_accounts import ChainEscrow, ChainPrices
+
+    domain = Domain(client.deployment.chain_id, to_canonical_address(client.deployment.address("Escrow")))
+    store = AccountStore(store_path, gateway_id)
+    return Billing(
+        config,
+        gateway_id,
+        domain,
+        ChainPrices(client, models=models),
+        ChainEscrow(client, gateway_id),
+        store,
+    )

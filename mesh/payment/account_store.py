@@ -78,12 +78,14 @@ class AccountStore:
         self.path = path
         self._lock = threading.Lock()
         self._claim: int | None = None
+        self._opened: sqlite3.Connection | None = None
         try:
             if path is not None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._claim = _claim(path)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
+            self._opened = self._db
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -96,10 +98,10 @@ class AccountStore:
                 raise ConfigError(f"{path} holds the accounts of the gateway {owner!r}, not of {gateway!r}")
             self._recover()
         except (OSError, sqlite3.Error) as error:
-            self._release()
+            self.close()
             raise ConfigError(f"the accounts in {path} cannot be opened: {error}") from error
         except ConfigError:
-            self._release()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -108,9 +110,16 @@ class AccountStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """May be called twice."""
         with self._lock:
-            self._db.close()
-        self._release()
+            if self._opened is not None:
+                self._opened.close()
+            if self._claim is not None:
+                os.close(self._claim)
+                self._claim = None
 
     # --- accounts and keys ---
 
@@ -273,11 +282,6 @@ class AccountStore:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-
-    def _release(self) -> None:
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
 
 
 def _claim(path: Path) -> int:

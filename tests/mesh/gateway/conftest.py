@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import httpx
@@ -83,16 +83,28 @@ def serving(config: GatewayConfig) -> Iterator[Live]:
     """Serve a gateway in a thread of its own."""
     backend = EchoBackend(models())
     app = create_app(backend, config)
+    with serve_app(app) as url:
+        yield Live(url, backend, app)
+
+
+@contextmanager
+def serve_app(app: FastAPI, around: AbstractAsyncContextManager[object] | None = None) -> Iterator[str]:
+    """Serve an app in a thread of its own, inside of `around`; yields its address."""
     server = _Server(app)
+
+    async def run(listener: socket.socket) -> None:
+        async with around or nullcontext():
+            await server.serve([listener])
+
     # asyncio switches Nagle's algorithm off only for sockets that say that they are TCP.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread = threading.Thread(target=lambda: asyncio.run(run(listener)))
         thread.start()
         try:
             assert server.ready.wait(20)
-            yield Live(f"http://127.0.0.1:{port}", backend, app)
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.should_exit = True
             thread.join(20)

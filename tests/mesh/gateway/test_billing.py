@@ -1,0 +1,388 @@
+"""Paid requests through HTTP: keys, vouchers, what is charged, and what happens when nobody pays."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from chain.vouchers import Domain
+from mesh.gateway.billing import BillingConfig
+from mesh.gateway.config import GatewayConfig
+from mesh.payment.account_store import AccountStore
+from mesh.payment.ports import Backing
+from tests.mesh.gateway.paid import ANN, BOB, EVE, GATEWAY, PRICE, K, MemoryChain, Paid, serving_paid
+
+PROMPT = "the swarm"
+PROMPT_TOKENS = len(PROMPT) + 1
+ASK: dict[str, Any] = {"model": "echo", "prompt": PROMPT, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+
+
+def cost(prompt: int, generated: int) -> int:
+    return PRICE * (prompt + 4 * generated)
+
+
+@pytest.fixture
+def paid() -> Iterator[Paid]:
+    with serving_paid() as running:
+        yield running
+
+
+def ask(paid: Paid, key: str | None, **changes: Any) -> httpx.Response:
+    with paid.http(key) as http:
+        return http.post("/v1/completions", json={**ASK, **changes})
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return answer.status_code, error["code"]
+
+
+def events(answer: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+# --- keys ---
+
+
+def test_a_key_is_made_for_who_proves_that_the_deposit_is_his(paid: Paid) -> None:
+    key = paid.key()
+    assert key.startswith("sk-mesh-") and len(key) == 8 + 64
+    account = paid.account(key)
+    assert account["payer"] == ANN.address
+    assert (account["signed"], account["credit"], account["deposit"]) == ("0", "0", str(10**18))
+    assert account["prices"]["echo"] == str(PRICE)
+    assert account["increment"] == str(PRICE * K)
+
+
+def test_without_a_key_nothing_is_answered(paid: Paid) -> None:
+    for key in (None, "sk-mesh-" + "0" * 64, "sk-méh"):
+        with paid.http() as http:
+            headers = {} if key is None else {"Authorization": f"Bearer {key}".encode()}
+            for path in ("/v1/models", "/mesh/account", "/mesh/status"):
+                assert error_of(http.get(path, headers=headers)) == (401, "invalid_api_key")
+            for path in ("/v1/completions", "/mesh/payments", "/mesh/keys/revoke"):
+                assert error_of(http.post(path, json={}, headers=headers)) == (401, "invalid_api_key")
+            assert http.get("/mesh/terms", headers=headers).json()["gateway"] == GATEWAY
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"gateway": "another"}, 400, "wrong_gateway"),
+        ({"chain_id": 1}, 400, "wrong_gateway"),
+        ({"escrow": bytes(20)}, 400, "wrong_gateway"),
+        ({"issued": 1_000_000_000}, 400, "request_expired"),
+        ({"issued": 1 << 60}, 400, "request_expired"),
+    ],
+)
+def test_a_request_for_a_key_is_for_one_gateway_and_a_short_time(
+    paid: Paid, changes: dict[str, Any], status: int, code: str
+) -> None:
+    with paid.http() as http:
+        assert error_of(http.post("/mesh/keys", json=paid.key_request(ANN, **changes))) == (status, code)
+
+
+def test_a_request_for_a_key_is_good_once(paid: Paid) -> None:
+    body = paid.key_request(ANN)
+    with paid.http() as http:
+        assert http.post("/mesh/keys", json=body).status_code == 200
+        assert error_of(http.post("/mesh/keys", json=body)) == (409, "key_refused")
+
+
+def test_nobody_gets_a_key_for_the_deposit_of_another(paid: Paid) -> None:
+    with paid.http() as http:
+        theirs = paid.key_request(EVE, payer=ANN.canonical)
+        assert error_of(http.post("/mesh/keys", json=theirs)) == (403, "foreign_signer")
+        changed = paid.key_request(EVE) | {"payer": ANN.address}
+        assert error_of(http.post("/mesh/keys", json=changed)) == (403, "foreign_signer")
+        broken = paid.key_request(ANN) | {"signature": "0x" + "00" * 65}
+        assert error_of(http.post("/mesh/keys", json=broken)) == (400, "invalid_signature")
+        assert error_of(http.post("/mesh/keys", json=paid.key_request(BOB))) == (402, "insufficient_funds")
+
+
+def test_a_key_that_its_owner_authorised_may_ask_for_a_key_and_sign_vouchers(paid: Paid) -> None:
+    paid.chain.signers.add((ANN.canonical, BOB.canonical))
+    key = paid.key(BOB, payer=ANN.canonical)
+    assert paid.account(key)["payer"] == ANN.address
+    answer = paid.pay(key, 100, BOB, payer=ANN.canonical)
+    assert answer.json()["credit"] == "100"
+
+
+def test_a_revoked_key_opens_nothing(paid: Paid) -> None:
+    key, other = paid.key(), paid.key()
+    with paid.http(key) as http:
+        assert http.post("/mesh/keys/revoke").json() == {"object": "mesh.key", "revoked": True}
+        assert http.get("/mesh/account").status_code == 401
+    assert paid.account(other)["payer"] == ANN.address
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"payer": 5}', b"\xff", b"{" * 5000, b'{"x":"' + b"y" * 5000])
+def test_a_body_that_makes_no_sense_is_refused(paid: Paid, body: bytes) -> None:
+    with paid.http(paid.key()) as http:
+        for path in ("/mesh/keys", "/mesh/payments"):
+            assert http.post(path, content=body).status_code in (400, 413)
+        assert http.get("/mesh/account", params={"wait": "inf"}).status_code == 400
+        assert http.get("/mesh/account", params={"wait": "31"}).status_code == 400
+        assert http.get("/mesh/account", params={"wait": "0", "spent": "-1"}).status_code == 400
+
+
+# --- vouchers ---
+
+
+def test_replayed_lower_foreign_and_uncovered_vouchers_are_refused(paid: Paid) -> None:
+    paid.chain.deposit(BOB, 10**18)
+    key, theirs = paid.key(), paid.key(BOB)
+    assert paid.pay(key, 1000).json()["signed"] == "1000"
+    assert error_of(paid.pay(key, 1000)) == (409, "voucher_not_higher")
+    assert error_of(paid.pay(key, 999)) == (409, "voucher_not_higher")
+    assert error_of(paid.pay(key, 10**18 + 1)) == (402, "voucher_not_covered")
+    assert error_of(paid.pay(key, 2000, EVE, payer=ANN.canonical)) == (403, "foreign_signer")
+    assert error_of(paid.pay(key, 2000, gateway=bytes(32))) == (400, "foreign_voucher")
+    assert error_of(paid.pay(theirs, 2000, ANN)) == (400, "foreign_voucher")
+    elsewhere = Domain(1, paid.domain.contract)
+    assert error_of(paid.pay(key, 2000, domain=elsewhere)) == (403, "foreign_signer")
+    changed = paid.voucher(2000) | {"cumulative_amount": "3000"}
+    with paid.http(key) as http:
+        assert error_of(http.post("/mesh/payments", json=changed)) == (403, "foreign_signer")
+        for amount in ("-1", "1e3", "01", "", "9" * 40, "1.5", "٣"):
+            assert http.post("/mesh/payments", json=paid.voucher(5) | {"cumulative_amount": amount}).status_code == 400
+    assert paid.account(key)["signed"] == "1000"
+    assert paid.account(theirs)["signed"] == "0"
+    assert [(each.payer, each.highest) for each in paid.billing.store.vouchers()] == [(ANN.canonical, 1000)]
+
+
+def test_a_voucher_is_covered_by_what_is_left_and_what_was_redeemed(paid: Paid) -> None:
+    paid.chain.deposits[ANN.canonical] = Backing(available=50, redeemed=70)
+    key = paid.key()
+    assert paid.account(key)["signed"] == "70", "what was redeemed before we knew the account is not credit"
+    assert error_of(paid.pay(key, 121)) == (402, "voucher_not_covered")
+    assert paid.pay(key, 120).json()["credit"] == "50"
+
+
+# --- what is charged ---
+
+
+def test_a_request_without_a_voucher_is_refused_with_402(paid: Paid) -> None:
+    with paid.openai(paid.key()) as client, pytest.raises(openai.APIStatusError) as caught:
+        client.completions.create(**{key: value for key, value in ASK.items() if key != "ignore_eos"})
+    assert caught.value.status_code == 402
+    assert caught.value.code == "insufficient_funds"
+    assert not paid.backend.requests, "no work was done for it"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_costs_its_tokens_and_says_so(paid: Paid, stream: bool) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    answer = ask(paid, key, stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
+    usage = events(answer)[-2]["usage"] if stream else answer.json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (PROMPT_TOKENS, 8)
+    assert usage["cost"] == {"wei": str(cost(PROMPT_TOKENS, 8)), "func": "0.000042"}
+    account = paid.account(key)
+    assert account["charged"] == account["spent"] == str(cost(PROMPT_TOKENS, 8))
+    assert account["credit"] == str(10**17 - cost(PROMPT_TOKENS, 8))
+    assert account["running_requests"] == 0
+
+
+def test_every_choice_is_charged_for_the_prompt_that_it_runs(paid: Paid) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    usage = ask(paid, key, n=3).json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (PROMPT_TOKENS, 24)
+    assert int(usage["cost"]["wei"]) == cost(3 * PROMPT_TOKENS, 24)
+    scored = ask(paid, key, max_tokens=0, echo=True, logprobs=0).json()["usage"]
+    assert scored["completion_tokens"] == 0
+    assert int(scored["cost"]["wei"]) == cost(PROMPT_TOKENS, 1), "the hops ran a step for it"
+
+
+def test_costs_add_up_to_what_is_charged_and_what_is_written_down(paid: Paid) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda size: ask(paid, key, max_tokens=size, n=2), [1, 40, 7, 80, 3, 64]))
+    costs = [int(answer.json()["usage"]["cost"]["wei"]) for answer in answers]
+    assert sum(costs) == int(paid.account(key)["charged"]) == paid.billing.store.charged_total()
+    assert sorted(costs) == sorted(each.amount for each in paid.billing.store.charges())
+
+
+def test_what_the_swarm_failed_to_give_is_not_charged(paid: Paid) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    for model in ("peer-lost", "lost-midway", "crash-midway"):
+        assert ask(paid, key, model=model).status_code >= 500
+        assert paid.account(key)["charged"] == "0", model
+    for model in ("peer-lost", "refuses", "incomplete"):
+        assert ask(paid, key, model=model, stream=True).status_code >= 429
+        assert paid.account(key)["charged"] == "0", model
+    got = events(ask(paid, key, model="lost-midway", stream=True))
+    assert got[-1]["error"]["code"] == "peer_error"
+    tokens = sum(len(each["choices"]) for each in got[:-1] if each.get("choices") and each["choices"][0]["text"])
+    assert int(paid.account(key)["charged"]) == cost(PROMPT_TOKENS, tokens), "what was streamed is"
+
+
+def test_who_leaves_pays_for_what_was_generated_until_then(paid: Paid) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    with (
+        paid.http(key) as http,
+        http.stream(
+            "POST", "/v1/completions", json={**ASK, "model": "slow", "stream": True, "max_tokens": 5000}
+        ) as answer,
+    ):
+        lines = answer.iter_lines()
+        for _ in range(6):
+            next(lines)
+    assert paid.backend.cancelled.acquire(timeout=10)
+    deadline = time.monotonic() + 10
+    while paid.account(key)["running_requests"]:
+        assert time.monotonic() < deadline
+    charged = int(paid.account(key)["charged"])
+    assert cost(PROMPT_TOKENS, 3) <= charged <= cost(PROMPT_TOKENS, 200)
+    assert charged == paid.billing.store.charged_total()
+
+
+def test_a_stream_whose_credit_is_used_up_ends_with_402_and_gives_no_more_than_was_signed(paid: Paid) -> None:
+    key = paid.key()
+    signed = cost(PROMPT_TOKENS, 10)
+    paid.pay(key, signed)
+    got = events(ask(paid, key, stream=True, max_tokens=100))
+    assert got[-1]["error"]["code"] == "insufficient_funds"
+    assert sum(len(each["choices"][0]["text"]) for each in got[:-1]) <= 10
+    assert int(paid.account(key)["charged"]) <= signed
+    whole = ask(paid, key, max_tokens=100)
+    assert error_of(whole) == (402, "insufficient_funds")
+    assert int(paid.account(key)["charged"]) <= signed
+
+
+def test_a_stream_that_waits_goes_on_when_a_voucher_comes() -> None:
+    with serving_paid(config=BillingConfig(increment_tokens=K, pause_seconds=20)) as paid:
+        key = paid.key()
+        paid.pay(key, cost(PROMPT_TOKENS, 10))
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, paid, key, stream=True, max_tokens=60)
+            deadline = time.monotonic() + 10
+            while not paid.account(key)["waiting_requests"]:
+                assert time.monotonic() < deadline and not asked.done()
+            paid.pay(key, cost(PROMPT_TOKENS, 60))
+            got = events(asked.result(20))
+        assert got[-1] == "[DONE]"
+        assert sum(len(each["choices"][0]["text"]) for each in got[:-1]) == 60
+        assert int(paid.account(key)["charged"]) == cost(PROMPT_TOKENS, 60)
+
+
+def test_a_deposit_that_is_withdrawn_is_no_credit_any_more(paid: Paid) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    assert ask(paid, key).status_code == 200
+    paid.chain.deposit(ANN, 1)
+    answer = ask(paid, key)
+    assert error_of(answer) == (402, "insufficient_funds")
+    assert "the escrow holds only" in answer.json()["error"]["message"]
+
+
+def test_a_model_without_a_price_is_not_for_sale_and_a_free_one_costs_nothing(paid: Paid) -> None:
+    key = paid.key()
+    del paid.chain.prices["no-bos"]
+    assert error_of(ask(paid, key, model="no-bos")) == (404, "model_not_priced")
+    paid.chain.prices["echo"] = 0
+    assert ask(paid, key).json()["usage"]["cost"] == {"wei": "0", "func": "0"}
+
+
+def test_a_chain_that_cannot_be_reached_is_said_to_be_so(paid: Paid) -> None:
+    key = paid.key()
+    paid.chain.down = True
+    answer = ask(paid, key)
+    assert error_of(answer) == (503, "chain_unavailable")
+    assert "retry-after" in answer.headers
+
+
+# --- limits ---
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back() -> None:
+    config = BillingConfig(increment_tokens=K, requests_per_minute=2, tokens_per_minute=1000)
+    with serving_paid(config=config) as paid:
+        key, other = paid.key(), paid.key()
+        paid.pay(key, 10**17)
+        assert [ask(paid, key).status_code for _ in range(3)] == [200, 200, 429]
+        answer = ask(paid, key)
+        assert error_of(answer) == (429, "rate_limit_exceeded")
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
+        assert ask(paid, other).status_code == 200, "limits are each key's own"
+
+
+def test_a_key_that_uses_too_many_tokens_is_told_when_to_come_back() -> None:
+    with serving_paid(config=BillingConfig(increment_tokens=K, tokens_per_minute=40)) as paid:
+        key = paid.key()
+        paid.pay(key, 10**17)
+        assert ask(paid, key, max_tokens=60).status_code == 200
+        answer = ask(paid, key)
+        assert error_of(answer) == (429, "rate_limit_exceeded")
+        assert "tokens a minute" in answer.json()["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 30
+        assert paid.account(key)["charged"] == str(cost(PROMPT_TOKENS, 60))
+
+
+def test_a_large_deposit_keeps_places_free_for_its_account() -> None:
+    config = BillingConfig(increment_tokens=K, reserve_deposit=10**18, reserve_sessions=2)
+    with serving_paid(config=config, gateway=GatewayConfig(max_concurrent=4)) as paid:
+        paid.chain.deposit(BOB, 10**17)
+        rich, poor = paid.key(), paid.key(BOB)
+        paid.pay(rich, 10**17)
+        paid.pay(poor, 10**17, BOB)
+        assert paid.account(rich)["reserved_sessions"] == 2
+        assert paid.account(poor)["reserved_sessions"] == 0
+
+        def hold(key: str) -> None:
+            with suppress(httpx.HTTPError):  # until the gateway stops
+                ask(paid, key, model="stuck")
+
+        holders = [threading.Thread(target=hold, args=(poor,), daemon=True) for _ in range(2)]
+        for holder in holders:
+            holder.start()
+        for _ in holders:
+            assert paid.backend.opened.acquire(timeout=10)
+        assert error_of(ask(paid, poor)) == (429, "at_capacity")
+        assert ask(paid, rich).status_code == 200
+
+
+# --- beside ---
+
+
+def test_the_operators_own_keys_work_on_and_are_not_billed() -> None:
+    with serving_paid(gateway=GatewayConfig(api_keys=frozenset({"mine"}))) as paid:
+        answer = ask(paid, "mine")
+        assert answer.status_code == 200
+        assert "cost" not in answer.json()["usage"]
+        with paid.http("mine") as http:
+            assert http.get("/mesh/account").status_code == 403
+        paid.pay(paid.key(), 10**17)
+        assert ask(paid, paid.key()).json()["usage"]["cost"]["func"] == "0.000042"
+
+
+def test_accounts_survive_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.sqlite"
+    chain = MemoryChain({"echo": PRICE}, {ANN.canonical: Backing(10**18, 0)})
+    with serving_paid(path, chain=chain) as paid:
+        key = paid.key()
+        paid.pay(key, 10**17)
+        first = int(ask(paid, key).json()["usage"]["cost"]["wei"])
+    with serving_paid(path, chain=chain) as paid:
+        second = int(ask(paid, key).json()["usage"]["cost"]["wei"])
+        account = paid.account(key)
+        assert (account["signed"], account["charged"]) == (str(10**17), str(first + second))
+        assert error_of(paid.pay(key, 10**17)) == (409, "voucher_not_higher")
+    with AccountStore(path, GATEWAY) as store:
+        assert [each.amount for each in store.charges()] == [second, first]
