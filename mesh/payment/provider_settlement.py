@@ -110,7 +110,7 @@ class ProviderSettlement(Settler):
     async def _round(self) -> int:
         sent = 0
         # What was fetched decides about challenges, and what was proved about claims: look again after each.
-        for _ in range(3):
+        for _ in range(5):
             view = await self._look()
             steps = plan_provider(view)
             self._news = False
