@@ -72,8 +72,10 @@ class Account:
         return f"Account({self.address})"
 
 
-def create_keystore(path: Path, account: Account, password: str) -> None:
-    """Write a keystore v3 file (scrypt, n = 2^18) with mode 0600, whole or not at all, and never over another.
+def create_keystore(path: Path, account: Account, password: str, *, cost: int = SCRYPT_N) -> None:
+    """Write a keystore v3 file (scrypt, n = `cost`) with mode 0600, whole or not at all, and never over another.
+
+    A lower `cost` is for keys that are thrown away soon.
 
     Raises `WalletExists`, `WalletError`, `InvalidArgument` for an empty password.
     """
@@ -83,7 +85,7 @@ def create_keystore(path: Path, account: Account, password: str) -> None:
         raise InvalidArgument("the password must not be empty", argument="password")
     if path.exists():
         raise WalletExists(f"there is a keystore at {path} already; it is never overwritten")
-    document = create_keyfile_json(account.private_key, password.encode(), kdf="scrypt", iterations=SCRYPT_N)
+    document = create_keyfile_json(account.private_key, password.encode(), kdf="scrypt", iterations=cost)
     document["address"] = account.address.lower().removeprefix("0x")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

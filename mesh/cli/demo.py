@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import secrets
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mesh.cli.console import out, run, set_up_logging
+from mesh.cli.demo_chain import DEPOSIT, PASSWORD_VARIABLE, DemoChain, settle, show, start_chain
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
@@ -30,44 +35,117 @@ def demo(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1)] = 160,
     temperature: Annotated[float, typer.Option("--temperature", "-t", min=0)] = 0.6,
     seed: Annotated[int, typer.Option("--seed")] = 7,
+    free: Annotated[bool, typer.Option("--free", help="Without a chain: nobody pays, nobody is paid.")] = False,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Start providers and a gateway on this machine, stream an answer, print its route, and stop everything.
+    """Start a chain, providers and a gateway on this machine, stream an answer, pay for it, and stop everything.
 
-    Every provider is a process of its own; they find each other over the DHT and share the model's blocks.
+    Every provider is a process of its own; they find each other over the DHT and share the model's blocks. Then the
+    epoch is settled on the chain, and you see who earned what.
     """
     set_up_logging(log_level)
-    run(_demo(model, providers, prompt, max_tokens, temperature, seed))
+    run(_demo(_Plan(model, providers, prompt, max_tokens, temperature, seed, free)))
 
 
-async def _demo(model: str, providers: int, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the demo was asked to do."""
+
+    model: str
+    providers: int
+    prompt: str
+    max_tokens: int
+    temperature: float
+    seed: int
+    free: bool
+
+
+@dataclass(slots=True)
+class _Swarm:
+    """The running processes. `spans` are the blocks of each provider, by its name."""
+
+    nodes: list[Child]
+    gateway: Child
+    url: str
+    served: str
+    spans: dict[str, str]
+
+
+async def _demo(plan: _Plan) -> None:
     # Its keys go where the next start of any node cleans up after us, should we be killed.
     with RuntimeDirectory(runtime_root()) as own:
         async with children() as family:
-            url, served = await _start_swarm(family, own.path, model, providers)
-            body = {
-                "model": served,
-                "prompt": prompt,
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "seed": seed,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-            out.print(f"\nasking {served} through {url} (temperature {temperature:g}, seed {seed}):\n")
-            out.print(prompt, style="bold", end="", markup=False)
-            answer_id = ""
-            async for chunk in _stream(f"{url}/completions", body):
-                answer_id = chunk.get("id", answer_id)
-                for choice in chunk.get("choices", ()):
-                    out.print(choice.get("text", ""), end="", markup=False)
-            out.print("\n")
-            _show_route(await _get(f"{url.removesuffix('/v1')}/mesh/requests/{answer_id}"))
+            chain = None if plan.free else await _start_chain(family, own.path, plan)
+            swarm = await _start_swarm(family, own.path, plan, chain)
+            if chain is None:
+                await _ask(swarm, plan)
+            else:
+                await _ask_and_settle(swarm, plan, chain, family)
         out.print("every process has stopped")
 
 
-async def _start_swarm(family: Children, folder: Path, model: str, providers: int) -> tuple[str, str]:
-    """The gateway's URL and the name of the model, once every block is served."""
+async def _start_chain(family: Children, folder: Path, plan: _Plan) -> DemoChain:
+    """The embedded chain with everybody's play money. The children read the wallets' password from the environment."""
+    from mesh.provider.model_files import model_name, read_model_files
+    from shards.source import resolve
+
+    out.print("starting the embedded chain …")
+    os.environ[PASSWORD_VARIABLE] = secrets.token_hex(16)
+    folder_of = resolve(plan.model)
+    name = model_name(plan.model, folder_of)
+    files = await asyncio.to_thread(read_model_files, name, folder_of)
+    names = ["creator", "developer", "gateway", *(f"provider {n}" for n in range(1, plan.providers + 1))]
+    return await start_chain(family, folder, names, name, files.digest, files.spec.n_blocks)
+
+
+async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: Children) -> None:
+    """The request as a developer with an account, and then the epoch's end."""
+    from mesh.client.gateway_http import GatewayHttp
+    from mesh.client.payer import Payer
+
+    developer = chain.accounts["developer"]
+    async with GatewayHttp(swarm.url) as http:
+        key = await http.make_key(developer, developer.canonical, await http.terms())
+    epoch = await chain.next_epoch()
+    before = await chain.balances()
+    async with Payer(swarm.url, key, developer, budget=DEPOSIT):
+        charged = await _ask(swarm, plan, key)
+    out.print(f"\nepoch {epoch} ends: the work is settled on the chain …\n")
+    settled = await settle(chain, swarm.gateway, swarm.nodes, charged, epoch, before)
+    show(chain, settled, family.all, swarm.spans)
+
+
+async def _ask(swarm: _Swarm, plan: _Plan, key: str | None = None) -> int:
+    """Stream one answer and show its route; what it cost, in wei (0 where nobody pays)."""
+    body = {
+        "model": swarm.served,
+        "prompt": plan.prompt,
+        "max_tokens": plan.max_tokens,
+        "temperature": plan.temperature,
+        "seed": plan.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    await _until_complete(swarm.url, swarm.served, headers)
+    asked = f"(temperature {plan.temperature:g}, seed {plan.seed})"
+    out.print(f"\nasking {swarm.served} through {swarm.url} {asked}:\n")
+    out.print(plan.prompt, style="bold", end="", markup=False)
+    answer_id, cost = "", 0
+    async for chunk in _stream(f"{swarm.url}/completions", body, headers):
+        answer_id = chunk.get("id", answer_id)
+        for choice in chunk.get("choices", ()):
+            out.print(choice.get("text", ""), end="", markup=False)
+        if (usage := chunk.get("usage")) and usage.get("cost"):
+            cost = int(usage["cost"]["wei"])
+    out.print("\n")
+    _show_route(await _get(f"{swarm.url.removesuffix('/v1')}/mesh/requests/{answer_id}", headers))
+    return cost
+
+
+async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoChain | None) -> _Swarm:
+    """Providers and a gateway, once every provider serves."""
+    model, providers = plan.model, plan.providers
     out.print(f"starting {providers} providers of {model} …")
     share = ["--max-blocks", str(-(-_blocks_of(model) // providers))]
     nodes: list[Child] = []
@@ -76,16 +154,19 @@ async def _start_swarm(family: Children, folder: Path, model: str, providers: in
         arguments = ["join", "--model", model, "--json", "--host-maddrs", LOOPBACK, "--threads", "1", *share]
         arguments += ["--identity", str(folder / f"provider-{number}.key")]
         arguments += ["--peers", address] if address else []
+        if chain is not None:
+            arguments += [*chain.options(f"provider {number}"), "--provider-id", f"demo-provider-{number}"]
         nodes.append(await family.start(f"provider {number}", *arguments))
         if not address:
             address = (await nodes[0].wait_for("joined", START_SECONDS))["maddrs"][0]
-    gateway = await family.start(
-        "gateway", "gateway", "--port", "0", "--json", "--peers", address, "--identity", str(folder / "gateway.key")
-    )
-    served = model
+    arguments = ["gateway", "--port", "0", "--json", "--peers", address, "--identity", str(folder / "gateway.key")]
+    if chain is not None:
+        arguments += [*chain.options("gateway"), "--gateway-id", "demo-gateway", "--host-maddrs", LOOPBACK]
+    gateway = await family.start("gateway", *arguments)
+    served, spans = model, {}
     for node in nodes:
         event = await node.wait_for("serving", START_SECONDS)
-        served = event["model"]
+        served, spans[node.name] = event["model"], event["span"]
         peer = (await node.wait_for("joined", START_SECONDS))["peer"]
         out.print(
             f"  {node.name}  {short(peer)}  blocks {event['span']} of {event['n_blocks']}"
@@ -93,8 +174,7 @@ async def _start_swarm(family: Children, folder: Path, model: str, providers: in
         )
     url = (await gateway.wait_for("ready", START_SECONDS))["url"]
     out.print(f"  gateway     {url}")
-    await _until_complete(url, served)
-    return url, served
+    return _Swarm(nodes, gateway, url, served, spans)
 
 
 def _blocks_of(model: str) -> int:
@@ -104,25 +184,23 @@ def _blocks_of(model: str) -> int:
     return parse_config((resolve(model) / "config.json").read_bytes()).n_blocks
 
 
-async def _until_complete(url: str, model: str) -> None:
+async def _until_complete(url: str, model: str, headers: dict[str, str]) -> None:
     """Wait until the gateway has seen a provider for every block."""
-    import asyncio
-
     for _ in range(100):
-        report = await _get(f"{url.removesuffix('/v1')}/mesh/status")
+        report = await _get(f"{url.removesuffix('/v1')}/mesh/status", headers)
         if any(entry.get("id") == model and entry.get("complete") for entry in report["models"]):
             return
         await asyncio.sleep(0.2)
     raise MeshError(f"not all blocks of {model} are served: {json.dumps(report)}")
 
 
-async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def _stream(url: str, body: dict[str, Any], headers: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
     """Chunks of a streamed completion. Raises `MeshError` with the gateway's own words when it fails."""
     import httpx
 
     async with (
         httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as http,
-        http.stream("POST", url, json=body) as response,
+        http.stream("POST", url, json=body, headers=headers) as response,
     ):
         if response.status_code != 200:
             raise MeshError(f"the gateway answered {response.status_code}: {(await response.aread()).decode()}")
@@ -136,11 +214,11 @@ async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any
             yield chunk
 
 
-async def _get(url: str) -> dict[str, Any]:
+async def _get(url: str, headers: dict[str, str]) -> dict[str, Any]:
     import httpx
 
     async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
-        response = await http.get(url)
+        response = await http.get(url, headers=headers)
         response.raise_for_status()
         found: dict[str, Any] = response.json()
         return found

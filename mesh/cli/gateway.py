@@ -62,6 +62,7 @@ def gateway(
     password_file: paying.PasswordFile = None,
     payment_folder: paying.PaymentFolder = None,
     claim: paying.Claim = True,
+    chain_poll: paying.ChainPoll = 2.0,
     yes: paying.Yes = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
@@ -86,6 +87,7 @@ def gateway(
             credit=credit,
             folder=payment_folder,
             claims=claim,
+            chain_poll=chain_poll,
             stake=None if stake is None else read_amount(stake, name="--stake"),
         )
     )

@@ -67,6 +67,7 @@ def join(
     password_file: paying.PasswordFile = None,
     payment_folder: paying.PaymentFolder = None,
     claim: paying.Claim = True,
+    chain_poll: paying.ChainPoll = 2.0,
     yes: paying.Yes = False,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
@@ -92,6 +93,7 @@ def join(
             credit=credit,
             folder=payment_folder,
             claims=claim,
+            chain_poll=chain_poll,
         )
     )
     with claim_identity(identity) as own:

@@ -45,6 +45,9 @@ Credit = Annotated[
     int,
     typer.Option("--credit", min=64, max=1 << 20, help="Weighted tokens that a gateway may owe before it must pay."),
 ]
+ChainPoll = Annotated[
+    float, typer.Option("--chain-poll", min=0.05, help="Seconds between two looks at the chain for what is due.")
+]
 PaymentFolder = Annotated[
     Path | None,
     typer.Option("--payment-folder", help="Where receipts and vouchers are kept.", show_default="beside the wallets"),
@@ -61,6 +64,7 @@ def read_payment(
     credit: int,
     folder: Path | None,
     claims: bool = True,
+    chain_poll: float = 2.0,
     stake: int | None = None,
 ) -> PaymentConfig | None:
     """The account to work with, or None where neither --wallet nor --chain was given.
@@ -75,6 +79,7 @@ def read_payment(
         return None
     from chain.deploy import Deployment as DeploymentRecord
     from chain.wallet import find_password, keystore_address, open_keystore
+    from mesh.payment.chain_view import POLL_SECONDS
     from mesh.payment.desk import PaymentConfig
     from mesh.payment.terms import CreditTerms
 
@@ -89,6 +94,8 @@ def read_payment(
         identifier=identifier,
         stake=stake,
         claims=claims,
+        settle_seconds=chain_poll,
+        poll_seconds=min(POLL_SECONDS, chain_poll),
         terms=CreditTerms(tokens=credit),
     )
 

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,21 @@ class Child:
 
     async def wait_for(self, event: str, timeout: float) -> dict[str, Any]:
         """The first event of that name. Raises `MeshError` with the child's last words if it ends before."""
+        return await self.wait_until(
+            lambda: next((seen for seen in self.events if seen["event"] == event), None), f"say {event!r}", timeout
+        )
 
-        def found() -> bool:
-            return self._ended or any(seen["event"] == event for seen in self.events)
-
+    async def wait_until(self, find: Callable[[], dict[str, Any] | None], what: str, timeout: float) -> dict[str, Any]:
+        """What `find` finds among its events. Raises as `wait_for`; `what` says what it should have done."""
         try:
             async with asyncio.timeout(timeout), self._changed:
-                await self._changed.wait_for(found)
+                await self._changed.wait_for(lambda: self._ended or find() is not None)
         except TimeoutError:
-            raise MeshError(f"{self.name} did not say {event!r} within {timeout:g} s\n{self.last_words}") from None
-        for seen in self.events:
-            if seen["event"] == event:
-                return seen
-        raise MeshError(f"{self.name} ended early:\n{self.last_words}")
+            raise MeshError(f"{self.name} did not {what} within {timeout:g} s\n{self.last_words}") from None
+        found = find()
+        if found is None:
+            raise MeshError(f"{self.name} ended early:\n{self.last_words}")
+        return found
 
     @property
     def last_words(self) -> str:

@@ -17,7 +17,7 @@ from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
 from mesh.errors import Cancelled, ConfigError, MeshError
 from mesh.node import Node, NodeConfig
 from mesh.provider.config import ServiceConfig
-from mesh.provider.model_files import ModelFiles, read_model_files
+from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
 from mesh.swarm.placement import Claim, default_max_blocks, settle
@@ -121,7 +121,7 @@ JoinEvent = Joined | Chose | Serving | Staked | Settlement
 async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
     """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`."""
     folder = await _stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
-    files = await asyncio.to_thread(read_model_files, config.name or _model_name(config.model, folder), folder)
+    files = await asyncio.to_thread(read_model_files, config.name or model_name(config.model, folder), folder)
     _check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
     async with AsyncExitStack() as stack:
@@ -307,11 +307,6 @@ async def _stoppable(work: Callable[[Progress], T], progress: Progress) -> T:
     except asyncio.CancelledError:
         stopping.set()
         raise
-
-
-def _model_name(asked: str, folder: Path) -> str:
-    """A folder is known by its last name, a hub or shipped model as it was asked for."""
-    return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
 
 
 def _measure(model: StageModel, threads: int | None) -> tuple[int, float]:

@@ -39,6 +39,11 @@ class ModelFiles:
         return {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in self.contents.items()}
 
 
+def model_name(asked: str, folder: Path) -> str:
+    """A folder is known by its last name, a hub or shipped model as it was asked for."""
+    return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+
+
 def read_model_files(name: str, folder: Path) -> ModelFiles:
     """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
     manifest = read_manifest(folder)
