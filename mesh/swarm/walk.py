@@ -139,11 +139,16 @@ class Walker:
             return left[block]
         stay = left[block]  # infinite for those that end here
         nearest = int(stay.argmin())
-        rest = np.minimum(stay, self._default + min(plain[block].seconds, float(stay[nearest])))
-        for sender in self._slower.get(nearest, ()):
-            rest[sender] = min(
-                float(stay[sender]), self._default + plain[block].seconds, self._onward(sender, block, left).min()
-            )
+        anybody = plain[block].seconds
+        rest = np.minimum(stay, self._default + min(anybody, float(stay[nearest])))
+        slower = self._slower.get(nearest, ()) if stay[nearest] < anybody else ()
+        if slower:
+            nearer = np.flatnonzero(stay < anybody)
+            order = nearer[stay[nearer].argsort()].tolist()
+            for sender in slower:
+                row = self._rows[sender]
+                unhindered = next((float(stay[r]) for r in order if row.get(r, 0.0) <= self._default), anybody)
+                rest[sender] = min(float(stay[sender]), self._default + unhindered)
         pairs = self._pairs[block]
         if pairs is not None:
             ways = pairs.hand_overs + stay[pairs.receivers]
