@@ -134,7 +134,7 @@ class RouteTable:
                 to_first=self._to_first,
                 measured=self._measured,
             )
-            stages = search.cheapest(max_expansions) or search.to_the_ends()
+            stages = list(search.cheapest(max_expansions) or search.to_the_ends())
         return tuple(Hop(self._peers[index], span) for index, span in stages)
 
     def _block_seconds(self, loads: Mapping[str, int], factors: Mapping[str, float], noise: Floats | None) -> Floats:

@@ -136,11 +136,11 @@ class Walker:
     def _after(self, block: int, left: Floats, plain: Sequence[_Step]) -> Floats:
         """What is left to pay for special providers that have run up to `block`: to stay, or to hand over."""
         if block == self._n:
-            return left[block]
-        stay = left[block]  # infinite for those that end here
+            return np.zeros(len(self._special))
+        stay: Floats = left[block]  # infinite for those that end here
         nearest = int(stay.argmin())
         anybody = plain[block].seconds
-        rest = np.minimum(stay, self._default + min(anybody, float(stay[nearest])))
+        rest: Floats = np.minimum(stay, self._default + min(anybody, float(stay[nearest])))
         slower = self._slower.get(nearest, ()) if stay[nearest] < anybody else ()
         if slower:
             nearer = np.flatnonzero(stay < anybody)
