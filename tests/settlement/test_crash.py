@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import random
 import signal
@@ -17,6 +18,7 @@ from chain.devnet.accounts import faucet
 from tests.settlement import crash_child
 from tests.settlement.town import GATEWAY, OWNERS, Town
 
+logger = logging.getLogger(__name__)
 CHILD_SECONDS = 60
 MOST_MOMENTS = 60
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -153,7 +155,7 @@ async def set_up(town: Town, scene: Scene, tmp_path: Path) -> tuple[Stage, dict[
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 async def test_killed_at_any_moment_a_party_ends_where_an_undisturbed_one_does(
-    town: Town, tmp_path: Path, scene: Scene, record_property: Callable[[str, object], None]
+    town: Town, tmp_path: Path, scene: Scene
 ) -> None:
     stage, expected = await set_up(town, scene, tmp_path)
     for moment in range(MOST_MOMENTS):
@@ -166,7 +168,7 @@ async def test_killed_at_any_moment_a_party_ends_where_an_undisturbed_one_does(
     else:
         pytest.fail("the child always died: there are more moments than we tried")
     assert moment >= 6
-    record_property("killed", moment)
+    logger.info("%s: killed at %d moments", scene.__name__, moment)
 
 
 @pytest.mark.parametrize("scene", [posting, claiming], ids=lambda scene: scene.__name__)
