@@ -17,6 +17,7 @@ from mesh.cli import (
 )
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.demo import demo
+from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
 from mesh.cli.join import join
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (demo, join, gateway, generate, chat, status, pay):
     app.command()(command)
+add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
 app.add_typer(chain_wallet.app, name="wallet")
 app.add_typer(chain_models.app, name="model")
