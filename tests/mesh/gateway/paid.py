@@ -52,6 +52,9 @@ class MemoryChain:
         self._check()
         return (payer, signer) in self.signers
 
+    async def close(self) -> None:
+        pass
+
     def _check(self) -> None:
         if self.down:
             raise Unavailable("no node")

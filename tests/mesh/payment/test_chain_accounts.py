@@ -275,6 +275,8 @@ async def test_an_answer_is_kept_while_the_node_is_away_but_not_for_long() -> No
     now[0] = 2.9
     assert await cached.get("a") == 1
     now[0] = 3.1
+    assert await cached.get("a") == 1, "nobody waits for the newer answer"
+    await asyncio.gather(*cached._asking.values())
     assert await cached.get("a") == 2
     away[0] = True
     now[0] = 60.0
@@ -286,3 +288,24 @@ async def test_an_answer_is_kept_while_the_node_is_away_but_not_for_long() -> No
     for key in "bcd":
         await cached.get(key)
     assert len(cached._known) == 2
+    assert not cached._asking
+
+
+async def test_closing_ends_what_is_being_asked() -> None:
+    cancelled = asyncio.Event()
+
+    async def ask(key: str) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return 1
+
+    cached = Cached(ask)
+    waiting = asyncio.create_task(cached.get("a"))
+    while not cached._asking:
+        await asyncio.sleep(0)
+    await cached.close()
+    assert cancelled.is_set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
