@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -23,6 +25,7 @@ from mesh.payment.units import W_GENERATED, W_PROMPT
 MAX_BODY = 4096
 MAX_WAIT = 30
 MAX_PRICES = 1000
+PRICES_SECONDS = 3.0
 
 AddressText = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
 Bytes32Text = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$")]
@@ -177,12 +180,18 @@ async def _increment(gateway: Gateway, billing: Billing) -> int:
     return billing.config.increment_tokens * max(prices.values(), default=0)
 
 
-async def _prices(gateway: Gateway, billing: Billing) -> dict[str, int]:
+async def _prices(gateway: Gateway, billing: Billing) -> Mapping[str, int]:
+    """Prices of what the swarm serves, by name (the higher one where a name has two); looked up every few seconds."""
+    at, known = billing.price_list
+    now = time.monotonic()
+    if now - at < PRICES_SECONDS:
+        return known
     found: dict[str, int] = {}
     for info in (await gateway.models())[:MAX_PRICES]:
         tariff = await billing.tariff(info.name, info.digest)
         if tariff is not None:
             found[info.name] = max(tariff.price, found.get(info.name, 0))
+    billing.price_list = (now, found)
     return found
 
 

@@ -36,7 +36,7 @@ class BillingConfig:
 
     increment_tokens: int = 1024
     """K: weighted tokens that a voucher is ahead of what is spent, and the most that either side risks."""
-    pause_seconds: float = 10.0
+    pause_seconds: float = 5.0
     """How long a stream whose credit is used up waits for a newer voucher."""
     requests_per_minute: float = 600.0
     tokens_per_minute: float = 1_000_000.0
@@ -112,7 +112,7 @@ class Caller:
 
 
 class Billing:
-    """All accounts of one gateway. `async with` it; it closes the store at the end.
+    """All accounts of one gateway. `async with` it; it closes its ports and the store at the end.
 
     `domain` names the chain and the Escrow contract whose vouchers are taken. Errors are `ApiFailure`s, for the caller.
     """
@@ -138,6 +138,8 @@ class Billing:
         self.clock = clock
         self.places: Places | None = None
         """Of the app that this is given to."""
+        self.price_list: tuple[float, Mapping[str, int]] = (-float("inf"), {})
+        """When (monotonic) the prices were last looked up, and what they were."""
         self._holders: dict[Address, Holder] = {}
         self._callers: dict[bytes, Caller] = {}
         # One thread: writes reach the disk in the order in which they were decided.
@@ -149,6 +151,8 @@ class Billing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.prices.close()
+        await self.escrow.close()
         await asyncio.to_thread(self._writer.shutdown, wait=True)
         self.store.close()
 

@@ -292,9 +292,10 @@ async def test_an_answer_is_kept_while_the_node_is_away_but_not_for_long() -> No
 
 
 async def test_closing_ends_what_is_being_asked() -> None:
-    cancelled = asyncio.Event()
+    started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def ask(key: str) -> int:
+        started.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -303,8 +304,7 @@ async def test_closing_ends_what_is_being_asked() -> None:
 
     cached = Cached(ask)
     waiting = asyncio.create_task(cached.get("a"))
-    while not cached._asking:
-        await asyncio.sleep(0)
+    await started.wait()
     await cached.close()
     assert cancelled.is_set()
     with pytest.raises(asyncio.CancelledError):
