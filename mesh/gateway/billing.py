@@ -49,10 +49,20 @@ class BillingConfig:
     """Most of the gateway's places that may be kept free so."""
     max_keys: int = 16
     """Keys of one account."""
+    key_requests_per_minute: float = 120.0
+    """Requests for keys, by everybody together: anybody may send them, and each makes us ask the chain."""
+    account_calls_per_minute: float = 6000.0
+    """Looks at the account and vouchers."""
 
     def __post_init__(self) -> None:
         counts = (self.increment_tokens, self.reserve_sessions, self.max_keys)
-        if min(counts) < 1 or min(self.pause_seconds, self.requests_per_minute, self.tokens_per_minute) <= 0:
+        rates = (
+            self.requests_per_minute,
+            self.tokens_per_minute,
+            self.key_requests_per_minute,
+            self.account_calls_per_minute,
+        )
+        if min(counts) < 1 or min(self.pause_seconds, *rates) <= 0:
             raise ValueError("every limit of billing must be positive")
         if self.increment_tokens < 16:
             raise ValueError("an increment has at least 16 weighted tokens: four generated ones")
@@ -65,18 +75,23 @@ class Signal:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._waiting = 0
 
     def fire(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
+        if self._waiting:  # it fires for every token
+            self._event.set()
+            self._event = asyncio.Event()
 
     async def wait(self, timeout: float) -> bool:
         """False after `timeout` seconds."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
                 await self._event.wait()
         except TimeoutError:
             return False
+        finally:
+            self._waiting -= 1
         return True
 
 
@@ -105,6 +120,7 @@ class Caller:
     holder: Holder
     requests: TokenBucket
     tokens: TokenBucket
+    calls: TokenBucket
 
     @property
     def payer(self) -> Address:
@@ -140,6 +156,7 @@ class Billing:
         """Of the app that this is given to."""
         self.price_list: tuple[float, Mapping[str, int]] = (-float("inf"), {})
         """When (monotonic) the prices were last looked up, and what they were."""
+        self._key_requests = TokenBucket(config.key_requests_per_minute)
         self._holders: dict[Address, Holder] = {}
         self._callers: dict[bytes, Caller] = {}
         # One thread: writes reach the disk in the order in which they were decided.
@@ -172,7 +189,11 @@ class Billing:
                 return None
             limits = self.config
             self._callers[key_hash] = Caller(
-                key_hash, holder, TokenBucket(limits.requests_per_minute), TokenBucket(limits.tokens_per_minute)
+                key_hash,
+                holder,
+                TokenBucket(limits.requests_per_minute),
+                TokenBucket(limits.tokens_per_minute),
+                TokenBucket(limits.account_calls_per_minute),
             )
         return self._callers[key_hash]
 
@@ -184,6 +205,7 @@ class Billing:
         now = self.clock()
         if not request.is_current(now):
             raise _refused(400, "request_expired", "The request's date is too far from the gateway's clock.")
+        self.limit(self._key_requests, 1, "requests for keys", "All together")
         asked = request.digest()
         await self._check_signer(request.payer, asked, signature)
         backing = await self._ask(self.escrow.deposit_of(request.payer))
@@ -273,12 +295,12 @@ class Billing:
         self.limit(caller.requests, 1, "requests")
         await self.refresh(caller.holder)
 
-    def limit(self, bucket: TokenBucket, amount: int, what: str) -> None:
+    def limit(self, bucket: TokenBucket, amount: int, what: str, who: str = "This key") -> None:
         """Draw from a bucket. Raises `ApiFailure` (429) where it has less."""
         now = time.monotonic()
         wait = bucket.wait(amount, now)
         if wait > 0:
-            message = f"This key may use {bucket.per_minute:g} {what} a minute."
+            message = f"{who} may use {bucket.per_minute:g} {what} a minute."
             raise ApiFailure(
                 ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=retry_after(wait))
             )

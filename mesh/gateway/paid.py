@@ -54,17 +54,25 @@ class PaidGateway:
         desk, config = self.desk, self.desk.config
         transport = client.node.transport
         await LeavesService(transport, desk.store, desk.id).start()
-        settlement = GatewaySettlement(
-            desk.client,
-            desk.id,
-            desk.journal,
-            desk.store,
-            _Redeemable(self.billing),
-            claims=config.claims,
-            poll=config.settle_seconds,
-            tell=show,
-        )
         async with asyncio.TaskGroup() as tasks:
+
+            def tell(event: SettlementEvent) -> None:
+                show(event)
+                if event.what == "post" and event.epoch is not None:
+                    # They will want to see their leaves; we may have come back under another address.
+                    peers = {slot.peer for slot in desk.journal.slots("issued", epoch=event.epoch)}
+                    tasks.create_task(client.backend.reach(sorted(peers)))
+
+            settlement = GatewaySettlement(
+                desk.client,
+                desk.id,
+                desk.journal,
+                desk.store,
+                _Redeemable(self.billing),
+                claims=config.claims,
+                poll=config.settle_seconds,
+                tell=tell,
+            )
             work = [tasks.create_task(desk.view.run()), tasks.create_task(settlement.run())]
             try:
                 yield
