@@ -204,7 +204,8 @@ class Billing:
             raise _refused(400, "wrong_gateway", "The request names another gateway, chain or escrow.")
         now = self.clock()
         if not request.is_current(now):
-            raise _refused(400, "request_expired", "The request's date is too far from the gateway's clock.")
+            message = f"The request is of {request.issued} (Unix time), the gateway's clock says {int(now)}."
+            raise _refused(400, "request_expired", message)
         self.limit(self._key_requests, 1, "requests for keys", "All together")
         asked = request.digest()
         await self._check_signer(request.payer, asked, signature)

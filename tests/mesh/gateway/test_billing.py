@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -215,6 +216,56 @@ def test_costs_add_up_to_what_is_charged_and_what_is_written_down(paid: Paid) ->
     costs = [int(answer.json()["usage"]["cost"]["wei"]) for answer in answers]
     assert sum(costs) == int(paid.account(key)["charged"]) == paid.billing.store.charged_total()
     assert sorted(costs) == sorted(each.amount for each in paid.billing.store.charges())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_comes_together_nobody_gets_more_than_was_signed_and_the_books_agree(seed: int) -> None:
+    draw = random.Random(seed)
+    with serving_paid(config=BillingConfig(increment_tokens=K, pause_seconds=0.5)) as paid:
+        key = paid.key()
+        signed, got = cost(PROMPT_TOKENS, 20), 0
+        paid.pay(key, signed)
+        plans = [
+            (
+                draw.choice(("echo", "slow", "lost-midway")),
+                draw.randrange(1, 60),
+                draw.randrange(1, 4),
+                draw.random() < 0.3,
+            )
+            for _ in range(16)
+        ]
+
+        def one(plan: tuple[str, int, int, bool]) -> int:
+            """Wei of what reached us."""
+            model, tokens, n, leaves = plan
+            body = {**ASK, "model": model, "max_tokens": tokens, "n": n, "stream": True}
+            pieces = 0
+            with paid.http(key) as http, http.stream("POST", "/v1/completions", json=body) as answer:
+                for line in answer.iter_lines():
+                    if not line.startswith('data: {"id"'):
+                        continue
+                    pieces += len(json.loads(line[6:])["choices"][0]["text"])
+                    if leaves and pieces > tokens // 2:
+                        break
+            return cost(n * PROMPT_TOKENS, pieces) if pieces else 0
+
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(one, plan) for plan in plans]
+            while not all(each.done() for each in asked):
+                account = paid.account(key)
+                assert int(account["charged"]) <= int(account["signed"]) == signed
+                if account["waiting_requests"] and draw.random() < 0.5:
+                    signed += draw.randrange(1, 100) * PRICE
+                    assert paid.pay(key, signed).status_code == 200
+            got = sum(each.result() for each in asked)
+        deadline = time.monotonic() + 10
+        while paid.account(key)["running_requests"]:
+            assert time.monotonic() < deadline
+        account = paid.account(key)
+        assert 0 < got <= int(account["charged"]) <= signed
+        assert account["charged"] == account["spent"] == str(paid.billing.store.charged_total())
+        assert sum(each.amount for each in paid.billing.store.charges()) == int(account["charged"])
+        assert all(each.done for each in paid.billing.store.charges())
 
 
 def test_what_the_swarm_failed_to_give_is_not_charged(paid: Paid) -> None:
