@@ -9,6 +9,7 @@ import random
 import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Stage:
         """Copies of all sqlite files."""
         folder.mkdir()
         for file in self.town.folder.glob("*.sqlite"):
-            with sqlite3.connect(file) as source, sqlite3.connect(folder / file.name) as target:
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(folder / file.name)) as target:
                 source.backup(target)
         return folder
 
