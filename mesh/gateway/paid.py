@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from chain.vouchers import PaymentVoucher
 from mesh.client.client import Client
 from mesh.gateway.billing import Billing, BillingConfig, billing_for
+from mesh.gateway.metrics import Metrics
 from mesh.identity import Identity
 from mesh.payment.desk import Ask, Desk, PaymentConfig, Tell, gateway_desk
 from mesh.payment.gateway_settlement import GatewaySettlement
@@ -35,6 +36,10 @@ class PaidGateway:
             store = config.folder / f"accounts-{desk.file_name}.sqlite"
             async with billing_for(limits, desk.client, store, desk.id) as billing:
                 yield cls(desk, billing, tell)
+
+    def count(self, purser: Purser, metrics: Metrics) -> None:
+        """Show what the purser does among the gateway's metrics."""
+        purser.on_voucher, purser.on_receipt = metrics.vouchers.inc, metrics.receipts.inc
 
     def purser(self, tasks: asyncio.TaskGroup) -> Purser:
         """The one that pays the hops."""
