@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.leaves import CheckpointLeaves
 from chain.primitives import keccak256
 from mesh.errors import PeerFailed, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.gateway.leaves_api import leaves_routes
 from mesh.identity import Identity
 from mesh.payment.leaves_service import LeavesService, check_leaves, fetch_document, fetch_leaves
 from mesh.payment.settlement_store import SettlementStore
@@ -194,3 +197,18 @@ def test_a_document_is_put_together_from_parts_of_any_size(body: bytes, sizes: l
         done = assembly.add(DocumentPart(at, len(body), None), body[at : at + size])
         at, turn = at + size, turn + 1
     assert assembly.body == body
+
+
+async def test_http_serves_the_same_bytes(network: tuple[MemoryTransport, MemoryTransport], tmp_path: Path) -> None:
+    with stored(tmp_path) as store:
+        store.keep_reports("g", 4, b"{}")
+        app = FastAPI()
+        app.include_router(leaves_routes(LeavesService(network[0], store, "g")))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
+            found = await http.get("/mesh/leaves/1/4")
+            assert (found.status_code, found.content) == (200, LEAVES.text().encode())
+            assert (await http.get("/mesh/reports/4")).content == b"{}"
+            for path in ("/mesh/leaves/1/5", "/mesh/leaves/2/4", "/mesh/reports/5"):
+                assert (await http.get(path)).status_code == 404
+            for path in ("/mesh/leaves/0/4", f"/mesh/leaves/1/{2**64}", "/mesh/leaves/x/4"):
+                assert (await http.get(path)).status_code == 422
