@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from chain import abi, deploy
-from chain.client.rpc import Rpc, quantity
+from chain.client.answers import quantity
 from chain.deploy import Deployment, Parameters
 from chain.errors import DevnetError, RpcRefused
 from chain.transactions import Fees, Transaction
@@ -15,10 +15,23 @@ from chain.units import WEI_PER_FUNC
 from chain.wallet import Account
 
 MINE_SECONDS = 30.0
+NUDGE_SECONDS = 1.0
 FUNC_EACH = 1_000_000 * WEI_PER_FUNC
 
 
-async def bootstrap(rpc: Rpc, accounts: Sequence[Account], parameters: Parameters) -> Deployment:
+class Caller(Protocol):
+    """What the deployment needs of a chain: `Rpc` has it, and so has `Direct`, without a connection."""
+
+    async def call(self, method: str, *params: Any) -> Any:
+        """One result. Raises `NodeError`."""
+        ...
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """Many; one that was refused is its `RpcRefused`, not raised."""
+        ...
+
+
+async def bootstrap(rpc: Caller, accounts: Sequence[Account], parameters: Parameters) -> Deployment:
     """Deploy from `accounts[0]`, in one go: the chain must mine by itself. Raises `DevnetError`, `NodeError`.
 
     For development chains only: it keeps no journal. On another chain the deployer sends the same plan with a client.
@@ -70,14 +83,19 @@ async def bootstrap(rpc: Rpc, accounts: Sequence[Account], parameters: Parameter
     )
 
 
-async def _receipts(rpc: Rpc, hashes: Sequence[str]) -> list[Any]:
+async def _receipts(rpc: Caller, hashes: Sequence[str]) -> list[Any]:
     """All receipts, as soon as all are there. Raises `DevnetError`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + MINE_SECONDS
+    nudge = loop.time() + NUDGE_SECONDS
     while True:
         found = await rpc.batch([("eth_getTransactionReceipt", (each,)) for each in hashes])
         if all(isinstance(receipt, dict) for receipt in found):
             return found
         if loop.time() > end:
             raise DevnetError("the development chain does not mine")
+        if loop.time() > nudge:
+            # Seen on a busy machine: anvil leaves the last of a large batch waiting for another transaction.
+            await rpc.call("evm_mine")
+            nudge = loop.time() + NUDGE_SECONDS
         await asyncio.sleep(0.02)

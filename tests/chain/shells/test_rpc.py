@@ -128,7 +128,7 @@ async def test_an_answer_that_is_none_is_called_that(body: bytes) -> None:
 
 
 async def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.client.rpc.MAX_ANSWER", 1000)
+    monkeypatch.setattr("chain.client.provider.MAX_ANSWER", 1000)
     async with node(lambda n, r: ok(result(r, "0x" + "00" * 2000))) as (rpc, _):
         with pytest.raises(BadAnswer, match="more than"):
             await rpc.call("eth_chainId")
