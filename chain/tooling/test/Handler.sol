@@ -177,6 +177,7 @@ contract Handler is Conduct {
         address account = providerOwner(i);
         ProviderStaking staking = poolOf(modelOf(i));
         ProviderStaking.Stake memory stake = staking.stakeOf(providerId(i));
+        give(account, STAKE - stake.amount);
         vm.startPrank(account);
         if (stake.amount == STAKE || (stake.amount > 0 && who % 8 < 4)) {
             bool due = epochs.currentEpoch() >= providerFree[i] && !isHeld(i);
