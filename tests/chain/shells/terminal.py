@@ -31,8 +31,11 @@ def _command(arguments: list[str], environment: dict[str, str], answer: Connecti
     status: object = 0
     try:
         with redirect_stdout(said), redirect_stderr(told):
+            import chain.wallet
             from mesh.cli.main import main
 
+            # A second each time that a wallet is opened; what a keystore must cost is tested in test_wallet.
+            chain.wallet.SCRYPT_N = 1 << 10
             main()
     except SystemExit as end:
         status = end.code

@@ -471,8 +471,12 @@ async def test_a_call_that_reverts_is_refused_before_it_is_sent_and_leaves_no_tr
 # --- without asyncio ---
 
 
-def test_the_same_calls_without_asyncio(embedded_chain: Any) -> None:
-    with SyncStakingClient(embedded_chain.url, embedded_chain.deployment, account=faucet(9), poll=0.05) as client:
+async def test_the_same_calls_without_asyncio(net: Net) -> None:
+    await asyncio.to_thread(_without_asyncio, net)
+
+
+def _without_asyncio(net: Net) -> None:
+    with SyncStakingClient(net.url, net.deployment, account=faucet(9), poll=0.05) as client:
         assert client.address == faucet(9).address
         assert client.epochs.current_epoch() >= 1
         dry = client.dry_run(lambda c: c.escrow.deposit(5))
