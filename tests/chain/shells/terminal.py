@@ -32,8 +32,10 @@ def _command(arguments: list[str], environment: dict[str, str], answer: Connecti
     try:
         with redirect_stdout(said), redirect_stderr(told):
             import chain.wallet
+            from mesh.cli.console import out
             from mesh.cli.main import main
 
+            out.width = int(environment["COLUMNS"])  # it was made before there was this environment
             # A second each time that a wallet is opened; what a keystore must cost is tested in test_wallet.
             chain.wallet.SCRYPT_N = 1 << 10
             main()

@@ -57,7 +57,8 @@ def test_the_client_keeps_the_recursion_limit_and_does_not_import_an_evm() -> No
         "import chain.client.staking, chain.client.sync\n"
         "from pathlib import Path; from chain.wallet import Account, create_keystore, open_keystore\n"
         "from chain.transactions import Fees, Transaction; import tempfile\n"
-        "path = Path(tempfile.mkdtemp()) / 'w'; create_keystore(path, Account.create(), 'p'); open_keystore(path, 'p')\n"
+        "path = Path(tempfile.mkdtemp()) / 'w'\n"
+        "create_keystore(path, Account.create(), 'p'); open_keystore(path, 'p')\n"
         "Account.create().sign_transaction(Transaction(1, 0, Fees(2, 1), 21000, b'', 0, b''))\n"
         "print(sys.getrecursionlimit() == before, 'eth' in sys.modules, 'py_ecc' in sys.modules)"
     )
