@@ -39,7 +39,7 @@ async def test_the_provider_s_guide_from_registering_to_unstaking(
     any_net: Net, terminal: Terminals, tmp_path: Path
 ) -> None:
     creator, gateway, user = terminal(0), terminal(2), terminal(1)
-    model = publish(creator)
+    unused, model = publish(creator, "unused"), publish(creator)
     gateway.run("gateway-stake", "register", "g", "--stake", "1000")
     names = ("unique-provider-id", "unproven", "idle")
     assert "ProviderRegistered" in user.events("provider", "register", names[0], "--model", str(model), *URL)
@@ -60,6 +60,9 @@ async def test_the_provider_s_guide_from_registering_to_unstaking(
     alone = user.events("provider", "claim", "unproven", *SPAN)["ProviderClaimedRewards"]
     assert alone["amount"] > 0 and alone["owner"] == user.address
     assert "nothing to claim" in user.run("provider", "claim", "idle", *SPAN, fails=True)
+    # Nobody has rated: the model that is used is listed before the one that is not.
+    assert [each["model_id"] for each in user.json("model", "list")["models"]] == [model, unused]
+    assert user.json("model", "show", str(model))["units"] == 32_000
     # unstakeProvider("unique-provider-id"): the lock ended long ago.
     assert user.events("provider", "unstake", names[0])["ProviderUnstaked"]["amount"] == 100 * FUNC
 
