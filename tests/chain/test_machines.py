@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.chain.machine_base import COVERED
-from tests.chain.machine_work import Work
+from tests.chain.machine_conduct import Conduct
 
 LONG = os.environ.get("CHAIN_PROFILE") == "long"
 FIRST_SEED = int(os.environ.get("CHAIN_SEED", "0"))
 
 
-class SideBySide(Work):
+class SideBySide(Conduct):
     with_contracts = True
     look_again = 1 if LONG else 6
 
@@ -30,7 +30,7 @@ RUNS, STEPS, AT_LEAST = (25, 200, 80) if LONG else (2, 60, 60)
 """Side by side: how many runs of how many steps, and how many transactions each must at least have compared."""
 
 
-def explore(machine: type[Work], number: int, steps: int) -> None:
+def explore(machine: type[Conduct], number: int, steps: int) -> None:
     """One independent run: within one, hypothesis mostly varies what it has, and finds little that is new."""
     profile = settings(
         max_examples=2, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck), database=None
@@ -42,7 +42,7 @@ def explore(machine: type[Work], number: int, steps: int) -> None:
 @pytest.mark.timeout(3600)
 def test_no_sequence_of_calls_breaks_the_ledgers_invariants() -> None:
     for number in range(FIRST_SEED, FIRST_SEED + LEDGER_RUNS):
-        explore(Work, number, LEDGER_STEPS)
+        explore(Conduct, number, LEDGER_STEPS)
 
 
 @pytest.mark.timeout(3600)
