@@ -138,10 +138,11 @@ class NodeProvider(AsyncHTTPProvider):
                 str(self.endpoint_uri), data=body, headers=HEADERS, allow_redirects=False
             ) as response:
                 raw = bytearray()
-                async for chunk in response.content.iter_any():
-                    raw += chunk
-                    if len(raw) > MAX_ANSWER:
+                # aiohttp decompresses a bounded piece at a time, so a small body cannot become a large piece.
+                async for piece in response.content.iter_any():
+                    if len(raw) + len(piece) > MAX_ANSWER:
                         raise BadAnswer(f"{self.shown} answered with more than {MAX_ANSWER >> 20} MiB")
+                    raw += piece
                 return response.status, response.headers.get("retry-after"), bytes(raw)
         except ClientError as error:
             # Not the error's own words: some of them repeat the whole address.

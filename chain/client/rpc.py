@@ -7,16 +7,12 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from chain import recursion_limit
 from chain.client.answers import data, quantity, refusal
-from chain.client.provider import NodeProvider
 from chain.client.retry import RetryPolicy
 from chain.errors import RpcRefused
 
-with recursion_limit.kept():
-    from web3 import AsyncWeb3
-
 if TYPE_CHECKING:
+    from web3 import AsyncWeb3
     from web3.types import RPCResponse
 
 __all__ = ["Rpc", "data", "quantity"]
@@ -29,7 +25,12 @@ class Rpc:
     """
 
     def __init__(self, url: str, policy: RetryPolicy | None = None):
-        """Raises `ChainConfigError` for what is not an HTTP address."""
+        """Raises `ChainConfigError` for what is not an HTTP address.
+
+        The first one of a process imports web3.py, which takes half a second: who only names the type does not.
+        """
+        from chain.client.provider import NodeProvider
+
         self.url = url
         self.provider = NodeProvider(url, policy)
         self.shown = self.provider.shown
@@ -46,6 +47,8 @@ class Rpc:
     @cached_property
     def w3(self) -> AsyncWeb3[Any]:
         """web3.py over this connection."""
+        from web3 import AsyncWeb3
+
         return AsyncWeb3(self.provider)
 
     def pin(self, chain_id: int) -> None:

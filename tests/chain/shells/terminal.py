@@ -18,7 +18,7 @@ SECONDS = 120
 PASSWORD = "correct horse"
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.chain.shells.crash_child", "mesh.cli.main", "chain.client.staking", "eth_keyfile"]
+    ["tests.chain.shells.crash_child", "mesh.cli.main", "chain.client.staking", "chain.client.provider", "eth_keyfile"]
 )
 
 
