@@ -24,8 +24,9 @@ from typing import Any
 
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from chain import abi
+from chain.client.answers import quantity
 from chain.client.lifecycle import Policy
-from chain.client.rpc import Rpc, quantity
+from chain.client.rpc import Rpc
 from chain.client.staking import StakingClient
 from chain.deploy import Deployment, Parameters
 from chain.devnet.accounts import faucet, faucets
@@ -59,15 +60,23 @@ class Chain:
     client_per_second: list[float] = field(default_factory=list)
     settlement: dict[str, float] = field(default_factory=dict)
 
-    async def sign(self, account: Account, contract: str, function: str, *arguments: Any, gas: int = 200_000) -> str:
-        """A raw transaction with the account's next nonce."""
+    async def sign(
+        self,
+        account: Account,
+        contract: str,
+        function: str,
+        *arguments: Any,
+        gas: int = 200_000,
+        at: str | None = None,
+    ) -> str:
+        """A raw transaction with the account's next nonce; `at` is an address other than the deployment's."""
         if account.address not in self.nonces:
             answer = await self.rpc.call("eth_getTransactionCount", account.address, "latest")
             self.nonces[account.address] = quantity(answer)
         nonce = self.nonces[account.address]
         self.nonces[account.address] = nonce + 1
         data = abi.load(contract).function(function, len(arguments)).encode(arguments)
-        to = bytes.fromhex(self.deployment.address(contract)[2:])
+        to = bytes.fromhex((at or self.deployment.address(contract))[2:])
         signed = account.sign_transaction(Transaction(self.deployment.chain_id, nonce, FEES, gas, to, 0, data))
         return "0x" + signed.raw.hex()
 

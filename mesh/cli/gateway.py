@@ -153,6 +153,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
             show = partial(paying.show_settlement, as_json=config.as_json)
             await stack.enter_async_context(paid.running(client, show))
         app = create_app(client.backend, limits, billing=paid.billing if paid is not None else None)
+        if paid is not None and client.backend.purser is not None:
+            paid.count(client.backend.purser, app.state.gateway.metrics)
         running = await stack.enter_async_context(server(app, listener))
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:

@@ -314,6 +314,17 @@ class SwarmBackend:
         for receipt in early[:MAX_EARLY]:
             purser.receipt(link.peer, receipt)
 
+    async def reach(self, peers: Sequence[str]) -> None:
+        """Connect to providers, so that they can open channels to us although they do not know our address.
+
+        Those that cannot be reached are left out.
+        """
+        for peer in peers:
+            try:
+                await self._links.get(peer)
+            except PeerError as error:
+                logger.info("%s cannot be reached: %s", peer, error)
+
     def _blame(self, peer: str) -> None:
         self._penalised.blame(peer, time.monotonic())
         self._views.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
@@ -99,8 +99,7 @@ class GenerationResponse(Response, Generic[_Fields]):
                 if job.stream:
                     await self._stream(job, progress, bill, batches, send)
                 else:
-                    async for batch in batches:
-                        await bill.cover(batch)
+                    async for batch in _paid(bill, batches):
                         for event in batch:
                             progress.apply(event)
                     await bill.settle()
@@ -114,8 +113,7 @@ class GenerationResponse(Response, Generic[_Fields]):
         self, job: Job, progress: _Progress, bill: Bill, batches: AsyncIterator[list[Event]], send: Send
     ) -> None:
         opened: set[int] = set()
-        async for batch in batches:
-            await bill.cover(batch)
+        async for batch in _paid(bill, batches):
             chunks: list[BaseModel] = []
             for event in batch:
                 if isinstance(event, Failed) and self._started and chunks:
@@ -207,6 +205,15 @@ class _Recorded:
             self._report.status = "cancelled" if cancelled else "failed"
             if error is not None and not cancelled:
                 self._report.error = describe(error, self._report.id).message
+
+
+async def _paid(bill: Bill, batches: AsyncIterator[list[Event]]) -> AsyncIterator[Sequence[Event]]:
+    """The same events, cut where the next one must wait to be paid for."""
+    async for batch in batches:
+        while batch:
+            covered = await bill.cover(batch)
+            yield batch[:covered]
+            batch = batch[covered:]
 
 
 async def _never() -> Message:

@@ -16,7 +16,6 @@ from mesh.gateway.job import Job
 from mesh.gateway.schemas import Cost, Usage
 from mesh.gateway.sessions import Ended, Event, Failed, Piece
 from mesh.payment.accounts import Account, Charge, Tariff
-from mesh.payment.units import W_GENERATED
 
 
 class Bill(Protocol):
@@ -28,8 +27,11 @@ class Bill(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def cover(self, events: Sequence[Event]) -> None:
-        """Await before `events` are handed out. Raises `ApiFailure` when nobody pays for them."""
+    async def cover(self, events: Sequence[Event]) -> int:
+        """Await before `events` are handed out: how many of them are paid for now, at least one.
+
+        Raises `ApiFailure` when nobody pays for the first.
+        """
 
     async def settle(self) -> None:
         """The request has succeeded: what it cost is final. Await before the end of the answer is sent."""
@@ -49,8 +51,8 @@ class NoBill:
     ) -> None:
         pass
 
-    async def cover(self, events: Sequence[Event]) -> None:
-        pass
+    async def cover(self, events: Sequence[Event]) -> int:
+        return len(events)
 
     async def settle(self) -> None:
         pass
@@ -77,6 +79,8 @@ class AccountBill:
         self._generated = [0] * len(job.sessions)
         self._begun = False
         """Something has been handed out."""
+        self._owed = 0
+        """What the prompts and all that was handed out cost."""
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -90,7 +94,11 @@ class AccountBill:
             prompts = sum(len(session.prompt) for session in self._job.sessions)
             self._billing.limit(self._caller.tokens, prompts, "tokens")
             patient = self._billing.has_agent(self._holder)
-            await self._pay_prompts(tariff.cost(prompts, 0), patient)
+            self._owed = tariff.cost(prompts, 0)
+            await self._pay(self._owed, ahead=0, patient=patient)
+            # Not taken yet: a first token that nobody can pay for is refused before the sessions are opened.
+            if self._account.credit < tariff.cost(0, 1):
+                await self._await_credit(tariff.cost(0, 1), patient)
         except BaseException:
             await self._close(0)
             raise
@@ -100,7 +108,7 @@ class AccountBill:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._closed:
-            await self._close(self._charge.used if self._is_owed(error) else 0)
+            await self._close(self._owed if self._is_owed(error) else 0)
 
     def _is_owed(self, error: BaseException | None) -> bool:
         """Whether an answer that did not reach its end is paid for as far as it went.
@@ -113,48 +121,47 @@ class AccountBill:
         left = isinstance(error, asyncio.CancelledError | ClientLeft)
         return self._begun and (left or isinstance(error, ApiFailure))
 
-    async def _pay_prompts(self, cost: int, patient: bool) -> None:
-        await self._billing.refresh(self._holder)
-        while (missing := cost - self._charge.written) > 0:
-            least, most = min(missing, self._tariff.step), min(missing, self._tariff.increment)
-            if self._account.take(self._charge, min(most, max(least, self._account.credit)), most) is None:
-                await self._await_credit(least, patient)
-                continue
-            self._account.use(self._charge, self._charge.held)
-            self._holder.changed.fire()
-            await self._write(begun=False)
-            patient = True  # who has paid a part is about to pay the rest
-        # Not taken yet: a first token that nobody can pay for is refused before the sessions are opened.
-        first = self._tariff.cost(0, 1)
-        if self._account.credit < first:
-            await self._await_credit(first, patient)
-
-    async def cover(self, events: Sequence[Event]) -> None:
+    async def cover(self, events: Sequence[Event]) -> int:
         if not self._begun and any(isinstance(event, Failed) for event in events):
-            return  # nothing was handed out, nor will be
-        fresh = 0
+            return len(events)  # nothing was handed out, nor will be
+        fresh = self._fresh_tokens(events)
+        price = self._tariff.cost(0, 1)
+        ahead = max(self._tariff.step, min(price * sum(fresh), self._tariff.increment))
+        covered = 0
+        for count in fresh:
+            need = count * price
+            if covered and need > self._charge.held + self._account.credit:
+                break  # what is paid for goes out first; the next call waits
+            if need > 0:
+                await self._pay(need, ahead=ahead, patient=True)
+            else:
+                self._account.use(self._charge, need)
+            self._owed += need
+            self._generated[events[covered].index] += count
+            covered += 1
+        if self._job.stream and not self._begun:
+            await self._write(begun=True)
+        self._begun = True
+        self._caller.tokens.draw(sum(fresh[:covered]), time.monotonic())
+        self._holder.changed.fire()
+        return covered
+
+    def _fresh_tokens(self, events: Sequence[Event]) -> list[int]:
+        """Tokens that each event adds; the end of a session may correct what its pieces said."""
+        known = list(self._generated)
+        fresh = []
         for event in events:
+            before = known[event.index]
             match event:
                 case Piece(index, delta):
-                    self._generated[index] += len(delta.tokens)
-                    fresh += len(delta.tokens)
+                    known[index] += len(delta.tokens)
                 case Ended(index, completion):
-                    fresh += completion.completion_tokens - self._generated[index]
-                    self._generated[index] = completion.completion_tokens
-        cost = self._tariff.price * W_GENERATED * fresh
-        missing = cost - self._charge.held
-        begins = self._job.stream and not self._begun
-        if missing > 0:
-            await self._take(missing, max(missing, self._tariff.step), patient=True)
-        self._begun = True
-        if missing > 0 or begins:
-            await self._write(begun=self._job.stream)
-        self._account.use(self._charge, cost)
-        self._caller.tokens.draw(fresh, time.monotonic())
-        self._holder.changed.fire()
+                    known[index] = completion.completion_tokens
+            fresh.append(known[event.index] - before)
+        return fresh
 
     async def settle(self) -> None:
-        await self._close(self._charge.used)
+        await self._close(self._owed)
 
     def priced(self, usage: Usage) -> Usage:
         wei = self._charge.written
@@ -167,11 +174,27 @@ class AccountBill:
     def _account(self) -> Account:
         return self._holder.account
 
-    async def _take(self, least: int, most: int, patient: bool) -> None:
-        await self._billing.refresh(self._holder)
-        while self._account.take(self._charge, least, most) is None:
-            await self._await_credit(least, patient)
-        self._holder.changed.fire()
+    async def _pay(self, need: int, *, ahead: int, patient: bool) -> None:
+        """Charge `need` wei, and as it goes more for what comes next, up to `ahead` in all; waits for credit.
+
+        What the bill holds already is used first, even if it is not enough: then a payer who follows what is used
+        sees that it must pay more, however many requests share the account.
+        """
+        token = self._tariff.cost(0, 1)
+        while True:
+            part = min(need, self._charge.held)
+            self._account.use(self._charge, part)
+            need -= part
+            if not need:
+                return
+            await self._billing.refresh(self._holder)
+            credit = self._account.credit
+            least = need if credit >= need else min(need, token)
+            if self._account.take(self._charge, least, max(need, ahead)) is None:
+                await self._await_credit(least, patient)
+                continue
+            await self._write(begun=self._begun and self._job.stream)
+            patient = True  # who has paid a part is about to pay the rest
 
     async def _await_credit(self, least: int, patient: bool) -> None:
         """Return when there may be `least` wei of credit. Raises `ApiFailure` (402) when nobody pays in time."""

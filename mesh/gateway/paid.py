@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from chain.vouchers import PaymentVoucher
 from mesh.client.client import Client
 from mesh.gateway.billing import Billing, BillingConfig, billing_for
+from mesh.gateway.metrics import Metrics
 from mesh.identity import Identity
 from mesh.payment.desk import Ask, Desk, PaymentConfig, Tell, gateway_desk
 from mesh.payment.gateway_settlement import GatewaySettlement
@@ -36,6 +37,10 @@ class PaidGateway:
             async with billing_for(limits, desk.client, store, desk.id) as billing:
                 yield cls(desk, billing, tell)
 
+    def count(self, purser: Purser, metrics: Metrics) -> None:
+        """Show what the purser does among the gateway's metrics."""
+        purser.on_voucher, purser.on_receipt = metrics.vouchers.inc, metrics.receipts.inc
+
     def purser(self, tasks: asyncio.TaskGroup) -> Purser:
         """The one that pays the hops."""
         desk = self.desk
@@ -54,17 +59,25 @@ class PaidGateway:
         desk, config = self.desk, self.desk.config
         transport = client.node.transport
         await LeavesService(transport, desk.store, desk.id).start()
-        settlement = GatewaySettlement(
-            desk.client,
-            desk.id,
-            desk.journal,
-            desk.store,
-            _Redeemable(self.billing),
-            claims=config.claims,
-            poll=config.settle_seconds,
-            tell=show,
-        )
         async with asyncio.TaskGroup() as tasks:
+
+            def tell(event: SettlementEvent) -> None:
+                show(event)
+                if event.what == "post" and event.epoch is not None:
+                    # They will want to see their leaves; we may have come back under another address.
+                    peers = {slot.peer for slot in desk.journal.slots("issued", epoch=event.epoch)}
+                    tasks.create_task(client.backend.reach(sorted(peers)))
+
+            settlement = GatewaySettlement(
+                desk.client,
+                desk.id,
+                desk.journal,
+                desk.store,
+                _Redeemable(self.billing),
+                claims=config.claims,
+                poll=config.settle_seconds,
+                tell=tell,
+            )
             work = [tasks.create_task(desk.view.run()), tasks.create_task(settlement.run())]
             try:
                 yield

@@ -105,6 +105,7 @@ class ProviderSettlement(Settler):
         self._answers: dict[int, str] = {}
         self._scanned = 0
         self._seen_rewards = False
+        self._epoch = 0
         self._news = False
 
     async def _round(self) -> int:
@@ -126,6 +127,7 @@ class ProviderSettlement(Settler):
 
     async def _look(self) -> ProviderView:
         clock = await self._clock()
+        self._epoch = clock.now
         held = [slot for slot in self._journal.slots("held") if slot.voucher_units and slot.epoch < clock.now]
         ours = await self._ours({slot.pair.provider for slot in held})
         done = self._store.settled()
@@ -270,7 +272,7 @@ class ProviderSettlement(Settler):
             case WithdrawPayments(amount):
                 text = f"what challenges brought: {format_func(amount)} FUNC"
                 event = SettlementEvent("sent", "withdraw", text, amount=amount)
-                sent = await self._send("withdraw", self._client.settlement.withdraw_payments(), event)
+                sent = await self._send(f"withdraw/{self._epoch}", self._client.settlement.withdraw_payments(), event)
                 return int(sent is not None)
             case _:
                 return await self._dispute_or_prove(step)

@@ -64,8 +64,8 @@ class Purser:
         self._tasks = tasks
         self._creditors: dict[str, Creditor] = {}
         self._tabs: dict[Pair, GatewayTab] = {}
-        self.vouchers_sent = 0
-        self.receipts_taken = 0
+        self.on_voucher: Callable[[], None] = lambda: None
+        self.on_receipt: Callable[[], None] = lambda: None
 
     # --- who may be routed to ---
 
@@ -181,7 +181,7 @@ class Purser:
         if checksummed(signer) != creditor.signer:
             raise ProtocolViolation("a receipt that the provider's key did not sign", peer=peer)
         tab.follow(claim)
-        self.receipts_taken += 1
+        self.on_receipt()
         self._tasks.create_task(self._keep(creditor, claim, message.signature))
 
     def _again(self, creditor: Creditor) -> None:
@@ -252,7 +252,7 @@ class Purser:
                     tab.epochs[epoch].receipted = tab.epochs[epoch].vouched
                     return
                 tab.sign(epoch, units)
-            self.vouchers_sent += 1
+            self.on_voucher()
             await creditor.say(Voucher(epoch, units, signature))
         except PeerError as error:
             logger.info("a voucher did not reach %s, the next one will cover it: %s", creditor.peer, error)
