@@ -21,13 +21,16 @@ UNCOVERED = 1000.0
 """In moves: what leaving a block uncovered costs a repair."""
 
 
-def rebalance(n_blocks: int, providers: Sequence[ProviderView], me: str, *, gain: float = GAIN) -> Span | None:
+def rebalance(
+    n_blocks: int, providers: Sequence[ProviderView], me: str, *, share: int | None = None, gain: float = GAIN
+) -> Span | None:
     """The span to which node `me` had best move now, None to stay where it is.
 
-    `providers` includes `me`; its `max_blocks` bounds what it takes. Where blocks are missing all nodes work out the
-    same `repair` and each does its part. Otherwise a node moves to the weakest window if the slowest of the blocks that
-    it leaves and takes is `gain` times as fast afterwards as it was before. So every such move lifts the lowest rates
-    and none is undone: nodes that move one at a time come to rest.
+    `providers` includes `me`; its `max_blocks` bounds what it takes to close a gap, and `share` (None: the same) what
+    it takes to help others. Where blocks are missing all nodes work out the same `repair` and each does its part.
+    Otherwise a node moves to the weakest window if the slowest of the blocks that it leaves and takes is `gain` times
+    as fast afterwards as it was before. So every such move lifts the lowest rates and none is undone: nodes that move
+    one at a time come to rest.
     """
     mine = next((provider for provider in providers if provider.peer == me), None)
     if mine is None or not mine.serving or mine.max_blocks < 1 or mine.span.end > n_blocks:
@@ -37,7 +40,8 @@ def rebalance(n_blocks: int, providers: Sequence[ProviderView], me: str, *, gain
         return repair(n_blocks, providers).get(me)
     if (totals.serving[mine.span.start : mine.span.end] < 2).any():
         return None
-    return better_window(Totals(n_blocks, expected(providers)), mine, gain=gain)
+    able = replace(mine, max_blocks=min(mine.max_blocks, share or n_blocks))
+    return better_window(Totals(n_blocks, expected(providers)), able, gain=gain)
 
 
 def better_window(totals: Totals, mine: ProviderView, *, gain: float = GAIN) -> Span | None:
