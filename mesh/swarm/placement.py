@@ -7,6 +7,7 @@ is as fast as its slowest stage. `mesh.swarm.rebalance` decides when a node that
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,8 @@ class Totals:
         here = slice(span.start, min(span.end, self.n_blocks))
         self.rates[here] += times * provider.tokens_per_second
         self.replicas[here] += times
+        if times < 0:
+            self.rates[here][self.replicas[here] == 0] = 0.0  # nothing is left of what rounding leaves behind
         if provider.serving:
             self.serving[here] += times
         self.spans[span] += times
@@ -129,25 +132,27 @@ def expected(providers: Sequence[ProviderView]) -> list[ProviderView]:
 def weakest_window(totals: Totals, capacity: int) -> Span:
     """Where a replica helps most: spans that others serve (a whole stage) and windows of full capacity compete.
 
-    Lowest bottleneck first, then the one that holds most of the weak blocks, then the weakest on average, then the
-    leftmost.
+    Each is judged by its blocks' rates, lowest first: the lowest decides, then the second lowest, and so on, as Petals
+    does it (Borzunov et al., 2023); of equals the longest and then the leftmost is taken.
     """
     n_blocks = totals.n_blocks
-    rates = totals.rates
-    weak = rates <= rates.min() * (1 + 1e-9)
     starts_by_length: dict[int, set[int]] = {capacity: set(range(n_blocks - capacity + 1))}
     for span in totals.spans:
         if span.end <= n_blocks and len(span) < capacity:
             starts_by_length.setdefault(len(span), set()).add(span.start)
-    best: tuple[float, int, float, int, int] | None = None
+    lowest = float(totals.rates.min()) * (1 + 1e-9)
+    best: tuple[list[float], int, int] | None = None
     for length, starts in starts_by_length.items():
         begin = np.array(sorted(starts), dtype=np.int64)
-        windows = np.lib.stride_tricks.sliding_window_view(rates, length)[begin]
-        held = np.lib.stride_tricks.sliding_window_view(weak, length)[begin].sum(axis=1)
-        least, mean = windows.min(axis=1), windows.mean(axis=1)
-        first = int(np.lexsort((begin, mean, -held, least))[0])
-        key = (float(least[first]), -int(held[first]), float(mean[first]), int(begin[first]), -length)
+        windows = np.lib.stride_tricks.sliding_window_view(totals.rates, length)[begin]
+        weak = windows.min(axis=1) <= lowest
+        if not weak.any():
+            continue
+        windows, begin = np.sort(windows[weak], axis=1), begin[weak]
+        first = int(np.lexsort((begin, *windows.T[::-1]))[0])
+        # A shorter one that is equal as far as it goes loses against a longer one.
+        key = ([*windows[first].tolist(), math.inf], -length, int(begin[first]))
         best = key if best is None else min(best, key)
-    if best is None:  # a window of full capacity always fits
+    if best is None:  # a window of full capacity holds the weakest block
         raise ValueError("a model without blocks")
-    return Span(best[3], best[3] - best[4])
+    return Span(best[2], best[2] - best[1])
