@@ -39,8 +39,8 @@ class Node:
     """One node: what it is, and what it does now. `view` is what others see of it."""
 
     view: ProviderView
+    dies_at: float
     ready_at: float = 0.0
-    alive: bool = True
     wanted: Span | None = None
     check_at: float = 0.0
 
@@ -187,7 +187,10 @@ class Swarm:
 
     policy: Policy
     size: int
+    world: random.Random
+    """Who comes, and how long each stays: the same for every policy."""
     numbers: random.Random
+    """What else is left to chance."""
     now: float = 0.0
     version: int = 0
     moves: int = 0
@@ -203,6 +206,7 @@ class Swarm:
     known: Totals = field(default_factory=lambda: Totals(N_BLOCKS))
     served: Totals = field(default_factory=lambda: Totals(N_BLOCKS))
     _forgotten: deque[tuple[float, ProviderView]] = field(default_factory=deque)
+    _idle: dict[str, Node] = field(default_factory=dict)
     _loading: set[str] = field(default_factory=set)
     _born: int = 0
 
@@ -218,11 +222,13 @@ class Swarm:
     def arrive(self, *, load: bool = True) -> None:
         """A new node joins."""
         self._born += 1
-        mine = draw_node(self.numbers, f"node{self._born}")
+        mine = draw_node(self.world, f"node{self._born}")
+        dies_at = self.now + self.world.expovariate(1 / MEAN_LIFE_SECONDS)
         span = self._timed(lambda: self.policy.join(self.known, mine))
         if span is None:
+            self._idle[mine.peer] = Node(mine, dies_at)
             return
-        node = Node(replace(mine, span=span))
+        node = Node(replace(mine, span=span), dies_at)
         node.check_at = self.now + self.numbers.random() * self.policy.interval(self.size)
         self.nodes[mine.peer] = node
         self.known.add(node.view)
@@ -239,9 +245,10 @@ class Swarm:
             self.known.add(self._forgotten.popleft()[1], -1)
             self.version += 1
         if churn:
-            leaving = self._poisson(len(self.nodes) * STEP_SECONDS / MEAN_LIFE_SECONDS)
-            for name in self.numbers.sample(list(self.nodes), min(leaving, len(self.nodes))):
+            for name in [name for name, node in self.nodes.items() if node.dies_at <= self.now]:
                 self._die(name)
+            for name in [name for name, node in self._idle.items() if node.dies_at <= self.now]:
+                del self._idle[name]
             for _ in range(self._poisson(self.size * STEP_SECONDS / MEAN_LIFE_SECONDS)):
                 self.arrive()
         due = [node for node in self.nodes.values() if node.view.serving and node.check_at <= self.now]
@@ -258,7 +265,8 @@ class Swarm:
         whole = not (self.served.replicas == 0).any()
         self.gap_steps += not whole
         bottleneck = float(self.served.rates.min()) if whole else 0.0
-        able = sum(min(n.view.block_rate, n.view.link_rate * n.view.max_blocks) for n in self.nodes.values())
+        everybody = (*self.nodes.values(), *self._idle.values())
+        able = sum(min(n.view.block_rate, n.view.link_rate * n.view.max_blocks) for n in everybody)
         self.bottlenecks.append(bottleneck)
         self.fractions.append(bottleneck / (able / N_BLOCKS) if able else 0.0)
 
@@ -296,12 +304,12 @@ class Swarm:
         self._forgotten.append((self.now + NOTICE_SECONDS, node.view))
 
     def _poisson(self, mean: float) -> int:
-        return int(np.random.default_rng(self.numbers.getrandbits(32)).poisson(mean))
+        return int(np.random.default_rng(self.world.getrandbits(32)).poisson(mean))
 
     def _timed(self, decide: Callable[[], Span | None]) -> Span | None:
-        began = time.perf_counter()
+        began = time.thread_time()
         span = decide()
-        self.decisions.append(time.perf_counter() - began)
+        self.decisions.append(time.thread_time() - began)
         return span
 
 
@@ -309,7 +317,7 @@ def best_uniform(size: int, seed: int, choices: Sequence[int] = (4, 5, 8, 10, 16
     """The uniform split whose number of parts gives the highest bottleneck before anything happens."""
 
     def bottleneck(stages: int) -> float:
-        swarm = Swarm(UniformSplit(stages), size, random.Random(seed))
+        swarm = Swarm(UniformSplit(stages), size, random.Random(seed), random.Random(seed))
         swarm.fill()
         return float(swarm.served.rates.min())
 

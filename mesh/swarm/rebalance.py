@@ -15,7 +15,7 @@ from mesh.swarm.placement import Totals, expected, piece_of_gap, weakest_window
 from mesh.swarm.view import ProviderView
 from shards.span import Span
 
-GAIN = 1.2
+GAIN = 1.1
 """The weakest block that a move touches must be this much faster afterwards: less is not worth loading for."""
 UNCOVERED = 1000.0
 """In moves: what leaving a block uncovered costs a repair."""
