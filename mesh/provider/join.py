@@ -7,7 +7,7 @@ import gc
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
-from mesh.errors import ConfigError, MeshError
+from mesh.errors import ConfigError, MeshError, PeerError
 from mesh.node import Node, NodeConfig
 from mesh.provider.config import ServiceConfig
 from mesh.provider.doors import Doors
@@ -28,6 +28,7 @@ from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, sett
 from mesh.swarm.rebalance import may_leave, rebalance
 from mesh.swarm.view import ProviderView, gaps
 from mesh.version import VERSION
+from mesh.wire.messages import CONTROL_PROTOCOL
 from shards.checkpoint import Checkpoint
 from shards.errors import ShardError
 from shards.loading import choose_dtype, load_stage
@@ -53,6 +54,9 @@ REBALANCE_SECONDS = 8.0
 PEERS_PER_INTERVAL = 100
 """In larger swarms nodes look less often, so that looking costs the same altogether."""
 DRAIN_SECONDS = 30.0
+ANSWER_SECONDS = 3.0
+MAX_ASKED = 32
+"""Replicas that a node asks whether they are there before it leaves its blocks to them."""
 
 
 async def _approve(what: str) -> bool:
@@ -276,6 +280,8 @@ class _Provider:
             # Others may have decided the same at the same time: once everybody can see who goes, look again.
             await asyncio.sleep(2 * CLAIM_SECONDS)
             views = await self._everybody(span)
+            dead = await self._dead(span, views)
+            views = [view for view in views if view.peer not in dead]
             still = rebalance(n_blocks, views, me, share=self._share) == target
             # Where blocks are missing no session can go on: nothing to wait for.
             deadline = time.monotonic() + (0.0 if gaps(n_blocks, views) else DRAIN_SECONDS)
@@ -283,7 +289,7 @@ class _Provider:
                 if not len(service.table) or time.monotonic() > deadline:
                     return True
                 await asyncio.sleep(CLAIM_SECONDS)
-                views = await self._everybody(span)
+                views = [view for view in await self._everybody(span) if view.peer not in dead]
         except BaseException:
             self._going = None
             raise
@@ -291,6 +297,22 @@ class _Provider:
         logger.info("blocks %s need us after all", span)
         await self._announce(self._current_record(service, span))
         return False
+
+    async def _dead(self, span: Span, views: Sequence[ProviderView]) -> set[str]:
+        """Of those that would serve our blocks without us: who does not answer, or has not been asked."""
+        replicas = [v.peer for v in views if v.serving and v.peer != self._node.peer_id and v.span.overlaps(span)]
+
+        async def answers(peer: str) -> bool:
+            try:
+                channel = await self._node.transport.open(peer, CONTROL_PROTOCOL, timeout=ANSWER_SECONDS)
+            except PeerError:
+                return False
+            await channel.aclose()
+            return True
+
+        asked = random.sample(replicas, min(len(replicas), MAX_ASKED))
+        found = await asyncio.gather(*(answers(peer) for peer in asked))
+        return set(replicas) - {peer for peer, there in zip(asked, found, strict=True) if there}
 
     async def _everybody(self, span: Span) -> list[ProviderView]:
         """The swarm with ourselves as we serve now, and with those that have only claimed."""
