@@ -136,19 +136,17 @@ def weakest_window(totals: Totals, capacity: int) -> Span:
     does it (Borzunov et al., 2023); of equals the longest and then the leftmost is taken.
     """
     n_blocks = totals.n_blocks
-    starts_by_length: dict[int, set[int]] = {capacity: set(range(n_blocks - capacity + 1))}
-    for span in totals.spans:
-        if span.end <= n_blocks and len(span) < capacity:
+    weak = totals.rates <= float(totals.rates.min()) * (1 + 1e-9)
+    before = [0, *np.cumsum(weak).tolist()]
+    starts_by_length: dict[int, set[int]] = {}
+    for span in (*totals.spans, *(Span(start, start + capacity) for start in range(n_blocks - capacity + 1))):
+        # Only what holds a weakest block can be best.
+        if span.end <= n_blocks and len(span) <= capacity and before[span.end] > before[span.start]:
             starts_by_length.setdefault(len(span), set()).add(span.start)
-    lowest = float(totals.rates.min()) * (1 + 1e-9)
     best: tuple[list[float], int, int] | None = None
     for length, starts in starts_by_length.items():
         begin = np.array(sorted(starts), dtype=np.int64)
-        windows = np.lib.stride_tricks.sliding_window_view(totals.rates, length)[begin]
-        weak = windows.min(axis=1) <= lowest
-        if not weak.any():
-            continue
-        windows, begin = np.sort(windows[weak], axis=1), begin[weak]
+        windows = np.sort(np.lib.stride_tricks.sliding_window_view(totals.rates, length)[begin], axis=1)
         first = int(np.lexsort((begin, *windows.T[::-1]))[0])
         # A shorter one that is equal as far as it goes loses against a longer one.
         key = ([*windows[first].tolist(), math.inf], -length, int(begin[first]))
