@@ -274,12 +274,14 @@ class _Provider:
         if self._config.blocks is not None:
             return self._config.blocks
         n_blocks = self._files.spec.n_blocks
-        stages = 1 if self._config.max_blocks else DEFAULT_STAGES
+        # A share that nobody asked for is an even one; what an operator offers is used whole.
+        offered = self._config.max_blocks is not None
+        stages = 1 if offered else DEFAULT_STAGES
         claimed: Span | None = None
         steady = 0
         for _ in range(CLAIM_ROUNDS):
             committed, claims = await self._view()
-            span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages)
+            span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages, fill=offered)
             steady = steady + 1 if span == claimed else 0
             if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
                 break
