@@ -1,8 +1,9 @@
 """Which span a node should serve, when it joins and later (pure).
 
 First fill gaps: in pieces as even as the node's capacity allows, so that three equal nodes cut a model in three equal
-parts, or with all the memory that its operator gave; where every block is covered, add a replica to the part with the lowest throughput, because a pipeline
-is as fast as its slowest stage. `mesh.swarm.rebalance` decides when a node that serves moves.
+parts, or with all the memory that its operator gave. Where every block is covered, add a replica to the part with the
+lowest throughput, because a pipeline is as fast as its slowest stage. `mesh.swarm.rebalance` decides when a node that
+serves moves.
 """
 
 from __future__ import annotations
