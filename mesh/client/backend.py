@@ -62,6 +62,8 @@ class BackendConfig:
     """… and how long while it is being renewed."""
     penalty_seconds: float = 20.0
     """How long a peer that failed is only used when there is no other."""
+    window_tokens: int = 64
+    """Tokens that paid hops may compute ahead of who reads them."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -154,6 +156,7 @@ class SwarmBackend:
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
+            window=self._config.window_tokens if self.purser is not None else None,
         )
         counted: list[str] = []
 
