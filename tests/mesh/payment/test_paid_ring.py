@@ -256,13 +256,15 @@ async def test_a_session_that_nobody_reads_runs_only_a_window_ahead_and_others_g
 
 
 async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
-    async with memory_swarm(folder, THREE, backend=BackendConfig(window_tokens=8), money=Money()) as swarm:
-        async with swarm.backend.generate(ask((1, 2, 3), 100)) as generation:
-            await anext(aiter(generation))
-            first = swarm.providers[0].service
-            (live,) = first._live.values()
-            await until(lambda: live.parked is not None)
-            before = live.entry.limit
+    async with (
+        memory_swarm(folder, THREE, backend=BackendConfig(window_tokens=8), money=Money()) as swarm,
+        swarm.backend.generate(ask((1, 2, 3), 100)) as generation,
+    ):
+        await anext(aiter(generation))
+        first = swarm.providers[0].service
+        (live,) = first._live.values()
+        await until(lambda: live.parked is not None)
+        before = live.entry.limit
 
-            assert first.table.extend(live.entry.id, "somebody else", 90, 0.0) is None
-            assert live.entry.limit == before
+        assert first.table.extend(live.entry.id, "somebody else", 90, 0.0) is None
+        assert live.entry.limit == before
