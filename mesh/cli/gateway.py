@@ -106,18 +106,11 @@ def gateway(
     )
     if payment is not None and keys:
         raise typer.BadParameter("a gateway that is paid makes keys for its accounts itself", param_hint="--api-keys")
+    reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
+    limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
+    reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
     with claim_identity(identity) as own:
-        config = _Config(
-            joined,
-            own,
-            host,
-            port,
-            keys,
-            max_concurrent,
-            as_json,
-            payment,
-            tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
-        )
+        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable)
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
