@@ -165,3 +165,21 @@ async def test_a_developer_cannot_spend_more_than_his_deposit(checkpoint: Path, 
         assert short.status_code == 200
         assert {long.status_code, unpaid.status_code} == {402}
         assert unpaid.json()["error"]["code"] == "insufficient_funds"
+
+
+async def test_wrong_clocks_change_nothing_about_money(checkpoint: Path, tmp_path: Path) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
+        ann = await swarm.provider("ann", checkpoint, "0:2", skew=600.0)
+        bob = await swarm.provider("bob", checkpoint, "2:5", skew=20.0)
+        gate = await swarm.gateway("gate", skew=-200.0)
+        epoch = await swarm.chain.next_epoch()
+
+        assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+
+        await swarm.chain.next_epoch()
+        await swarm.event(gate, "post", epoch=epoch)
+        await swarm.chain.next_epoch(3)
+        paid = [(await swarm.event(child, "claim"))["amount"] for child in (ann, bob)]
+        # Fee without gateway's share, royalty and burn, with as much minted as was burned: 85%.
+        assert sum(paid) * 20 == cost(40) * 17
+        assert paid[0] * 3 == paid[1] * 2, "two blocks and three"
