@@ -1,4 +1,4 @@
-"""What every transport does alike: the in-memory twin and the one over real p2pd daemons on loopback."""
+"""What every transport does alike: the in-memory twin, real p2pd daemons and direct TLS on loopback."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from mesh.errors import (
 from mesh.identity import Identity, peer_id_of
 from mesh.transport.channels import TransportSettings
 from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.direct.transport import DirectSettings, DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel
 from mesh.transport.streams import StreamSettings
 from mesh.wire.frame import GOODBYE, MAGIC, PREFIX, VERSION, Frame, FrameLimits
 
-Side = MemoryTransport | HivemindTransport
+Side = MemoryTransport | HivemindTransport | DirectTransport
 Pair = Callable[..., AbstractAsyncContextManager[tuple[Side, Side]]]
 
 pytestmark = pytest.mark.timeout(30)
@@ -58,7 +59,21 @@ async def hivemind_pair(settings: TransportSettings | None = None) -> AsyncItera
             yield a, b
 
 
-@pytest.fixture(params=[memory_pair, hivemind_pair], ids=["memory", "hivemind"])
+@asynccontextmanager
+async def direct_pair(settings: TransportSettings | None = None) -> AsyncIterator[tuple[Side, Side]]:
+    network = MemoryNetwork()
+    own = [Identity.generate() for _ in range(2)]
+    bounds = DirectSettings(transport=settings or TransportSettings())
+    controls = [MemoryTransport(identity.peer_id, network) for identity in own]
+    async with controls[0], controls[1]:
+        a, b = (
+            DirectTransport(identity, control, settings=bounds) for identity, control in zip(own, controls, strict=True)
+        )
+        async with a, b:
+            yield a, b
+
+
+@pytest.fixture(params=[memory_pair, hivemind_pair, direct_pair], ids=["memory", "hivemind", "direct"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     return request.param  # type: ignore[no-any-return]
 

@@ -1,0 +1,407 @@
+"""A `Channel` over a direct TLS connection: large payloads are decrypted into the buffer that the frame ends up in.
+
+What arrives goes to a small staging buffer, from which `receive` takes frames; while a large payload is incomplete,
+asyncio decrypts into the payload itself. When the staging buffer is full, reading stops until somebody receives, so a
+connection holds at most that buffer and one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import numpy
+
+from mesh.errors import FrameTruncated, InternalError, PeerUnreachable, ProtocolViolation
+from mesh.transport.port import PeerId
+from mesh.transport.streams import StreamSettings
+from mesh.wire.frame import GOODBYE, PREFIX, Frame, decode_prefix, encode_prefix
+
+_STAGING = 64 * 1024
+_LOW_ROOM = 4 * 1024  # with less room in the staging buffer, reading stops
+_DIRECT = 32 * 1024  # with more than this to come, a part is decrypted into place
+_JOINED = 64 * 1024  # frames up to this size are joined into one write
+_CHUNK = 256 * 1024  # most bytes encrypted at once
+_CLOSE_TIMEOUT = 1.0  # seconds that a close waits for what is buffered to leave
+WRITE_HIGH, WRITE_LOW = 128 * 1024, 32 * 1024
+"""Encrypted bytes that wait for the socket before a sender must wait too, and below which it goes on."""
+
+
+class _Part:
+    """A header or payload that is arriving."""
+
+    __slots__ = ("_small", "filled", "view")
+
+    def __init__(self, size: int) -> None:
+        # Large memory is only reserved here: the system hands out its pages as they are written, so what a peer
+        # merely promises costs nothing.
+        self._small = bytearray(size) if size <= _STAGING else None
+        self.view = memoryview(numpy.empty(size, numpy.uint8) if self._small is None else self._small)
+        self.filled = 0
+
+    @property
+    def missing(self) -> int:
+        return len(self.view) - self.filled
+
+    def take(self, data: memoryview) -> int:
+        count = min(self.missing, len(data))
+        self.view[self.filled : self.filled + count] = data[:count]
+        self.filled += count
+        return count
+
+    @property
+    def value(self) -> bytearray | memoryview:
+        return self.view if self._small is None else self._small
+
+
+class DirectChannel(asyncio.BufferedProtocol):
+    """See the `Channel` port. `peer` is empty and only `settings` of the set-up hold until `promote`.
+
+    `receive` may be cancelled at any point: the next call goes on where it stopped. A `send` cancelled inside
+    a frame breaks the channel, since the rest of that frame will never come.
+    """
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self._peer: PeerId = ""
+        self._settings = settings
+        self._on_close: Callable[[DirectChannel], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._gone = False  # the connection no longer exists
+        self._closed = False  # we closed it, or it broke
+        self._ended = False  # the peer said goodbye
+        self._lost = False  # nothing more will arrive
+        self._error: BaseException | None = None
+        self._broken: str | None = None
+        # Receiving
+        self._staging = bytearray(_STAGING)
+        self._view = memoryview(self._staging)
+        self._start = self._end = 0
+        self._direct: _Part | None = None  # where the next bytes go, if not to the staging buffer
+        self._parts: tuple[_Part, _Part] | None = None  # header and payload of the frame that is arriving
+        self._deadline: float | None = None
+        self._paused = False
+        self._discarding = False
+        self._arrived: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[None] | None = None
+        # Sending
+        self._sending = False
+        self._full = False
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    @property
+    def closed(self) -> bool:
+        """True once the channel can no longer send."""
+        return self._closed
+
+    @property
+    def connected(self) -> bool:
+        """True once there is a connection to close."""
+        return self._transport is not None
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection, once it is made."""
+        if self._transport is None:
+            raise InternalError("the connection is not made yet")
+        return self._transport
+
+    def promote(
+        self, peer: PeerId, settings: StreamSettings, *, on_close: Callable[[DirectChannel], None] | None = None
+    ) -> None:
+        """From now on this is a channel with `peer`. `on_close` is called once, when it closes."""
+        self._peer = peer
+        self._settings = settings
+        self._on_close = on_close
+        if self._closed and on_close is not None:
+            on_close(self)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        if self._closed:
+            self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        part = self._target()
+        if part is not None:
+            self._direct = part
+            return part.view[part.filled :]
+        self._direct = None
+        if _STAGING - self._end < _LOW_ROOM:
+            self._compact()
+        return self._view[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._discarding:
+            return
+        part = self._direct
+        if part is not None:
+            part.filled += nbytes
+            if not part.missing:
+                self._wake()
+            return
+        self._end += nbytes
+        if _STAGING - self._end + self._start < _LOW_ROOM and self._target() is None:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._lost = True
+        self._wake()
+        self._wake_closer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._lost = self._gone = True
+        self._error = exc
+        self._full = False
+        self._wake()
+        self._wake_sender()
+        self._wake_closer()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._wake_sender()
+
+    # Receiving
+
+    async def receive(self) -> Frame | None:
+        if self._ended:
+            return None
+        if self._closed:
+            raise self._unreachable("the channel is closed")
+        try:
+            while True:
+                frame = self._next_frame()
+                if frame is not None or self._ended:
+                    return frame
+                if self._closed:
+                    raise self._unreachable("the channel is closed")
+                if self._lost:
+                    raise self._cut_short()
+                await self._wait()
+        except TimeoutError:
+            came = self._parts[1].filled if self._parts else 0
+            problem = f"a frame stalled ({came} bytes of its payload came)"
+            self.abort(problem)
+            raise FrameTruncated(problem, peer=self._peer) from None
+        except ProtocolViolation as error:
+            error.peer = self._peer
+            self.abort(str(error))
+            raise
+
+    def _next_frame(self) -> Frame | None:
+        """A frame that is complete, or None, with the deadline set if one has begun. Sets `_ended`."""
+        available = self._end - self._start
+        if self._parts is None:
+            if available >= PREFIX.size:
+                prefix = bytes(self._view[self._start : self._start + PREFIX.size])
+                self._start += PREFIX.size
+                if prefix == GOODBYE:
+                    self._ended = True
+                    return None
+                header, payload = decode_prefix(prefix, self._settings.limits)
+                self._parts = _Part(header), _Part(payload)
+                if self._deadline is None:
+                    self._deadline = self._loop.time() + self._settings.frame_timeout
+                self._deadline += (header + payload) / self._settings.minimum_rate
+            else:
+                if available and self._deadline is None:
+                    self._deadline = self._loop.time() + self._settings.frame_timeout
+                return None
+        for part in self._parts:
+            if part.missing:
+                self._start += part.take(self._view[self._start : self._end])
+            if part.missing:
+                return None
+        header_part, payload_part = self._parts
+        self._parts = self._deadline = None
+        if self._start == self._end:
+            self._start = self._end = 0
+        return Frame(bytes(header_part.value), payload_part.value)
+
+    def _target(self) -> _Part | None:
+        """The part that the next bytes belong to, if they shall go there at once."""
+        if self._parts is not None and self._start == self._end and not self._discarding:
+            for part in self._parts:
+                if part.missing:
+                    return part if part.missing > _DIRECT else None
+        return None
+
+    async def _wait(self) -> None:
+        """Until something arrives. Raises `TimeoutError` at the deadline of the frame that has begun."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif _STAGING - self._end < _LOW_ROOM:
+            self._compact()
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        if self._arrived is not None:
+            raise InternalError("two tasks receive on one channel at a time")
+        arrived = self._arrived = self._loop.create_future()
+        timer = None
+        if self._deadline is not None:
+            timer = self._loop.call_at(self._deadline, _time_out, arrived)
+        try:
+            await arrived
+        finally:
+            self._arrived = None
+            if timer is not None:
+                timer.cancel()
+
+    def _compact(self) -> None:
+        count = self._end - self._start
+        self._view[:count] = bytes(self._view[self._start : self._end])
+        self._start, self._end = 0, count
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _cut_short(self) -> PeerUnreachable | FrameTruncated:
+        if self._error is not None:
+            self.abort(f"the connection broke: {self._error}")
+        elif self._parts is not None or self._end > self._start:
+            return FrameTruncated("the stream ended inside a frame")
+        else:
+            self.abort("the peer is gone: the stream ended without a goodbye")
+        return self._unreachable("the peer is gone")
+
+    # Sending
+
+    async def send(self, frame: Frame) -> None:
+        payload = memoryview(frame.payload)
+        if payload.format != "B" or payload.ndim != 1:
+            payload = payload.cast("B")
+        try:
+            prefix = encode_prefix(Frame(frame.header, payload), self._settings.limits)
+        except ProtocolViolation as error:
+            error.peer = self._peer
+            raise
+        if self._closed:
+            raise self._unreachable("the channel is closed")
+        if self._sending:
+            raise InternalError("two tasks send on one channel at a time")
+        self._sending = True
+        whole = False
+        try:
+            self._check_open()
+            if len(payload) <= _JOINED:
+                self.transport.write(b"".join((prefix, frame.header, payload)))
+            else:
+                self.transport.write(prefix + frame.header)
+                for start in range(0, len(payload), _CHUNK):
+                    await self._drain()
+                    # TLS encrypts (and so copies) at once: the caller may reuse its buffer when we return.
+                    self.transport.write(payload[start : start + _CHUNK])
+            whole = True
+            await self._drain()
+        finally:
+            self._sending = False
+            if not whole:
+                self.abort("a frame was only partly sent")
+
+    async def _drain(self) -> None:
+        self._check_open()
+        if self._full:
+            self._room = self._loop.create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed or self._lost or self.transport.is_closing():
+            self.abort(f"the connection broke: {self._error}" if self._error else "the connection broke")
+            raise self._unreachable("the connection broke")
+
+    def _wake_sender(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    # Closing
+
+    async def aclose(self, *, linger: float = 0.0) -> None:
+        """Say goodbye and close both directions.
+
+        For up to `linger` seconds what still arrives is read and thrown away until the peer has closed too:
+        closing while input is unread can make the kernel reset the connection and lose the last frames sent.
+        """
+        if self._closed:
+            return
+        if self._sending:
+            self.abort("the channel was closed inside a frame")
+            return
+        self._mark_closed("the channel is closed")
+        self._wake()
+        self._wake_sender()
+        try:
+            self.transport.write(GOODBYE)
+            if linger > 0 and not self._ended:
+                await self._until_lost(linger)
+            self.transport.close()
+            if not self._gone:
+                self._lost = False  # now until asyncio has closed it too
+                await self._until_lost(_CLOSE_TIMEOUT)
+        finally:
+            self.transport.abort()
+
+    async def _until_lost(self, seconds: float) -> None:
+        """Throw away what arrives until the peer has closed, for at most `seconds`."""
+        self._discarding = True
+        self._parts = self._deadline = None
+        self._start = self._end = 0
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        if self._lost:
+            return
+        ending = self._ending = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _time_out, ending)
+        try:
+            await ending
+        except TimeoutError:
+            pass
+        finally:
+            timer.cancel()
+            self._ending = None
+
+    def abort(self, reason: str = "the channel was aborted") -> None:
+        """Break the connection: the peer gets `PeerUnreachable` or `FrameTruncated`, not a clean end."""
+        self._mark_closed(reason)
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+        self._wake_sender()
+
+    def _wake_closer(self) -> None:
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(None)
+
+    def _mark_closed(self, reason: str) -> None:
+        if not self._closed:
+            self._closed = True
+            self._broken = reason
+            if self._on_close is not None:
+                self._on_close(self)
+
+    def _unreachable(self, message: str) -> PeerUnreachable:
+        return PeerUnreachable(self._broken or message, peer=self._peer)
+
+
+def _time_out(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

@@ -1,0 +1,433 @@
+"""The transport over direct TLS 1.3 connections, one per channel, between peers introduced over another transport.
+
+Before the first connection the two peers exchange certificates over the control path, which has proved who they are.
+The dialler then takes no certificate but that one, and shows its own, which is the only one that the token in its
+server name admits. docs/protocol.md explains why this keeps out strangers, replays and men in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+from weakref import WeakValueDictionary
+
+from mesh.errors import InternalError, PeerError, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.identity import Identity
+from mesh.transport.channels import Channels, TransportSettings
+from mesh.transport.direct.certificate import VALIDITY, Credentials, verify_certificate
+from mesh.transport.direct.channel import DirectChannel
+from mesh.transport.direct.door import Door, DoorSettings
+from mesh.transport.direct.invitations import Invitation, Invitations
+from mesh.transport.direct.liveness import SILENCE_SECONDS, silent, tune
+from mesh.transport.memory import Streams, pipe
+from mesh.transport.port import Channel, Handler, PeerId, Transport
+from mesh.transport.streams import StreamSettings
+from mesh.wire.direct import (
+    DIRECT_PROTOCOL,
+    MAX_ADDRESSES,
+    MESSAGE_LIMITS,
+    Accepted,
+    Address,
+    Declined,
+    Hello,
+    Introduce,
+    Introduced,
+    Message,
+    decode,
+    encode,
+)
+from mesh.wire.frame import PREFIX, Frame, decode_prefix, encode_prefix
+
+log = logging.getLogger(__name__)
+
+_LIVENESS_SECONDS = 1.0
+_STAGGER = 0.25  # seconds before the next address is tried beside one that has not answered (RFC 8305)
+_MAX_ACQUAINTANCES = 1024
+
+
+class TurnedAway(PeerUnreachable):
+    """The peer was reached and proved, but does not want this channel."""
+
+
+class NotIntroduced(PeerUnreachable):
+    """The control path gave us nowhere to dial: the peer has no direct port, or there is no control path."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectSettings:
+    """The bounds of the direct transport."""
+
+    transport: TransportSettings = field(default_factory=TransportSettings)
+    door: DoorSettings = field(default_factory=DoorSettings)
+    invitation_seconds: float = 600.0
+    invitations: int = 4096
+    introduction_seconds: float = 10.0
+    """For one question on an introduction channel."""
+
+
+@dataclass(slots=True)
+class _Acquaintance:
+    """What a peer told us: where to dial, with which token, and which certificate to expect."""
+
+    introduced: Introduced
+    context: ssl.SSLContext
+    expires: float
+
+
+class DirectTransport:
+    """A `Transport` to peers that can be dialled. `control` introduces them, and outlives this transport."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        control: Transport,
+        *,
+        hosts: tuple[str, ...] = ("127.0.0.1",),
+        port: int = 0,
+        addresses: Callable[[], Iterable[str]] | None = None,
+        settings: DirectSettings | None = None,
+    ) -> None:
+        """Listens on `port` of `hosts` (no hosts: dials only); tells peers to dial `addresses()` (default: `hosts`)."""
+        if control.peer_id != identity.peer_id:
+            raise InternalError("the control path has another peer id")
+        self._identity = identity
+        self._control = control
+        self._hosts = hosts
+        self._port = port
+        self._addresses = addresses or (lambda: hosts)
+        self._settings = settings or DirectSettings()
+        self._channels = Channels(self._settings.transport)
+        self._handlers: dict[str, Handler] = {}
+        self._credentials = [Credentials.create(identity)]
+        self._invitations = Invitations(seconds=self._settings.invitation_seconds, limit=self._settings.invitations)
+        self._door = Door(self._settings.door, self._credentials[0], self._find, self._entered)
+        self._acquaintances: dict[PeerId, _Acquaintance] = {}
+        self._meeting: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()
+        self._live: set[DirectChannel] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self.on_round_trip: Callable[[PeerId, bool, float], None] = lambda peer, direct, seconds: None
+        """Told of every measured round trip: the peer, whether it was the direct path, seconds."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._identity.peer_id
+
+    @property
+    def port(self) -> int | None:
+        """The port that we listen on."""
+        ports = self._door.ports
+        return ports[0][1] if ports else None
+
+    async def __aenter__(self) -> Self:
+        """Raises `ConfigError` when the port cannot be listened on."""
+        self._door.listen(self._hosts, self._port)
+        try:
+            await self._control.serve(DIRECT_PROTOCOL, self._introduce_us)
+        except BaseException:
+            await self._door.aclose()
+            raise
+        self._watch = asyncio.create_task(self._watch_liveness(), name="direct connections")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channels.closed = True
+        await self._door.aclose()
+        self._handlers.clear()
+        await self._channels.aclose()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        if protocol in self._handlers:
+            raise InternalError(f"{protocol} is served already")
+        self._handlers[protocol] = handler
+
+    async def open(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Channel:
+        """As the port says; `TurnedAway` and `NotIntroduced` tell why it was not the address's fault."""
+        if self._channels.closed:
+            raise PeerUnreachable("the transport is closed", peer=peer)
+        if peer == self.peer_id:
+            return self._channels.opened(peer, *self._dial_self(protocol))
+        try:
+            async with asyncio.timeout(timeout):
+                channel = await self._dial(peer, protocol)
+        except TimeoutError:
+            raise PeerTimeout(f"{peer} could not be reached directly in {timeout:g} s", peer=peer) from None
+        channel.promote(peer, self._settings.transport.stream, on_close=self._forget)
+        self._live.add(channel)
+        self._channels.adopt(channel)
+        return channel
+
+    # The dialler
+
+    async def _dial(self, peer: PeerId, protocol: str) -> DirectChannel:
+        known, fresh = await self._meet(peer)
+        try:
+            return await self._try_addresses(peer, known, protocol)
+        except TurnedAway:
+            raise
+        except (OSError, PeerError) as error:
+            if self._acquaintances.get(peer) is known:
+                del self._acquaintances[peer]
+            if fresh:
+                raise PeerUnreachable(f"{peer} cannot be dialled: {error}", peer=peer) from error
+        # What we knew may have been out of date (it restarted, or forgot us): ask once more.
+        known, _ = await self._meet(peer)
+        try:
+            return await self._try_addresses(peer, known, protocol)
+        except OSError as error:
+            raise PeerUnreachable(f"{peer} cannot be dialled: {error}", peer=peer) from error
+
+    async def _meet(self, peer: PeerId) -> tuple[_Acquaintance, bool]:
+        """Exchange certificates over the control path, unless that was done lately (False)."""
+        lock = self._meeting.setdefault(peer, asyncio.Lock())
+        async with lock:
+            known = self._acquaintances.get(peer)
+            if known is not None and known.expires > _now():
+                return known, False
+            credentials = self._current_credentials()
+            try:
+                channel = await self._control.open(peer, DIRECT_PROTOCOL, timeout=self._settings.introduction_seconds)
+            except PeerError as error:
+                raise NotIntroduced(f"{peer} was not introduced: {error}", peer=peer) from error
+            try:
+                began = time.perf_counter()
+                await channel.send(encode(Introduce(credentials.certificate)))
+                answer = await self._answer(channel)
+                self.on_round_trip(peer, False, time.perf_counter() - began)
+            finally:
+                await channel.aclose()
+            if not isinstance(answer, Introduced) or not answer.addresses:
+                reason = answer.reason if isinstance(answer, Declined) else "it gave no address"
+                raise NotIntroduced(f"{peer} cannot be dialled: {reason}", peer=peer)
+            if verify_certificate(answer.certificate) != peer:
+                raise ProtocolViolation("it introduced itself with the certificate of another peer", peer=peer)
+            known = _Acquaintance(
+                answer,
+                credentials.context(answer.certificate, server=False),
+                _now() + min(answer.seconds, self._settings.invitation_seconds),
+            )
+            while len(self._acquaintances) >= _MAX_ACQUAINTANCES:
+                del self._acquaintances[next(iter(self._acquaintances))]
+            self._acquaintances[peer] = known
+            return known, True
+
+    async def _answer(self, channel: Channel) -> Message:
+        frame = await channel.receive()
+        if frame is None:
+            raise PeerUnreachable("it closed instead of an answer", peer=channel.peer)
+        try:
+            return decode(frame)
+        except ProtocolViolation as error:
+            error.peer = channel.peer
+            raise
+
+    async def _try_addresses(self, peer: PeerId, known: _Acquaintance, protocol: str) -> DirectChannel:
+        """The first address that leads to the peer wins; each gets a head start before the next is tried too."""
+        waiting = list(known.introduced.addresses)
+        running: set[asyncio.Task[DirectChannel]] = set()
+        failure: OSError | PeerError | None = None
+        try:
+            while waiting or running:
+                if waiting:
+                    address = waiting.pop(0)
+                    running.add(asyncio.create_task(self._connect(peer, known, address, protocol)))
+                done, running = await asyncio.wait(
+                    running, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        running |= done - {task}
+                        return task.result()
+                    if isinstance(error, TurnedAway) or not isinstance(error, OSError | PeerError):
+                        raise error
+                    failure = error
+            raise failure or PeerUnreachable("it gave no address", peer=peer)
+        finally:
+            for task in running:
+                task.cancel()
+                task.add_done_callback(_abort_surplus)
+            if running:
+                await asyncio.wait(running)
+
+    async def _connect(self, peer: PeerId, known: _Acquaintance, address: Address, protocol: str) -> DirectChannel:
+        loop = asyncio.get_running_loop()
+        channel = DirectChannel(StreamSettings(limits=MESSAGE_LIMITS, frame_timeout=self._settings.door.seconds))
+        try:
+            sock = await _tcp(address)
+            try:
+                await loop.create_connection(
+                    lambda: channel, sock=sock, ssl=known.context, server_hostname=known.introduced.token
+                )
+            finally:
+                if not channel.connected:
+                    sock.close()
+            _check_certificate(channel.transport, known)
+            began = time.perf_counter()
+            await channel.send(encode(Hello(protocol)))
+            answer = await self._answer(channel)
+            self.on_round_trip(peer, True, time.perf_counter() - began)
+            _check_answer(answer, peer)
+        except BaseException:
+            channel.abort("the connection was not completed")
+            raise
+        # Next time this address comes first.
+        first = (address, *(other for other in known.introduced.addresses if other != address))
+        known.introduced = Introduced(
+            known.introduced.certificate, first, known.introduced.token, known.introduced.seconds
+        )
+        return channel
+
+    async def open_raw(self, peer: PeerId, protocol: str) -> Streams:
+        """The bare byte stream of a new channel inside TLS: a hostile peer's view, for tests."""
+        if peer == self.peer_id:
+            return self._dial_self(protocol)
+        known, _ = await self._meet(peer)
+        sock = await _tcp(known.introduced.addresses[0])
+        reader, writer = await asyncio.open_connection(
+            sock=sock, ssl=known.context, server_hostname=known.introduced.token
+        )
+        hello = encode(Hello(protocol))
+        writer.write(encode_prefix(hello, MESSAGE_LIMITS) + hello.header)
+        size, _ = decode_prefix(await reader.readexactly(PREFIX.size), MESSAGE_LIMITS)
+        _check_answer(decode(Frame(await reader.readexactly(size))), peer)
+        return reader, writer
+
+    def _dial_self(self, protocol: str) -> Streams:
+        handler = self._handlers.get(protocol)
+        if handler is None:
+            raise PeerUnreachable(f"this node does not serve {protocol}", peer=self.peer_id)
+        ours, theirs = pipe()
+        self._channels.accept(self.peer_id, protocol, handler, *theirs)
+        return ours
+
+    # The dialled
+
+    async def _introduce_us(self, channel: Channel) -> None:
+        """Answer one introduction on the control path, which has proved who asks."""
+        try:
+            async with asyncio.timeout(self._settings.introduction_seconds):
+                request = await self._answer(channel)
+                if not isinstance(request, Introduce):
+                    raise ProtocolViolation(f"a {request.kind!r} message makes no sense here", peer=channel.peer)
+                await channel.send(encode(self._invite(channel.peer, request.certificate)))
+        except TimeoutError:
+            raise PeerTimeout("it did not introduce itself", peer=channel.peer) from None
+
+    def _invite(self, peer: PeerId, certificate: bytes) -> Introduced | Declined:
+        port = self.port
+        if port is None or self._channels.closed:
+            return Declined("this node has no direct port")
+        try:
+            owner = verify_certificate(certificate)
+        except ProtocolViolation as error:
+            return Declined(str(error)[:200])
+        if owner != peer:
+            return Declined("that is the certificate of another peer")
+        own = self._current_credentials().certificate
+        addresses = tuple(dict.fromkeys((host, port) for host in self._addresses()))[:MAX_ADDRESSES]
+        invitation = self._invitations.invite(peer, certificate, own, now=_now())
+        return Introduced(own, addresses, invitation.token, self._settings.invitation_seconds)
+
+    def _find(self, token: str | None) -> tuple[Invitation, Credentials] | None:
+        invitation = self._invitations.find(token, now=_now())
+        if invitation is None:
+            return None
+        for credentials in self._credentials:
+            if credentials.certificate == invitation.own:
+                return invitation, credentials
+        return None
+
+    def _entered(self, channel: DirectChannel, peer: PeerId, protocol: str) -> None:
+        handler = self._handlers.get(protocol)
+        if not self._channels.has_room(peer):
+            log.debug("%s: refused a channel from %s: too many are open", protocol, peer)
+            channel.abort("too many channels are open")
+            return
+        channel.promote(peer, self._settings.transport.stream, on_close=self._forget)
+        self._live.add(channel)
+        self._channels.adopt(channel)
+        answering = _decline(f"this node does not serve {protocol[:100]}") if handler is None else _accept(handler)
+        self._channels.handle(channel, protocol, answering)
+
+    def _current_credentials(self) -> Credentials:
+        """Ours, renewed half-way through their validity; those before still serve whom they were shown to."""
+        if self._credentials[0].expires - datetime.datetime.now(datetime.UTC) < VALIDITY / 2:
+            self._credentials = [Credentials.create(self._identity), self._credentials[0]]
+        return self._credentials[0]
+
+    def _forget(self, channel: DirectChannel) -> None:
+        self._live.discard(channel)
+        self._channels.forget(channel)
+
+    async def _watch_liveness(self) -> None:
+        while True:
+            await asyncio.sleep(_LIVENESS_SECONDS)
+            for channel in tuple(self._live):
+                if silent(channel.transport.get_extra_info("socket")):
+                    channel.abort(f"the peer has been silent for {SILENCE_SECONDS:g} s")
+
+
+async def _tcp(address: Address) -> socket.socket:
+    """A connected, tuned socket."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        tune(sock)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _check_certificate(transport: asyncio.Transport, known: _Acquaintance) -> None:
+    tls = transport.get_extra_info("ssl_object")
+    if tls.version() != "TLSv1.3" or tls.getpeercert(True) != known.introduced.certificate:
+        raise ProtocolViolation("it showed another certificate than it was introduced with")
+
+
+def _check_answer(answer: Message, peer: PeerId) -> None:
+    match answer:
+        case Accepted():
+            return
+        case Declined(reason=reason):
+            raise TurnedAway(f"{peer}: {reason}", peer=peer)
+        case _:
+            raise ProtocolViolation(f"a {answer.kind!r} message answers no hello", peer=peer)
+
+
+def _accept(handler: Handler) -> Handler:
+    async def accept(channel: Channel) -> None:
+        await channel.send(encode(Accepted()))
+        await handler(channel)
+
+    return accept
+
+
+def _decline(reason: str) -> Handler:
+    async def decline(channel: Channel) -> None:
+        await channel.send(encode(Declined(reason)))
+
+    return decline
+
+
+def _abort_surplus(task: asyncio.Task[DirectChannel]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().abort("another address was faster")
+
+
+def _now() -> float:
+    return time.monotonic()
