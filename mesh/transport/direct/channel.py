@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 import numpy
 
@@ -23,7 +23,8 @@ _LOW_ROOM = 4 * 1024  # with less room in the staging buffer, reading stops
 _DIRECT = 32 * 1024  # with more than this to come, a part is decrypted into place
 _JOINED = 64 * 1024  # frames up to this size are joined into one write
 _CHUNK = 256 * 1024  # most bytes encrypted at once
-_CLOSE_TIMEOUT = 1.0  # seconds that a close waits for what is buffered to leave
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that a close waits for what is buffered to leave."""
 WRITE_HIGH, WRITE_LOW = 128 * 1024, 32 * 1024
 """Encrypted bytes that wait for the socket before a sender must wait too, and below which it goes on."""
 
@@ -37,7 +38,7 @@ class _Part:
         # Large memory is only reserved here: the system hands out its pages as they are written, so what a peer
         # merely promises costs nothing.
         self._small = bytearray(size) if size <= _STAGING else None
-        self.view = memoryview(numpy.empty(size, numpy.uint8) if self._small is None else self._small)
+        self.view = numpy.empty(size, numpy.uint8).data if self._small is None else memoryview(self._small)
         self.filled = 0
 
     @property
@@ -355,9 +356,16 @@ class DirectChannel(asyncio.BufferedProtocol):
             self.transport.close()
             if not self._gone:
                 self._lost = False  # now until asyncio has closed it too
-                await self._until_lost(_CLOSE_TIMEOUT)
+                await self._until_lost(CLOSE_TIMEOUT)
         finally:
             self.transport.abort()
+
+    def dismiss(self, last: Frame) -> None:
+        """Send one small frame and close, without waiting for anything but what TLS's own timeout allows."""
+        self._mark_closed("the channel was dismissed")
+        self._discarding = True
+        self.transport.write(encode_prefix(last, self._settings.limits) + last.header + GOODBYE)
+        self.transport.close()
 
     async def _until_lost(self, seconds: float) -> None:
         """Throw away what arrives until the peer has closed, for at most `seconds`."""

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from mesh.errors import ConfigError, PeerError, ProtocolViolation
 from mesh.transport.direct.certificate import Credentials
-from mesh.transport.direct.channel import DirectChannel
+from mesh.transport.direct.channel import CLOSE_TIMEOUT, DirectChannel
 from mesh.transport.direct.invitations import Invitation
 from mesh.transport.direct.liveness import tune
 from mesh.transport.port import PeerId
@@ -147,7 +147,11 @@ class Door:
             tune(sock)
             async with asyncio.timeout(self._settings.seconds):
                 await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: channel, sock, ssl=self._context, ssl_handshake_timeout=self._settings.seconds
+                    lambda: channel,
+                    sock,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self._settings.seconds,
+                    ssl_shutdown_timeout=CLOSE_TIMEOUT,
                 )
                 invitation = self._admitted(channel)
                 hello = await channel.receive()

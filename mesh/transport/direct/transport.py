@@ -23,7 +23,7 @@ from mesh.errors import InternalError, PeerError, PeerTimeout, PeerUnreachable, 
 from mesh.identity import Identity
 from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.direct.certificate import VALIDITY, Credentials, verify_certificate
-from mesh.transport.direct.channel import DirectChannel
+from mesh.transport.direct.channel import CLOSE_TIMEOUT, DirectChannel
 from mesh.transport.direct.door import Door, DoorSettings
 from mesh.transport.direct.invitations import Invitation, Invitations
 from mesh.transport.direct.liveness import SILENCE_SECONDS, silent, tune
@@ -269,7 +269,11 @@ class DirectTransport:
             sock = await _tcp(address)
             try:
                 await loop.create_connection(
-                    lambda: channel, sock=sock, ssl=known.context, server_hostname=known.introduced.token
+                    lambda: channel,
+                    sock=sock,
+                    ssl=known.context,
+                    server_hostname=known.introduced.token,
+                    ssl_shutdown_timeout=CLOSE_TIMEOUT,
                 )
             finally:
                 if not channel.connected:
@@ -354,7 +358,7 @@ class DirectTransport:
         handler = self._handlers.get(protocol)
         if not self._channels.has_room(peer):
             log.debug("%s: refused a channel from %s: too many are open", protocol, peer)
-            channel.abort("too many channels are open")
+            channel.dismiss(encode(Declined("too many channels are open")))
             return
         channel.promote(peer, self._settings.transport.stream, on_close=self._forget)
         self._live.add(channel)
