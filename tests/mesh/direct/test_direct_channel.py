@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import random
 import socket
 import struct
+import sys
 
 import psutil
 import pytest
@@ -180,3 +182,33 @@ async def test_the_same_channel_carries_both_directions_at_full_size() -> None:
                 back = await channel.receive()
                 assert back is not None
                 assert back.payload == payload
+
+
+def swallow_everything(channel: DirectChannel) -> None:
+    """From now on the kernel drops whatever arrives at this end (a socket filter that lets nothing pass)."""
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes
+    program = struct.pack("HL", 1, ctypes.addressof(instruction))
+    channel.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="socket filters, TCP_INFO")
+async def test_a_peer_behind_a_line_that_swallows_everything_is_noticed_within_seven_seconds() -> None:
+    async with duo() as (a, b, _):
+        kept = Kept()
+        await b.direct.serve(PROTOCOL, kept)
+        waiting, sending = [await a.direct.open(b.peer_id, PROTOCOL) for _ in range(2)]
+        theirs = [await kept.channels.get() for _ in range(2)]
+        for channel in (waiting, sending, *theirs):
+            assert isinstance(channel, DirectChannel)
+            swallow_everything(channel)
+
+        async def send_forever() -> None:
+            while True:
+                await sending.send(Frame(b"h", bytes(16_384)))
+                await asyncio.sleep(0.1)
+
+        began = asyncio.get_running_loop().time()
+        ends = await asyncio.gather(waiting.receive(), send_forever(), return_exceptions=True)
+        took = asyncio.get_running_loop().time() - began
+        assert [type(end) for end in ends] == [PeerUnreachable, PeerUnreachable]
+        assert 2 < took < 7
