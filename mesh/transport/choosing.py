@@ -6,16 +6,19 @@ is dropped by it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
-from mesh.errors import PeerError, PeerTimeout
+from mesh.errors import PeerError
 from mesh.transport.channels import OwnedChannel
+from mesh.transport.direct.channel import DirectChannel
 from mesh.transport.direct.transport import DirectTransport, TurnedAway
 from mesh.transport.paths import Paths
 from mesh.transport.port import Channel, Handler, PeerId, Transport
@@ -24,8 +27,10 @@ log = logging.getLogger(__name__)
 
 Path = Literal["direct", "control"]
 
-DIRECT_SECONDS = 2.0
-"""Most that a channel waits for the direct path, introduction included, before it takes the other one."""
+HEAD_START = 0.5
+"""Seconds that a channel waits for the direct path, introduction included, before it takes the other one."""
+DIRECT_SECONDS = 5.0
+"""Seconds after which the direct path counts as closed; one that opens after the head start is for later channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class ChoosingTransport:
         control: Transport,
         *,
         protocols: Container[str] | None = None,
+        head_start: float = HEAD_START,
         direct_seconds: float = DIRECT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,7 +64,9 @@ class ChoosingTransport:
         self._direct = direct
         self._control = control
         self._protocols = protocols
+        self._head_start = head_start
         self._direct_seconds = direct_seconds
+        self._attempts: set[asyncio.Task[DirectChannel]] = set()
         self._clock = clock
         self._paths = Paths()
         self._outbound: dict[PeerId, list[tuple[Path, Channel]]] = {}
@@ -76,6 +84,11 @@ class ChoosingTransport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._outbound.clear()
+        for attempt in tuple(self._attempts):
+            attempt.cancel()
+            attempt.add_done_callback(_abort_unused)
+        if self._attempts:
+            await asyncio.wait(self._attempts)
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         await self._control.serve(protocol, self._counting("control", handler))
@@ -83,27 +96,56 @@ class ChoosingTransport:
             await self._direct.serve(protocol, self._counting("direct", handler))
 
     async def open(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Channel:
-        began = self._clock()
-        if self._may_be_direct(protocol) and peer != self.peer_id and self._paths.wants_direct(peer, began):
+        eligible = self._may_be_direct(protocol) and peer != self.peer_id
+        if not eligible or not self._paths.wants_direct(peer, self._clock()):
+            return self._opened("control", await self._control.open(peer, protocol, timeout=timeout))
+        attempt = asyncio.create_task(
+            self._direct.prepare(peer, protocol, timeout=min(self._direct_seconds, timeout)), name=f"dialling {peer}"
+        )
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+        try:
+            channel = await self._first(attempt, peer, protocol, timeout)
+        except BaseException:
+            # A peer that is gone altogether deserves a fresh try when it is back: nothing is learned of the path.
+            attempt.cancel()
+            attempt.add_done_callback(_abort_unused)
+            raise
+        if attempt.done():
+            self._learn(peer, attempt)
+        else:
+            attempt.add_done_callback(partial(self._learn, peer))
+        return channel
+
+    async def _first(
+        self, attempt: asyncio.Task[DirectChannel], peer: PeerId, protocol: str, timeout: float
+    ) -> Channel:
+        """The direct channel if it is ready within its head start, else one over the control path."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        await asyncio.wait({attempt}, timeout=min(self._head_start, timeout / 2))
+        if attempt.done():
             try:
-                channel = await self._direct.open(peer, protocol, timeout=min(self._direct_seconds, timeout / 2))
+                return self._opened("direct", self._direct.start(attempt.result(), peer))
             except TurnedAway:
                 raise  # it is there and does not want us: it would not on the other path either
             except PeerError as error:
-                problem = str(error)
-            else:
+                log.debug("%s is not reached directly: %s", peer, error)
+        left = max(deadline - loop.time(), 0.001)
+        return self._opened("control", await self._control.open(peer, protocol, timeout=left))
+
+    def _learn(self, peer: PeerId, attempt: asyncio.Task[DirectChannel]) -> None:
+        """What an attempt, awaited or not, tells about the path."""
+        if attempt.cancelled():
+            return
+        match attempt.exception():
+            case None:
+                _abort_unused(attempt)
                 self._paths.worked(peer)
-                return self._opened("direct", channel)
-            left = max(timeout - (self._clock() - began), 0.0)
-            if not left:
-                raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer)
-            channel = await self._control.open(peer, protocol, timeout=left)
-            # Only now is it the path's fault: a peer that is gone altogether deserves a fresh try when it is back.
-            log.debug("%s is not reached directly: %s", peer, problem)
-            self._paths.failed(peer, problem, self._clock())
-            return self._opened("control", channel)
-        channel = await self._control.open(peer, protocol, timeout=timeout)
-        return self._opened("control", channel)
+            case PeerError() as error:
+                self._paths.failed(peer, str(error), self._clock())
+            case error:
+                log.error("bug in the direct transport", exc_info=error)
 
     def pairs(self) -> list[PairReport]:
         """The peers that we have channels with, and on which path."""
@@ -157,6 +199,12 @@ class ChoosingTransport:
                     del self._inbound[key]
 
         return counted
+
+
+def _abort_unused(attempt: asyncio.Task[DirectChannel]) -> None:
+    """A connection that was prepared and not started does nothing at the other end."""
+    if not attempt.cancelled() and attempt.exception() is None and not attempt.result().peer:
+        attempt.result().abort("the other path was faster")
 
 
 def _closed(channel: Channel) -> bool:

@@ -1,7 +1,8 @@
 """Messages that set up a direct connection: certificates over the control path, then a hello inside TLS (pure).
 
 On a channel of `/mesh/direct/1`: the dialler sends `introduce`, the other answers `introduced` or `declined`.
-Inside the TLS connection: the dialler sends `hello`, the other answers `accepted` or `declined`.
+Inside the TLS connection: the dialler sends `hello`, the other answers `accepted` or `declined`, the dialler sends
+`start` and the channel begins. A dialler that tried several ways starts one; the others never reach a handler.
 """
 
 from __future__ import annotations
@@ -56,9 +57,16 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The channel is open."""
+    """The channel may start."""
 
     kind: ClassVar[str] = "accepted"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From here on the bytes are the channel's."""
+
+    kind: ClassVar[str] = "start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Declined:
     reason: str
 
 
-Message = Introduce | Introduced | Hello | Accepted | Declined
+Message = Introduce | Introduced | Hello | Accepted | Start | Declined
 
 
 def _certificate(name: str, value: Any) -> bytes:
@@ -106,6 +114,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
     },
     Hello: {"protocol": f.text(200)},
     Accepted: {},
+    Start: {},
     Declined: {"reason": f.text(200)},
 }
 _BY_KIND: Final[dict[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}

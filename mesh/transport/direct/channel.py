@@ -360,6 +360,11 @@ class DirectChannel(asyncio.BufferedProtocol):
         finally:
             self.transport.abort()
 
+    def send_now(self, frame: Frame) -> None:
+        """Send a small frame without waiting for room. Raises `PeerUnreachable` once the connection is gone."""
+        self._check_open()
+        self.transport.write(encode_prefix(frame, self._settings.limits) + frame.header)
+
     def dismiss(self, last: Frame) -> None:
         """Send one small frame and close, without waiting for anything but what TLS's own timeout allows."""
         self._mark_closed("the channel was dismissed")

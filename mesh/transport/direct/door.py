@@ -9,6 +9,7 @@ import ssl
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from mesh.errors import ConfigError, PeerError, ProtocolViolation
@@ -18,9 +19,11 @@ from mesh.transport.direct.invitations import Invitation
 from mesh.transport.direct.liveness import tune
 from mesh.transport.port import PeerId
 from mesh.transport.streams import StreamSettings
-from mesh.wire.direct import MESSAGE_LIMITS, Hello, decode
+from mesh.wire.direct import MESSAGE_LIMITS, Accepted, Declined, Hello, Start, decode, encode
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", Hello, Start)
 
 _BACKLOG = 128
 _CONTEXTS = 256  # TLS contexts kept; one more is made in a millisecond
@@ -32,7 +35,7 @@ class DoorSettings:
     """Bounds on those who have not proved yet who they are."""
 
     seconds: float = 5.0
-    """For TLS handshake and hello together."""
+    """For the TLS handshake and everything up to the start of the channel."""
     strangers: int = 128
     """Connections in that state; one more breaks off the oldest, so that whoever is slow loses first."""
     strangers_per_host: int = 64
@@ -47,11 +50,16 @@ class Door:
         settings: DoorSettings,
         credentials: Credentials,
         find: Callable[[str | None], tuple[Invitation, Credentials] | None],
+        judge: Callable[[PeerId, str], Accepted | Declined],
         entered: Callable[[DirectChannel, PeerId, str], None],
     ) -> None:
-        """`find` returns the invitation of a token and the credentials that its guest expects to see."""
+        """`find` returns the invitation of a token and the credentials that its guest expects to see.
+
+        `judge` says whether a peer may have a channel for a protocol.
+        """
         self._settings = settings
         self._find = find
+        self._judge = judge
         self._entered = entered
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
@@ -154,12 +162,13 @@ class Door:
                     ssl_shutdown_timeout=CLOSE_TIMEOUT,
                 )
                 invitation = self._admitted(channel)
-                hello = await channel.receive()
-                if hello is None:
-                    raise ProtocolViolation("it left without a word")
-                message = decode(hello)
-                if not isinstance(message, Hello):
-                    raise ProtocolViolation(f"a {message.kind!r} message where a hello is due")
+                hello = await _next(channel, Hello)
+                answer = self._judge(invitation.peer, hello.protocol)
+                if isinstance(answer, Declined):
+                    channel.dismiss(encode(answer))
+                    return
+                channel.send_now(encode(answer))
+                await _next(channel, Start)
         except (OSError, PeerError) as error:  # TimeoutError is an OSError
             channel.abort("the handshake failed")
             log.debug("direct port: turned somebody away: %s", error)
@@ -167,7 +176,7 @@ class Door:
             channel.abort("the handshake was broken off")
             raise
         else:
-            self._entered(channel, invitation.peer, message.protocol)
+            self._entered(channel, invitation.peer, hello.protocol)
         finally:
             if not channel.connected:
                 sock.close()
@@ -196,3 +205,13 @@ class Door:
         self._guests[context] = invitation
         tls.context = context
         return None
+
+
+async def _next(channel: DirectChannel, expected: type[M]) -> M:
+    frame = await channel.receive()
+    if frame is None:
+        raise ProtocolViolation("it left without a word")
+    message = decode(frame)
+    if not isinstance(message, expected):
+        raise ProtocolViolation(f"a {message.kind!r} message where another is due")
+    return message

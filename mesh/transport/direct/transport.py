@@ -41,6 +41,7 @@ from mesh.wire.direct import (
     Introduce,
     Introduced,
     Message,
+    Start,
     decode,
     encode,
 )
@@ -108,7 +109,7 @@ class DirectTransport:
         self._handlers: dict[str, Handler] = {}
         self._credentials = [Credentials.create(identity)]
         self._invitations = Invitations(seconds=self._settings.invitation_seconds, limit=self._settings.invitations)
-        self._door = Door(self._settings.door, self._credentials[0], self._find, self._entered)
+        self._door = Door(self._settings.door, self._credentials[0], self._find, self._judge, self._entered)
         self._acquaintances: dict[PeerId, _Acquaintance] = {}
         self._meeting: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()
         self._live: set[DirectChannel] = set()
@@ -155,18 +156,26 @@ class DirectTransport:
 
     async def open(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Channel:
         """As the port says; `TurnedAway` and `NotIntroduced` tell why it was not the address's fault."""
+        if peer == self.peer_id:
+            if self._channels.closed:
+                raise PeerUnreachable("the transport is closed", peer=peer)
+            return self._channels.opened(peer, *self._dial_self(protocol))
+        return self.start(await self.prepare(peer, protocol, timeout=timeout), peer)
+
+    async def prepare(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> DirectChannel:
+        """A connection that the peer accepts for `protocol`, to be handed to `start`, or aborted without effect."""
         if self._channels.closed:
             raise PeerUnreachable("the transport is closed", peer=peer)
-        if peer == self.peer_id:
-            return self._channels.opened(peer, *self._dial_self(protocol))
         try:
             async with asyncio.timeout(timeout):
-                channel = await self._dial(peer, protocol)
+                return await self._dial(peer, protocol)
         except TimeoutError:
             raise PeerTimeout(f"{peer} could not be reached directly in {timeout:g} s", peer=peer) from None
-        channel.promote(peer, self._settings.transport.stream, on_close=self._forget)
-        self._live.add(channel)
-        self._channels.adopt(channel)
+
+    def start(self, channel: DirectChannel, peer: PeerId) -> Channel:
+        """Begin the channel; its handler at the other end runs from now on. Raises `PeerUnreachable`."""
+        channel.send_now(encode(Start()))
+        self._take_charge(channel, peer)
         return channel
 
     # The dialler
@@ -307,6 +316,8 @@ class DirectTransport:
         writer.write(encode_prefix(hello, MESSAGE_LIMITS) + hello.header)
         size, _ = decode_prefix(await reader.readexactly(PREFIX.size), MESSAGE_LIMITS)
         _check_answer(decode(Frame(await reader.readexactly(size))), peer)
+        start = encode(Start())
+        writer.write(encode_prefix(start, MESSAGE_LIMITS) + start.header)
         return reader, writer
 
     def _dial_self(self, protocol: str) -> Streams:
@@ -354,17 +365,27 @@ class DirectTransport:
                 return invitation, credentials
         return None
 
-    def _entered(self, channel: DirectChannel, peer: PeerId, protocol: str) -> None:
-        handler = self._handlers.get(protocol)
+    def _judge(self, peer: PeerId, protocol: str) -> Accepted | Declined:
+        if protocol not in self._handlers:
+            return Declined(f"this node does not serve {protocol[:100]}")
         if not self._channels.has_room(peer):
             log.debug("%s: refused a channel from %s: too many are open", protocol, peer)
-            channel.dismiss(encode(Declined("too many channels are open")))
+            return Declined("too many channels are open")
+        return Accepted()
+
+    def _entered(self, channel: DirectChannel, peer: PeerId, protocol: str) -> None:
+        handler = self._handlers.get(protocol)
+        if handler is None or not self._channels.has_room(peer):  # which another one took in the meantime
+            channel.abort("too many channels are open")
             return
+        self._take_charge(channel, peer)
+        self._channels.handle(channel, protocol, handler)
+
+    def _take_charge(self, channel: DirectChannel, peer: PeerId) -> None:
         channel.promote(peer, self._settings.transport.stream, on_close=self._forget)
-        self._live.add(channel)
+        if not channel.closed:
+            self._live.add(channel)
         self._channels.adopt(channel)
-        answering = _decline(f"this node does not serve {protocol[:100]}") if handler is None else _accept(handler)
-        self._channels.handle(channel, protocol, answering)
 
     def _current_credentials(self) -> Credentials:
         """Ours, renewed half-way through their validity; those before still serve whom they were shown to."""
@@ -411,21 +432,6 @@ def _check_answer(answer: Message, peer: PeerId) -> None:
             raise TurnedAway(f"{peer}: {reason}", peer=peer)
         case _:
             raise ProtocolViolation(f"a {answer.kind!r} message answers no hello", peer=peer)
-
-
-def _accept(handler: Handler) -> Handler:
-    async def accept(channel: Channel) -> None:
-        await channel.send(encode(Accepted()))
-        await handler(channel)
-
-    return accept
-
-
-def _decline(reason: str) -> Handler:
-    async def decline(channel: Channel) -> None:
-        await channel.send(encode(Declined(reason)))
-
-    return decline
 
 
 def _abort_surplus(task: asyncio.Task[DirectChannel]) -> None:

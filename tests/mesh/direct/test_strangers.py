@@ -27,10 +27,11 @@ from mesh.wire.direct import (
     Hello,
     Introduce,
     Introduced,
+    Start,
     decode,
     encode,
 )
-from mesh.wire.frame import PREFIX, Frame, encode_prefix
+from mesh.wire.frame import GOODBYE, PREFIX, Frame, encode_prefix
 from tests.mesh.direct.duo import DEADLINE, PROTOCOL, Side, duo, echo, ended
 
 pytestmark = pytest.mark.timeout(40)
@@ -53,10 +54,12 @@ async def introduce(side: Side, to: Side, credentials: Credentials) -> Introduce
 async def hello(
     address: tuple[str, int], context: ssl.SSLContext, name: str, data: bytes | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Dial by hand and say hello (or `data`)."""
+    """Dial by hand, say hello and start (or say `data`)."""
     reader, writer = await asyncio.open_connection(*address, ssl=context, server_hostname=name)
-    frame = encode(Hello(PROTOCOL))
-    writer.write(encode_prefix(frame, MESSAGE_LIMITS) + frame.header if data is None else data)
+    usual = b"".join(
+        encode_prefix(frame, MESSAGE_LIMITS) + frame.header for frame in (encode(Hello(PROTOCOL)), encode(Start()))
+    )
+    writer.write(usual if data is None else data)
     return reader, writer
 
 
@@ -104,8 +107,49 @@ async def test_a_peer_that_introduced_itself_enters_and_nobody_else() -> None:
         reader, writer = await hello(port, own.context(answer.certificate, server=False), answer.token)
         size = PREFIX.unpack(await reader.readexactly(PREFIX.size))[3]
         assert isinstance(decode(Frame(await reader.readexactly(size))), Accepted)
+        assert await ended(reader) == GOODBYE
         assert entered == [a.peer_id]
         writer.transport.abort()
+
+
+async def test_a_connection_that_is_never_started_reaches_no_handler() -> None:
+    entered: list[str] = []
+
+    async def note(channel: Channel) -> None:
+        entered.append(channel.peer)
+
+    async with duo(IMPATIENT) as (a, b, _):
+        await b.direct.serve(PROTOCOL, note)
+        for _ in range(2):
+            (await a.direct.prepare(b.peer_id, PROTOCOL)).abort()
+        idle = await a.direct.prepare(b.peer_id, PROTOCOL)
+        while b.direct._door._strangers:
+            await asyncio.wait(b.direct._door._strangers, timeout=DEADLINE)
+        with pytest.raises(PeerUnreachable):
+            await a.direct.start(idle, b.peer_id).receive()
+        assert entered == []
+
+
+async def test_of_several_addresses_that_work_one_is_started() -> None:
+    entered: list[str] = []
+
+    async def note(channel: Channel) -> None:
+        entered.append(channel.peer)
+        await channel.receive()
+
+    async with duo() as (a, b, _):
+        b.direct._addresses = lambda: ["127.0.0.7", "127.0.0.1"]  # the first is not listened on
+        await b.direct.serve(PROTOCOL, note)
+        known, _ = await a.direct._meet(b.peer_id)
+        same = (b.address, b.address, b.address)
+        known.introduced = Introduced(
+            known.introduced.certificate, same, known.introduced.token, known.introduced.seconds
+        )
+        for _ in range(3):
+            await (await a.direct.open(b.peer_id, PROTOCOL)).aclose()
+        a.direct._acquaintances.clear()
+        await (await a.direct.open(b.peer_id, PROTOCOL)).aclose()
+        assert entered == [a.peer_id] * 4
 
 
 async def test_another_guest_cannot_use_a_token_that_it_saw() -> None:
