@@ -19,7 +19,8 @@ from typing import Literal, Self
 from mesh.errors import PeerError
 from mesh.transport.channels import OwnedChannel
 from mesh.transport.direct.channel import DirectChannel
-from mesh.transport.direct.transport import DirectTransport, TurnedAway
+from mesh.transport.direct.dialler import TurnedAway
+from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.paths import Paths
 from mesh.transport.port import Channel, Handler, PeerId, Transport
 

@@ -1,8 +1,7 @@
-"""A `Channel` over a direct TLS connection: large payloads are decrypted into the buffer that the frame ends up in.
+"""A `Channel` over a direct TLS connection, made for asyncio's `BufferedProtocol`.
 
-What arrives goes to a small staging buffer, from which `receive` takes frames; while a large payload is incomplete,
-asyncio decrypts into the payload itself. When the staging buffer is full, reading stops until somebody receives, so a
-connection holds at most that buffer and one frame.
+asyncio decrypts into the buffers of a `FrameAssembly`, the payload of a large frame itself among them. When its staging
+buffer is full, reading stops until somebody receives, so a connection holds at most that buffer and one frame.
 """
 
 from __future__ import annotations
@@ -11,49 +10,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-import numpy
-
 from mesh.errors import FrameTruncated, InternalError, PeerUnreachable, ProtocolViolation
+from mesh.transport.direct.assembly import FrameAssembly
 from mesh.transport.port import PeerId
 from mesh.transport.streams import StreamSettings
-from mesh.wire.frame import GOODBYE, PREFIX, Frame, decode_prefix, encode_prefix
+from mesh.wire.frame import GOODBYE, Frame, encode_prefix
 
-_STAGING = 64 * 1024
-_LOW_ROOM = 4 * 1024  # with less room in the staging buffer, reading stops
-_DIRECT = 32 * 1024  # with more than this to come, a part is decrypted into place
 _JOINED = 64 * 1024  # frames up to this size are joined into one write
 _CHUNK = 256 * 1024  # most bytes encrypted at once
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that a close waits for what is buffered to leave."""
 WRITE_HIGH, WRITE_LOW = 128 * 1024, 32 * 1024
 """Encrypted bytes that wait for the socket before a sender must wait too, and below which it goes on."""
-
-
-class _Part:
-    """A header or payload that is arriving."""
-
-    __slots__ = ("_small", "filled", "view")
-
-    def __init__(self, size: int) -> None:
-        # Large memory is only reserved here: the system hands out its pages as they are written, so what a peer
-        # merely promises costs nothing.
-        self._small = bytearray(size) if size <= _STAGING else None
-        self.view = numpy.empty(size, numpy.uint8).data if self._small is None else memoryview(self._small)
-        self.filled = 0
-
-    @property
-    def missing(self) -> int:
-        return len(self.view) - self.filled
-
-    def take(self, data: memoryview) -> int:
-        count = min(self.missing, len(data))
-        self.view[self.filled : self.filled + count] = data[:count]
-        self.filled += count
-        return count
-
-    @property
-    def value(self) -> bytearray | memoryview:
-        return self.view if self._small is None else self._small
 
 
 class DirectChannel(asyncio.BufferedProtocol):
@@ -71,16 +39,12 @@ class DirectChannel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._gone = False  # the connection no longer exists
         self._closed = False  # we closed it, or it broke
-        self._ended = False  # the peer said goodbye
         self._lost = False  # nothing more will arrive
         self._error: BaseException | None = None
         self._broken: str | None = None
         # Receiving
-        self._staging = bytearray(_STAGING)
-        self._view = memoryview(self._staging)
-        self._start = self._end = 0
-        self._direct: _Part | None = None  # where the next bytes go, if not to the staging buffer
-        self._parts: tuple[_Part, _Part] | None = None  # header and payload of the frame that is arriving
+        self._assembly = FrameAssembly()
+        self._begun: float | None = None  # when the frame that is arriving was first seen
         self._deadline: float | None = None
         self._paused = False
         self._discarding = False
@@ -131,29 +95,18 @@ class DirectChannel(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        part = self._target()
-        if part is not None:
-            self._direct = part
-            return part.view[part.filled :]
-        self._direct = None
-        if _STAGING - self._end < _LOW_ROOM:
-            self._compact()
-        return self._view[self._end :]
+        return self._assembly.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._discarding:
-            return
-        part = self._direct
-        if part is not None:
-            part.filled += nbytes
-            if not part.missing:
-                self._wake()
-            return
-        self._end += nbytes
-        if _STAGING - self._end + self._start < _LOW_ROOM and self._target() is None:
-            self._paused = True
-            self.transport.pause_reading()
-        self._wake()
+        assembly = self._assembly
+        if assembly.filled(nbytes):
+            if self._discarding:
+                assembly.discard()
+                return
+            if assembly.full:
+                self._paused = True
+                self.transport.pause_reading()
+            self._wake()
 
     def eof_received(self) -> None:
         self._lost = True
@@ -178,14 +131,14 @@ class DirectChannel(asyncio.BufferedProtocol):
     # Receiving
 
     async def receive(self) -> Frame | None:
-        if self._ended:
+        if self._assembly.ended:
             return None
         if self._closed:
             raise self._unreachable("the channel is closed")
         try:
             while True:
                 frame = self._next_frame()
-                if frame is not None or self._ended:
+                if frame is not None or self._assembly.ended:
                     return frame
                 if self._closed:
                     raise self._unreachable("the channel is closed")
@@ -193,8 +146,7 @@ class DirectChannel(asyncio.BufferedProtocol):
                     raise self._cut_short()
                 await self._wait()
         except TimeoutError:
-            came = self._parts[1].filled if self._parts else 0
-            problem = f"a frame stalled ({came} bytes of its payload came)"
+            problem = f"a frame stalled ({self._assembly.payload_filled} bytes of its payload came)"
             self.abort(problem)
             raise FrameTruncated(problem, peer=self._peer) from None
         except ProtocolViolation as error:
@@ -203,49 +155,20 @@ class DirectChannel(asyncio.BufferedProtocol):
             raise
 
     def _next_frame(self) -> Frame | None:
-        """A frame that is complete, or None, with the deadline set if one has begun. Sets `_ended`."""
-        available = self._end - self._start
-        if self._parts is None:
-            if available >= PREFIX.size:
-                prefix = bytes(self._view[self._start : self._start + PREFIX.size])
-                self._start += PREFIX.size
-                if prefix == GOODBYE:
-                    self._ended = True
-                    return None
-                header, payload = decode_prefix(prefix, self._settings.limits)
-                self._parts = _Part(header), _Part(payload)
-                if self._deadline is None:
-                    self._deadline = self._loop.time() + self._settings.frame_timeout
-                self._deadline += (header + payload) / self._settings.minimum_rate
-            else:
-                if available and self._deadline is None:
-                    self._deadline = self._loop.time() + self._settings.frame_timeout
-                return None
-        for part in self._parts:
-            if part.missing:
-                self._start += part.take(self._view[self._start : self._end])
-            if part.missing:
-                return None
-        header_part, payload_part = self._parts
-        self._parts = self._deadline = None
-        if self._start == self._end:
-            self._start = self._end = 0
-        return Frame(bytes(header_part.value), payload_part.value)
-
-    def _target(self) -> _Part | None:
-        """The part that the next bytes belong to, if they shall go there at once."""
-        if self._parts is not None and self._start == self._end and not self._discarding:
-            for part in self._parts:
-                if part.missing:
-                    return part if part.missing > _DIRECT else None
-        return None
+        """A frame that is complete, or None, with the deadline set if one has begun."""
+        assembly = self._assembly
+        frame = assembly.next(self._settings.limits)
+        if frame is not None or not assembly.begun:
+            self._begun = self._deadline = None
+        else:
+            if self._begun is None:
+                self._begun = self._loop.time()
+            rest = assembly.expected / self._settings.minimum_rate
+            self._deadline = self._begun + self._settings.frame_timeout + rest
+        return frame
 
     async def _wait(self) -> None:
         """Until something arrives. Raises `TimeoutError` at the deadline of the frame that has begun."""
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif _STAGING - self._end < _LOW_ROOM:
-            self._compact()
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
@@ -262,11 +185,6 @@ class DirectChannel(asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
 
-    def _compact(self) -> None:
-        count = self._end - self._start
-        self._view[:count] = bytes(self._view[self._start : self._end])
-        self._start, self._end = 0, count
-
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
@@ -274,7 +192,7 @@ class DirectChannel(asyncio.BufferedProtocol):
     def _cut_short(self) -> PeerUnreachable | FrameTruncated:
         if self._error is not None:
             self.abort(f"the connection broke: {self._error}")
-        elif self._parts is not None or self._end > self._start:
+        elif self._assembly.begun:
             return FrameTruncated("the stream ended inside a frame")
         else:
             self.abort("the peer is gone: the stream ended without a goodbye")
@@ -351,7 +269,7 @@ class DirectChannel(asyncio.BufferedProtocol):
         self._wake_sender()
         try:
             self.transport.write(GOODBYE)
-            if linger > 0 and not self._ended:
+            if linger > 0 and not self._assembly.ended:
                 await self._until_lost(linger)
             self.transport.close()
             if not self._gone:
@@ -375,8 +293,8 @@ class DirectChannel(asyncio.BufferedProtocol):
     async def _until_lost(self, seconds: float) -> None:
         """Throw away what arrives until the peer has closed, for at most `seconds`."""
         self._discarding = True
-        self._parts = self._deadline = None
-        self._start = self._end = 0
+        self._deadline = None
+        self._assembly.discard()
         if self._paused:
             self._paused = False
             self.transport.resume_reading()

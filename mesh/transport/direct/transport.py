@@ -10,56 +10,39 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
-from weakref import WeakValueDictionary
 
-from mesh.errors import InternalError, PeerError, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.errors import InternalError, PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.identity import Identity
 from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.direct.certificate import VALIDITY, Credentials, verify_certificate
-from mesh.transport.direct.channel import CLOSE_TIMEOUT, DirectChannel
+from mesh.transport.direct.channel import DirectChannel
+from mesh.transport.direct.dialler import Dialler, DiallerSettings, answer_on
 from mesh.transport.direct.door import Door, DoorSettings
 from mesh.transport.direct.invitations import Invitation, Invitations
-from mesh.transport.direct.liveness import SILENCE_SECONDS, silent, tune
+from mesh.transport.direct.liveness import SILENCE_SECONDS, silent
 from mesh.transport.memory import Streams, pipe
 from mesh.transport.port import Channel, Handler, PeerId, Transport
-from mesh.transport.streams import StreamSettings
 from mesh.wire.direct import (
     DIRECT_PROTOCOL,
     MAX_ADDRESSES,
-    MESSAGE_LIMITS,
     Accepted,
-    Address,
     Declined,
-    Hello,
     Introduce,
     Introduced,
-    Message,
     Start,
-    decode,
     encode,
 )
-from mesh.wire.frame import PREFIX, Frame, decode_prefix, encode_prefix
 
 log = logging.getLogger(__name__)
 
 _LIVENESS_SECONDS = 1.0
 _STAGGER = 0.25  # seconds before the next address is tried beside one that has not answered (RFC 8305)
 _MAX_ACQUAINTANCES = 1024
-
-
-class TurnedAway(PeerUnreachable):
-    """The peer was reached and proved, but does not want this channel."""
-
-
-class NotIntroduced(PeerUnreachable):
-    """The control path gave us nowhere to dial: the peer has no direct port, or there is no control path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +55,6 @@ class DirectSettings:
     invitations: int = 4096
     introduction_seconds: float = 10.0
     """For one question on an introduction channel."""
-
-
-@dataclass(slots=True)
-class _Acquaintance:
-    """What a peer told us: where to dial, with which token, and which certificate to expect."""
-
-    introduced: Introduced
-    context: ssl.SSLContext
-    expires: float
 
 
 class DirectTransport:
@@ -110,8 +84,14 @@ class DirectTransport:
         self._credentials = [Credentials.create(identity)]
         self._invitations = Invitations(seconds=self._settings.invitation_seconds, limit=self._settings.invitations)
         self._door = Door(self._settings.door, self._credentials[0], self._find, self._judge, self._entered)
-        self._acquaintances: dict[PeerId, _Acquaintance] = {}
-        self._meeting: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()
+        self._dialler = Dialler(
+            control,
+            self._current_credentials,
+            DiallerSettings(
+                self._settings.door.seconds, self._settings.introduction_seconds, self._settings.invitation_seconds
+            ),
+            lambda peer, direct, seconds: self.on_round_trip(peer, direct, seconds),
+        )
         self._live: set[DirectChannel] = set()
         self._watch: asyncio.Task[None] | None = None
         self.on_round_trip: Callable[[PeerId, bool, float], None] = lambda peer, direct, seconds: None
@@ -168,7 +148,7 @@ class DirectTransport:
             raise PeerUnreachable("the transport is closed", peer=peer)
         try:
             async with asyncio.timeout(timeout):
-                return await self._dial(peer, protocol)
+                return await self._dialler.dial(peer, protocol)
         except TimeoutError:
             raise PeerTimeout(f"{peer} could not be reached directly in {timeout:g} s", peer=peer) from None
 
@@ -178,147 +158,11 @@ class DirectTransport:
         self._take_charge(channel, peer)
         return channel
 
-    # The dialler
-
-    async def _dial(self, peer: PeerId, protocol: str) -> DirectChannel:
-        known, fresh = await self._meet(peer)
-        try:
-            return await self._try_addresses(peer, known, protocol)
-        except TurnedAway:
-            raise
-        except (OSError, PeerError) as error:
-            if self._acquaintances.get(peer) is known:
-                del self._acquaintances[peer]
-            if fresh:
-                raise PeerUnreachable(f"{peer} cannot be dialled: {error}", peer=peer) from error
-        # What we knew may have been out of date (it restarted, or forgot us): ask once more.
-        known, _ = await self._meet(peer)
-        try:
-            return await self._try_addresses(peer, known, protocol)
-        except OSError as error:
-            raise PeerUnreachable(f"{peer} cannot be dialled: {error}", peer=peer) from error
-
-    async def _meet(self, peer: PeerId) -> tuple[_Acquaintance, bool]:
-        """Exchange certificates over the control path, unless that was done lately (False)."""
-        lock = self._meeting.setdefault(peer, asyncio.Lock())
-        async with lock:
-            known = self._acquaintances.get(peer)
-            if known is not None and known.expires > _now():
-                return known, False
-            credentials = self._current_credentials()
-            try:
-                channel = await self._control.open(peer, DIRECT_PROTOCOL, timeout=self._settings.introduction_seconds)
-            except PeerError as error:
-                raise NotIntroduced(f"{peer} was not introduced: {error}", peer=peer) from error
-            try:
-                began = time.perf_counter()
-                await channel.send(encode(Introduce(credentials.certificate)))
-                answer = await self._answer(channel)
-                self.on_round_trip(peer, False, time.perf_counter() - began)
-            finally:
-                await channel.aclose()
-            if not isinstance(answer, Introduced) or not answer.addresses:
-                reason = answer.reason if isinstance(answer, Declined) else "it gave no address"
-                raise NotIntroduced(f"{peer} cannot be dialled: {reason}", peer=peer)
-            if verify_certificate(answer.certificate) != peer:
-                raise ProtocolViolation("it introduced itself with the certificate of another peer", peer=peer)
-            known = _Acquaintance(
-                answer,
-                credentials.context(answer.certificate, server=False),
-                _now() + min(answer.seconds, self._settings.invitation_seconds),
-            )
-            while len(self._acquaintances) >= _MAX_ACQUAINTANCES:
-                del self._acquaintances[next(iter(self._acquaintances))]
-            self._acquaintances[peer] = known
-            return known, True
-
-    async def _answer(self, channel: Channel) -> Message:
-        frame = await channel.receive()
-        if frame is None:
-            raise PeerUnreachable("it closed instead of an answer", peer=channel.peer)
-        try:
-            return decode(frame)
-        except ProtocolViolation as error:
-            error.peer = channel.peer
-            raise
-
-    async def _try_addresses(self, peer: PeerId, known: _Acquaintance, protocol: str) -> DirectChannel:
-        """The first address that leads to the peer wins; each gets a head start before the next is tried too."""
-        waiting = list(known.introduced.addresses)
-        running: set[asyncio.Task[DirectChannel]] = set()
-        failure: OSError | PeerError | None = None
-        try:
-            while waiting or running:
-                if waiting:
-                    address = waiting.pop(0)
-                    running.add(asyncio.create_task(self._connect(peer, known, address, protocol)))
-                done, running = await asyncio.wait(
-                    running, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        running |= done - {task}
-                        return task.result()
-                    if isinstance(error, TurnedAway) or not isinstance(error, OSError | PeerError):
-                        raise error
-                    failure = error
-            raise failure or PeerUnreachable("it gave no address", peer=peer)
-        finally:
-            for task in running:
-                task.cancel()
-                task.add_done_callback(_abort_surplus)
-            if running:
-                await asyncio.wait(running)
-
-    async def _connect(self, peer: PeerId, known: _Acquaintance, address: Address, protocol: str) -> DirectChannel:
-        loop = asyncio.get_running_loop()
-        channel = DirectChannel(StreamSettings(limits=MESSAGE_LIMITS, frame_timeout=self._settings.door.seconds))
-        try:
-            sock = await _tcp(address)
-            try:
-                await loop.create_connection(
-                    lambda: channel,
-                    sock=sock,
-                    ssl=known.context,
-                    server_hostname=known.introduced.token,
-                    ssl_shutdown_timeout=CLOSE_TIMEOUT,
-                )
-            finally:
-                if not channel.connected:
-                    sock.close()
-            _check_certificate(channel.transport, known)
-            began = time.perf_counter()
-            await channel.send(encode(Hello(protocol)))
-            answer = await self._answer(channel)
-            self.on_round_trip(peer, True, time.perf_counter() - began)
-            _check_answer(answer, peer)
-        except BaseException:
-            channel.abort("the connection was not completed")
-            raise
-        # Next time this address comes first.
-        first = (address, *(other for other in known.introduced.addresses if other != address))
-        known.introduced = Introduced(
-            known.introduced.certificate, first, known.introduced.token, known.introduced.seconds
-        )
-        return channel
-
     async def open_raw(self, peer: PeerId, protocol: str) -> Streams:
         """The bare byte stream of a new channel inside TLS: a hostile peer's view, for tests."""
         if peer == self.peer_id:
             return self._dial_self(protocol)
-        known, _ = await self._meet(peer)
-        sock = await _tcp(known.introduced.addresses[0])
-        reader, writer = await asyncio.open_connection(
-            sock=sock, ssl=known.context, server_hostname=known.introduced.token
-        )
-        hello = encode(Hello(protocol))
-        writer.write(encode_prefix(hello, MESSAGE_LIMITS) + hello.header)
-        size, _ = decode_prefix(await reader.readexactly(PREFIX.size), MESSAGE_LIMITS)
-        _check_answer(decode(Frame(await reader.readexactly(size))), peer)
-        start = encode(Start())
-        writer.write(encode_prefix(start, MESSAGE_LIMITS) + start.header)
-        return reader, writer
+        return await self._dialler.dial_raw(peer, protocol)
 
     def _dial_self(self, protocol: str) -> Streams:
         handler = self._handlers.get(protocol)
@@ -334,7 +178,7 @@ class DirectTransport:
         """Answer one introduction on the control path, which has proved who asks."""
         try:
             async with asyncio.timeout(self._settings.introduction_seconds):
-                request = await self._answer(channel)
+                request = await answer_on(channel)
                 if not isinstance(request, Introduce):
                     raise ProtocolViolation(f"a {request.kind!r} message makes no sense here", peer=channel.peer)
                 await channel.send(encode(self._invite(channel.peer, request.certificate)))
@@ -403,40 +247,6 @@ class DirectTransport:
             for channel in tuple(self._live):
                 if silent(channel.transport.get_extra_info("socket")):
                     channel.abort(f"the peer has been silent for {SILENCE_SECONDS:g} s")
-
-
-async def _tcp(address: Address) -> socket.socket:
-    """A connected, tuned socket."""
-    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        tune(sock)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _check_certificate(transport: asyncio.Transport, known: _Acquaintance) -> None:
-    tls = transport.get_extra_info("ssl_object")
-    if tls.version() != "TLSv1.3" or tls.getpeercert(True) != known.introduced.certificate:
-        raise ProtocolViolation("it showed another certificate than it was introduced with")
-
-
-def _check_answer(answer: Message, peer: PeerId) -> None:
-    match answer:
-        case Accepted():
-            return
-        case Declined(reason=reason):
-            raise TurnedAway(f"{peer}: {reason}", peer=peer)
-        case _:
-            raise ProtocolViolation(f"a {answer.kind!r} message answers no hello", peer=peer)
-
-
-def _abort_surplus(task: asyncio.Task[DirectChannel]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().abort("another address was faster")
 
 
 def _now() -> float:

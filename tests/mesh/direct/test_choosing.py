@@ -12,7 +12,8 @@ from mesh.errors import PeerTimeout, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.direct.channel import DirectChannel
-from mesh.transport.direct.transport import DirectTransport, TurnedAway
+from mesh.transport.direct.dialler import TurnedAway
+from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.pairs_service import ask_pairs, pairs_handler
 from mesh.transport.port import Channel
@@ -109,7 +110,7 @@ async def test_a_channel_stays_where_it_is_when_the_path_changes() -> None:
 
         # And back: the port is gone, but what is open on either path goes on.
         await b.direct._door.aclose()
-        a.direct._acquaintances.clear()
+        a.direct._dialler.acquaintances.clear()
         third = await from_a.open(b.peer_id, PROTOCOL)
         assert isinstance(third, FrameChannel)
         for channel in (first, again, second, third):
@@ -138,7 +139,7 @@ async def test_a_direct_path_that_swallows_everything_costs_its_head_start_once(
         await asyncio.start_server(swallow, "127.0.0.1", 0) as hole,
     ):
         await from_b.serve(PROTOCOL, echo)
-        known, _ = await from_a._direct._meet(b.peer_id)
+        known, _ = await from_a._direct._dialler.meet(b.peer_id)
         port = hole.sockets[0].getsockname()[1]
         known.introduced = type(known.introduced)(
             known.introduced.certificate, (("127.0.0.1", port),), known.introduced.token, 60.0

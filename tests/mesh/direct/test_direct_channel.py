@@ -93,7 +93,7 @@ async def test_a_promise_of_64_mib_takes_no_memory_until_it_is_kept() -> None:
             writer.write(PREFIX.pack(b"IM", 1, 0, 0, 64 << 20) + b"x")
         receiving = [asyncio.create_task(channel.receive()) for channel in channels]
         await asyncio.wait(receiving, timeout=0.2)
-        assert all(channel._parts is not None for channel in channels if isinstance(channel, DirectChannel))
+        assert all(channel._assembly.begun for channel in channels if isinstance(channel, DirectChannel))
         assert resident() - before < 64 << 20  # of 1 GiB that was promised
         for task in receiving:
             task.cancel()

@@ -15,8 +15,9 @@ import pytest
 from mesh.errors import PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.identity import Identity
 from mesh.transport.direct.certificate import Credentials
+from mesh.transport.direct.dialler import NotIntroduced, TurnedAway
 from mesh.transport.direct.door import DoorSettings
-from mesh.transport.direct.transport import DirectSettings, NotIntroduced, TurnedAway
+from mesh.transport.direct.transport import DirectSettings
 from mesh.transport.memory import MemoryTransport
 from mesh.transport.port import Channel
 from mesh.wire.direct import (
@@ -140,14 +141,14 @@ async def test_of_several_addresses_that_work_one_is_started() -> None:
     async with duo() as (a, b, _):
         b.direct._addresses = lambda: ["127.0.0.7", "127.0.0.1"]  # the first is not listened on
         await b.direct.serve(PROTOCOL, note)
-        known, _ = await a.direct._meet(b.peer_id)
+        known, _ = await a.direct._dialler.meet(b.peer_id)
         same = (b.address, b.address, b.address)
         known.introduced = Introduced(
             known.introduced.certificate, same, known.introduced.token, known.introduced.seconds
         )
         for _ in range(3):
             await (await a.direct.open(b.peer_id, PROTOCOL)).aclose()
-        a.direct._acquaintances.clear()
+        a.direct._dialler.acquaintances.clear()
         await (await a.direct.open(b.peer_id, PROTOCOL)).aclose()
         assert entered == [a.peer_id] * 4
 
@@ -276,12 +277,12 @@ async def test_a_man_in_the_middle_is_not_believed() -> None:
             async with man_in_the_middle(context) as (address, told):
                 b.direct._addresses = lambda: ["127.0.0.1"]
                 await introduce(a, b, Credentials.create(a.identity))
-                known, _ = await a.direct._meet(b.peer_id)
+                known, _ = await a.direct._dialler.meet(b.peer_id)
                 known.introduced = Introduced(
                     known.introduced.certificate, (address,), known.introduced.token, known.introduced.seconds
                 )
                 with pytest.raises((ssl.SSLError, PeerUnreachable)):
-                    await a.direct._try_addresses(b.peer_id, known, PROTOCOL)
+                    await a.direct._dialler.try_addresses(b.peer_id, known, PROTOCOL)
             assert b"".join(told) == b""
 
 
