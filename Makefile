@@ -35,6 +35,7 @@ lint: $(VENV)/.dev
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.decode --smoke
+	$(BIN)/python -m benchmarks.placement --smoke
 	$(BIN)/python -m benchmarks.payment --smoke
 	$(BIN)/python -m benchmarks.settlement --smoke
 	$(BIN)/python -m benchmarks.epoch_scale --smoke

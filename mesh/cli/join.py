@@ -28,6 +28,10 @@ def join(
         int | None,
         typer.Option("--max-blocks", min=1, help="Most blocks for auto.", show_default="a third of the model"),
     ] = None,
+    rebalance: Annotated[
+        bool,
+        typer.Option("--rebalance/--no-rebalance", help="With auto, move later to blocks that need this node more."),
+    ] = True,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps: where the blocks run.")
     ] = "auto",
@@ -76,7 +80,8 @@ def join(
     """Join a swarm (or start one) and serve blocks of a model until Ctrl-C.
 
     Without --peers this node starts a new swarm and prints the address through which others join. With
-    `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part.
+    `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part. Later it
+    moves when others leave a gap that it has memory for, or when it would help clearly more elsewhere.
 
     With --wallet the work is paid for: the node registers as a provider of the model, stakes what the model asks for
     (after asking you once), and works only for staked gateways that sign vouchers for what was done.
@@ -100,7 +105,16 @@ def join(
     with claim_identity(identity) as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
-        from mesh.provider.join import Chose, JoinConfig, Joined, JoinEvent, Serving, Settlement, Staked
+        from mesh.provider.join import (
+            REBALANCE_SECONDS,
+            Chose,
+            JoinConfig,
+            Joined,
+            JoinEvent,
+            Serving,
+            Settlement,
+            Staked,
+        )
         from mesh.provider.join import join as join_swarm
         from shards.devices import choose_device
 
@@ -140,6 +154,7 @@ def join(
             name=name,
             blocks=span,
             max_blocks=max_blocks,
+            rebalance_seconds=REBALANCE_SECONDS if rebalance else None,
             device=choose_device(device),
             dtype=dtype,
             cache=cache,

@@ -12,6 +12,12 @@ from mesh.errors import ProtocolViolation
 from mesh.wire.messages import OpenSession
 from shards.span import Span
 
+FIRST_GUESS_SECONDS = 1.0
+MEAN_WEIGHT = 0.1
+LEAST_RETRY = 1.0
+MOST_RETRY = 30.0
+"""Bounds of what a client that is refused is told to wait (seconds)."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageFacts:
@@ -63,6 +69,7 @@ class HopSession:
     is_last: bool
     kv_bytes: int
     last_active: float
+    opened: float = 0.0
     expected: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
@@ -75,6 +82,8 @@ class SessionTable:
     facts: StageFacts
     limits: AdmissionLimits
     kv_bytes_used: int = 0
+    mean_seconds: float = FIRST_GUESS_SECONDS
+    """How long a session lives here, on average."""
     _sessions: dict[bytes, HopSession] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -96,14 +105,17 @@ class SessionTable:
         if request.session in self._sessions:
             raise NotAdmitted("duplicate", "a session of this id is already open here")
         if len(self._sessions) >= self.limits.sessions:
-            raise NotAdmitted("busy", f"all {self.limits.sessions} sessions are taken", 1.0)
+            raise NotAdmitted("busy", f"all {self.limits.sessions} sessions are taken", self.until_room())
         if sum(1 for other in self if other.client == client) >= self.limits.sessions_per_client:
-            raise NotAdmitted("quota", f"one client may hold {self.limits.sessions_per_client} sessions", 1.0)
+            raise NotAdmitted(
+                "quota", f"one client may hold {self.limits.sessions_per_client} sessions", self.until_room()
+            )
         kv_bytes = self.facts.kv_bytes_per_token(span) * request.capacity
         if kv_bytes > self.limits.kv_bytes:
             raise NotAdmitted("too_large", f"it needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
         if kv_bytes > self.kv_bytes_free:
-            raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", 1.0)
+            wait = self.until_room()
+            raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", wait)
         session = HopSession(
             id=request.session,
             client=client,
@@ -118,6 +130,7 @@ class SessionTable:
             is_last=span.end == self.facts.n_blocks,
             kv_bytes=kv_bytes,
             last_active=now,
+            opened=now,
         )
         self._sessions[session.id] = session
         self.kv_bytes_used += kv_bytes
@@ -130,7 +143,13 @@ class SessionTable:
             return None
         del self._sessions[session]
         self.kv_bytes_used -= found.kv_bytes
+        lived = max(0.0, found.last_active - found.opened)
+        self.mean_seconds += MEAN_WEIGHT * (lived - self.mean_seconds)
         return found
+
+    def until_room(self) -> float:
+        """Seconds until a session may be expected to end, from how many there are and how long they live."""
+        return min(max(self.mean_seconds / max(1, len(self._sessions)), LEAST_RETRY), MOST_RETRY)
 
     def prompt(self, session: bytes, client: str, count: int, now: float) -> HopSession:
         """The client hands the first stage its `count` token ids. Raises `ProtocolViolation`."""
