@@ -11,7 +11,7 @@ import typer
 from mesh.cli import paying
 from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
-from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
+from mesh.cli.options import AsJson, DirectPort, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
 from mesh.cli.paying import show_settlement
 
 
@@ -50,6 +50,7 @@ def join(
         list[str] | None,
         typer.Option("--announce-maddrs", help="Address to tell others, where a port is forwarded to this machine."),
     ] = None,
+    direct_port: DirectPort = 0,
     identity: IdentityFile = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name under which to serve the model.", show_default="as asked for")
@@ -148,6 +149,7 @@ def join(
                 announce_maddrs=tuple(announce_maddrs or []),
                 initial_peers=split_peers(peers),
                 runtime_root=runtime_root(),
+                direct_port=None if direct_port < 0 else direct_port,
             ),
             name=name,
             blocks=span,

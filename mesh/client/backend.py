@@ -68,6 +68,8 @@ class BackendConfig:
     """… and how long while it is being renewed."""
     penalty_seconds: float = 3.0
     """A peer that failed is only used when there is no other; how bad that counts halves in this time."""
+    window_tokens: int = 64
+    """Tokens that paid hops may compute ahead of who reads them."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -164,6 +166,7 @@ class SwarmBackend:
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
+            window=self._config.window_tokens if self.purser is not None else None,
         )
         counted: list[str] = []
 
