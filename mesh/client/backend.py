@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from mesh.client.catalog import Offer, offers
+from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.ring_session import RingSession, SessionPlan
@@ -55,7 +56,8 @@ class BackendConfig:
     """Deadlines and memory of the client side (seconds)."""
 
     admit_seconds: float = 15.0
-    token_seconds: float = 60.0
+    deadlines: DeadlineBounds = field(default_factory=DeadlineBounds)
+    """When a route that falls silent is suspected, and when it is given up."""
     view_seconds: float = 2.0
     """How long a look at the directory is used without asking again …"""
     stale_seconds: float = 12.0
@@ -171,7 +173,7 @@ class SwarmBackend:
                 hops,
                 current,
                 admit_seconds=config.admit_seconds,
-                token_seconds=config.token_seconds,
+                deadlines=config.deadlines,
                 accrue=self.purser.accrue if self.purser is not None else None,
             )
 
@@ -240,19 +242,22 @@ class SwarmBackend:
             self._looking.pop(name, None)
 
     async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
+        """The best route by what we know; where that needs peers that have failed, by what the directory says now."""
         for fresh in (False, True):
             match = [offer for offer in await self._offers(name, fresh=fresh) if offer.digest == digest]
             if not match:
                 continue
             offer = match[0]
             now = time.monotonic()
+            failed = {peer for peer, until in self._penalised.items() if until > now}
             views = [
-                replace(view, block_rate=LAST_RESORT_RATE) if self._penalised.get(view.peer, 0.0) > now else view
+                replace(view, block_rate=LAST_RESORT_RATE) if view.peer in failed else view
                 for view in offer.views(lambda peer: self._sessions[peer])
             ]
             latencies = Latencies(to_first=self._links.round_trips())
+            avoided = excluded if fresh else excluded | failed
             try:
-                return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=excluded)
+                return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=avoided)
             except NoRoute as error:
                 gap = error
             if fresh:
@@ -288,7 +293,6 @@ class SwarmBackend:
         now = time.monotonic()
         self._penalised = {other: until for other, until in self._penalised.items() if until > now}
         self._penalised[peer] = now + self._config.penalty_seconds
-        self._views.clear()
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
         """The tokenizer's files by name, from the first provider that gives them.

@@ -26,10 +26,13 @@ LAST_WAIT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often a generation may change its route, and how long it looks for one before it gives up (seconds)."""
+    """How often a route may fail without a token in between, and how long one is looked for (seconds)."""
 
-    attempts: int = 5
+    attempts: int = 8
     route_seconds: float = 10.0
+    """For a session that has not begun: somebody waits to hear whether there is room for it."""
+    resume_seconds: float = 45.0
+    """For one that has: longer than it takes to start a provider again, or to notice a new one."""
 
 
 class MeshGeneration:
@@ -63,11 +66,13 @@ class MeshGeneration:
         self._scores: list[TokenLogprob] = []
         self._work: dict[Hop, HopReport] = {}
         self._left = False
+        self._begun = False
+        """A route has been found once."""
         self._began = time.perf_counter()
         self._first_token_at: float | None = None
 
     async def __aenter__(self) -> MeshGeneration:
-        await self._connect(attempts_left=self._patience.attempts)
+        await self._connect()
         return self
 
     async def __aexit__(
@@ -90,19 +95,27 @@ class MeshGeneration:
                 if attempts_left <= 0:
                     raise
                 logger.warning("the route failed after %d tokens: %s", len(self._generated), error)
+                silent: tuple[str, ...] = ()
                 if self._session is not None:
                     self._session.expect_nothing_of(error.peer)
+                    silent = self._session.silent
                 await self._disconnect()
                 self._note(error)
-                await self._connect(attempts_left)
+                for peer in silent:
+                    self._blame(peer)
+                await self._connect()
 
-    async def _connect(self, attempts_left: int) -> None:
-        """Open a session that goes on where the last one stopped. Raises what the last attempt raised."""
+    async def _connect(self) -> None:
+        """Open a session that goes on where the last one stopped.
+
+        Every peer that fails is passed over until all ways are tried; then, after a pause, all of them are tried again:
+        the gap may have closed meanwhile. Raises what stood in the way when the time is over.
+        """
         excluded: set[str] = set()
-        tried: set[str | None] = set()
-        refusal: HopRefused | None = None
+        obstacle: PeerError | None = None
         wait = FIRST_WAIT
-        give_up = time.monotonic() + self._patience.route_seconds
+        patience = self._patience.resume_seconds if self._begun else self._patience.route_seconds
+        give_up = time.monotonic() + patience
         while True:
             await self._end_if_left()
             try:
@@ -110,23 +123,23 @@ class MeshGeneration:
                 session = self._new_session(hops, self._resumed_plan())
                 self._session = await self._stack.enter_async_context(session)
             except NoRoute as error:
-                # After a failure the gap may close again: another provider is noticed, or the record is renewed.
-                if not (self._generated or excluded) or time.monotonic() > give_up:
-                    raise (refusal or error) from error
+                if obstacle is None and not self._begun:  # there has been a gap from the start
+                    raise
+                if time.monotonic() > give_up:
+                    raise (obstacle if isinstance(obstacle, HopRefused) else error) from error
                 excluded.clear()
             except PeerError as error:
-                attempts_left -= 1
-                if attempts_left <= 0 or (error.peer in tried and time.monotonic() > give_up):
+                if time.monotonic() > give_up:
                     raise
-                tried.add(error.peer)
-                if error.peer is not None:
-                    excluded.add(error.peer)
+                obstacle = error
                 if not isinstance(error, HopRefused):
                     self._note(error)
+                if error.peer is not None and error.peer not in excluded:
+                    excluded.add(error.peer)
                     continue
-                refusal = error
             else:
                 self.hops = tuple(hops)
+                self._begun = True
                 await self._end_if_left()
                 return
             await asyncio.sleep(wait)
