@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 LAST_RESORT_RATE = 1e-6
 """Block-tokens per second that a peer counts with after it has failed: chosen only where there is no other."""
 HEDGE_SECONDS = 2.0
+HOPE_SECONDS = 60.0
+"""So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
     {
@@ -91,6 +93,8 @@ class SwarmBackend:
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
         self._penalised: dict[str, float] = {}
+        self._routed: dict[str, float] = {}
+        """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
         self._records: dict[str, ProviderRecord] = {}
 
@@ -161,6 +165,7 @@ class SwarmBackend:
 
         async def route(excluded: frozenset[str]) -> Sequence[Hop]:
             hops = await self._route(request.model, offer.digest, excluded)
+            self._routed[offer.digest] = time.monotonic()
             self._sessions.subtract(counted)
             counted[:] = [hop.peer for hop in hops]
             self._sessions.update(counted)
@@ -179,7 +184,14 @@ class SwarmBackend:
 
         try:
             async with MeshGeneration(
-                request, plan, tokenizer, route, session, self._blame, self._config.patience
+                request,
+                plan,
+                tokenizer,
+                route,
+                session,
+                self._blame,
+                self._config.patience,
+                hopeful=time.monotonic() - self._routed.get(offer.digest, -math.inf) < HOPE_SECONDS,
             ) as generation:
                 yield generation
         finally:

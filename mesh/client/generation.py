@@ -29,7 +29,7 @@ class Patience:
     """How often a route may fail without a token in between, and how long one is looked for (seconds)."""
 
     attempts: int = 8
-    route_seconds: float = 10.0
+    route_seconds: float = 15.0
     """For a session that has not begun: somebody waits to hear whether there is room for it."""
     resume_seconds: float = 45.0
     """For one that has: longer than it takes to start a provider again, or to notice a new one."""
@@ -50,7 +50,10 @@ class MeshGeneration:
         session: Callable[[Sequence[Hop], SessionPlan], RingSession],
         blame: Callable[[str], None],
         patience: Patience,
+        *,
+        hopeful: bool = False,
     ) -> None:
+        """`hopeful`: there was a route a moment ago, so a gap may close again."""
         self.completion: Completion | None = None
         self.hops: tuple[Hop, ...] = ()
         self._request = request
@@ -66,6 +69,7 @@ class MeshGeneration:
         self._scores: list[TokenLogprob] = []
         self._work: dict[Hop, HopReport] = {}
         self._left = False
+        self._hopeful = hopeful
         self._begun = False
         """A route has been found once."""
         self._began = time.perf_counter()
@@ -123,7 +127,7 @@ class MeshGeneration:
                 session = self._new_session(hops, self._resumed_plan())
                 self._session = await self._stack.enter_async_context(session)
             except NoRoute as error:
-                if obstacle is None and not self._begun:  # there has been a gap from the start
+                if obstacle is None and not (self._begun or self._hopeful):  # there has been a gap from the start
                     raise
                 if time.monotonic() > give_up:
                     raise (obstacle if isinstance(obstacle, HopRefused) else error) from error
