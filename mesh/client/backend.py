@@ -203,7 +203,13 @@ class SwarmBackend:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
-        outside = [token for token in request.prompt if not 0 <= token < sample.vocab_size]
+        if len(request.resumed) > request.max_tokens:
+            raise InvalidRequest(
+                f"the answer resumes from {len(request.resumed)} tokens, more than max_tokens", param="resume_token_ids"
+            )
+        if request.resumed and request.prompt_logprobs:
+            raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
+        outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < sample.vocab_size]
         if outside:
             raise InvalidRequest(
                 f"token {outside[0]} is outside the vocabulary of {sample.vocab_size}: wrong tokenizer?",

@@ -65,7 +65,7 @@ class MeshGeneration:
         self._patience = patience
         self._stack = AsyncExitStack()
         self._session: RingSession | None = None
-        self._generated: list[int] = []
+        self._generated: list[int] = list(request.resumed)
         self._scores: list[TokenLogprob] = []
         self._work: dict[Hop, HopReport] = {}
         self._left = False
@@ -76,8 +76,19 @@ class MeshGeneration:
         self._first_token_at: float | None = None
 
     async def __aenter__(self) -> MeshGeneration:
-        await self._connect()
+        for token in self._request.resumed:  # who resumes has this text
+            self._text.push(token, None)
+        if self._resumed_to is None:
+            await self._connect()
         return self
+
+    @property
+    def _resumed_to(self) -> FinishReason | None:
+        """How the answer has ended already with the tokens that it resumes from; None where there is more to come."""
+        resumed = self._request.resumed
+        if self._text.stopped or (resumed and resumed[-1] in self._plan.eos):
+            return "stop"
+        return "length" if len(resumed) >= self._request.max_tokens else None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -183,6 +194,13 @@ class MeshGeneration:
             self._blame(peer)
 
     async def _read(self) -> AsyncIterator[TextDelta]:
+        ended = self._resumed_to
+        if ended is not None:
+            tail = self._text.finish()
+            self._complete("stop" if self._text.stopped else ended)
+            if tail is not None:
+                yield tail
+            return
         if self._session is None:
             raise InternalError("a generation must be entered before it is iterated")
         async for message in self._session.tokens():
@@ -237,7 +255,7 @@ class MeshGeneration:
         self.completion = Completion(
             finish_reason=reason,
             prompt_tokens=len(self._request.prompt),
-            completion_tokens=len(self._generated),
+            completion_tokens=len(self._generated) - len(self._request.resumed),
             route=tuple(self._work.values()),
             prompt_logprobs=tuple(self._scores),
             time_to_first_token=(self._first_token_at or now) - self._began,
