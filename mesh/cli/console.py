@@ -34,14 +34,17 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def run(work: Coroutine[Any, Any, T], *, ends_on_signal: bool = False) -> T | None:
+def run(
+    work: Coroutine[Any, Any, T], *, ends_on_signal: bool = False, ask: Callable[[], bool] | None = None
+) -> T | None:
     """Run a command's coroutine; a known error becomes one line on stderr and exit code 1.
 
     Ctrl-C and SIGTERM cancel it, so that every `async with` on the way is left properly. Commands that serve until
-    they are stopped set `ends_on_signal`: for them that is success.
+    they are stopped set `ends_on_signal`: for them that is success. Where `ask` returns True, it has asked the command
+    to come to an end by itself, and nothing is cancelled yet; the next signal may.
     """
     try:
-        return asyncio.run(_cancel_on_sigterm(work))
+        return asyncio.run(_cancel_on_signals(work, ask))
     except (KeyboardInterrupt, asyncio.CancelledError):
         if ends_on_signal:
             return None
@@ -70,10 +73,17 @@ def fail(error: BaseException) -> typer.Exit:
     return typer.Exit(EXIT_ERROR)
 
 
-async def _cancel_on_sigterm(work: Coroutine[Any, Any, T]) -> T:
+async def _cancel_on_signals(work: Coroutine[Any, Any, T], ask: Callable[[], bool] | None) -> T:
     task = asyncio.current_task()
-    with suppress(NotImplementedError, RuntimeError):  # not on every platform, nor outside the main thread
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
+
+    def stop() -> None:
+        if task is not None and (ask is None or not ask()):
+            task.cancel()
+
+    # asyncio itself cancels on Ctrl-C, which is right unless the command is to be asked.
+    for number in (signal.SIGTERM,) if ask is None else (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError, RuntimeError):  # not on every platform, nor outside the main thread
+            asyncio.get_running_loop().add_signal_handler(number, stop)
     return await work
 
 

@@ -62,6 +62,10 @@ def join(
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for downloads.", show_default="huggingface_hub's")
     ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option("--drain-seconds", min=0, help="How long sessions may go on at Ctrl-C, before others take them."),
+    ] = 10.0,
     chain: paying.Chain = None,
     wallet: paying.Wallet = None,
     provider_id: Annotated[
@@ -78,6 +82,9 @@ def join(
     log_level: LogLevel = "info",
 ) -> None:
     """Join a swarm (or start one) and serve blocks of a model until Ctrl-C.
+
+    At Ctrl-C (or SIGTERM) it takes no new session, lets those that run end or hands them over, withdraws its record and
+    goes; at the second one it goes at once.
 
     Without --peers this node starts a new swarm and prints the address through which others join. With
     `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part. Later it
@@ -108,9 +115,12 @@ def join(
         from mesh.provider.join import (
             REBALANCE_SECONDS,
             Chose,
+            Drained,
+            Draining,
             JoinConfig,
             Joined,
             JoinEvent,
+            Leaving,
             Serving,
             Settlement,
             Staked,
@@ -140,6 +150,10 @@ def join(
                         f"serving blocks [bold]{served_span}[/] in {used} on {where}: "
                         f"{speed:,.0f} tokens/s. Ctrl-C leaves the swarm."
                     )
+                case Draining(sessions=sessions) if sessions:
+                    out.print(f"leaving: {sessions} sessions run still. Ctrl-C again goes at once.")
+                case Drained(handed_over=handed_over) if handed_over:
+                    out.print(f"{handed_over} sessions did not end in time: others take them over")
 
         config = JoinConfig(
             model=model,
@@ -160,11 +174,13 @@ def join(
             cache=cache,
             kv_bytes=kv_bytes,
             threads=threads,
+            drain_seconds=drain_seconds,
             payment=payment,
             approve=paying.asker(yes),
         )
         with ProgressBars(enabled=not as_json) as progress:
-            run(join_swarm(config, tell, progress), ends_on_signal=True)
+            leaving = Leaving()
+            run(join_swarm(config, tell, progress, leaving), ends_on_signal=True, ask=leaving.ask)
     if not as_json:
         err.print("left the swarm")
 

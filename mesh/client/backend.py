@@ -19,6 +19,7 @@ from typing import Self
 import numpy as np
 
 from mesh.client.catalog import Offer, offers
+from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
@@ -43,6 +44,8 @@ MAX_TABLES = 64
 ENOUGH_TOKENS = 8
 """An answer must be at least this long for us to learn from it what its hand-overs took."""
 HEDGE_SECONDS = 2.0
+HOPE_SECONDS = 60.0
+"""So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
     {
@@ -61,7 +64,8 @@ class BackendConfig:
     """Deadlines and memory of the client side (seconds)."""
 
     admit_seconds: float = 15.0
-    token_seconds: float = 60.0
+    deadlines: DeadlineBounds = field(default_factory=DeadlineBounds)
+    """When a route that falls silent is suspected, and when it is given up."""
     view_seconds: float = 2.0
     """How long a look at the directory is used without asking again …"""
     stale_seconds: float = 12.0
@@ -101,6 +105,8 @@ class SwarmBackend:
         self._hop_times = HopTimes()
         self._tables: dict[str, tuple[Offer, RouteTable]] = {}
         self._noise = np.random.default_rng()
+        self._routed: dict[str, float] = {}
+        """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
         self._records: dict[str, ProviderRecord] = {}
 
@@ -172,6 +178,7 @@ class SwarmBackend:
 
         async def route(excluded: frozenset[str]) -> Sequence[Hop]:
             hops = await self._route(request.model, offer.digest, excluded)
+            self._routed[offer.digest] = time.monotonic()
             self._sessions.subtract(counted)
             counted[:] = [hop.peer for hop in hops]
             self._sessions.update(counted)
@@ -184,13 +191,21 @@ class SwarmBackend:
                 hops,
                 current,
                 admit_seconds=config.admit_seconds,
-                token_seconds=config.token_seconds,
+                deadlines=config.deadlines,
                 accrue=self.purser.accrue if self.purser is not None else None,
             )
 
         try:
             async with MeshGeneration(
-                request, plan, tokenizer, route, session, self._blame, self._config.patience, self._refused
+                request,
+                plan,
+                tokenizer,
+                route,
+                session,
+                self._blame,
+                self._config.patience,
+                self._refused,
+                hopeful=time.monotonic() - self._routed.get(offer.digest, -math.inf) < HOPE_SECONDS,
             ) as generation:
                 yield generation
                 self._learn(generation, offer)
@@ -203,7 +218,13 @@ class SwarmBackend:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
-        outside = [token for token in request.prompt if not 0 <= token < sample.vocab_size]
+        if len(request.resumed) > request.max_tokens:
+            raise InvalidRequest(
+                f"the answer resumes from {len(request.resumed)} tokens, more than max_tokens", param="resume_token_ids"
+            )
+        if request.resumed and request.prompt_logprobs:
+            raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
+        outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < sample.vocab_size]
         if outside:
             raise InvalidRequest(
                 f"token {outside[0]} is outside the vocabulary of {sample.vocab_size}: wrong tokenizer?",
@@ -254,6 +275,7 @@ class SwarmBackend:
             self._looking.pop(name, None)
 
     async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
+        """The best route by what we know; where that needs peers that have failed, by what the directory says now."""
         for fresh in (False, True):
             match = [offer for offer in await self._offers(name, fresh=fresh) if offer.digest == digest]
             if not match:
@@ -261,9 +283,10 @@ class SwarmBackend:
             offer = match[0]
             table = self._table(offer)
             now = time.monotonic()
+            failed = frozenset(self._penalised.factors(now))
             try:
                 return table.choose(
-                    excluded=excluded,
+                    excluded=excluded if fresh else excluded | failed,
                     busy=self._full.waits(now),
                     loads=self._sessions,
                     factors=self._penalised.factors(now),
@@ -330,7 +353,6 @@ class SwarmBackend:
 
     def _blame(self, peer: str) -> None:
         self._penalised.blame(peer, time.monotonic())
-        self._views.clear()
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
         """The tokenizer's files by name, from the first provider that gives them.

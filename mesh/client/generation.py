@@ -26,10 +26,13 @@ LAST_WAIT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often a generation may change its route, and how long it looks for one before it gives up (seconds)."""
+    """How often a route may fail without a token in between, and how long one is looked for (seconds)."""
 
-    attempts: int = 5
-    route_seconds: float = 10.0
+    attempts: int = 8
+    route_seconds: float = 15.0
+    """For a session that has not begun: somebody waits to hear whether there is room for it."""
+    resume_seconds: float = 45.0
+    """For one that has: longer than it takes to start a provider again, or to notice a new one."""
 
 
 class MeshGeneration:
@@ -49,7 +52,10 @@ class MeshGeneration:
         blame: Callable[[str], None],
         patience: Patience,
         refused: Callable[[HopRefused], None] = lambda refusal: None,
+        *,
+        hopeful: bool = False,
     ) -> None:
+        """`hopeful`: there was a route a moment ago, so a gap may close again."""
         self.completion: Completion | None = None
         self.hops: tuple[Hop, ...] = ()
         self._request = request
@@ -62,16 +68,30 @@ class MeshGeneration:
         self._refused = refused
         self._stack = AsyncExitStack()
         self._session: RingSession | None = None
-        self._generated: list[int] = []
+        self._generated: list[int] = list(request.resumed)
         self._scores: list[TokenLogprob] = []
         self._work: dict[Hop, HopReport] = {}
         self._left = False
+        self._hopeful = hopeful
+        self._begun = False
+        """A route has been found once."""
         self._began = time.perf_counter()
         self._first_token_at: float | None = None
 
     async def __aenter__(self) -> MeshGeneration:
-        await self._connect(attempts_left=self._patience.attempts)
+        for token in self._request.resumed:  # who resumes has this text
+            self._text.push(token, None)
+        if self._resumed_to is None:
+            await self._connect()
         return self
+
+    @property
+    def _resumed_to(self) -> FinishReason | None:
+        """How the answer has ended already with the tokens that it resumes from; None where there is more to come."""
+        resumed = self._request.resumed
+        if self._text.stopped or (resumed and resumed[-1] in self._plan.eos):
+            return "stop"
+        return "length" if len(resumed) >= self._request.max_tokens else None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,19 +113,27 @@ class MeshGeneration:
                 if attempts_left <= 0:
                     raise
                 logger.warning("the route failed after %d tokens: %s", len(self._generated), error)
+                silent: tuple[str, ...] = ()
                 if self._session is not None:
                     self._session.expect_nothing_of(error.peer)
+                    silent = self._session.silent
                 await self._disconnect()
                 self._note(error)
-                await self._connect(attempts_left)
+                for peer in silent:
+                    self._blame(peer)
+                await self._connect()
 
-    async def _connect(self, attempts_left: int) -> None:
-        """Open a session that goes on where the last one stopped. Raises what the last attempt raised."""
+    async def _connect(self) -> None:
+        """Open a session that goes on where the last one stopped.
+
+        Every peer that fails is passed over until all ways are tried; then, after a pause, all of them are tried again:
+        the gap may have closed meanwhile. Raises what stood in the way when the time is over.
+        """
         excluded: set[str] = set()
-        tried: set[str | None] = set()
-        refusal: HopRefused | None = None
+        obstacle: PeerError | None = None
         wait = FIRST_WAIT
-        give_up = time.monotonic() + self._patience.route_seconds
+        patience = self._patience.resume_seconds if self._begun else self._patience.route_seconds
+        give_up = time.monotonic() + patience
         while True:
             await self._end_if_left()
             try:
@@ -113,32 +141,33 @@ class MeshGeneration:
                 session = self._new_session(hops, self._resumed_plan())
                 self._session = await self._stack.enter_async_context(session)
             except NoRoute as error:
-                # After a failure the gap may close again: another provider is noticed, or the record is renewed.
-                if not (self._generated or excluded) or time.monotonic() > give_up:
-                    raise (refusal or error) from error
+                if obstacle is None and not (self._begun or self._hopeful):  # there has been a gap from the start
+                    raise
+                if time.monotonic() > give_up:
+                    raise (obstacle if isinstance(obstacle, HopRefused) else error) from error
                 excluded.clear()
             except PeerError as error:
-                attempts_left -= 1
-                if attempts_left <= 0 or (error.peer in tried and time.monotonic() > give_up):
+                if time.monotonic() > give_up:
                     raise
-                tried.add(error.peer)
-                if error.peer is not None:
-                    excluded.add(error.peer)
-                if not isinstance(error, HopRefused):
+                obstacle = error
+                if isinstance(error, HopRefused):
+                    self._refused(error)
+                else:
                     self._note(error)
+                if error.peer is not None and error.peer not in excluded:
+                    excluded.add(error.peer)
                     continue
-                refusal = error
-                self._refused(error)
             except Refused as error:
                 # Every route is full. Who is under way waits his turn; who begins is told when to come again, if that
                 # is longer than he would wait.
                 late = time.monotonic() + error.retry_after > give_up
                 if time.monotonic() > give_up or (late and not self._generated):
-                    raise (refusal or error) from error
+                    raise (obstacle or error) from error
                 excluded.clear()
                 wait = min(max(wait, error.retry_after), LAST_WAIT)
             else:
                 self.hops = tuple(hops)
+                self._begun = True
                 await self._end_if_left()
                 return
             await asyncio.sleep(wait)
@@ -178,6 +207,13 @@ class MeshGeneration:
             self._blame(peer)
 
     async def _read(self) -> AsyncIterator[TextDelta]:
+        ended = self._resumed_to
+        if ended is not None:
+            tail = self._text.finish()
+            self._complete("stop" if self._text.stopped else ended)
+            if tail is not None:
+                yield tail
+            return
         if self._session is None:
             raise InternalError("a generation must be entered before it is iterated")
         async for message in self._session.tokens():
@@ -232,7 +268,7 @@ class MeshGeneration:
         self.completion = Completion(
             finish_reason=reason,
             prompt_tokens=len(self._request.prompt),
-            completion_tokens=len(self._generated),
+            completion_tokens=len(self._generated) - len(self._request.resumed),
             route=tuple(self._work.values()),
             prompt_logprobs=tuple(self._scores),
             time_to_first_token=(self._first_token_at or now) - self._began,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
 from mesh.client.types import HopReport
 from mesh.errors import (
@@ -83,7 +85,7 @@ class RingSession:
         plan: SessionPlan,
         *,
         admit_seconds: float,
-        token_seconds: float,
+        deadlines: DeadlineBounds,
         accrue: Callable[[str, int], None] | None = None,
     ) -> None:
         """`accrue(peer, units)` hears of the work that what reaches us bears out."""
@@ -95,7 +97,11 @@ class RingSession:
         self._links = links
         self._plan = plan
         self._admit_seconds = admit_seconds
-        self._token_seconds = token_seconds
+        self._steps = StepTimes(deadlines)
+        self._answering = False
+        """The prompt has been run: from now on every step is one token."""
+        self.silent: tuple[str, ...] = ()
+        """Hops that did not answer when they were asked why no token came."""
         self._open: list[HopLink] = []
         self._unanswered = [hop.peer for hop in hops]
         self._closing: asyncio.Task[None] | None = None
@@ -151,6 +157,7 @@ class RingSession:
                 case NewToken(position=position) if peer == last and position == expected:
                     self._check(message)
                     expected += 1
+                    self._answering = True
                     yield message
                     if message.finish is not None:
                         return
@@ -218,21 +225,41 @@ class RingSession:
         return PeerFailed(f"{peer} gave up the session ({message.code}): {message.reason}", peer=blamed)
 
     async def _next(self) -> Event:
-        if self._closing is not None:
-            raise Cancelled("the session was closed")
-        try:
-            async with asyncio.timeout(self._token_seconds):
-                event = await self._events.get()
-        except TimeoutError as error:
-            peer = await self._silent_hop()
-            reason = "no token came" if peer is None else f"no token came, and {peer} does not answer"
-            raise PeerTimeout(f"{reason} for {self._token_seconds:g} s", peer=peer) from error
-        if self._closing is not None:
-            raise Cancelled("the session was closed")
-        return event
+        """The next event. Raises `PeerTimeout` when a hop is silent, or nothing comes for too long."""
+        began = time.monotonic()
+        patience = self._steps.suspect
+        while True:
+            if self._closing is not None:
+                raise Cancelled("the session was closed")
+            waited = time.monotonic() - began
+            left = self._steps.lost - waited
+            try:
+                async with asyncio.timeout(max(0.0, min(patience, left))):
+                    event = await self._events.get()
+            except TimeoutError:
+                await self._suspect(time.monotonic() - began)
+                patience *= 2
+                continue
+            if self._closing is not None:
+                raise Cancelled("the session was closed")
+            if self._answering:
+                self._steps.observe(time.monotonic() - began)
+            return event
 
-    async def _silent_hop(self) -> str | None:
-        """The first hop that does not answer a ping; None when all do, so that nobody can be named."""
+    async def _suspect(self, waited: float) -> None:
+        """Nothing came for a while: ask the hops. Raises `PeerTimeout` when one is silent, or it took too long."""
+        self.silent = await self._silent_hops()
+        if not self._events.empty() or self._closing is not None:
+            return
+        if self.silent:
+            self._failed.update(self.silent)
+            silent = self.silent[0]
+            raise PeerTimeout(f"no token came for {waited:.1f} s, and {silent} does not answer", peer=silent)
+        if waited >= self._steps.lost:
+            raise PeerTimeout(f"no token came for {waited:.1f} s, though every hop answers")
+
+    async def _silent_hops(self) -> tuple[str, ...]:
+        """The hops that do not answer a ping."""
 
         async def answers(link: HopLink) -> bool:
             try:
@@ -244,7 +271,7 @@ class RingSession:
 
         links = tuple(self._open)
         found = await asyncio.gather(*(answers(link) for link in links))
-        return next((link.peer for link, answered in zip(links, found, strict=True) if not answered), None)
+        return tuple(link.peer for link, answered in zip(links, found, strict=True) if not answered)
 
     async def _request(self, index: int, link: HopLink) -> None:
         plan, hop = self._plan, self.hops[index]

@@ -40,6 +40,8 @@ class GenerateRequest:
     ignore_eos: bool = False
     prompt_logprobs: bool = False
     """Also report each prompt token's log-probability (with `sampling.logprobs` alternatives)."""
+    resumed: tuple[int, ...] = ()
+    """Tokens of the answer that are there already: it goes on after them. `max_tokens` counts them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    """Generated now, without those that a resumed answer began with."""
     route: tuple[HopReport, ...]
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     time_to_first_token: float = 0.0

@@ -20,6 +20,7 @@ from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, rea
 from mesh.gateway.errors import ApiFailure, describe, internal, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
+from mesh.gateway.sampling import seed_of
 from mesh.gateway.schemas import SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
@@ -54,6 +55,9 @@ class GenerationResponse(Response, Generic[_Fields]):
             try:
                 body = await read_body(scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout)
                 fields = parse_body(self._schema, body)
+                notes = notes_of(scope)
+                if notes.chosen and fields.seed is None:
+                    fields = fields.model_copy(update={"seed": seed_of(notes.request_id)})
                 await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
             except ClientLeft:
                 notes_of(scope).status = CLIENT_LEFT

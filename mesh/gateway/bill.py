@@ -91,7 +91,7 @@ class AccountBill:
                 message = f"The model {self._job.model.name!r} has no price on the gateway's chain."
                 raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
             self._tariff = tariff
-            prompts = sum(len(session.prompt) for session in self._job.sessions)
+            prompts = sum(len(session.prompt) + len(session.resumed) for session in self._job.sessions)
             self._billing.limit(self._caller.tokens, prompts, "tokens")
             patient = self._billing.has_agent(self._holder)
             self._owed = tariff.cost(prompts, 0)

@@ -50,6 +50,7 @@ def prepare(
     if asked is None:
         asked, param = request.max_tokens, "max_tokens"
     length = sampling.answer_length(asked, max_chat_tokens, len(prompt), info.context_length, param)
+    resumed = sampling.resumed(request, n)
     seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
     sessions = tuple(
         GenerateRequest(
@@ -59,6 +60,7 @@ def prepare(
             sampling=sampling.sampling_params(request, info, seed=seed + choice, logprobs=logprobs),
             stop=stop,
             ignore_eos=bool(request.ignore_eos),
+            resumed=resumed,
         )
         for choice in range(n)
     )
@@ -68,6 +70,7 @@ def prepare(
         model=info,
         tokenizer=tokenizer,
         logprobs=logprobs is not None,
+        token_ids=bool(request.return_token_ids),
     )
     return Job(
         id=writer.id,
@@ -75,7 +78,7 @@ def prepare(
         model=info,
         sessions=sessions,
         writer=writer,
-        prompt_tokens=len(prompt),
+        prompt_tokens=len(prompt) + len(resumed),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
     )
@@ -139,12 +142,15 @@ def _part_text(where: str, part: ContentPart) -> str:
 class ChatWriter:
     """Writes `/v1/chat/completions` answers."""
 
-    def __init__(self, *, id: str, created: int, model: ModelInfo, tokenizer: Tokenizer, logprobs: bool) -> None:
+    def __init__(
+        self, *, id: str, created: int, model: ModelInfo, tokenizer: Tokenizer, logprobs: bool, token_ids: bool
+    ) -> None:
         self.id = id
         self.created = created
         self._model = model
         self._tokenizer = tokenizer
         self._logprobs = logprobs
+        self._token_ids = token_ids
 
     def opening(self, index: int) -> list[BaseModel]:
         return [self._chunk(index, ChatDelta(role="assistant", content=""))]
@@ -153,7 +159,9 @@ class ChatWriter:
         table = None
         if self._logprobs and delta.logprobs:
             table = chat_logprobs(delta.logprobs, self._tokenizer)
-        return [self._chunk(index, ChatDelta(content=delta.text), table)] if delta.text or table else []
+        if not (delta.text or table or (self._token_ids and delta.tokens)):
+            return []
+        return [self._chunk(index, ChatDelta(content=delta.text), table, tokens=delta.tokens)]
 
     def closing(self, index: int, answer: Answer) -> list[BaseModel]:
         reason = answer.completion.finish_reason if answer.completion else None
@@ -176,12 +184,15 @@ class ChatWriter:
         )
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
-        return ChatChoice(
+        choice = ChatChoice(
             index=index,
             message=AssistantMessage(role="assistant", content=answer.text, refusal=None),
             logprobs=chat_logprobs(answer.logprobs, self._tokenizer) if self._logprobs else None,
             finish_reason=answer.completion.finish_reason if answer.completion else None,
         )
+        if self._token_ids:
+            choice.token_ids = list(answer.tokens)
+        return choice
 
     def _chunk(
         self,
@@ -189,8 +200,11 @@ class ChatWriter:
         delta: ChatDelta,
         table: ChatLogprobs | None = None,
         finish_reason: FinishReason | None = None,
+        tokens: Sequence[int] = (),
     ) -> ChatChunk:
         choice = ChatChunkChoice(index=index, delta=delta, logprobs=table, finish_reason=finish_reason)
+        if self._token_ids:
+            choice.token_ids = list(tokens)
         return self._response([choice])
 
     def _response(self, choices: list[ChatChunkChoice]) -> ChatChunk:

@@ -44,6 +44,9 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
     score_only = echo and request.max_tokens == 0
     logprobs = sampling.top_logprobs(request.logprobs, "logprobs")
     stop = sampling.stop_strings(request.stop)
+    resumed = sampling.resumed(request, n * len(prompts))
+    if resumed and echo:
+        raise InvalidRequest("an answer that is resumed has no echo", param="resume_token_ids")
     sessions = []
     for prompt in prompts:
         length = sampling.answer_length(
@@ -65,6 +68,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
                     stop=() if score_only else stop,
                     ignore_eos=bool(request.ignore_eos),
                     prompt_logprobs=echo and logprobs is not None,
+                    resumed=resumed,
                 )
             )
     writer = CompletionWriter(
@@ -76,6 +80,8 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
         echo=echo,
         logprobs=logprobs is not None,
         discard_output=score_only,
+        token_ids=bool(request.return_token_ids),
+        resumed=resumed,
     )
     return Job(
         id=writer.id,
@@ -83,7 +89,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
         model=info,
         sessions=tuple(sessions),
         writer=writer,
-        prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
+        prompt_tokens=sum(len(prompt.tokens) for prompt in prompts) + len(resumed),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         discard_output=score_only,
@@ -148,6 +154,8 @@ class CompletionWriter:
         echo: bool,
         logprobs: bool,
         discard_output: bool,
+        token_ids: bool,
+        resumed: tuple[int, ...],
     ) -> None:
         self.id = id
         self.created = created
@@ -160,6 +168,10 @@ class CompletionWriter:
         # The prompt's log-probabilities are known at the end only, and come first in the answer.
         self._at_once = echo and logprobs
         self._offsets = [Offsets(tokenizer) for _ in prompts] if logprobs and not echo else []
+        for offsets in self._offsets:
+            offsets.of(resumed)
+        self._token_ids = token_ids
+        self._resumed = resumed
 
     def opening(self, index: int) -> list[BaseModel]:
         if not self._echo or self._at_once:
@@ -172,7 +184,9 @@ class CompletionWriter:
         table = None
         if self._logprobs and delta.logprobs:
             table = completion_logprobs(delta.logprobs, self._tokenizer, self._offsets[index])
-        return [self._chunk(index, delta.text, table)] if delta.text or table else []
+        if not (delta.text or table or (self._token_ids and delta.tokens)):
+            return []
+        return [self._chunk(index, delta.text, table, delta.tokens)]
 
     def closing(self, index: int, answer: Answer) -> list[BaseModel]:
         choice = self._choice(index, answer)
@@ -189,12 +203,15 @@ class CompletionWriter:
     def _choice(self, index: int, answer: Answer) -> CompletionChoice:
         prompt = self._prompts[index]
         text = "" if self._discard else answer.text
-        return CompletionChoice(
+        choice = CompletionChoice(
             index=index,
             text=prompt.text + text if self._echo else text,
             logprobs=self._table(prompt, answer) if self._logprobs else None,
             finish_reason=_finish_reason(answer, self._discard),
         )
+        if self._token_ids:
+            choice.token_ids = list(answer.tokens)
+        return choice
 
     def _table(self, prompt: Prompt, answer: Answer) -> CompletionLogprobs:
         tables = []
@@ -204,11 +221,18 @@ class CompletionWriter:
             entries = answer.completion.prompt_logprobs
             tables.append(completion_logprobs(entries, self._tokenizer, Offsets(self._tokenizer)))
         if not self._discard:
-            tables.append(completion_logprobs(answer.logprobs, self._tokenizer, Offsets(self._tokenizer, start)))
+            offsets = Offsets(self._tokenizer, start)
+            offsets.of(self._resumed)
+            tables.append(completion_logprobs(answer.logprobs, self._tokenizer, offsets))
         return join(tables)
 
-    def _chunk(self, index: int, text: str, table: CompletionLogprobs | None = None) -> CompletionResponse:
-        return self._response([CompletionChoice(index=index, text=text, logprobs=table, finish_reason=None)])
+    def _chunk(
+        self, index: int, text: str, table: CompletionLogprobs | None = None, tokens: Sequence[int] = ()
+    ) -> CompletionResponse:
+        choice = CompletionChoice(index=index, text=text, logprobs=table, finish_reason=None)
+        if self._token_ids:
+            choice.token_ids = list(tokens)
+        return self._response([choice])
 
     def _response(self, choices: list[CompletionChoice], usage: Usage | None = None) -> CompletionResponse:
         response = CompletionResponse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 CLIENT_LEFT = 499
 """Status under which requests are counted whose client did not wait for the answer (nginx's figure)."""
 
+CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What a client may choose as x-request-id; anything else is replaced by an id of ours."""
+
 _NOTES = "mesh.notes"
 _RequestModel = TypeVar("_RequestModel", bound=BaseModel)
 
@@ -33,6 +37,8 @@ class Notes:
     """What is known of a request besides its ASGI scope."""
 
     request_id: str
+    chosen: bool = False
+    """The client chose the id."""
     model: str = UNKNOWN_MODEL
     status: int | None = None
     """Overrides the status that was sent: a stream can fail after its 200."""
@@ -49,7 +55,7 @@ def notes_of(scope: Scope) -> Notes:
 
 
 class Observer:
-    """ASGI middleware: gives each request an id, sent as x-request-id, and counts it when it ends."""
+    """ASGI middleware: gives each request an id (its own x-request-id, if it has one), and counts it when it ends."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -59,7 +65,9 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        notes = Notes(new_id("req"))
+        chosen = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        is_id = CLIENT_ID.fullmatch(chosen) is not None
+        notes = Notes(chosen if is_id else new_id("req"), is_id)
         scope[_NOTES] = notes
         sent = 500
 

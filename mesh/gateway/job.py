@@ -18,11 +18,13 @@ class Answer:
     """What one session has given so far."""
 
     texts: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     completion: Completion | None = None
 
     def add(self, delta: TextDelta) -> None:
         self.texts.append(delta.text)
+        self.tokens.extend(delta.tokens)
         self.logprobs.extend(delta.logprobs)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from mesh.client.types import ModelInfo
@@ -32,6 +33,25 @@ def sampling_params(fields: SamplingFields, info: ModelInfo, *, seed: int, logpr
         logprobs=logprobs,
         seed=wrap_seed(seed),
     )
+
+
+def seed_of(request_id: str) -> int:
+    """The seed of a request that names none but has an id which its client chose: sent again, it answers the same."""
+    return int.from_bytes(hashlib.sha256(b"inference mesh: seed\0" + request_id.encode()).digest()[:8])
+
+
+def resumed(fields: SamplingFields, sessions: int) -> tuple[int, ...]:
+    """The tokens of the answer that the client has already. Raises `InvalidRequest` where it cannot go on from them."""
+    tokens = tuple(fields.resume_token_ids or ())
+    if tokens:
+        if sessions != 1:
+            raise InvalidRequest("only an answer with one choice can be resumed", param="resume_token_ids")
+        if fields.seed is None and fields.temperature != 0:
+            raise InvalidRequest(
+                "to resume an answer, send the seed or the X-Request-Id of the request that it began with",
+                param="resume_token_ids",
+            )
+    return tokens
 
 
 def wrap_seed(seed: int) -> int:

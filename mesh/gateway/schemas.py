@@ -58,6 +58,8 @@ class SamplingFields(_Request):
     min_p: float | None = None
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
+    resume_token_ids: TokenIds | None = None
 
 
 class CompletionRequest(SamplingFields):
@@ -131,6 +133,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
+    token_ids: list[int] | None = None
 
 
 class CompletionResponse(BaseModel):
@@ -171,6 +174,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"] | None
+    token_ids: list[int] | None = None
 
 
 class ChatResponse(BaseModel):
@@ -195,6 +199,7 @@ class ChatChunkChoice(BaseModel):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"] | None
+    token_ids: list[int] | None = None
 
 
 class ChatChunk(BaseModel):

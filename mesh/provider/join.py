@@ -71,6 +71,8 @@ class JoinConfig:
     cache: Path | None = None
     kv_bytes: int = 1 << 30
     threads: int | None = None
+    drain_seconds: float = 10.0
+    """How long sessions may go on when we leave."""
     payment: PaymentConfig | None = None
     """With which account to be paid; None serves for free."""
     approve: Ask = field(default=_approve)
@@ -121,11 +123,48 @@ class Settlement:
     event: SettlementEvent
 
 
-JoinEvent = Joined | Chose | Serving | Staked | Settlement
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """We are leaving: `sessions` run here still."""
+
+    sessions: int
 
 
-async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: Progress = silent) -> None:
-    """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`."""
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """No session is left; `handed_over` did not end in time and go on elsewhere."""
+
+    handed_over: int
+
+
+JoinEvent = Joined | Chose | Serving | Staked | Settlement | Draining | Drained
+
+
+class Leaving:
+    """Through this a provider is asked to go once its sessions have ended."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.serving = False
+
+    def ask(self) -> bool:
+        """False when there is nothing to wait for, or it was asked before: whoever wants it to end cancels it."""
+        if not self.serving or self.asked.is_set():
+            return False
+        self.asked.set()
+        return True
+
+
+async def join(
+    config: JoinConfig,
+    tell: Callable[[JoinEvent], None],
+    progress: Progress = silent,
+    leaving: Leaving | None = None,
+) -> None:
+    """Serve until cancelled, then withdraw the record. Raises `MeshError` or `ShardError`.
+
+    Asked by `leaving`, we admit no session any more, those that run have `drain_seconds` to end, and then we go.
+    """
     folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, config.name or model_name(config.model, folder), folder)
     _check_options(config, files)
@@ -151,7 +190,7 @@ async def join(config: JoinConfig, tell: Callable[[JoinEvent], None], progress: 
             watcher = tasks.create_task(node.watch())
             provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), desk)
             try:
-                await provider.run(tell, progress)
+                await provider.run_until(leaving or Leaving(), tell, progress)
             finally:
                 # Also when loading fails or is broken off: nobody shall wait for blocks that will not come.
                 await provider.withdraw()
@@ -183,8 +222,41 @@ class _Provider:
             announce=lambda: self._announce(self._current_record()),
             fetch=self._fetch,
         )
-        self._stage: tuple[StageService, Span] | None = None
+        self._serving: tuple[StageService, Span] | None = None
         """What we serve now."""
+        self._leaving = Leaving()
+
+    async def run_until(self, leaving: Leaving, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
+        """Run, and drain when we are asked to leave."""
+        self._leaving = leaving
+        running = asyncio.create_task(self.run(tell, progress))
+        asked = asyncio.create_task(leaving.asked.wait())
+        try:
+            await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await self._drain(tell)
+        finally:
+            asked.cancel()
+            running.cancel()
+            await asyncio.wait({running})
+        if not running.cancelled():
+            running.result()
+
+    async def _drain(self, tell: Callable[[JoinEvent], None]) -> None:
+        if self._serving is None:
+            return
+        service, span = self._serving
+        tell(Draining(len(service.table)))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._announce_draining(service, span))
+            handed_over = await service.drain(self._config.drain_seconds)
+        tell(Drained(handed_over))
+
+    async def _announce_draining(self, service: StageService, span: Span) -> None:
+        try:
+            await self._announce(self._serving_record(service, span))
+        except MeshError as error:
+            logger.warning("could not announce that we leave: %s", error)
 
     async def run(self, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
         """Choose, load and serve, and do so again wherever we are needed more."""
@@ -232,18 +304,23 @@ class _Provider:
             serving = tasks.create_task(service.run(ready.set))
             await ready.wait()
             self._has_served.set()
-            self._stage = service, span
+            self._serving = service, span
             await self._announce(self._current_record())
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
+            self._leaving.serving = True
             keeper = tasks.create_task(self._keep_announcing(self._current_record))
             if not self._memory:
                 await asyncio.get_running_loop().create_future()  # we stay
             target = await self._mover.needed_elsewhere(span, lambda: len(service.table))
+            if self._leaving.asked.is_set():
+                await asyncio.get_running_loop().create_future()  # we go altogether
+            self._leaving.serving = False
+            await service.drain(0.0)  # whose time is over goes on elsewhere
             keeper.cancel()
             serving.cancel()
-        self._stage = self._mover.going = None
+        self._serving = self._mover.going = None
         return target
 
     @property
@@ -264,10 +341,11 @@ class _Provider:
         await stoppable(lambda report: resolve(config.model, span=span, cache=config.cache, progress=report), silent)
 
     def _current_record(self) -> ProviderRecord:
-        """While we are leaving we take no new sessions, and others see where we go."""
-        if self._stage is None or self._mover.going is not None:
-            return self._record(self._mover.going or Span(0, 1), "loading")
-        return self._serving_record(*self._stage)
+        """While we are moving we take no new sessions, and others see where we go."""
+        going = self._mover.going
+        if self._serving is None or (going is not None and not self._leaving.asked.is_set()):
+            return self._record(going or Span(0, 1), "loading")
+        return self._serving_record(*self._serving)
 
     async def _choose(self) -> Span:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
@@ -344,7 +422,7 @@ class _Provider:
         engine = service.engine
         per_token = max(1, service.table.facts.kv_bytes_per_token(span))
         return replace(
-            self._record(span, "serving"),
+            self._record(span, "draining" if service.draining else "serving"),
             queue_depth=0 if engine is None else engine.queued,
             kv_free_tokens=max(0, service.table.kv_bytes_free) // per_token,
             sessions=len(service.table),

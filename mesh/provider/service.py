@@ -57,6 +57,7 @@ T = TypeVar("T")
 
 FULL_QUEUE_PAUSE = 0.005
 EXPIRY_SECONDS = 5.0
+DRAIN_PAUSE = 0.1
 
 
 class StageService:
@@ -96,6 +97,8 @@ class StageService:
         self._done: dict[int, asyncio.Future[None]] = {}
         self._crash: asyncio.Future[None] | None = None
         self._closing = False
+        self.draining = False
+        """No session is admitted any more."""
         self.engine: Engine | None = None
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -135,6 +138,24 @@ class StageService:
                 for live in list(self._live.values()):
                     self._fail(live, "closing", "the provider is shutting down")
                 self.engine = None
+
+    async def drain(self, seconds: float) -> int:
+        """Admit no session any more and let those that run end, at most `seconds`; the others go on elsewhere.
+
+        Returns how many had to: their clients have been told, and open them on another route.
+        """
+        self.draining = True
+        deadline = time.monotonic() + seconds
+        while self._live and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_PAUSE)
+        handed_over = list(self._live.values())
+        for live in handed_over:
+            self._fail(live, "closing", "the provider is leaving")
+        if handed_over:
+            await asyncio.sleep(DRAIN_PAUSE)  # for their clients to be told
+        if self.till is not None:
+            await self.till.flush()
+        return len(handed_over)
 
     # What clients ask for.
 
@@ -184,7 +205,7 @@ class StageService:
 
     def _open(self, control: ControlChannel, request: OpenSession, frame: Frame) -> None:
         try:
-            if self.engine is None or self._closing:
+            if self.engine is None or self._closing or self.draining:
                 raise NotAdmitted("closing", "the provider is shutting down")
             if self.till is not None:
                 self.till.check(control.peer)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mesh.client.backend import BackendConfig
+from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import Patience
 from mesh.client.types import GenerateRequest
 from mesh.errors import MeshError, NoRoute, PeerError, PeerFailed, PeerTimeout, Refused
@@ -50,7 +51,11 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(60)
 
 SPANS = (Span(0, 2), Span(2, 4), Span(4, 5))
-BRISK = BackendConfig(admit_seconds=0.5, token_seconds=0.5, patience=Patience(route_seconds=1.0))
+BRISK = BackendConfig(
+    admit_seconds=0.5,
+    deadlines=DeadlineBounds(suspect_least=0.5, suspect_unknown=0.5, lost_least=0.5, lost_most=0.5),
+    patience=Patience(route_seconds=1.0, resume_seconds=1.0),
+)
 EVERYTHING = SamplingParams(
     temperature=0.9,
     seed=99,

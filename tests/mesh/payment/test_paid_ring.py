@@ -268,3 +268,15 @@ async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
 
         assert first.table.extend(live.entry.id, "somebody else", 90, 0.0) is None
         assert live.entry.limit == before
+
+
+async def test_a_provider_that_leaves_is_paid_for_its_last_token(folder: Path) -> None:
+    lazy = Money(terms=CreditTerms(tokens=4096, pause_seconds=5.0, receipt_seconds=60.0))
+    async with memory_swarm(folder, THREE, money=lazy) as swarm:
+        await swarm.generate(ask((1, 2, 3), 20))
+        before = held(swarm, 0)
+
+        await swarm.providers[0].service.drain(5.0)
+
+        assert held(swarm, 0) == 2 * weighted_tokens(3, 20)
+        assert before < held(swarm, 0), "no receipt was due yet"
