@@ -18,6 +18,7 @@ from mesh.errors import ConfigError, MeshError
 from mesh.node import Node, NodeConfig
 from mesh.provider.config import ServiceConfig
 from mesh.provider.doors import Doors
+from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
 from mesh.provider.machine import check_device, free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.mover import Mover
@@ -35,7 +36,6 @@ from shards.stage import StageModel
 
 if TYPE_CHECKING:
     from mesh.payment.desk import Ask, Desk, PaymentConfig
-    from mesh.payment.settling import SettlementEvent
 
 logger = logging.getLogger(__name__)
 
@@ -77,67 +77,6 @@ class JoinConfig:
     """With which account to be paid; None serves for free."""
     approve: Ask = field(default=_approve)
     """Asked once before anything is staked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """We are part of the swarm and can be joined through."""
-
-    peer: str
-    maddrs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chose:
-    """The blocks that this node will serve."""
-
-    model: str
-    span: Span
-    n_blocks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """The stage is live and announced. `tokens_per_second` is its measured decode speed at batch 1."""
-
-    model: str
-    span: Span
-    n_blocks: int
-    tokens_per_second: float
-    dtype: str
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
-class Staked:
-    """We are registered, and our stake is on the chain."""
-
-    what: str
-    tx: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """Something that the settlement of an epoch did or met."""
-
-    event: SettlementEvent
-
-
-@dataclass(frozen=True, slots=True)
-class Draining:
-    """We are leaving: `sessions` run here still."""
-
-    sessions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """No session is left; `handed_over` did not end in time and go on elsewhere."""
-
-    handed_over: int
-
-
-JoinEvent = Joined | Chose | Serving | Staked | Settlement | Draining | Drained
 
 
 class Leaving:

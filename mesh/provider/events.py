@@ -1,0 +1,72 @@
+"""What a provider tells of itself while it joins, serves, moves and leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shards.span import Span
+
+if TYPE_CHECKING:
+    from mesh.payment.settling import SettlementEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """We are part of the swarm and can be joined through."""
+
+    peer: str
+    maddrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chose:
+    """The blocks that this node will serve."""
+
+    model: str
+    span: Span
+    n_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The stage is live and announced. `tokens_per_second` is its measured decode speed at batch 1."""
+
+    model: str
+    span: Span
+    n_blocks: int
+    tokens_per_second: float
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Staked:
+    """We are registered, and our stake is on the chain."""
+
+    what: str
+    tx: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Something that the settlement of an epoch did or met."""
+
+    event: SettlementEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """We are leaving: `sessions` run here still."""
+
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """No session is left; `handed_over` did not end in time and go on elsewhere."""
+
+    handed_over: int
+
+
+JoinEvent = Joined | Chose | Serving | Staked | Settlement | Draining | Drained
