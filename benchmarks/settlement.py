@@ -45,6 +45,7 @@ TOOLING = Path(__file__).parents[1] / "chain" / "tooling" / "node_modules" / "@f
 START_SECONDS = 120.0
 SLOW = RetryPolicy(deadline=300.0, attempt_timeout=120.0)
 RESEND_SECONDS = 10.0
+POLL_SECONDS = 0.02
 TAKEN = (Refusal.KNOWN, Refusal.NONCE_USED)
 FEES = Fees(10**12, 10**9)
 PER_OWNER = 100
@@ -106,6 +107,8 @@ class Chain:
                     sent = time.monotonic()
                 elif receipt is not None:
                     raise RuntimeError(f"{tx_hash} on {self.name}: {receipt}")
+            if missing:
+                await asyncio.sleep(POLL_SECONDS)
         return gas
 
     async def mine_to(self, client: StakingClient, epoch: int) -> None:
