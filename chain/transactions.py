@@ -1,15 +1,9 @@
-"""Transactions of type 2 (EIP-1559): what is signed, and its bytes and hash. Pure."""
+"""Transactions of type 2 (EIP-1559): what is signed, and what signing gives. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import rlp
-from coincurve import PrivateKey
-
-from chain.primitives import keccak256
-
-TYPE = b"\x02"
 INTRINSIC_GAS = 21_000
 
 
@@ -33,18 +27,19 @@ class Transaction:
     value: int
     data: bytes
 
-    def fields(self) -> list[object]:
-        return [
-            self.chain_id,
-            self.nonce,
-            self.fees.priority_fee,
-            self.fees.max_fee,
-            self.gas,
-            self.to,
-            self.value,
-            self.data,
-            [],
-        ]
+    def as_fields(self) -> dict[str, object]:
+        """By the names that eth_account knows."""
+        return {
+            "type": 2,
+            "chainId": self.chain_id,
+            "nonce": self.nonce,
+            "maxFeePerGas": self.fees.max_fee,
+            "maxPriorityFeePerGas": self.fees.priority_fee,
+            "gas": self.gas,
+            "to": self.to,
+            "value": self.value,
+            "data": self.data,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +48,3 @@ class SignedTransaction:
 
     raw: bytes
     hash: bytes
-
-
-def sign(transaction: Transaction, key: PrivateKey) -> SignedTransaction:
-    """Deterministic: the same transaction and key give the same bytes (RFC 6979)."""
-    fields = transaction.fields()
-    signature = key.sign_recoverable(keccak256(TYPE + rlp.encode(fields)), hasher=None)
-    parts = [signature[64], int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])]
-    raw = TYPE + rlp.encode([*fields, *parts])
-    return SignedTransaction(raw, keccak256(raw))

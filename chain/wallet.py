@@ -20,9 +20,10 @@ from typing import Any
 from coincurve import PrivateKey
 from eth_utils import to_canonical_address
 
-from chain import safe_json, transactions, vouchers
+from chain import recursion_limit, safe_json, vouchers
 from chain.errors import BadKeystore, InvalidArgument, WalletError, WalletExists, WrongPassword
 from chain.primitives import checksummed
+from chain.transactions import SignedTransaction, Transaction
 
 PASSWORD_VARIABLE = "MESH_WALLET_PASSWORD"
 MAX_FILE = 64 * 1024
@@ -61,8 +62,13 @@ class Account:
     def private_key(self) -> bytes:
         return bytes(self._key.secret)
 
-    def sign_transaction(self, transaction: transactions.Transaction) -> transactions.SignedTransaction:
-        return transactions.sign(transaction, self._key)
+    def sign_transaction(self, transaction: Transaction) -> SignedTransaction:
+        """Deterministic: the same transaction and key give the same bytes (RFC 6979)."""
+        with recursion_limit.kept():
+            from eth_account import Account as Signer
+
+        signed = Signer.sign_transaction(transaction.as_fields(), self.private_key)
+        return SignedTransaction(bytes(signed.raw_transaction), bytes(signed.hash))
 
     def sign_digest(self, digest: bytes) -> bytes:
         """65 bytes `r ‖ s ‖ v` over a 32-byte digest."""
@@ -79,7 +85,8 @@ def create_keystore(path: Path, account: Account, password: str, *, cost: int = 
 
     Raises `WalletExists`, `WalletError`, `InvalidArgument` for an empty password.
     """
-    from eth_keyfile import create_keyfile_json
+    with recursion_limit.kept():
+        from eth_keyfile import create_keyfile_json
 
     if not password:
         raise InvalidArgument("the password must not be empty", argument="password")
@@ -119,7 +126,8 @@ def keystore_address(path: Path) -> str:
 
 def open_keystore(path: Path, password: str) -> Account:
     """The account in a keystore file. Raises `BadKeystore`, `WrongPassword`, `WalletError`."""
-    from eth_keyfile import decode_keyfile_json
+    with recursion_limit.kept():
+        from eth_keyfile import decode_keyfile_json
 
     document = _read(path)
     _check_cost(path, document)

@@ -11,7 +11,7 @@ from eth_utils import keccak
 
 from chain import abi
 from chain.abi import Event
-from chain.client.rpc import data
+from chain.client.answers import data
 from chain.client.tickets import Call, Outcome, Quote, Ticket
 from chain.errors import BadAnswer, RpcRefused
 

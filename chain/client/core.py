@@ -8,9 +8,10 @@ from typing import Any
 from chain import abi
 from chain.abi import Artifact, Event
 from chain.client.actions import Action, Prepared, Spend, Spending
+from chain.client.answers import data, quantity
 from chain.client.pricing import read_revert
 from chain.client.retry import is_too_large
-from chain.client.rpc import Rpc, data, quantity
+from chain.client.rpc import Rpc
 from chain.client.tickets import Call
 from chain.client.transactor import Transactor
 from chain.deploy import Deployment
@@ -71,6 +72,7 @@ class Core:
                 f"{self.rpc.shown} has chain id {self.deployment.chain_id}, but not the block that the deployment "
                 "names: it is another chain, or was started anew; give the deployment file that belongs to it"
             )
+        self.rpc.pin(self.deployment.chain_id)
 
     # --- reading ---
 

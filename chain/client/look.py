@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chain.client.answers import data, quantity
 from chain.client.lifecycle import Seen, View
-from chain.client.rpc import Rpc, data, quantity
+from chain.client.rpc import Rpc
 from chain.errors import RpcRefused
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chain.client.answers import quantity
 from chain.client.lifecycle import Refusal, read_refusal
-from chain.client.rpc import Rpc, quantity
+from chain.client.rpc import Rpc
 from chain.client.tickets import Call, Quote
 from chain.contract_errors.decode import decode_revert, is_revert, revert_data
 from chain.errors import (

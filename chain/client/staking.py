@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
+from chain import abi
 from chain.client.calls.gateways import Escrow, Gateways
 from chain.client.calls.network import Epochs, Models, Rewards, Token
 from chain.client.calls.providers import Providers
@@ -18,7 +20,12 @@ from chain.client.retry import RetryPolicy
 from chain.client.rpc import Rpc
 from chain.client.transactor import Transactor
 from chain.deploy import Deployment
+from chain.errors import ChainConfigError
 from chain.wallet import Account
+
+if TYPE_CHECKING:
+    from web3 import AsyncWeb3
+    from web3.contract import AsyncContract
 
 CONFIRM_SECONDS = 180.0
 LOOPBACK_POLL = 0.1
@@ -58,6 +65,7 @@ class StakingClient:
         local = any(host in url for host in ("//127.0.0.1", "//localhost", "//[::1]"))
         self._poll = poll if poll is not None else LOOPBACK_POLL if local else REMOTE_POLL
         self._stack = AsyncExitStack()
+        self._entered = False
         self._core = Core(self._rpc, deployment, None, timeout=timeout, on_approval=on_approval)
         self.token = Token(self._core)
         self.epochs = Epochs(self._core)
@@ -84,11 +92,13 @@ class StakingClient:
                     )
                 )
             self._stack = stack.pop_all()
+        self._entered = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._entered = False
         await self._stack.aclose()
 
     @property
@@ -100,6 +110,23 @@ class StakingClient:
     def core(self) -> Core:
         """Views, events and actions by the contracts' own names, for what has no method here."""
         return self._core
+
+    @property
+    def w3(self) -> AsyncWeb3[Any]:
+        """web3.py over this client's connection: the same retries, bounds and chain, for those who know web3.py.
+
+        Its requests raise `NodeError`s where the node fails, web3.py's own exceptions where it refuses. It has no key:
+        what is sent with it is in no journal, so send from another account, or through this client.
+        Raises `ChainConfigError` while the client is not open: its chain has not been checked then.
+        """
+        if not self._entered:
+            raise ChainConfigError("the client is not open: use it in `async with`")
+        return self._rpc.w3
+
+    def contract(self, name: str, *, at: str | None = None) -> AsyncContract:
+        """web3.py's face of a deployed contract, or of a pool at `at`. Raises `InvalidArgument`, `ChainConfigError`."""
+        address = at or self.deployment.address(name)
+        return self.w3.eth.contract(address=self.w3.to_checksum_address(address), abi=abi.load(name).abi)
 
     @property
     def transactor(self) -> Transactor:

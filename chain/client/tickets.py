@@ -9,8 +9,8 @@ from typing import Any
 
 from eth_utils import to_canonical_address
 
+from chain.client.answers import quantity
 from chain.client.lifecycle import Intent
-from chain.client.rpc import quantity
 from chain.errors import StillPending, TransactionError
 
 

@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any
 
 from chain.client import lifecycle
+from chain.client.answers import quantity
 from chain.client.journal import Journal
 from chain.client.lifecycle import Attempt, Intent, Policy, Refusal, read_refusal
 from chain.client.look import look
 from chain.client.pricing import Pricing, cannot_send, read_revert
-from chain.client.rpc import Rpc, quantity
+from chain.client.rpc import Rpc
 from chain.client.tickets import Call, Outcome, Ticket, outcome_of
 from chain.errors import (
     BadAnswer,

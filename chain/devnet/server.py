@@ -72,11 +72,12 @@ class Server:
         if isinstance(message, list):
             if not 1 <= len(message) <= MAX_BATCH:
                 return _json(_fault(None, -32600, f"a batch has 1 to {MAX_BATCH} requests"))
-            answers = await asyncio.gather(*(self._answer(each) for each in message))
-            return _json([answer for answer in answers if answer is not None])
-        return _json(await self._answer(message))
+            answers = await asyncio.gather(*(self.answer(each) for each in message))
+            return _json(answers)
+        return _json(await self.answer(message))
 
-    async def _answer(self, message: object) -> dict[str, Any] | None:
+    async def answer(self, message: object) -> dict[str, Any]:
+        """The answer to one request."""
         if not isinstance(message, dict) or not isinstance(message.get("method"), str):
             return _fault(None, -32600, "a request is an object with a method")
         identifier = message.get("id")

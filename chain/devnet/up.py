@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chain.client.rpc import Rpc
 from chain.deploy import Deployment, Parameters
 from chain.devnet.accounts import CHAIN_ID, NATIVE_BALANCE, faucets
-from chain.devnet.bootstrap import bootstrap
+from chain.devnet.bootstrap import Caller, bootstrap
 from chain.errors import ChainConfigError, DevnetError, RpcRefused
 
 STATE_FILE = "chain.sqlite"
@@ -38,6 +37,7 @@ async def embedded(
     block_seconds: float = 0,
 ) -> AsyncIterator[Devnet]:
     """The embedded EVM. `folder` keeps the chain, also through kill -9. Raises `DevnetError`."""
+    from chain.devnet.direct import Direct
     from chain.devnet.node import Node
     from chain.devnet.server import serve
 
@@ -46,7 +46,7 @@ async def embedded(
     balances = {account.canonical: NATIVE_BALANCE for account in faucets()}
     node = Node(chain_id, balances, path=folder / STATE_FILE if folder is not None else None)
     async with serve(node, host=host, port=port) as server:
-        deployment = await _ready(server.url, folder, parameters)
+        deployment = await _ready(Direct(server), folder, parameters)
         if block_seconds:
             node.automine = False
             server.mine_every(block_seconds)
@@ -65,34 +65,34 @@ async def anvil(
     block_seconds: float = 0,
 ) -> AsyncIterator[Devnet]:
     """The same on anvil. Raises `DevnetError`."""
+    from chain.client.rpc import Rpc
     from chain.devnet.anvil import run_anvil
 
     if folder is not None:
         _make(folder)
     state = folder / ANVIL_STATE_FILE if folder is not None else None
     async with run_anvil(executable, host=host, port=port, chain_id=chain_id, state=state) as running:
-        deployment = await _ready(running.url, folder, parameters)
-        if block_seconds:
-            async with Rpc(running.url) as rpc:
+        async with Rpc(running.url) as rpc:
+            deployment = await _ready(rpc, folder, parameters)
+            if block_seconds:
                 await rpc.call("evm_setAutomine", False)
                 await rpc.call("evm_setIntervalMining", max(1, round(block_seconds)))
         yield Devnet(running.url, deployment, "anvil")
 
 
-async def _ready(url: str, folder: Path | None, parameters: Parameters | None) -> Deployment:
+async def _ready(rpc: Caller, folder: Path | None, parameters: Parameters | None) -> Deployment:
     """The deployment that the chain holds already, or a new one."""
     path = folder / DEPLOYMENT_FILE if folder is not None else None
-    async with Rpc(url) as rpc:
-        if path is not None and path.exists():
-            known = Deployment.read(path)
-            block = await rpc.call("eth_getBlockByNumber", hex(known.anchor_number), False)
-            if not isinstance(block, dict) or block["hash"] != known.anchor_hash:
-                raise DevnetError(f"{path} does not belong to the chain beside it: remove one of them")
-            return known
-        try:
-            deployment = await bootstrap(rpc, faucets(), parameters or Parameters())
-        except RpcRefused as error:
-            raise DevnetError(f"the contracts cannot be deployed: {error}") from error
+    if path is not None and path.exists():
+        known = Deployment.read(path)
+        block = await rpc.call("eth_getBlockByNumber", hex(known.anchor_number), False)
+        if not isinstance(block, dict) or block["hash"] != known.anchor_hash:
+            raise DevnetError(f"{path} does not belong to the chain beside it: remove one of them")
+        return known
+    try:
+        deployment = await bootstrap(rpc, faucets(), parameters or Parameters())
+    except RpcRefused as error:
+        raise DevnetError(f"the contracts cannot be deployed: {error}") from error
     if path is not None:
         deployment.save(path)
     return deployment

@@ -75,6 +75,20 @@ async def unstake(session: Session, identifier: GatewayId) -> None:
         await session.send(client.gateways.unstake_for_gateway(identifier))
 
 
+@chain_command(app, "deactivate", sends=True)
+async def deactivate(session: Session, identifier: GatewayId) -> None:
+    """Take a gateway out of service without winding down."""
+    async with session.signing() as client:
+        await session.send(client.gateways.deactivate(identifier))
+
+
+@chain_command(app, "reactivate", sends=True)
+async def reactivate(session: Session, identifier: GatewayId) -> None:
+    """Bring a deactivated gateway back."""
+    async with session.signing() as client:
+        await session.send(client.gateways.reactivate(identifier))
+
+
 @chain_command(app, "claim", sends=True)
 async def claim(session: Session, identifier: GatewayId, first: FromEpoch = 1, last: ToEpoch = None) -> None:
     """Claim a gateway's share of the fees of epochs (claimRewards)."""

@@ -93,9 +93,19 @@ class DemoChain:
 
 
 async def start_chain(
-    family: Children, folder: Path, names: Sequence[str], model: str, digest: str, blocks: int
+    family: Children,
+    folder: Path,
+    names: Sequence[str],
+    model: str,
+    digest: str,
+    blocks: int,
+    *,
+    arguments: Sequence[str] = (),
 ) -> DemoChain:
-    """Start the embedded chain, fund the accounts, publish the model, and deposit for the developer."""
+    """Start a chain, fund the accounts, publish the model, and deposit for the developer.
+
+    `arguments` are further ones of `mesh chain up`.
+    """
     from chain.client.staking import StakingClient
     from chain.client.tickets import Call
     from chain.deploy import Deployment
@@ -105,7 +115,9 @@ async def start_chain(
     length = 60 + 8 * len(names)  # in blocks; every transaction is one
     file = folder / "deployment.json"
     child = await family.start(
-        "chain", "chain", "up", "--port", "0", "--json", "--deployment", str(file), "--epoch-length", str(length)
+        "chain",
+        *("chain", "up", "--port", "0", "--json", "--deployment", str(file), "--epoch-length", str(length)),
+        *arguments,
     )
     url = (await child.wait_for("ready", START_SECONDS))["url"]
     accounts = {name: Account.create() for name in names}

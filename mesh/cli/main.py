@@ -17,9 +17,12 @@ from mesh.cli import (
 )
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.demo import demo
+from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
 from mesh.cli.join import join
+from mesh.cli.pay import app as key_app
+from mesh.cli.pay import pay
 from mesh.cli.status import status
 
 app = typer.Typer(
@@ -29,8 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, gateway, generate, chat, status):
+for command in (demo, join, gateway, generate, chat, status, pay):
     app.command()(command)
+add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
 app.add_typer(chain_wallet.app, name="wallet")
 app.add_typer(chain_models.app, name="model")
@@ -39,6 +43,7 @@ app.add_typer(chain_gateway.app, name="gateway-stake")
 app.add_typer(chain_epoch.app, name="epoch")
 app.add_typer(chain_epoch.checkpoints, name="checkpoint")
 app.add_typer(chain_escrow.app, name="escrow")
+app.add_typer(key_app, name="key")
 
 
 def _version(shown: bool) -> None:

@@ -62,6 +62,8 @@ class BackendConfig:
     """… and how long while it is being renewed."""
     penalty_seconds: float = 20.0
     """How long a peer that failed is only used when there is no other."""
+    window_tokens: int = 64
+    """Tokens that paid hops may compute ahead of who reads them."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -154,6 +156,7 @@ class SwarmBackend:
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
+            window=self._config.window_tokens if self.purser is not None else None,
         )
         counted: list[str] = []
 
@@ -272,6 +275,17 @@ class SwarmBackend:
         link.on_receipt = partial(purser.receipt, link.peer)
         for receipt in early[:MAX_EARLY]:
             purser.receipt(link.peer, receipt)
+
+    async def reach(self, peers: Sequence[str]) -> None:
+        """Connect to providers, so that they can open channels to us although they do not know our address.
+
+        Those that cannot be reached are left out.
+        """
+        for peer in peers:
+            try:
+                await self._links.get(peer)
+            except PeerError as error:
+                logger.info("%s cannot be reached: %s", peer, error)
 
     def _blame(self, peer: str) -> None:
         now = time.monotonic()

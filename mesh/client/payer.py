@@ -63,6 +63,9 @@ class Payer:
     contract and the gateway's id; without them the gateway's own word is taken. `payer` is whose deposit it is,
     where `account` is a signer that its owner authorised. What was promised is on disk (`store`) before it is sent.
 
+    An agent cannot see what other clients get, so it believes the gateway. With `audit` it does not: it signs at most
+    an increment beyond what `acknowledge` was told, so even a gateway that lies gets no more than that for nothing.
+
     Entering and `pay_now` raise `ConfigError`, `PaymentRefused`, `PeerUnreachable`, `PeerTimeout`, `ProtocolViolation`.
     Once open, a gateway that cannot be reached is asked again; a refusal ends the agent and is raised on leaving.
     """
@@ -76,6 +79,7 @@ class Payer:
         payer: Address | None = None,
         budget: int | None = None,
         most_ahead: int | None = None,
+        audit: bool = False,
         store: Path | None = None,
         domain: Domain | None = None,
         gateway: str | None = None,
@@ -88,6 +92,7 @@ class Payer:
         self._payer = payer if payer is not None else account.canonical
         self._budget = budget
         self._most_ahead = most_ahead
+        self._acknowledged = 0 if audit else None
         self._store_path = store
         self._expected = (domain, gateway)
         self._on_change = on_change
@@ -146,6 +151,12 @@ class Payer:
         await self._pay()
         return self.paid
 
+    async def acknowledge(self, amount: int) -> None:
+        """We got something for `amount` wei (with `audit`): what we sign may follow. Raises as `pay_now`."""
+        if self._acknowledged is not None:
+            self._acknowledged += amount
+            await self._pay()
+
     async def finished(self) -> None:
         """Wait until the agent has to stop, which it only does when the gateway refuses it: raises why."""
         assert self._task is not None
@@ -155,7 +166,11 @@ class Payer:
 
     @property
     def _limit(self) -> int | None:
-        return None if self._budget is None else self._began + self._budget
+        limits = [] if self._budget is None else [self._began + self._budget]
+        if self._acknowledged is not None:
+            increment = self._state.view(self._most_ahead).increment
+            limits.append(self._began + self._acknowledged + increment)
+        return min(limits, default=None)
 
     async def _keep_paying(self) -> None:
         delay = RETRY_SECONDS[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +16,7 @@ from chain.units import MAX_AMOUNT
 from chain.vouchers import PaymentVoucher
 from mesh.gateway.billing import Billing, Caller, Holder
 from mesh.gateway.edge import notes_of, parse_body, read_body
-from mesh.gateway.errors import ApiError, ApiFailure
+from mesh.gateway.errors import ApiError, ApiFailure, retry_after
 from mesh.gateway.service import Gateway
 from mesh.payment.accounts import STEPS_PER_INCREMENT
 from mesh.payment.api_keys import KeyRequest
@@ -22,7 +24,10 @@ from mesh.payment.units import W_GENERATED, W_PROMPT
 
 MAX_BODY = 4096
 MAX_WAIT = 30
+MAX_AGENTS = 16
+"""Of one account, waiting for news at once."""
 MAX_PRICES = 1000
+PRICES_SECONDS = 3.0
 
 AddressText = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
 Bytes32Text = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$")]
@@ -87,10 +92,14 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
     @router.get("/account", response_model=None)
     async def account(request: Request) -> dict[str, Any]:
         """The account; with `wait` (seconds), not before `spent` has grown enough that a voucher is due."""
-        caller = _caller(request)
+        caller = _caller(request, billing)
         holder = caller.holder
         wait, spent = _number(request, "wait", MAX_WAIT), _number(request, "spent", MAX_AMOUNT)
         if wait:
+            if holder.agents >= MAX_AGENTS:
+                raise ApiFailure(
+                    ApiError(429, f"{MAX_AGENTS} agents wait already.", "rate_limit_error", headers=retry_after(wait))
+                )
             holder.agents += 1
             try:
                 increment = await _increment(gateway, billing)
@@ -103,7 +112,7 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
 
     @router.post("/payments", response_model=None)
     async def pay(request: Request) -> dict[str, Any]:
-        caller = _caller(request)
+        caller = _caller(request, billing)
         body = await _read(request, PaymentBody)
         amount = int(body.cumulative_amount)
         voucher = PaymentVoucher(_bytes(body.payer), _bytes(body.gateway), min(amount, MAX_AMOUNT + 1))
@@ -113,7 +122,7 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
     @router.post("/keys/revoke", response_model=None)
     async def revoke(request: Request) -> dict[str, Any]:
         """The key with which this is asked opens nothing from now on."""
-        await billing.revoke_key(_caller(request))
+        await billing.revoke_key(_caller(request, billing))
         return {"object": "mesh.key", "revoked": True}
 
     return router
@@ -177,19 +186,26 @@ async def _increment(gateway: Gateway, billing: Billing) -> int:
     return billing.config.increment_tokens * max(prices.values(), default=0)
 
 
-async def _prices(gateway: Gateway, billing: Billing) -> dict[str, int]:
+async def _prices(gateway: Gateway, billing: Billing) -> Mapping[str, int]:
+    """Prices of what the swarm serves, by name (the higher one where a name has two); looked up every few seconds."""
+    at, known = billing.price_list
+    now = time.monotonic()
+    if now - at < PRICES_SECONDS:
+        return known
     found: dict[str, int] = {}
     for info in (await gateway.models())[:MAX_PRICES]:
         tariff = await billing.tariff(info.name, info.digest)
         if tariff is not None:
             found[info.name] = max(tariff.price, found.get(info.name, 0))
+    billing.price_list = (now, found)
     return found
 
 
-def _caller(request: Request) -> Caller:
+def _caller(request: Request, billing: Billing) -> Caller:
     caller = notes_of(request.scope).caller
     if caller is None:
         raise HTTPException(403, "This API key has no account: it is the operator's own.")
+    billing.limit(caller.calls, 1, "looks at its account and vouchers")
     return caller
 
 

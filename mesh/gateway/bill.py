@@ -181,13 +181,13 @@ class AccountBill:
         sees that it must pay more, however many requests share the account.
         """
         token = self._tariff.cost(0, 1)
-        await self._billing.refresh(self._holder)
         while True:
             part = min(need, self._charge.held)
             self._account.use(self._charge, part)
             need -= part
             if not need:
                 return
+            await self._billing.refresh(self._holder)
             credit = self._account.credit
             least = need if credit >= need else min(need, token)
             if self._account.take(self._charge, least, max(need, ahead)) is None:

@@ -36,7 +36,7 @@ class BillingConfig:
 
     increment_tokens: int = 1024
     """K: weighted tokens that a voucher is ahead of what is spent, and the most that either side risks."""
-    pause_seconds: float = 10.0
+    pause_seconds: float = 5.0
     """How long a stream whose credit is used up waits for a newer voucher."""
     requests_per_minute: float = 600.0
     tokens_per_minute: float = 1_000_000.0
@@ -49,10 +49,20 @@ class BillingConfig:
     """Most of the gateway's places that may be kept free so."""
     max_keys: int = 16
     """Keys of one account."""
+    key_requests_per_minute: float = 120.0
+    """Requests for keys, by everybody together: anybody may send them, and each makes us ask the chain."""
+    account_calls_per_minute: float = 6000.0
+    """Looks at the account and vouchers."""
 
     def __post_init__(self) -> None:
         counts = (self.increment_tokens, self.reserve_sessions, self.max_keys)
-        if min(counts) < 1 or min(self.pause_seconds, self.requests_per_minute, self.tokens_per_minute) <= 0:
+        rates = (
+            self.requests_per_minute,
+            self.tokens_per_minute,
+            self.key_requests_per_minute,
+            self.account_calls_per_minute,
+        )
+        if min(counts) < 1 or min(self.pause_seconds, *rates) <= 0:
             raise ValueError("every limit of billing must be positive")
         if self.increment_tokens < 16:
             raise ValueError("an increment has at least 16 weighted tokens: four generated ones")
@@ -65,18 +75,23 @@ class Signal:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._waiting = 0
 
     def fire(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
+        if self._waiting:  # it fires for every token
+            self._event.set()
+            self._event = asyncio.Event()
 
     async def wait(self, timeout: float) -> bool:
         """False after `timeout` seconds."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
                 await self._event.wait()
         except TimeoutError:
             return False
+        finally:
+            self._waiting -= 1
         return True
 
 
@@ -105,6 +120,7 @@ class Caller:
     holder: Holder
     requests: TokenBucket
     tokens: TokenBucket
+    calls: TokenBucket
 
     @property
     def payer(self) -> Address:
@@ -112,7 +128,7 @@ class Caller:
 
 
 class Billing:
-    """All accounts of one gateway. `async with` it; it closes the store at the end.
+    """All accounts of one gateway. `async with` it; it closes its ports and the store at the end.
 
     `domain` names the chain and the Escrow contract whose vouchers are taken. Errors are `ApiFailure`s, for the caller.
     """
@@ -138,6 +154,9 @@ class Billing:
         self.clock = clock
         self.places: Places | None = None
         """Of the app that this is given to."""
+        self.price_list: tuple[float, Mapping[str, int]] = (-float("inf"), {})
+        """When (monotonic) the prices were last looked up, and what they were."""
+        self._key_requests = TokenBucket(config.key_requests_per_minute)
         self._holders: dict[Address, Holder] = {}
         self._callers: dict[bytes, Caller] = {}
         # One thread: writes reach the disk in the order in which they were decided.
@@ -149,6 +168,8 @@ class Billing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.prices.close()
+        await self.escrow.close()
         await asyncio.to_thread(self._writer.shutdown, wait=True)
         self.store.close()
 
@@ -168,7 +189,11 @@ class Billing:
                 return None
             limits = self.config
             self._callers[key_hash] = Caller(
-                key_hash, holder, TokenBucket(limits.requests_per_minute), TokenBucket(limits.tokens_per_minute)
+                key_hash,
+                holder,
+                TokenBucket(limits.requests_per_minute),
+                TokenBucket(limits.tokens_per_minute),
+                TokenBucket(limits.account_calls_per_minute),
             )
         return self._callers[key_hash]
 
@@ -179,7 +204,9 @@ class Billing:
             raise _refused(400, "wrong_gateway", "The request names another gateway, chain or escrow.")
         now = self.clock()
         if not request.is_current(now):
-            raise _refused(400, "request_expired", "The request's date is too far from the gateway's clock.")
+            message = f"The request is of {request.issued} (Unix time), the gateway's clock says {int(now)}."
+            raise _refused(400, "request_expired", message)
+        self.limit(self._key_requests, 1, "requests for keys", "All together")
         asked = request.digest()
         await self._check_signer(request.payer, asked, signature)
         backing = await self._ask(self.escrow.deposit_of(request.payer))
@@ -269,12 +296,12 @@ class Billing:
         self.limit(caller.requests, 1, "requests")
         await self.refresh(caller.holder)
 
-    def limit(self, bucket: TokenBucket, amount: int, what: str) -> None:
+    def limit(self, bucket: TokenBucket, amount: int, what: str, who: str = "This key") -> None:
         """Draw from a bucket. Raises `ApiFailure` (429) where it has less."""
         now = time.monotonic()
         wait = bucket.wait(amount, now)
         if wait > 0:
-            message = f"This key may use {bucket.per_minute:g} {what} a minute."
+            message = f"{who} may use {bucket.per_minute:g} {what} a minute."
             raise ApiFailure(
                 ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=retry_after(wait))
             )

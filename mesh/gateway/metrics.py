@@ -57,6 +57,8 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
+        self.vouchers = Counter("mesh_gateway_vouchers", "Vouchers signed for providers.", registry=self.registry)
+        self.receipts = Counter("mesh_gateway_receipts", "Receipts taken from providers.", registry=self.registry)
         self._models: set[str] = set()
 
     def model_label(self, model: str) -> str:

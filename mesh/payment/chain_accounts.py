@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -12,6 +14,8 @@ from chain.client.staking import StakingClient
 from chain.errors import ChainError
 from chain.primitives import Address, checksummed, key_of
 from mesh.payment.ports import Backing, Unavailable
+
+log = logging.getLogger(__name__)
 
 FRESH_SECONDS: Final = 3.0
 STALE_SECONDS: Final = 60.0
@@ -24,7 +28,11 @@ V = TypeVar("V")
 
 
 class Cached(Generic[K, V]):
-    """Answers of `ask`, asked again after `fresh` seconds; at most once at a time for each key, `most` keys kept."""
+    """Answers of `ask` by key, at most `most` of them; each is asked for by one task at a time, until `close`.
+
+    An answer is given out as it is for `fresh` seconds, and again as long while a newer one is on its way, so that a
+    stream does not wait for the node every few seconds.
+    """
 
     def __init__(
         self,
@@ -41,37 +49,49 @@ class Cached(Generic[K, V]):
         self._most = most
         self._clock = clock
         self._known: OrderedDict[K, tuple[float, V]] = OrderedDict()
-        self._asking: dict[K, asyncio.Lock] = {}
+        self._asking: dict[K, asyncio.Task[V]] = {}
 
     async def get(self, key: K) -> V:
         """Raises `Unavailable` when there is no answer, and none that is younger than `stale`."""
         known = self._known.get(key)
-        if known is not None and self._clock() - known[0] < self._fresh:
+        age = math.inf if known is None else self._clock() - known[0]
+        if known is not None and age < self._fresh:
             return known[1]
-        lock = self._asking.setdefault(key, asyncio.Lock())
+        task = self._asking.get(key)
+        if task is None:
+            task = asyncio.create_task(self._renew(key))
+            self._asking[key] = task
+            task.add_done_callback(lambda done: self._asked(key, done))
+        if known is not None and age < 2 * self._fresh:
+            return known[1]
         try:
-            async with lock:
-                return await self._renew(key)
-        finally:
-            if not lock.locked():
-                self._asking.pop(key, None)
-
-    async def _renew(self, key: K) -> V:
-        known = self._known.get(key)
-        now = self._clock()
-        if known is not None and now - known[0] < self._fresh:
-            return known[1]  # somebody else has asked meanwhile
-        try:
-            value = await self._ask(key)
+            # Shielded: others may wait for the same answer.
+            return await asyncio.shield(task)
         except ChainError as error:
-            if known is not None and now - known[0] < self._stale:
+            if known is not None and age < self._stale:
                 return known[1]
             raise Unavailable(str(error)) from error
-        self._known[key] = (now, value)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _renew(self, key: K) -> V:
+        began = self._clock()
+        value = await self._ask(key)
+        self._known[key] = (began, value)
         self._known.move_to_end(key)
         while len(self._known) > self._most:
             self._known.popitem(last=False)
         return value
+
+    def _asked(self, key: K, done: asyncio.Task[V]) -> None:
+        self._asking.pop(key, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.debug("the chain was asked in vain: %s", error)
 
 
 class ChainPrices:
@@ -100,6 +120,11 @@ class ChainPrices:
     async def model_id(self, digest: str) -> int | None:
         """The number on the chain of the model with this digest."""
         return self._chosen.get(digest) or await self._ids.get(digest)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._ids.close()
+        await self._prices.close()
 
     async def _find(self, digest: str) -> int | None:
         core = self._client.core
@@ -133,6 +158,11 @@ class ChainEscrow:
     async def may_sign(self, payer: Address, signer: Address) -> bool:
         """Through this epoch and the next: a voucher must still be good when it is redeemed."""
         return await self._signers.get((payer, signer))
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._deposits.close()
+        await self._signers.close()
 
     async def _deposit(self, payer: Address) -> Backing:
         who = checksummed(payer)

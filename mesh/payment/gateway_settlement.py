@@ -13,11 +13,10 @@ from chain.leaves import CheckpointLeaves
 from chain.primitives import checksummed, keccak256, key_of
 from chain.units import format_func
 from chain.vouchers import Domain, PaymentVoucher
-from mesh.payment.epochs import (
-    MAX_RANGE,
+from mesh.payment.epochs import MAX_RANGE, Clock, Status
+from mesh.payment.gateway_plan import (
     AnswerChallenge,
     ClaimShare,
-    Clock,
     GatewaySlot,
     GatewayStep,
     GatewayView,
@@ -25,7 +24,6 @@ from mesh.payment.epochs import (
     OpenChallenge,
     PostCheckpoint,
     Redeem,
-    Status,
     Uncovered,
     plan_gateway,
 )
@@ -105,7 +103,10 @@ class GatewaySettlement(Settler):
         clock = await self._clock()
         window = range(max(1, clock.now - clock.delay), clock.now)
         # What is sealed does not change any more; the rest of the journal cannot be posted.
-        self._sealed = {epoch: self._sealed.get(epoch) or self._journal.seal(self.gateway, epoch) for epoch in window}
+        self._sealed = {
+            epoch: self._sealed[epoch] if epoch in self._sealed else self._journal.seal(self.gateway, epoch)
+            for epoch in window
+        }
         self._sign_reports(clock)
         slots = await self._slots()
         credit, effective, least, overdrawn, jailed = await self._client.core.views(
@@ -165,6 +166,9 @@ class GatewaySettlement(Settler):
             model, price, fees, posted = answers
             status = Status(posted.status)
             if status is Status.POSTED and self._store.posted_root(self.gateway, model_id, epoch) != posted.root:
+                if self._store.published(self.gateway, model_id, epoch, posted.root) is None:
+                    text = f"epoch {epoch}, model {model_id} was posted by another process with our key: run only one"
+                    self._once("trouble", f"stranger/{model_id}/{epoch}", text)
                 self._store.mark_posted(self.gateway, model_id, epoch, posted.root)
             found.append(GatewaySlot(model_id, epoch, leaves, fees, price, model.blocks, status))
         return found

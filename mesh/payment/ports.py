@@ -31,6 +31,9 @@ class PriceSource(Protocol):
     async def price_of(self, name: str, digest: str) -> int | None:
         """Wei for one weighted token now; None for a model that the chain does not offer. Raises `Unavailable`."""
 
+    async def close(self) -> None:
+        """Ask nothing any more."""
+
 
 class EscrowView(Protocol):
     """Deposits of developers, as one gateway sees them. Every method raises `Unavailable`."""
@@ -40,3 +43,6 @@ class EscrowView(Protocol):
 
     async def may_sign(self, payer: Address, signer: Address) -> bool:
         """Whether `signer` is a key that `payer` authorised."""
+
+    async def close(self) -> None:
+        """Ask nothing any more."""

@@ -25,6 +25,7 @@ from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 logger = logging.getLogger(__name__)
 
 BINDING_SECONDS = 86_400
+MAX_KNOWN = 4096
 MAX_CREDIT = 1 << 20
 """Weighted tokens that a provider may give on credit: more would let it claim that much after a restart of ours."""
 
@@ -64,8 +65,10 @@ class Purser:
         self._tasks = tasks
         self._creditors: dict[str, Creditor] = {}
         self._tabs: dict[Pair, GatewayTab] = {}
-        self.vouchers_sent = 0
-        self.receipts_taken = 0
+        self.known: dict[str, str] = {}
+        """Peers of the active providers that announced themselves, by provider id."""
+        self.on_voucher: Callable[[], None] = lambda: None
+        self.on_receipt: Callable[[], None] = lambda: None
 
     # --- who may be routed to ---
 
@@ -83,6 +86,8 @@ class Purser:
         except (BadRecord, NotAccepted) as error:
             logger.info("provider %s is passed over: %s", record.peer, error)
             return False
+        if binding.id in self.known or len(self.known) < MAX_KNOWN:
+            self.known[binding.id] = record.peer
         return True
 
     def _read(self, data: bytes, peer: str) -> Binding:
@@ -181,7 +186,7 @@ class Purser:
         if checksummed(signer) != creditor.signer:
             raise ProtocolViolation("a receipt that the provider's key did not sign", peer=peer)
         tab.follow(claim)
-        self.receipts_taken += 1
+        self.on_receipt()
         self._tasks.create_task(self._keep(creditor, claim, message.signature))
 
     def _again(self, creditor: Creditor) -> None:
@@ -252,7 +257,7 @@ class Purser:
                     tab.epochs[epoch].receipted = tab.epochs[epoch].vouched
                     return
                 tab.sign(epoch, units)
-            self.vouchers_sent += 1
+            self.on_voucher()
             await creditor.say(Voucher(epoch, units, signature))
         except PeerError as error:
             logger.info("a voucher did not reach %s, the next one will cover it: %s", creditor.peer, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from abc import ABC, abstractmethod
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 MOST_WAIT_SECONDS = 60.0
 MOST_TRIES = 20
-"""Transactions of one step that may fail in a block before we give it up until the next start."""
+"""Transactions of one step that may fail in a block before we give it up: each costs gas."""
+MOST_TOLD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +133,17 @@ class Settler(ABC):
         step due gets a successor: the chain itself takes none of these steps twice.
         """
         journal, sender = self._client.transactor.journal, self._client.address
-        key = None
-        for number in range(MOST_TRIES):
+        failed = 0
+        for number in itertools.count():
             key = f"{self._name}/{step}/{number}"
             earlier = journal.by_key(sender, key)
             if earlier is None or not earlier.state.final:
                 break
             if earlier.state is State.CONFIRMED and (earlier.block_number or 0) > self._block:
                 return None  # we looked before it was there
-        else:
-            self._once("trouble", step, f"{step} failed {MOST_TRIES} times: given up until somebody looks at it")
+            failed += earlier.state is State.FAILED
+        if failed >= MOST_TRIES:
+            self._once("trouble", step, f"{event.text}: failed in {failed} blocks, and is given up")
             return None
         self._refusals.pop(step, None)
         try:
@@ -170,6 +173,8 @@ class Settler(ABC):
         """Say something once, however often it is met."""
         if (step, text) in self._told:
             return
+        if len(self._told) >= MOST_TOLD:
+            self._told.clear()
         self._told.add((step, text))
         base = about or SettlementEvent(kind, step, text)
         self._say(_with(base, kind=kind, text=text, tx_hash=tx_hash))

@@ -58,6 +58,7 @@ class HopSession:
     prompt_tokens: int
     fed_tokens: int
     capacity: int
+    limit: int
     is_first: bool
     is_last: bool
     kv_bytes: int
@@ -112,6 +113,7 @@ class SessionTable:
             prompt_tokens=request.prompt_tokens,
             fed_tokens=request.fed_tokens,
             capacity=request.capacity,
+            limit=min(request.limit, request.capacity),
             is_first=span.start == 0,
             is_last=span.end == self.facts.n_blocks,
             kv_bytes=kv_bytes,
@@ -142,6 +144,15 @@ class SessionTable:
         if found.expected != 0:
             raise ProtocolViolation("a second prompt came for the session", peer=client)
         found.expected = count
+        found.last_active = now
+        return found
+
+    def extend(self, session: bytes, client: str, limit: int, now: float) -> HopSession | None:
+        """Positions below `limit` may run; None when `client` has no such session at a first stage."""
+        found = self._sessions.get(session)
+        if found is None or found.client != client or not found.is_first:
+            return None
+        found.limit = max(found.limit, min(limit, found.capacity))
         found.last_active = now
         return found
 
@@ -196,6 +207,8 @@ class SessionTable:
             )
         if not request.prompt_tokens <= request.fed_tokens < request.capacity:
             raise NotAdmitted("bad_request", "prompt_tokens <= fed_tokens < capacity must hold")
+        if request.limit < request.fed_tokens:
+            raise NotAdmitted("bad_request", "fed_tokens <= limit must hold")
         if request.wire_dtype != facts.wire_dtype:
             raise NotAdmitted("wrong_dtype", f"this stage hands over {facts.wire_dtype}, not {request.wire_dtype}")
         return span

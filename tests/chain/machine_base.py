@@ -90,6 +90,8 @@ class Base(RuleBasedStateMachine):
     """A ledger, and in a subclass contracts beside it. Time is a block number that only `tick` moves."""
 
     with_contracts = False
+    look_again = 1
+    """Where the ledger sees no change, the contracts are asked one time in so many; in the end always."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +99,7 @@ class Base(RuleBasedStateMachine):
         self.contracts: Contracts | None = None
         self.transactions = 0
         self.called: set[str] = set()
+        self.seen: dict[tuple[str, str, tuple[Any, ...]], Any] = {}
         self.trees: dict[tuple[Bytes32, int, int], ContributionTree] = {}
         self.promised: dict[tuple[str, str, int], int] = {}
 
@@ -217,7 +220,12 @@ class Base(RuleBasedStateMachine):
     def compare_state(self, whole: bool) -> None:
         if self.contracts is None or not hasattr(self, "ledger"):
             return
-        for seen in observations(self.ledger, self.scope(whole)):
+        for number, seen in enumerate(observations(self.ledger, self.scope(whole)), self.transactions):
+            place = (seen.part, seen.function, seen.arguments)
+            unchanged = place in self.seen and self.seen[place] == seen.expected
+            self.seen[place] = seen.expected
+            if unchanged and not whole and number % self.look_again:
+                continue
             given = self.contracts.view(seen.part, seen.function, self.block, *seen.arguments)
             assert given == seen.expected, f"{seen.part}.{seen.function}{seen.arguments}: {given} ≠ {seen.expected}"
 

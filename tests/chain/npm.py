@@ -1,4 +1,4 @@
-"""Tools that only tests need, from npm on demand: anvil, an independent node to run against."""
+"""Tools that only tests need, from npm on demand: solc, forge, and anvil, an independent node to run against."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ def install() -> Path:
         fcntl.flock(guard, fcntl.LOCK_EX)
         stamp = TOOLING / "node_modules" / ".installed"
         if not stamp.exists() or stamp.read_text() != lock:
-            subprocess.run(
-                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=TOOLING,
-                check=True,
-                capture_output=True,
-                timeout=600,
-            )
+            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            done = subprocess.run(command, cwd=TOOLING, check=False, capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, f"npm ci failed in {TOOLING}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
             stamp.write_text(lock)
     return TOOLING
+
+
+def forge() -> Path:
+    """forge's executable; skips where npm has none for this platform."""
+    found = install() / "node_modules" / ".bin" / "forge"
+    if not found.exists():
+        pytest.skip("npm has no forge for this platform")
+    return found
 
 
 def anvil() -> Path:

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.chain import npm
+
 CHAIN = Path(__file__).parents[2] / "chain"
-TOOLING = CHAIN / "tooling"
+TOOLING = npm.TOOLING
 MAX_CODE = 24_576
-
-
-@pytest.fixture(scope="session")
-def tooling() -> Iterator[Path]:
-    """The folder of the npm packages, installed from the lock file if that has not been done."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed; only this test needs them")
-    lock = (TOOLING / "package-lock.json").read_bytes()
-    with (TOOLING / ".install.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        stamp = TOOLING / "node_modules" / ".installed"
-        if not stamp.exists() or stamp.read_text() != hashlib.sha256(lock).hexdigest():
-            run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], TOOLING)
-            stamp.write_text(hashlib.sha256(lock).hexdigest())
-    yield TOOLING
 
 
 def run(command: list[str], folder: Path, **extra: str) -> str:
@@ -74,17 +58,15 @@ def test_versions_are_pinned_exactly() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_compiling_again_gives_the_same_bytes(tooling: Path) -> None:
-    run(["node", "build.mjs", "--check"], tooling)
+def test_compiling_again_gives_the_same_bytes() -> None:
+    run(["node", "build.mjs", "--check"], npm.install())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_contracts_pass_forge(tooling: Path) -> None:
+def test_the_contracts_pass_forge() -> None:
     """Unit, fuzz and invariant tests with the small profile, then the gas of transactions against the snapshot."""
-    forge = str(tooling / "node_modules" / ".bin" / "forge")
-    if not Path(forge).exists():
-        pytest.skip("npm has no forge for this platform")
+    forge = str(npm.forge())
     run([forge, "fmt", "--check", "contracts", "tooling/test"], CHAIN)
     out = run([forge, "test", "--offline"], CHAIN, FOUNDRY_PROFILE="default")
     assert "0 failed" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import mpmath  # type: ignore[import-untyped]
@@ -77,6 +78,24 @@ def test_half_is_mined_after_the_half_life_and_never_more_than_all() -> None:
     assert node_mined(60) * 2 == MINING_TOTAL
     assert node_mined(120) * 4 == MINING_TOTAL * 3
     assert node_mined(10**9) == task_mined(10**9) == MINING_TOTAL
+
+
+def test_node_rewards_fall_by_the_same_share_every_month() -> None:
+    monthly = [node_mined(month + 1) - node_mined(month) for month in range(240)]
+    assert all(later < earlier for earlier, later in pairwise(monthly))
+    ratio = 2 ** (-1 / 60)
+    assert all(later / earlier == pytest.approx(ratio, rel=1e-12) for earlier, later in pairwise(monthly))
+
+
+def test_task_rewards_start_low_rise_and_fall_again() -> None:
+    """The three stages of the Avrami equation; the steepest month is where its second derivative is 0."""
+    monthly = [task_mined(month + 1) - task_mined(month) for month in range(1, 400)]
+    top = monthly.index(max(monthly))
+    assert all(later > earlier for earlier, later in pairwise(monthly[: top + 1]))
+    assert all(later < earlier for earlier, later in pairwise(monthly[top:]))
+    steepest = ((1 / (2 * 0.0003)) ** 0.5 - 0.8) / 0.5
+    assert top + 1 <= steepest <= top + 2
+    assert monthly[0] * 10 < monthly[top] and monthly[-1] * 10 < monthly[top]
 
 
 def test_nothing_is_mined_at_month_0_and_the_formulas_offset_falls_into_the_first_month() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import random
 import signal
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from chain.devnet.accounts import faucet
 from tests.settlement import crash_child
 from tests.settlement.town import GATEWAY, OWNERS, Town
 
+logger = logging.getLogger(__name__)
 CHILD_SECONDS = 60
 MOST_MOMENTS = 60
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -126,7 +129,7 @@ class Stage:
         """Copies of all sqlite files."""
         folder.mkdir()
         for file in self.town.folder.glob("*.sqlite"):
-            with sqlite3.connect(file) as source, sqlite3.connect(folder / file.name) as target:
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(folder / file.name)) as target:
                 source.backup(target)
         return folder
 
@@ -153,7 +156,7 @@ async def set_up(town: Town, scene: Scene, tmp_path: Path) -> tuple[Stage, dict[
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 async def test_killed_at_any_moment_a_party_ends_where_an_undisturbed_one_does(
-    town: Town, tmp_path: Path, scene: Scene, record_property: Callable[[str, object], None]
+    town: Town, tmp_path: Path, scene: Scene
 ) -> None:
     stage, expected = await set_up(town, scene, tmp_path)
     for moment in range(MOST_MOMENTS):
@@ -166,7 +169,7 @@ async def test_killed_at_any_moment_a_party_ends_where_an_undisturbed_one_does(
     else:
         pytest.fail("the child always died: there are more moments than we tried")
     assert moment >= 6
-    record_property("killed", moment)
+    logger.info("%s: killed at %d moments", scene.__name__, moment)
 
 
 @pytest.mark.parametrize("scene", [posting, claiming], ids=lambda scene: scene.__name__)

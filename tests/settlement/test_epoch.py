@@ -6,7 +6,8 @@ from chain.primitives import BPS
 from tests.settlement.town import GATEWAY, MODEL, Town
 
 
-async def test_an_honest_epoch_pays_everybody_and_every_wei_is_accounted_for(town: Town) -> None:
+async def test_an_honest_epoch_pays_everybody_and_every_wei_is_accounted_for(any_town: Town) -> None:
+    town = any_town
     epoch = await town.epoch()
     town.work("ann", epoch, 30_001)
     town.work("bob", epoch, 20_002)

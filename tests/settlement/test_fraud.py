@@ -10,6 +10,8 @@ from chain.leaves import CheckpointLeaves
 from chain.merkle import Leaf
 from chain.primitives import BPS, FUNC, key_of
 from chain.vouchers import ContributionVoucher, digest
+from mesh.payment.creator_settlement import CreatorSettlement
+from mesh.payment.gateway_settlement import GatewaySettlement
 from mesh.payment.tabs import Pair
 from tests.settlement.town import GATEWAY, GATEWAY_STAKE, MODEL, OTHER_GATEWAY, OWNERS, ROYALTY_BPS, Town
 
@@ -186,7 +188,7 @@ async def test_a_checkpoint_whose_leaves_do_not_add_up_is_voided_and_the_voucher
     town.store(GATEWAY).publish(GATEWAY, MODEL, epoch, tree.root, leaves.text().encode())
     town.store(GATEWAY).mark_posted(GATEWAY, MODEL, epoch, tree.root)
     before = town.of("ann", await town.balances())
-    assert await ann.round() == 4  # sum, its reward, omission, its compensation
+    assert await ann.round() == 3  # the sum, the omission, and what both brought
     assert len(town.told.sent("challenge_sum")) == len(town.told.sent("challenge")) == 1
     assert town.of("ann", await town.balances()) - before > await net_of(town, await town.fee(epoch, 40_000))
 
@@ -285,3 +287,87 @@ async def test_one_bad_voucher_does_not_keep_the_others_from_being_redeemed(town
     assert await gateway.round() == 1
     assert await town.reader.escrow.credit_of(GATEWAY) == 5 * FUNC
     assert await gateway.round() == 0
+
+
+async def test_of_two_processes_with_one_gateway_s_key_one_posts_and_the_other_says_so(town: Town) -> None:
+    epoch, d = await town.epoch(), await delay(town)
+    town.work("ann", epoch, 40_000)
+    first = await town.gateway()
+    twin_journal, twin_store = town.journal("twin"), town.store("twin")
+    async with town.net.client(OWNERS[GATEWAY]) as client:
+        twin = GatewaySettlement(client, GATEWAY, twin_journal, twin_store, tell=town.told)
+        slot = (key_of(GATEWAY), key_of("bob"), MODEL, epoch)
+        signed = digest(town.settlement_domain, ContributionVoucher(*slot, 20_000))
+        voucher = faucet(OWNERS[GATEWAY]).sign_digest(signed)
+        for side, journal in (("issued", twin_journal), ("held", town.journal("bob"))):
+            journal.record_voucher(side, Pair(GATEWAY, "bob", MODEL), "peer", epoch, 20_000, voucher)  # type: ignore[arg-type]
+        await town.enter(epoch + 1)
+        assert await first.round() == 1
+        assert await twin.round() == 0
+    (said,) = town.told.texts("trouble")
+    assert "another process" in said
+    bob = await town.provider("bob")
+    assert await bob.round() == 1  # whom the first knows nothing of: it opens a challenge
+    await town.enter(epoch + d)
+    before = town.of("bob", await town.balances())
+    assert await bob.round() == 2
+    assert town.of("bob", await town.balances()) - before >= await net_of(town, await town.fee(epoch, 20_000))
+
+
+async def test_the_creator_s_royalties_are_taken_when_pots_are_filled(town: Town) -> None:
+    epoch, d = await town.epoch(), await delay(town)
+    town.work("ann", epoch, 40_000)
+    gateway, ann = await town.gateway(), await town.provider("ann")
+    creator = CreatorSettlement(await town.client("creator"), [MODEL], tell=town.told)
+    await town.enter(epoch + 1)
+    await gateway.round()
+    assert await creator.round() == 0
+    await town.enter(epoch + d)
+    await ann.round()
+    before = town.of("creator", await town.balances())
+    assert await creator.round() == 1
+    assert await creator.round() == 0
+    royalty = await town.fee(epoch, 40_000) * ROYALTY_BPS // BPS
+    assert town.of("creator", await town.balances()) - before == royalty
+
+
+async def test_a_developer_that_overdraws_is_charged_what_there_is_and_the_rest_when_there_is_more(town: Town) -> None:
+    town.pay(1500 * FUNC)  # of a deposit of 1000
+    gateway = await town.gateway()
+    assert await gateway.round() == 1
+    assert await town.reader.escrow.credit_of(GATEWAY) == 1000 * FUNC
+    assert await gateway.round() == 0
+    developer = await town.client("developer")
+    await developer.escrow.deposit(600 * FUNC)
+    await town.enter(await town.epoch() + 1)
+    assert await gateway.round() == 1
+    assert await town.reader.escrow.credit_of(GATEWAY) == 1500 * FUNC
+    await town.enter(await town.epoch() + 1)
+    assert await gateway.round() == 0  # the same voucher again is worth nothing
+    assert (await developer.escrow.balance()).balance == 100 * FUNC
+
+
+async def test_a_gateway_that_winds_down_still_settles_what_it_owes(town: Town) -> None:
+    epoch, d = await town.epoch(), await delay(town)
+    town.work("ann", epoch, 40_000)
+    client, gateway, ann = await town.client(GATEWAY), await town.gateway(), await town.provider("ann")
+    await client.gateways.wind_down_gateways([GATEWAY])
+    await town.enter(epoch + 1)
+    assert await gateway.round() == 1
+    await town.enter(epoch + d)
+    assert [await gateway.round(), await ann.round()] == [1, 2]
+    assert not town.told.texts("refused") and not town.told.texts("trouble")
+
+
+async def test_a_provider_that_has_left_still_gets_what_it_earned(town: Town) -> None:
+    epoch, d = await town.epoch(), await delay(town)
+    town.work("ann", epoch, 40_000)
+    gateway, ann, client = await town.gateway(), await town.provider("ann"), await town.client("ann")
+    await town.enter(epoch + 1)
+    await gateway.round()
+    await client.providers.deactivate("ann")
+    await town.enter(epoch + d)
+    await client.providers.unstake_provider("ann")
+    before = town.of("ann", await town.balances())
+    assert await ann.round() == 2
+    assert town.of("ann", await town.balances()) > before

@@ -4,84 +4,12 @@ pragma solidity 0.8.37;
 import {ProviderStaking} from "contracts/ProviderStaking.sol";
 import {IEscrow} from "contracts/interfaces/IEscrow.sol";
 import {ISettlementTypes} from "contracts/interfaces/ISettlement.sol";
-import {Deployment} from "./Deployment.sol";
+import {Conduct} from "./Conduct.sol";
 import {Tree} from "./Tree.sol";
 
-/// @title Random but sensible use of all contracts by a few people, and what the books should say.
+/// @title Random but sensible use of all contracts by a few people.
 /// @dev A step that cannot apply returns at once. Steps that must fail are tried too; `broken` says what went through.
-contract Handler is Deployment {
-    uint256 internal constant PROVIDERS = 4;
-    uint256 internal constant GATEWAYS = 2;
-    uint256 internal constant PAYERS = 2;
-
-    struct Posting {
-        uint256 gateway;
-        uint256 modelId;
-        uint64 epoch;
-        uint256[2] units;
-        bool honestSum;
-    }
-
-    string public broken;
-    uint256 public immutable initialSupply = 1e27;
-    uint256 public steps;
-    uint256 public claims;
-    uint256 public proofs;
-    uint256 public upheld;
-
-    Posting[] internal postings;
-    uint256[] public openBonds;
-    mapping(uint256 => uint256[]) internal byModel;
-    uint256 internal lastRedeemed;
-
-    constructor() {
-        deploy();
-        newModel("one");
-        newModel("two");
-        for (uint256 i = 0; i < PROVIDERS; ++i) {
-            newProvider(providerOwner(i), providerId(i), modelOf(i));
-        }
-        for (uint256 i = 0; i < GATEWAYS; ++i) {
-            newGateway(vm.addr(gatewayKey(i)), gatewayId(i), 500 ether);
-        }
-        for (uint256 i = 0; i < PAYERS; ++i) {
-            give(vm.addr(payerKey(i)), 10_000 ether);
-        }
-    }
-
-    // --- who is who ---
-
-    function providerOwner(uint256 i) internal pure returns (address) {
-        return address(uint160(0x1000 + i));
-    }
-
-    function providerId(uint256 i) internal pure returns (string memory) {
-        return string.concat("p", vm.toString(i));
-    }
-
-    /// @dev Providers 0 and 1 serve model 1, 2 and 3 serve model 2.
-    function modelOf(uint256 i) internal pure returns (uint256) {
-        return 1 + i / 2;
-    }
-
-    function gatewayKey(uint256 i) internal pure returns (uint256) {
-        return 0x2000 + i;
-    }
-
-    function gatewayId(uint256 i) internal pure returns (string memory) {
-        return string.concat("g", vm.toString(i));
-    }
-
-    function payerKey(uint256 i) internal pure returns (uint256) {
-        return 0x3000 + i;
-    }
-
-    function fail_(string memory what) internal {
-        if (bytes(broken).length == 0) broken = what;
-    }
-
-    // --- steps ---
-
+contract Handler is Conduct {
     function pass(uint8 blocks) external {
         ++steps;
         vm.roll(vm.getBlockNumber() + 1 + blocks % (2 * EPOCH));
@@ -119,7 +47,7 @@ contract Handler is Deployment {
         IEscrow.Deposit memory d = escrow.depositOf(from);
         vm.startPrank(from);
         if (d.thawing > 0) {
-            bool due = epochs.currentEpoch() >= d.thawEnd;
+            bool due = epochs.currentEpoch() >= thawFree[who % PAYERS];
             try escrow.withdraw() {
                 if (!due) fail_("a withdrawal before its thaw ended");
             } catch {
@@ -127,6 +55,7 @@ contract Handler is Deployment {
             }
         } else if (d.balance > 0) {
             escrow.thaw(bound(amount, 1, d.balance));
+            thawFree[who % PAYERS] = epochs.currentEpoch() + DELAY + 1;
         }
         vm.stopPrank();
     }
@@ -188,9 +117,15 @@ contract Handler is Deployment {
         if (to > 0) {
             uint64 from = to > span % 40 ? to - span % 40 : 1;
             uint256 view_ = staking.viewRewards(providerId(i), from, to);
+            uint256[] memory each = unclaimed(i, from, to);
             try staking.claimRewards(providerId(i), from, to) returns (uint256 paid) {
                 ++claims;
                 if (paid != view_) fail_("a claim differs from its view");
+                for (uint64 e = from; e <= to; ++e) {
+                    claimedOf[modelOf(i)][e] += each[e - from];
+                    paid -= each[e - from];
+                }
+                if (paid != 0) fail_("a claim differs from its epochs");
                 try staking.claimRewards(providerId(i), from, to) {
                     fail_("a reward was claimed twice");
                 } catch {}
@@ -199,6 +134,13 @@ contract Handler is Deployment {
             }
         }
         vm.stopPrank();
+    }
+
+    function unclaimed(uint256 i, uint64 from, uint64 to) internal view returns (uint256[] memory each) {
+        each = new uint256[](to - from + 1);
+        for (uint64 e = from; e <= to; ++e) {
+            (, each[e - from]) = poolOf(modelOf(i)).contribution(providerId(i), e);
+        }
     }
 
     function claimShare(uint256 where, uint8 span) external {
@@ -225,6 +167,7 @@ contract Handler is Deployment {
         }
         uint256 owed = settlement.paymentsOf(account);
         if (owed > 0) settlement.withdrawPayments();
+        if (disputes.paymentsOf(account) > 0) disputes.withdrawPayments();
         vm.stopPrank();
     }
 
@@ -234,17 +177,19 @@ contract Handler is Deployment {
         address account = providerOwner(i);
         ProviderStaking staking = poolOf(modelOf(i));
         ProviderStaking.Stake memory stake = staking.stakeOf(providerId(i));
+        give(account, STAKE - stake.amount);
         vm.startPrank(account);
-        if (stake.amount > 0) {
-            bool due = epochs.currentEpoch() >= stake.unlockEpoch;
+        if (stake.amount == STAKE || (stake.amount > 0 && who % 8 < 4)) {
+            bool due = epochs.currentEpoch() >= providerFree[i] && !isHeld(i);
             try staking.unstakeProvider(providerId(i)) {
                 if (!due) fail_("a stake left before its lock ended");
             } catch {
                 if (due) fail_("a stake was trapped");
             }
         } else {
-            token.approve(address(staking), STAKE);
+            token.approve(address(staking), STAKE - stake.amount);
             staking.stakeForProvider(providerId(i));
+            providerFree[i] = epochs.currentEpoch() + LOCK;
         }
         vm.stopPrank();
     }
@@ -253,7 +198,7 @@ contract Handler is Deployment {
         ++steps;
         string memory id = gatewayId(where % GATEWAYS);
         address account = vm.addr(gatewayKey(where % GATEWAYS));
-        (uint128 staked,, uint64 unlock, uint64 end) = stakeOf(id);
+        (uint128 staked,,, uint64 end) = stakeOf(id);
         bool free = settlement.openChallengesOf(key(id)) == 0 && !slashing.isGatewayJailed(key(id));
         uint64 now_ = epochs.currentEpoch();
         if (staked == 0) {
@@ -263,12 +208,15 @@ contract Handler is Deployment {
             if (end != 0) gatewayStaking.restartGateway(id);
             token.approve(address(gatewayStaking), amount);
             gatewayStaking.stakeForGateway(id, amount);
+            gatewayFree[where % GATEWAYS] = now_ + LOCK;
         } else {
             vm.startPrank(account);
             if (end == 0) {
-                if (amount % 4 == 0) gatewayStaking.windDownGateways(list(id));
+                if (amount % 4 != 0) return vm.stopPrank();
+                gatewayStaking.windDownGateways(list(id));
+                gatewayDown[where % GATEWAYS] = now_ + DELAY;
             } else {
-                bool due = now_ >= end && now_ >= unlock && free;
+                bool due = now_ >= gatewayDown[where % GATEWAYS] && now_ >= gatewayFree[where % GATEWAYS] && free;
                 try gatewayStaking.unstakeForGateway(id) {
                     if (!due) fail_("a gateway's stake left too early");
                 } catch {
@@ -277,16 +225,6 @@ contract Handler is Deployment {
             }
         }
         vm.stopPrank();
-    }
-
-    function stakeOf(string memory id) internal view returns (uint128, uint128, uint64, uint64) {
-        (uint128 a, uint128 r, uint64 u, uint64 w) = (
-            gatewayStaking.stakeOf(id).amount,
-            gatewayStaking.stakeOf(id).reserved,
-            gatewayStaking.stakeOf(id).unlockEpoch,
-            gatewayStaking.stakeOf(id).windDownEnd
-        );
-        return (a, r, u, w);
     }
 
     function boost(uint256 model, uint256 amount, uint8 ahead) external {
@@ -324,19 +262,14 @@ contract Handler is Deployment {
         ISettlementTypes.ContributionVoucher memory v = owe(gatewayId(p.gateway), id, p.modelId, p.epoch, p.units[i]);
         if (hidden) {
             bytes memory signature = signed(gatewayKey(p.gateway), settlement.hashVoucher(v));
-            try settlement.openOmissionChallenge(v, signature) returns (uint256 c) {
-                openBonds.push(c);
-            } catch {}
+            try settlement.openOmissionChallenge(v, signature) {} catch {}
         } else {
             bytes32[] memory leaves = leavesOf(p);
             bytes32[] memory proof = Tree.proof(leaves, leaves[i]);
             try settlement.openLeafChallenge(
                 v.gateway, p.modelId, p.epoch, ISettlementTypes.Leaf(v.provider, p.units[i]), proof
-            ) returns (
-                uint256 c
-            ) {
-                openBonds.push(c);
-            } catch {}
+            ) {}
+                catch {}
         }
     }
 
@@ -365,81 +298,5 @@ contract Handler is Deployment {
         try settlement.challengeSum(key(gatewayId(p.gateway)), p.modelId, p.epoch, l) {
             if (p.honestSum) fail_("an honest sum was punished");
         } catch {}
-    }
-
-    // --- what the books say ---
-
-    function poolOf(uint256 modelId) public view returns (ProviderStaking) {
-        return pool(modelId);
-    }
-
-    function checkSolvency() external view {
-        uint256 now_ = epochs.currentEpoch();
-        uint256 owed;
-        for (uint256 i = 0; i < PAYERS; ++i) {
-            owed += escrow.depositOf(vm.addr(payerKey(i))).balance;
-        }
-        for (uint256 i = 0; i < GATEWAYS; ++i) {
-            owed += escrow.creditOf(key(gatewayId(i)));
-        }
-        eq(token.balanceOf(address(escrow)), owed, "escrow");
-
-        owed = 0;
-        for (uint256 i = 0; i < GATEWAYS; ++i) {
-            (uint128 amount, uint128 reserved,,) = stakeOf(gatewayId(i));
-            yes(reserved <= amount, "an effective stake below zero");
-            owed += amount;
-        }
-        eq(token.balanceOf(address(gatewayStaking)), owed, "gateway stakes");
-
-        uint256 boosts;
-        uint256 settled;
-        for (uint256 m = 1; m <= 2; ++m) {
-            ProviderStaking staking = poolOf(m);
-            uint256 pots = staking.carried();
-            for (uint64 e = 1; e <= now_ + 3; ++e) {
-                ProviderStaking.Pot memory p = staking.pot(e);
-                yes(p.allotted <= p.amount, "claims above a pot");
-                yes(p.provenUnits <= p.totalUnits, "units above a pot");
-                pots += p.amount - p.allotted;
-                for (uint256 i = 0; i < PROVIDERS; ++i) {
-                    (, uint128 unclaimed) = staking.contribution(providerId(i), e);
-                    pots += unclaimed;
-                }
-                boosts += rewards.boostOf(m, e);
-                ISettlementTypes.ModelEpoch memory me = settlement.modelEpoch(m, e);
-                if (!me.finalized) settled += me.fees - me.shares;
-            }
-            settled += settlement.royaltyOf(m);
-            eq(token.balanceOf(address(staking)), staking.totalStake() + pots, "pool");
-        }
-        eq(token.balanceOf(address(rewards)), boosts, "boosts");
-        for (uint256 g = 0; g < GATEWAYS; ++g) {
-            for (uint64 e = 1; e <= now_; ++e) {
-                settled += settlement.gatewayShare(key(gatewayId(g)), e);
-            }
-            settled += settlement.paymentsOf(vm.addr(gatewayKey(g)));
-        }
-        for (uint256 i = 0; i < PROVIDERS; ++i) {
-            settled += settlement.paymentsOf(providerOwner(i));
-        }
-        settled += settlement.paymentsOf(address(this));
-        for (uint256 c = 0; c < settlement.challengeCount(); ++c) {
-            ISettlementTypes.Challenge memory ch = settlement.challenge(c);
-            if (ch.status == ISettlementTypes.ChallengeStatus.Open) settled += ch.bond;
-        }
-        eq(token.balanceOf(address(settlement)), settled, "settlement");
-    }
-
-    function checkSupply() external view {
-        yes(token.totalSupply() <= initialSupply, "traffic unlocked more emission than it burned");
-        yes(rewards.emitted() <= rewards.EMISSION_CAP(), "emission above its cap");
-        for (uint64 e = 1; e <= epochs.currentEpoch(); ++e) {
-            uint256 weight;
-            for (uint256 m = 1; m <= 2; ++m) {
-                weight += uint256(settlement.modelEpoch(m, e).fees) * 500 / 10_000;
-            }
-            eq(settlement.emissionWeight(e), weight, "emission weight");
-        }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {Conduct} from "./Conduct.sol";
 import {Handler} from "./Handler.sol";
 
 /// @title What holds after every step of everybody.
@@ -22,7 +23,7 @@ contract InvariantsTest {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[16] memory all = [
+        bytes4[23] memory all = [
             Handler.pass.selector,
             Handler.pass.selector,
             Handler.depositAndRedeem.selector,
@@ -38,23 +39,29 @@ contract InvariantsTest {
             Handler.finalize.selector,
             Handler.omission.selector,
             Handler.openChallenge.selector,
-            Handler.resolve.selector
+            Handler.resolve.selector,
+            Handler.challengeSum.selector,
+            Conduct.commitSla.selector,
+            Conduct.enforceSla.selector,
+            Conduct.accuse.selector,
+            Conduct.vote.selector,
+            Conduct.disputeVerdict.selector,
+            Conduct.closeCase.selector
         ];
         targets = new FuzzSelector[](1);
         targets[0].addr = address(handler);
-        targets[0].selectors = new bytes4[](17);
-        for (uint256 i = 0; i < 16; ++i) {
+        targets[0].selectors = new bytes4[](all.length);
+        for (uint256 i = 0; i < all.length; ++i) {
             targets[0].selectors[i] = all[i];
         }
-        targets[0].selectors[16] = Handler.challengeSum.selector;
     }
 
     /// @dev Without this, the invariants could hold because nothing ever happens.
     function test_the_steps_reach_proofs_claims_and_upheld_challenges() public {
-        for (uint256 i = 0; i < 1500; ++i) {
+        for (uint256 i = 0; i < 2500; ++i) {
             uint256 a = uint256(keccak256(abi.encode("a", i)));
             uint256 b = uint256(keccak256(abi.encode("b", i)));
-            uint256 step = a % 17;
+            uint256 step = a % 26;
             a >>= 8;
             if (step <= 2) handler.pass(uint8(b));
             else if (step == 3) handler.depositAndRedeem(a, b, a >> 64, b >> 64);
@@ -70,20 +77,39 @@ contract InvariantsTest {
             else if (step == 13) handler.omission(a, b, uint64(b >> 64), uint8(a));
             else if (step == 14) handler.openChallenge(a, b, b % 3 == 0);
             else if (step == 15) handler.resolve(a);
+            else if (step == 16) handler.finalize(a, uint8(b));
+            else if (step == 17) handler.commitSla(a, uint8(b));
+            else if (step == 18) handler.enforceSla(a, uint8(b), b % 3 != 0);
+            else if (step == 19) handler.accuse(a, b);
+            else if (step <= 22) handler.vote(a, b, b % 4 != 0);
+            else if (step == 23) handler.disputeVerdict(a);
+            else if (step == 24) handler.closeCase(a);
             else if (b % 4 == 0) handler.challengeSum(a);
-            else handler.finalize(a, uint8(b));
         }
         handler.checkSolvency();
+        handler.checkPots();
+        handler.checkStakes();
         handler.checkSupply();
         require(bytes(handler.broken()).length == 0, handler.broken());
         require(handler.proofs() > 10, "proofs");
         require(handler.claims() > 10, "claims");
         require(handler.upheld() > 3, "upheld challenges");
+        require(handler.penalties() > 1, "penalties");
+        require(handler.slashes() > 0, "slashes");
     }
 
-    /// @dev Every contract holds exactly what it owes; no pot pays more than it has; no effective stake is negative.
+    /// @dev Every contract holds exactly what it owes, and those that owe nothing hold nothing.
     function invariant_every_contract_holds_what_it_owes() public view {
         handler.checkSolvency();
+    }
+
+    /// @dev Of each pot no more is claimed than it has; once all is proven, less than a wei a provider is left over.
+    function invariant_claims_never_exceed_a_pot_and_only_dust_is_left() public view {
+        handler.checkPots();
+    }
+
+    function invariant_no_effective_stake_is_negative() public view {
+        handler.checkStakes();
     }
 
     /// @dev Burning outweighs emission, emission stays below its cap, and the books of weights agree.

@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {ProviderStaking} from "contracts/ProviderStaking.sol";
+import {ISettlementTypes} from "contracts/interfaces/ISettlement.sol";
 import {Deployment} from "./Deployment.sol";
 import {Tree} from "./Tree.sol";
 
@@ -154,5 +155,55 @@ contract ReentrancyTest is Deployment {
         uint256 royalty = settlement.royaltyOf(own);
         yes(royalty > 0, "a royalty");
         attack(address(settlement), abi.encodeCall(settlement.claimRoyalty, (own)), royalty);
+    }
+
+    /// @dev A gateway's share, a compensation and a bond: what Settlement and Disputes pay out.
+    function test_shares_and_payments_are_paid_once() public {
+        bytes32 l = leaf("theirs", "ben", modelId, epoch, UNITS);
+        uint256 fees = models.feeFor(modelId, epoch, UNITS);
+        does(address(settlement), abi.encodeCall(settlement.postCheckpoint, (modelId, epoch, l, UNITS, fees, 0)));
+        nextEpoch(1);
+        ISettlementTypes.ContributionVoucher memory v = owe("gate", "thief", modelId, epoch, UNITS);
+        settlement.challengeOmission(v, signed(GATEWAY_KEY, settlement.hashVoucher(v)), 0, new bytes32[](0));
+        uint256 owed = settlement.paymentsOf(address(thief));
+        yes(owed > 0, "a compensation");
+        attack(address(settlement), abi.encodeCall(settlement.withdrawPayments, ()), owed);
+
+        for (uint160 i = 1; i <= 3; ++i) {
+            disputes.setVerifier(address(0x9000 + i), true);
+        }
+        vm.prank(address(0x9001));
+        uint256 caseId = disputes.openCase("thief", epoch, "evidence");
+        for (uint160 i = 1; i <= 2; ++i) {
+            vm.prank(address(0x9000 + i));
+            disputes.vote(caseId, true);
+        }
+        token.approve(address(disputes), 100 ether);
+        disputes.dispute(caseId);
+        nextEpoch(5);
+        disputes.close(caseId);
+        attack(address(disputes), abi.encodeCall(disputes.withdrawPayments, ()), 100 ether);
+
+        uint256 share = gatewayStaking.viewRewards("theirs", epoch, epoch);
+        yes(share > 0, "a share");
+        thief.arm(address(gatewayStaking), abi.encodeCall(gatewayStaking.claimRewards, ("theirs", epoch, epoch)));
+        uint256 before = token.balanceOf(address(thief));
+        does(address(gatewayStaking), abi.encodeCall(gatewayStaking.claimRewards, ("theirs", epoch, epoch)));
+        yes(thief.entered() > 0 && !thief.succeeded(), "tried and refused");
+        eq(token.balanceOf(address(thief)) - before, share, "the share once");
+    }
+
+    function test_a_cluster_claim_cannot_be_entered_twice() public {
+        bytes32[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
+        nextEpoch(DELAY);
+        settlement.proveContribution("thief", epoch, UNITS, Tree.proof(leaves, leaves[0]));
+        uint256 reward = staking.viewRewards("thief", epoch, epoch);
+        bytes memory claim = abi.encodeCall(providers.claimRewardsCluster, (epoch, epoch));
+        thief.arm(address(providers), claim);
+        uint256 before = token.balanceOf(address(thief));
+        does(address(providers), claim);
+        yes(thief.entered() > 0, "tried");
+        eq(token.balanceOf(address(thief)) - before, reward, "paid once");
+        eq(staking.viewRewards("thief", epoch, epoch), 0, "nothing left");
     }
 }

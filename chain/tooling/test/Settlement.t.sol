@@ -264,6 +264,19 @@ contract SettlementTest is Deployment {
         vm.stopPrank();
     }
 
+    function test_a_claim_pays_the_same_a_block_after_the_boundary_as_in_it() public {
+        uint64 epoch = last();
+        bytes32[] memory leaves = postTwo(UNITS, UNITS);
+        vm.roll(epochs.epochStartBlock(epoch + DELAY));
+        prove("ann", epoch, UNITS, leaves);
+        prove("ben", epoch, UNITS, leaves);
+        vm.prank(ann);
+        uint256 first = staking.claimRewards("ann", epoch, epoch);
+        vm.roll(epochs.epochStartBlock(epoch + DELAY) + 1);
+        vm.prank(ben);
+        eq(staking.claimRewards("ben", epoch, epoch), first, "ben");
+    }
+
     function test_ranges_are_checked() public {
         vm.startPrank(ann);
         vm.expectRevert(abi.encodeWithSelector(ICommon.InvalidEpochRange.selector, 0, 1));

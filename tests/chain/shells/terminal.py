@@ -18,7 +18,7 @@ SECONDS = 120
 PASSWORD = "correct horse"
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.chain.shells.crash_child", "mesh.cli.main", "chain.client.staking", "eth_keyfile"]
+    ["tests.chain.shells.crash_child", "mesh.cli.main", "chain.client.staking", "chain.client.provider", "eth_keyfile"]
 )
 
 
@@ -31,8 +31,13 @@ def _command(arguments: list[str], environment: dict[str, str], answer: Connecti
     status: object = 0
     try:
         with redirect_stdout(said), redirect_stderr(told):
+            import chain.wallet
+            from mesh.cli.console import out
             from mesh.cli.main import main
 
+            out.width = int(environment["COLUMNS"])  # it was made before there was this environment
+            # A second each time that a wallet is opened; what a keystore must cost is tested in test_wallet.
+            chain.wallet.SCRYPT_N = 1 << 10
             main()
     except SystemExit as end:
         status = end.code

@@ -67,7 +67,7 @@ async def test_a_dropped_connection_is_tried_again() -> None:
 async def test_a_node_that_always_hangs_up_is_unreachable_after_the_deadline() -> None:
     async with node(lambda n, r: None) as (rpc, requests):
         with pytest.raises(NodeUnreachable):
-            await rpc.call("eth_chainId", deadline=0.3)
+            await rpc.call("eth_chainId", deadline=2.0)
         assert len(requests) > 2
 
 
@@ -128,7 +128,7 @@ async def test_an_answer_that_is_none_is_called_that(body: bytes) -> None:
 
 
 async def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.client.rpc.MAX_ANSWER", 1000)
+    monkeypatch.setattr("chain.client.provider.MAX_ANSWER", 1000)
     async with node(lambda n, r: ok(result(r, "0x" + "00" * 2000))) as (rpc, _):
         with pytest.raises(BadAnswer, match="more than"):
             await rpc.call("eth_chainId")
@@ -164,7 +164,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 async def test_errors_never_show_the_secret_in_an_address() -> None:
-    async with Rpc("http://user:secret@127.0.0.1:1/v3/apikey", RetryPolicy(deadline=0.1)) as rpc:
+    async with Rpc("http://user:secret@127.0.0.1:1/v3/apikey", RetryPolicy(deadline=2.0)) as rpc:
         with pytest.raises(NodeUnreachable) as raised:
             await rpc.call("eth_chainId")
         assert "secret" not in str(raised.value) and "apikey" not in str(raised.value)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rlp
 import typer
+from coincurve import PrivateKey
 from eth_account import Account as Independent
 
 from chain.devnet.accounts import MNEMONIC, faucet, faucets
 from chain.errors import BadKeystore, InvalidArgument, WalletError, WalletExists, WrongPassword
+from chain.primitives import keccak256
 from chain.transactions import Fees, Transaction
 from chain.wallet import (
     Account,
@@ -153,16 +156,19 @@ def test_what_is_no_private_key_is_refused_without_repeating_it(text: str) -> No
     assert not text or text not in str(raised.value)
 
 
-def test_transactions_are_signed_as_other_software_signs_them() -> None:
+def test_a_signed_transaction_has_the_bytes_that_the_standard_says() -> None:
     account = Account.create()
     for to, data, nonce in ((b"\x01" * 20, b"abc", 3), (b"", b"\x60\x00", 0), (b"\x02" * 20, b"", 2**40)):
         ours = account.sign_transaction(Transaction(31337, nonce, Fees(30 * 10**9, 2), 21_000, to, 5, data))
-        wanted = {
-            "chainId": 31337, "nonce": nonce, "maxFeePerGas": 30 * 10**9, "maxPriorityFeePerGas": 2, "gas": 21_000,
-            "value": 5, "data": data, "type": 2, **({"to": "0x" + to.hex()} if to else {}),
-        }  # fmt: skip
-        theirs = Independent.sign_transaction(wanted, account.private_key)
-        assert ours.raw == bytes(theirs.raw_transaction) and ours.hash == bytes(theirs.hash)
+        # EIP-1559 spelled out: the type, then the RLP of the fields and of the signature over them.
+        fields = [31337, nonce, 2, 30 * 10**9, 21_000, to, 5, data, []]
+        signature = PrivateKey(account.private_key).sign_recoverable(
+            keccak256(b"\x02" + rlp.encode(fields)), hasher=None
+        )
+        parts = [signature[64], int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])]
+        assert ours.raw == b"\x02" + rlp.encode([*fields, *parts])
+        assert ours.hash == keccak256(ours.raw)
+        assert Independent.recover_transaction(ours.raw) == account.address
 
 
 def test_the_devnet_s_accounts_are_those_of_the_phrase_that_anvil_uses_too() -> None:

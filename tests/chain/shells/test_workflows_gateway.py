@@ -185,11 +185,11 @@ async def test_a_gateway_is_active_when_all_four_conditions_hold(any_net: Net, t
     assert not active()
     user.run("gateway-stake", "stake", "g", "1")
     assert active()
-    async with any_net.client(2) as client, any_net.client(0) as owner:
-        await client.gateways.deactivate("g")  # 2: not deactivated
-        assert not active()
-        await client.gateways.reactivate("g")
-        assert active()
+    user.run("gateway-stake", "deactivate", "g")  # 2: not deactivated
+    assert not active()
+    user.run("gateway-stake", "reactivate", "g")
+    assert active()
+    async with any_net.client(0) as owner:
         await owner.gateways.set_whitelisted("g", False)  # 4: whitelisted
         assert not active()
         await owner.gateways.set_whitelisted("g", True)

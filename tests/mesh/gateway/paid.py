@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from mesh.gateway.billing import Billing, BillingConfig
 from mesh.gateway.config import GatewayConfig
 from mesh.payment.account_store import AccountStore
 from mesh.payment.api_keys import KeyRequest
-from mesh.payment.ports import Backing, EscrowView, PriceSource, Unavailable
+from mesh.payment.ports import Backing, Unavailable
 from tests.mesh.gateway.conftest import models, serve_app
 from tests.mesh.gateway.echo_backend import EchoBackend
 
@@ -51,6 +51,9 @@ class MemoryChain:
     async def may_sign(self, payer: Address, signer: Address) -> bool:
         self._check()
         return (payer, signer) in self.signers
+
+    async def close(self) -> None:
+        pass
 
     def _check(self) -> None:
         if self.down:
@@ -135,18 +138,16 @@ def serving_paid(
     gateway: GatewayConfig | None = None,
     *,
     chain: MemoryChain | None = None,
-    ports: Callable[[], tuple[PriceSource, EscrowView]] | None = None,
 ) -> Iterator[Paid]:
     """Serve a gateway with billing in a thread of its own."""
     backend = EchoBackend(models())
     known = chain or MemoryChain(dict.fromkeys(models(), PRICE), {ANN.canonical: Backing(10**18, 0)})
-    prices, escrow = ports() if ports is not None else (known, known)
     billing = Billing(
         config or BillingConfig(increment_tokens=K, pause_seconds=0.3),
         GATEWAY,
         DOMAIN,
-        prices,
-        escrow,
+        known,
+        known,
         AccountStore(path, GATEWAY),
     )
     app = create_app(backend, gateway or GatewayConfig(), billing)

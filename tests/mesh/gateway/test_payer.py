@@ -93,6 +93,18 @@ async def test_a_payer_may_be_less_ahead_than_the_gateway_asks_for(paid: Paid) -
         assert (await post(paid, key, max_tokens=100)).status_code == 200
 
 
+async def test_with_an_audit_only_what_the_developer_got_is_followed(paid: Paid) -> None:
+    paid.billing.config = BillingConfig(increment_tokens=K, pause_seconds=0.3)
+    key = paid.key()
+    async with Payer(paid.url, key, ANN, audit=True) as payer:
+        assert error_of(await post(paid, key, max_tokens=100)) == (402, "insufficient_funds")
+        assert (await payer.pay_now()).signed == INCREMENT, "the gateway says that it gave something, we did not see it"
+        await payer.acknowledge(cost(PROMPT_TOKENS, 10))
+        state = await payer.pay_now()
+        assert INCREMENT < state.signed <= INCREMENT + cost(PROMPT_TOKENS, 10)
+        assert (await post(paid, key, max_tokens=2)).status_code == 200
+
+
 async def test_the_deposit_is_never_passed_and_more_of_it_is_used_when_it_comes(paid: Paid) -> None:
     paid.chain.deposit(ANN, 10)
     key = paid.key()

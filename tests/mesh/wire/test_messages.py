@@ -218,7 +218,7 @@ plain = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_value_in_any_field_is_read_or_a_violation(data: st.DataObject) -> None:
-    message = data.draw(st.sampled_from(SAMPLES))
+    message = data.draw(st.sampled_from([sample for sample in SAMPLES if fields(sample)]))
     name = data.draw(st.sampled_from([field.name for field in fields(message)]))
     try:
         decode_map(header_of(message, **{name: data.draw(plain)}))

@@ -1,0 +1,275 @@
+"""`mesh key` and `mesh pay`: a developer's API key, and the agent that pays for what it is used for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mesh.cli.chain_session import (
+    DeploymentFile,
+    PasswordFile,
+    WalletFile,
+    chain_folder,
+    chain_group,
+    default_deployment,
+    default_wallet,
+    pairs,
+    read_amount,
+)
+from mesh.cli.console import emit, err, out, run, set_up_logging
+from mesh.cli.options import AsJson, LogLevel
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from chain.primitives import Address
+    from chain.vouchers import Domain
+    from chain.wallet import Account
+    from mesh.client.payer import Paid
+
+app = chain_group("Make and revoke API keys that spend from your deposit.")
+
+GatewayUrl = Annotated[
+    str, typer.Option("--gateway", envvar="MESH_GATEWAY", help="The gateway's address, as http://127.0.0.1:8000.")
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="MESH_API_KEY", help="The key; better in the environment.")
+]
+ForPayer = Annotated[
+    str | None,
+    typer.Option("--for", help="Whose deposit pays, if your wallet is a signer that its owner authorised."),
+]
+GatewayIdPin = Annotated[
+    str | None, typer.Option("--gateway-id", help="Refuse a gateway that is paid under another id.")
+]
+TrustGateway = Annotated[
+    bool,
+    typer.Option(
+        "--trust-gateway", help="Take chain and escrow from the gateway's word; no deployment file is needed."
+    ),
+]
+
+
+@app.command("new")
+def new(
+    gateway: GatewayUrl,
+    wallet: WalletFile = None,
+    password_file: PasswordFile = None,
+    deployment: DeploymentFile = None,
+    for_payer: ForPayer = None,
+    gateway_id: GatewayIdPin = None,
+    trust_gateway: TrustGateway = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key for your deposit in the escrow. It is shown once; the gateway keeps only its hash."""
+    account = _open(wallet, password_file)
+    payer = _payer(for_payer, account)
+    key, name = run(_new(gateway, account, payer, _domain(deployment, trust_gateway), gateway_id)) or ("", "")
+    if as_json:
+        out.print_json(json.dumps({"key": key, "gateway": name, "payer": _shown(payer)}))
+    else:
+        out.print(key, markup=False)
+        err.print(f"spends from the deposit of {_shown(payer)} at the gateway {name}; run `mesh pay` beside it")
+
+
+@app.command("revoke")
+def revoke(gateway: GatewayUrl, api_key: ApiKey = None) -> None:
+    """Make a key open nothing any more."""
+    run(_revoke(gateway, _key(api_key)))
+    out.print("revoked")
+
+
+def pay(
+    gateway: GatewayUrl,
+    api_key: ApiKey = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Most FUNC to sign for in this run.", show_default="what is deposited"),
+    ] = None,
+    ahead: Annotated[
+        str | None,
+        typer.Option("--ahead", help="Most FUNC to be ahead of what is spent.", show_default="one increment"),
+    ] = None,
+    wallet: WalletFile = None,
+    password_file: PasswordFile = None,
+    deployment: DeploymentFile = None,
+    for_payer: ForPayer = None,
+    gateway_id: GatewayIdPin = None,
+    trust_gateway: TrustGateway = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "error",
+) -> None:
+    """Sign vouchers for what an API key uses, beside any OpenAI client, until Ctrl-C."""
+    set_up_logging(log_level)
+    most = None if budget is None else read_amount(budget, allow_zero=True, name="--budget")
+    most_ahead = None if ahead is None else read_amount(ahead, name="--ahead")
+    account = _open(wallet, password_file)
+    run(
+        _pay(
+            gateway,
+            _key(api_key),
+            account,
+            _payer(for_payer, account),
+            most,
+            most_ahead,
+            _domain(deployment, trust_gateway),
+            gateway_id,
+            as_json,
+        ),
+        ends_on_signal=True,
+    )
+
+
+async def _new(
+    url: str, account: Account, payer: Address, domain: Domain | None, gateway_id: str | None
+) -> tuple[str, str]:
+    from mesh.client.gateway_http import GatewayHttp, check_terms
+
+    async with GatewayHttp(url) as gateway:
+        terms = await gateway.terms()
+        check_terms(terms, domain=domain, gateway=gateway_id)
+        return await gateway.make_key(account, payer, terms), terms.gateway
+
+
+async def _revoke(url: str, key: str) -> None:
+    from mesh.client.gateway_http import GatewayHttp
+
+    async with GatewayHttp(url, key) as gateway:
+        await gateway.revoke_key()
+
+
+async def _pay(
+    url: str,
+    key: str,
+    account: Account,
+    payer: Address,
+    budget: int | None,
+    ahead: int | None,
+    domain: Domain | None,
+    gateway_id: str | None,
+    as_json: bool,
+) -> None:
+    from contextlib import nullcontext
+
+    from rich.live import Live
+
+    from mesh.client.payer import Payer
+
+    last: Paid | None = None
+    live: Live | nullcontext[None] = nullcontext() if as_json or not out.is_terminal else Live(console=out)
+
+    def show(paid: Paid) -> None:
+        nonlocal last
+        if paid == last:
+            return
+        last = paid
+        if as_json:
+            emit("paid", **_json(paid))
+        elif isinstance(live, Live):
+            live.update(_table(paid))
+
+    agent = Payer(
+        url,
+        key,
+        account,
+        payer=payer,
+        budget=budget,
+        most_ahead=ahead,
+        store=chain_folder() / "promises.sqlite",
+        domain=domain,
+        gateway=gateway_id,
+        on_change=show,
+    )
+    async with agent:
+        with live:
+            if as_json:
+                emit("ready", **_json(agent.paid))
+            elif not isinstance(live, Live):
+                out.print(_table(agent.paid))
+            show(agent.paid)
+            try:
+                await agent.finished()
+            finally:
+                if not as_json and not isinstance(live, Live):
+                    out.print(_table(agent.paid))
+
+
+def _json(paid: Paid) -> dict[str, object]:
+    """Amounts as decimal strings of wei."""
+    return {
+        "gateway": paid.gateway,
+        "payer": _shown(paid.payer),
+        "signed": str(paid.signed),
+        "promised": str(paid.promised),
+        "spent": str(paid.spent),
+        "used": str(paid.used),
+        "credit": str(paid.credit),
+        "deposit": str(paid.deposit),
+        "limit": None if paid.limit is None else str(paid.limit),
+        "reachable": paid.reachable,
+    }
+
+
+def _table(paid: Paid) -> Table:
+    from chain.units import format_func
+
+    def func(wei: int) -> str:
+        return f"{format_func(wei)} FUNC"
+
+    rows = [
+        ("spent in this run", func(paid.used)),
+        ("spent ever", func(paid.spent)),
+        ("signed", func(paid.signed)),
+        ("deposit", func(paid.deposit)),
+    ]
+    if paid.limit is not None:
+        rows.append(("left of the budget", func(max(0, paid.limit - paid.signed))))
+    if paid.exhausted:
+        rows.append(("[yellow]nothing more is signed[/]", "budget or deposit are used up"))
+    if not paid.reachable:
+        rows.append(("[yellow]the gateway cannot be paid now[/]", "trying again"))
+    return pairs(f"paying {paid.gateway.replace('[', chr(92) + '[')}", rows)
+
+
+def _open(wallet: Path | None, password_file: Path | None) -> Account:
+    from chain.wallet import find_password, keystore_address, open_keystore
+
+    path = wallet or default_wallet()
+    address = keystore_address(path)
+    return open_keystore(path, find_password(file=password_file, environment=os.environ, what=f"wallet {address}"))
+
+
+def _payer(text: str | None, account: Account) -> Address:
+    from eth_utils import to_canonical_address
+
+    from chain.deploy import read_address
+
+    return account.canonical if text is None else bytes(to_canonical_address(read_address(text)))
+
+
+def _domain(deployment: Path | None, trust_gateway: bool) -> Domain | None:
+    from eth_utils import to_canonical_address
+
+    from chain.deploy import Deployment
+    from chain.vouchers import Domain
+
+    if trust_gateway:
+        return None
+    read = Deployment.read(deployment or default_deployment())
+    return Domain(read.chain_id, bytes(to_canonical_address(read.address("Escrow"))))
+
+
+def _key(given: str | None) -> str:
+    if not given:
+        raise typer.BadParameter("give the key that `mesh key new` made, best as MESH_API_KEY", param_hint="--api-key")
+    return given
+
+
+def _shown(address: Address) -> str:
+    from chain.primitives import checksummed
+
+    return checksummed(address)

@@ -1,0 +1,214 @@
+"""A swarm of real processes that work for money on a real chain, and what the chain says became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from chain.client.staking import StakingClient
+from chain.units import WEI_PER_FUNC
+from mesh.cli.demo_chain import PASSWORD_VARIABLE, PRICE, ROYALTY_BPS, STAKE, DemoChain, start_chain
+from mesh.cli.processes import Child, Children, children
+from mesh.client.gateway_http import GatewayHttp
+from mesh.client.payer import Payer
+from mesh.provider.model_files import read_model_files
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+START_SECONDS = 120.0
+EVENT_SECONDS = 90.0
+SKEWED = """
+import runpy, sys, time
+right, ahead = time.time, float(sys.argv.pop(1))
+time.time = lambda: right() + ahead
+runpy.run_module("mesh", run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclass
+class PaidSwarm:
+    """The chain, and the processes on it by name."""
+
+    family: Children
+    chain: DemoChain
+    folder: Path
+    address: str = ""
+    urls: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    charged: int = 0
+
+    async def _start(self, name: str, arguments: list[str], skew: float) -> Child:
+        """A node, perhaps with a clock that is `skew` seconds ahead."""
+        if not skew:
+            return await self.family.start(name, *arguments)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SKEWED, str(skew), *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        return self.family.adopt(name, process)
+
+    async def provider(
+        self, name: str, model: Path, blocks: str, *, wallet: str | None = None, skew: float = 0.0
+    ) -> Child:
+        """Start a provider of these blocks and wait until it serves."""
+        arguments = ["join", "--model", str(model), "--blocks", blocks, "--json", "--host-maddrs", LOOPBACK]
+        arguments += ["--threads", "1", "--identity", str(self.folder / f"{name}.key"), "--provider-id", name]
+        arguments += self.chain.options(wallet or name)
+        if self.address:
+            arguments += ["--peers", self.address]
+        child = await self._start(name, arguments, skew)
+        joined = await child.wait_for("joined", START_SECONDS)
+        self.address = self.address or joined["maddrs"][0]
+        await child.wait_for("serving", START_SECONDS)
+        return child
+
+    async def gateway(self, name: str, *, skew: float = 0.0) -> Child:
+        """Start a gateway and make a key for the developer there."""
+        arguments = ["gateway", "--port", "0", "--json", "--peers", self.address, "--host-maddrs", LOOPBACK]
+        arguments += ["--identity", str(self.folder / f"{name}.key"), "--gateway-id", name]
+        child = await self._start(name, [*arguments, *self.chain.options(name)], skew)
+        self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
+        developer = self.chain.accounts["developer"]
+        if name not in self.keys:
+            async with GatewayHttp(self.urls[name]) as http:
+                self.keys[name] = await http.make_key(developer, developer.canonical, await http.terms())
+        return child
+
+    async def ask(self, gateway: str, model: str, tokens: int, *, budget: int = 50 * WEI_PER_FUNC) -> httpx.Response:
+        """One request as the developer, paid for by his agent; what it cost is added to `charged`."""
+        url, key = self.urls[gateway], self.keys[gateway]
+        async with Payer(url, key, self.chain.accounts["developer"], budget=budget), self.http(gateway) as http:
+            await self.until_complete(http, model)
+            body = {"model": model, "prompt": [1, 2, 3, 4], "max_tokens": tokens, "temperature": 0}
+            response = await http.post("/completions", json=body)
+        if response.status_code == 200:
+            self.charged += int(response.json()["usage"]["cost"]["wei"])
+        return response
+
+    def http(self, gateway: str) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self.keys[gateway]}"}
+        return httpx.AsyncClient(base_url=self.urls[gateway], headers=headers, timeout=60, trust_env=False)
+
+    async def until_complete(self, http: httpx.AsyncClient, model: str) -> None:
+        """Wait until the gateway has seen a provider for every block."""
+        async with asyncio.timeout(START_SECONDS):
+            while model not in {each["id"] for each in (await http.get("/models")).json().get("data", ())}:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+
+    async def event(self, child: Child, what: str, **expected: Any) -> dict[str, Any]:
+        """The first settlement transaction of a kind."""
+
+        def find() -> dict[str, Any] | None:
+            for seen in child.events:
+                is_sent = seen["event"] == "settlement" and seen["kind"] == "sent" and seen["what"] == what
+                if is_sent and all(seen.get(name) == value for name, value in expected.items()):
+                    return seen
+            return None
+
+        return await child.wait_until(find, f"settle ({what} {expected})", EVENT_SECONDS)
+
+    async def kill(self, child: Child) -> None:
+        """kill -9."""
+        child.process.kill()
+        await child.process.wait()
+
+    async def leave(self, child: Child) -> None:
+        """SIGTERM."""
+        child.process.terminate()
+        await child.process.wait()
+
+    def books(self, name: str) -> Path:
+        """The folder of a node's journals."""
+        return self.chain.folder / f"{name}-books"
+
+    async def publish(self, name: str, model: Path) -> int:
+        """One more model; its number on the chain."""
+        files = await asyncio.to_thread(read_model_files, name, model)
+        async with self.chain.client("creator") as client:
+            result = await client.models.create_model(
+                name,
+                bytes.fromhex(files.digest),
+                "",
+                blocks=files.spec.n_blocks,
+                price_per_token=PRICE,
+                royalty_bps=ROYALTY_BPS,
+                model_stake_amount=STAKE,
+            )
+            return int(result.event("ModelCreated").arguments.model_id)
+
+
+@asynccontextmanager
+async def paid_swarm(
+    folder: Path, model: Path, names: Sequence[str], *, arguments: Sequence[str] = ()
+) -> AsyncIterator[PaidSwarm]:
+    """A chain with the model on it and an account for each of `names` (creator and developer besides)."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    before = os.environ.get(PASSWORD_VARIABLE)
+    os.environ[PASSWORD_VARIABLE] = "a password for tests"
+    try:
+        files = await asyncio.to_thread(read_model_files, model.name, model)
+        async with children() as family:
+            everybody = ["creator", "developer", *names]
+            chain = await start_chain(
+                family, folder, everybody, model.name, files.digest, files.spec.n_blocks, arguments=arguments
+            )
+            yield PaidSwarm(family, chain, folder)
+    finally:
+        if before is None:
+            del os.environ[PASSWORD_VARIABLE]
+        else:
+            os.environ[PASSWORD_VARIABLE] = before
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the chain says was paid, in wei, over all epochs."""
+
+    fees: int
+    emission: int
+    pots: int
+    claimed: int
+    shares: int
+    royalties: int
+
+    @property
+    def dust(self) -> int:
+        return self.pots - self.claimed
+
+
+async def sums(client: StakingClient, models: Sequence[int]) -> Sums:
+    """Added up from the events of every contract."""
+    pots = emission = fees = claimed = shares = royalties = 0
+    async for event in client.core.events("Settlement", "CheckpointPosted"):
+        fees += event.arguments.total_fees
+    async for event in client.core.events("Settlement", "EpochFinalized"):
+        pots += event.arguments.pot
+        emission += event.arguments.emission
+    async for event in client.core.events("Settlement", "RoyaltyClaimed"):
+        royalties += event.arguments.amount
+    async for event in client.core.events("GatewayStaking", "GatewayClaimedRewards"):
+        shares += event.arguments.amount
+    for model in models:
+        royalties += await client.settlement.royalty_of(model)
+        pool = await client.core.pool(model)
+        async for event in client.core.events("ProviderStaking", "ProviderClaimedRewards", at=pool):
+            claimed += event.arguments.amount
+    return Sums(fees, emission, pots, claimed, shares, royalties)
+
+
+def second_model(model: Path, folder: Path) -> Path:
+    """The same weights under another name: another model to everybody."""
+    other = folder / "second"
+    shutil.copytree(model, other)
+    return other

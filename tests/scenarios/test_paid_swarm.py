@@ -1,0 +1,185 @@
+"""Work for money with real processes on a real chain: several epochs, people coming and going, and fraud."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mesh.payment.units import weighted_tokens
+from tests.scenarios.paid import PaidSwarm, paid_swarm, second_model, sums
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+PROMPT_TOKENS = 4
+
+
+def _no_anvil() -> list[str]:
+    return []
+
+
+def _anvil() -> list[str]:
+    from tests.chain.npm import anvil
+
+    return ["--anvil-path", str(anvil())]
+
+
+def cost(tokens: int) -> int:
+    """Wei of a request of ours."""
+    from mesh.cli.demo_chain import PRICE
+
+    return PRICE * weighted_tokens(PROMPT_TOKENS, tokens)
+
+
+@pytest.mark.parametrize("arguments", [_no_anvil, _anvil], ids=["embedded", "anvil"])
+async def test_three_epochs_with_people_coming_and_going_pay_out_every_wei(
+    arguments: Callable[[], list[str]], checkpoint: Path, tmp_path: Path
+) -> None:
+    other = second_model(checkpoint, tmp_path)
+    names = ("ann", "bob", "cid", "gate", "side")
+    async with paid_swarm(tmp_path / "run", checkpoint, names, arguments=arguments()) as swarm:
+        first, second = swarm.chain.model_id, await swarm.publish(other.name, other)
+        ann = await swarm.provider("ann", checkpoint, "0:2")
+        bob = await swarm.provider("bob", checkpoint, "2:5")
+        await swarm.provider("ann-second", other, "0:5", wallet="ann")
+        gate, side = await swarm.gateway("gate"), await swarm.gateway("side")
+
+        epoch = await swarm.chain.next_epoch()
+        assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+        assert (await swarm.ask("gate", other.name, 20)).status_code == 200
+        assert (await swarm.ask("side", checkpoint.name, 30)).status_code == 200
+        await swarm.leave(bob)
+
+        await swarm.chain.next_epoch()
+        async with swarm.chain.client("side") as client:
+            await client.gateways.wind_down_gateways(["side"])
+        await swarm.event(side, "post", epoch=epoch)  # it still owes the epoch that is over
+        cid = await swarm.provider("cid", checkpoint, "2:5")
+        assert (await swarm.ask("gate", checkpoint.name, 25)).status_code == 200
+
+        await swarm.chain.next_epoch()
+        bob = await swarm.provider("bob", checkpoint, "2:5")
+        assert (await swarm.ask("gate", checkpoint.name, 35)).status_code == 200
+        assert swarm.charged == cost(40) + cost(20) + cost(30) + cost(25) + cost(35)
+
+        last = await swarm.chain.next_epoch() - 1
+        await swarm.event(gate, "post", epoch=last)
+        await swarm.chain.next_epoch(3)
+        async with swarm.chain.client() as client:
+            for _ in range(200):
+                found = await sums(client, [first, second])
+                if (found.fees, found.shares * 10) == (swarm.charged, swarm.charged) and 0 <= found.dust < 10:
+                    break
+                await asyncio.sleep(0.5)
+        assert found.fees == swarm.charged
+        assert found.shares * 10 == swarm.charged, "10%"
+        assert 0 <= found.dust < 10, "less than a wei a provider and epoch"
+        assert found.royalties * 20 == swarm.charged, "5%"
+        burned = swarm.charged + found.emission - found.claimed - found.dust - found.shares - found.royalties
+        assert burned * 20 == swarm.charged, "5%"
+        assert found.emission <= burned, "no more is minted than was burned"
+        await swarm.chain.balances()  # raises unless the balances of all are the supply
+        for child in (ann, bob, cid):
+            await swarm.event(child, "claim")
+
+
+async def _served(swarm: PaidSwarm, checkpoint: Path) -> int:
+    """Two providers and a gateway have worked for 40 tokens in the epoch that this returns."""
+    await swarm.provider("ann", checkpoint, "0:2")
+    await swarm.provider("bob", checkpoint, "2:5")
+    await swarm.gateway("gate")
+    epoch = await swarm.chain.next_epoch()
+    assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+    for name in ("ann", "bob"):
+        await _until_vouched(swarm, name, (2 if name == "ann" else 3) * weighted_tokens(PROMPT_TOKENS, 40))
+    return epoch
+
+
+async def _until_vouched(swarm: PaidSwarm, name: str, units: int) -> None:
+    path = swarm.books(name) / f"provider-{name}.sqlite"
+    async with asyncio.timeout(20):
+        while _vouched(path) < units:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+def _vouched(path: Path) -> int:
+    with sqlite3.connect(path) as db:
+        return int(db.execute("SELECT total(voucher_units) FROM slots").fetchone()[0])
+
+
+async def test_a_gateway_that_leaves_a_provider_out_is_challenged_and_pays(checkpoint: Path, tmp_path: Path) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
+        epoch = await _served(swarm, checkpoint)
+        ann, bob = (next(c for c in swarm.family.all if c.name == name) for name in ("ann", "bob"))
+        await swarm.kill(next(c for c in swarm.family.all if c.name == "gate"))
+        books = swarm.books("gate") / "gateway-gate.sqlite"
+        with sqlite3.connect(books) as db:  # it cooks its books: bob has never worked, and ann only half
+            db.execute("DELETE FROM slots WHERE provider = 'bob'")
+            db.execute("UPDATE slots SET voucher_units = voucher_units / 2 WHERE provider = 'ann'")
+        await swarm.chain.next_epoch()
+        await swarm.gateway("gate")
+
+        await swarm.event(ann, "challenge", epoch=epoch)  # her leaf is too low: the chain decides at once
+        await swarm.event(bob, "open_challenge", epoch=epoch)  # he has none: the gateway may show one, and cannot
+        await swarm.chain.next_epoch(3)
+        await swarm.event(bob, "resolve", epoch=epoch)
+        for child in (ann, bob):
+            await swarm.event(child, "withdraw")
+        async with swarm.chain.client() as client:
+            status = await client.gateways.status("gate")
+        assert status.effective_stake < status.min_stake, "the penalty came out of its stake"
+        balances = await swarm.chain.balances()
+        fee = cost(40) * 3 // 5
+        assert balances["bob"] - (10_000 - 1_000) * 10**18 >= fee * 8 // 10 - 1, "his share of the fee, less all cuts"
+
+
+async def test_providers_redeem_by_themselves_when_the_gateway_vanishes(checkpoint: Path, tmp_path: Path) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
+        epoch = await _served(swarm, checkpoint)
+        ann, bob = (next(c for c in swarm.family.all if c.name == name) for name in ("ann", "bob"))
+        await swarm.kill(next(c for c in swarm.family.all if c.name == "gate"))
+
+        await swarm.chain.next_epoch(2)  # nobody has posted in the epoch after it
+
+        for child in (ann, bob):
+            await swarm.event(child, "challenge", epoch=epoch)
+            await swarm.event(child, "withdraw")
+
+
+async def test_a_developer_cannot_spend_more_than_his_deposit(checkpoint: Path, tmp_path: Path) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "gate")) as swarm:
+        await swarm.provider("ann", checkpoint, "0:5")
+        await swarm.gateway("gate")
+        await swarm.chain.next_epoch()
+        budget = cost(20)
+
+        short = await swarm.ask("gate", checkpoint.name, 20, budget=budget)
+        long = await swarm.ask("gate", checkpoint.name, 400, budget=budget)
+        async with swarm.http("gate") as http:  # nobody pays beside it any more
+            body = {"model": checkpoint.name, "prompt": [1, 2, 3, 4], "max_tokens": 400}
+            unpaid = await http.post("/completions", json=body)
+
+        assert short.status_code == 200
+        assert {long.status_code, unpaid.status_code} == {402}
+        assert unpaid.json()["error"]["code"] == "insufficient_funds"
+
+
+async def test_wrong_clocks_change_nothing_about_money(checkpoint: Path, tmp_path: Path) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
+        ann = await swarm.provider("ann", checkpoint, "0:2", skew=600.0)
+        bob = await swarm.provider("bob", checkpoint, "2:5", skew=20.0)
+        gate = await swarm.gateway("gate", skew=-200.0)
+        epoch = await swarm.chain.next_epoch()
+
+        assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+
+        await swarm.chain.next_epoch()
+        await swarm.event(gate, "post", epoch=epoch)
+        await swarm.chain.next_epoch(3)
+        paid = [(await swarm.event(child, "claim"))["amount"] for child in (ann, bob)]
+        # Fee without gateway's share, royalty and burn, with as much minted as was burned: 85%.
+        assert sum(paid) * 20 == cost(40) * 17
+        assert paid[0] * 3 == paid[1] * 2, "two blocks and three"
