@@ -131,7 +131,7 @@ def _from_records(swarm: Swarm, times: int = 9) -> list[float]:
         who = swarm.numbers.choice(serving)
         began = time.thread_time()
         rebalance(N_BLOCKS, views, who.peer)
-        choose_span(N_BLOCKS, views, who.max_blocks)
+        choose_span(N_BLOCKS, views, who.max_blocks, fill=True)
         taken.append((time.thread_time() - began) / 2)
     return taken
 

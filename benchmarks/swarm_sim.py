@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mesh.swarm.placement import Totals, piece_of_gap, weakest_window
+from mesh.swarm.placement import Totals, weakest_window
 from mesh.swarm.rebalance import better_window, repair
 from mesh.swarm.view import ProviderView
 from shards.span import Span
@@ -69,7 +69,7 @@ class Policy(Protocol):
 
 
 class Ours:
-    """`mesh.swarm.placement` and `mesh.swarm.rebalance` as `mesh join` uses them."""
+    """`mesh.swarm.placement` and `mesh.swarm.rebalance` as `mesh join --max-blocks` uses them."""
 
     name = "mesh"
 
@@ -77,9 +77,6 @@ class Ours:
         self._plan: tuple[int, dict[str, Span]] = (-1, {})
 
     def join(self, known: Totals, mine: ProviderView) -> Span | None:
-        missing = known.gaps()
-        if missing:
-            return piece_of_gap(missing, min(mine.max_blocks, N_BLOCKS))
         return weakest_window(known, min(mine.max_blocks, N_BLOCKS))
 
     def check(self, swarm: Swarm, node: Node) -> Span | None:

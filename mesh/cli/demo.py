@@ -145,9 +145,11 @@ async def _ask(swarm: _Swarm, plan: _Plan, key: str | None = None) -> int:
 
 async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoChain | None) -> _Swarm:
     """Providers and a gateway, once every provider serves."""
+    from mesh.swarm.placement import DEFAULT_STAGES  # numpy: not for --help
+
     model, providers = plan.model, plan.providers
     out.print(f"starting {providers} providers of {model} …")
-    share = ["--max-blocks", str(-(-_blocks_of(model) // providers))]
+    share = [] if providers == DEFAULT_STAGES else ["--max-blocks", str(-(-_blocks_of(model) // providers))]
     nodes: list[Child] = []
     address = ""
     for number in range(1, providers + 1):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,21 +14,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
-from mesh.errors import ConfigError, MeshError, PeerError
+from mesh.errors import ConfigError, MeshError
 from mesh.node import Node, NodeConfig
 from mesh.provider.config import ServiceConfig
 from mesh.provider.doors import Doors
 from mesh.provider.machine import check_device, free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
+from mesh.provider.mover import Mover
 from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
 from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, settle
-from mesh.swarm.rebalance import may_leave, rebalance
-from mesh.swarm.view import ProviderView, gaps
+from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
-from mesh.wire.messages import CONTROL_PROTOCOL
 from shards.checkpoint import Checkpoint
-from shards.errors import ShardError
 from shards.loading import choose_dtype, load_stage
 from shards.progress import Progress, silent
 from shards.source import resolve
@@ -51,12 +47,6 @@ UNKNOWN_RATE = 1.0
 MEMORY_FRACTION = 0.5
 """Of the free memory, what a node takes more blocks into."""
 REBALANCE_SECONDS = 8.0
-PEERS_PER_INTERVAL = 100
-"""In larger swarms nodes look less often, so that looking costs the same altogether."""
-DRAIN_SECONDS = 30.0
-ANSWER_SECONDS = 3.0
-MAX_ASKED = 32
-"""Replicas that a node asks whether they are there before it leaves its blocks to them."""
 
 
 async def _approve(what: str) -> bool:
@@ -223,9 +213,17 @@ class _Provider:
         self._memory = 0
         """Blocks that we have memory for, if we may move: 0 stays."""
         self._has_served = asyncio.Event()
-        self._going: Span | None = None
-        """Where we are about to move to."""
+        self._mover = Mover(
+            files.spec.n_blocks,
+            share=self._share,
+            interval=config.rebalance_seconds or REBALANCE_SECONDS,
+            transport=node.transport,
+            look=self._everybody,
+            announce=lambda: self._announce(self._current_record()),
+            fetch=self._fetch,
+        )
         self._serving: tuple[StageService, Span] | None = None
+        """What we serve now."""
         self._leaving = Leaving()
 
     async def run_until(self, leaving: Leaving, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
@@ -269,7 +267,7 @@ class _Provider:
             while True:
                 tell(Chose(self._files.name, span, self._files.spec.n_blocks))
                 # The stage is handed over, so that nobody holds it any more when another takes its place.
-                span = await self._serve(await self._prepare(span, progress), span, tell, progress)
+                span = await self._serve(await self._prepare(span, progress), span, tell)
                 await self._doors.shut()
                 gc.collect()
 
@@ -289,9 +287,7 @@ class _Provider:
             keeper.cancel()
         return model
 
-    async def _serve(
-        self, model: StageModel, span: Span, tell: Callable[[JoinEvent], None], progress: Progress
-    ) -> Span:
+    async def _serve(self, model: StageModel, span: Span, tell: Callable[[JoinEvent], None]) -> Span:
         """Serve until we are needed more elsewhere; returns where."""
         files = self._files
         service = StageService(
@@ -308,109 +304,62 @@ class _Provider:
             serving = tasks.create_task(service.run(ready.set))
             await ready.wait()
             self._has_served.set()
-            await self._announce(self._serving_record(service, span))
+            self._serving = service, span
+            await self._announce(self._current_record())
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
-            self._serving = service, span
             self._leaving.serving = True
-            keeper = tasks.create_task(self._keep_announcing(lambda: self._current_record(service, span)))
-            target = await self._needed_elsewhere(service, span, progress)
+            keeper = tasks.create_task(self._keep_announcing(self._current_record))
+            if not self._memory:
+                await asyncio.get_running_loop().create_future()  # we stay
+            target = await self._mover.needed_elsewhere(span, lambda: len(service.table))
+            if self._leaving.asked.is_set():
+                await asyncio.get_running_loop().create_future()  # we go altogether
+            self._leaving.serving = False
+            await service.drain(0.0)  # whose time is over goes on elsewhere
             keeper.cancel()
             serving.cancel()
-        self._going = self._serving = None
+        self._serving = self._mover.going = None
         return target
 
-    async def _needed_elsewhere(self, service: StageService, span: Span, progress: Progress) -> Span:
-        """Look at the swarm from time to time, until we have left `span` for another; returns that one."""
-        n_blocks = self._files.spec.n_blocks
-        interval = self._config.rebalance_seconds
-        if not self._memory or interval is None:
-            await asyncio.get_running_loop().create_future()
-        wanted: Span | None = None
-        pause = interval or REBALANCE_SECONDS
-        while True:
-            await asyncio.sleep(pause * random.uniform(0.7, 1.3))
-            try:
-                views = await self._everybody(span)
-                pause = (interval or REBALANCE_SECONDS) * max(1.0, len(views) / PEERS_PER_INTERVAL)
-                before, wanted = wanted, rebalance(n_blocks, views, self._node.peer_id, share=self._share)
-                # Twice the same answer: a peer whose record is late is not a peer that is gone.
-                if wanted is not None and wanted == before and await self._leave(service, span, wanted, progress):
-                    return wanted
-            except (MeshError, ShardError) as error:
-                logger.warning("could not look whether we are needed elsewhere: %s", error)
-
-    async def _leave(self, service: StageService, span: Span, target: Span, progress: Progress) -> bool:
-        """Give up `span` for `target` if that opens no gap; False when we had better stay."""
-        config, n_blocks, me = self._config, self._files.spec.n_blocks, self._node.peer_id
-        logger.info("blocks %s need us more than %s", target, span)
-        # What is to be downloaded comes while we still serve.
-        await stoppable(
-            lambda report: resolve(config.model, span=target, cache=config.cache, progress=report), progress
-        )
-        self._going = target
-        try:
-            await self._announce(self._current_record(service, span))
-            # Others may have decided the same at the same time: once everybody can see who goes, look again.
-            await asyncio.sleep(2 * CLAIM_SECONDS)
-            views = await self._everybody(span)
-            dead = await self._dead(span, views)
-            views = [view for view in views if view.peer not in dead]
-            still = rebalance(n_blocks, views, me, share=self._share) == target
-            # Where blocks are missing no session can go on: nothing to wait for.
-            deadline = time.monotonic() + (0.0 if gaps(n_blocks, views) else DRAIN_SECONDS)
-            while still and may_leave(n_blocks, views, me, span):
-                if not len(service.table) or time.monotonic() > deadline:
-                    return True
-                await asyncio.sleep(CLAIM_SECONDS)
-                views = [view for view in await self._everybody(span) if view.peer not in dead]
-        except BaseException:
-            self._going = None
-            raise
-        self._going = None
-        logger.info("blocks %s need us after all", span)
-        await self._announce(self._current_record(service, span))
-        return False
-
-    async def _dead(self, span: Span, views: Sequence[ProviderView]) -> set[str]:
-        """Of those that would serve our blocks without us: who does not answer, or has not been asked."""
-        replicas = [v.peer for v in views if v.serving and v.peer != self._node.peer_id and v.span.overlaps(span)]
-
-        async def answers(peer: str) -> bool:
-            try:
-                channel = await self._node.transport.open(peer, CONTROL_PROTOCOL, timeout=ANSWER_SECONDS)
-            except PeerError:
-                return False
-            await channel.aclose()
-            return True
-
-        asked = random.sample(replicas, min(len(replicas), MAX_ASKED))
-        found = await asyncio.gather(*(answers(peer) for peer in asked))
-        return set(replicas) - {peer for peer, there in zip(asked, found, strict=True) if there}
+    @property
+    def _capacity(self) -> int:
+        """Blocks that we may be asked to take: our share, and after a loss as many as we have memory for."""
+        return self._memory if self._mover.was_complete else min(self._memory, self._share)
 
     async def _everybody(self, span: Span) -> list[ProviderView]:
         """The swarm with ourselves as we serve now, and with those that have only claimed."""
         committed, claims = await self._view()
         claimed = [ProviderView(claim.peer, claim.span, UNKNOWN_RATE, serving=False) for claim in claims]
-        mine = ProviderView(self._node.peer_id, span, self._rate, max_blocks=self._memory)
+        mine = ProviderView(self._node.peer_id, span, self._rate, max_blocks=self._capacity)
         return [*committed, *claimed, mine]
 
-    def _current_record(self, service: StageService, span: Span) -> ProviderRecord:
-        """While we are leaving we take no new sessions, and others see where we go."""
-        return self._serving_record(service, span) if self._going is None else self._record(self._going, "loading")
+    async def _fetch(self, span: Span) -> None:
+        """Have what `span` needs on disk."""
+        config = self._config
+        await stoppable(lambda report: resolve(config.model, span=span, cache=config.cache, progress=report), silent)
+
+    def _current_record(self) -> ProviderRecord:
+        """While we are moving we take no new sessions, and others see where we go."""
+        going = self._mover.going
+        if self._serving is None or (going is not None and not self._leaving.asked.is_set()):
+            return self._record(going or Span(0, 1), "loading")
+        return self._serving_record(*self._serving)
 
     async def _choose(self) -> Span:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
         if self._config.blocks is not None:
             return self._config.blocks
         n_blocks = self._files.spec.n_blocks
-        stages = 1 if self._config.max_blocks else DEFAULT_STAGES
+        # A share that nobody asked for is an even one; what an operator offers is used whole.
+        offered = self._config.max_blocks is not None
+        stages = 1 if offered else DEFAULT_STAGES
         claimed: Span | None = None
         steady = 0
         for _ in range(CLAIM_ROUNDS):
             committed, claims = await self._view()
-            span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages)
+            span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages, fill=offered)
             steady = steady + 1 if span == claimed else 0
             if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
                 break
@@ -458,7 +407,7 @@ class _Provider:
             span=span,
             state=state,
             throughput=self._rate,
-            max_blocks=self._memory,
+            max_blocks=self._capacity,
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             maddrs=self._node.maddrs[:16],

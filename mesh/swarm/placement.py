@@ -1,8 +1,9 @@
 """Which span a node should serve, when it joins and later (pure).
 
-First fill gaps, in pieces as even as the node's capacity allows, so that three equal nodes cut a model in three
-equal parts; where every block is covered, add a replica to the part with the lowest throughput, because a pipeline
-is as fast as its slowest stage. `mesh.swarm.rebalance` decides when a node that serves moves.
+First fill gaps: in pieces as even as the node's capacity allows, so that three equal nodes cut a model in three equal
+parts, or with all the memory that its operator gave. Where every block is covered, add a replica to the part with the
+lowest throughput, because a pipeline is as fast as its slowest stage. `mesh.swarm.rebalance` decides when a node that
+serves moves.
 """
 
 from __future__ import annotations
@@ -70,15 +71,18 @@ def default_max_blocks(n_blocks: int) -> int:
     return -(-n_blocks // DEFAULT_STAGES)
 
 
-def choose_span(n_blocks: int, providers: Sequence[ProviderView], max_blocks: int, *, stages: int = 1) -> Span:
+def choose_span(
+    n_blocks: int, providers: Sequence[ProviderView], max_blocks: int, *, stages: int = 1, fill: bool = False
+) -> Span:
     """The span that a node with room for `max_blocks` blocks is most needed for.
 
     `stages` is in how many even parts a model is to be cut at least that has enough blocks: a node takes one such part
-    of a gap that begins with it.
+    of a gap that begins with it. With `fill` it takes as many blocks as it has room for, with as many of those as are
+    missing: what it holds beside the gap is there when a neighbour goes.
     """
     capacity = max(1, min(max_blocks, n_blocks))
     missing = gaps(n_blocks, providers)
-    if missing:
+    if missing and not fill:
         return piece_of_gap(missing, capacity, even_cuts(n_blocks, stages))
     return weakest_window(Totals(n_blocks, expected(providers)), capacity)
 
@@ -91,6 +95,7 @@ def settle(
     max_blocks: int,
     *,
     stages: int = 1,
+    fill: bool = False,
 ) -> Span:
     """The span to claim while others claim at the same time.
 
@@ -99,7 +104,7 @@ def settle(
     each has seen what those before it claim.
     """
     ahead = [ProviderView(claim.peer, claim.span, block_rate=1.0, serving=False) for claim in claims if claim.peer < me]
-    return choose_span(n_blocks, [*committed, *ahead], max_blocks, stages=stages)
+    return choose_span(n_blocks, [*committed, *ahead], max_blocks, stages=stages, fill=fill)
 
 
 def even_cuts(n_blocks: int, stages: int) -> tuple[int, ...]:

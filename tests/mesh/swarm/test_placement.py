@@ -69,6 +69,26 @@ def test_a_gap_is_filled_before_anything_is_replicated(data: st.DataObject) -> N
         assert min(rates) in [rates[block] for block in span], "it takes a weakest block"
 
 
+@given(st.data())
+def test_what_is_offered_is_used_whole_and_for_as_much_of_the_gap_as_it_can_hold(data: st.DataObject) -> None:
+    n_blocks = data.draw(st.integers(2, 40))
+    providers = []
+    for number in range(data.draw(st.integers(0, 5))):
+        start = data.draw(st.integers(0, n_blocks - 1))
+        span = Span(start, data.draw(st.integers(start + 1, n_blocks)))
+        providers.append(ProviderView(f"p{number}", span, data.draw(st.sampled_from((0.1, 100.0)))))
+    missing = {block for gap in gaps(n_blocks, providers) for block in gap}
+    capacity = data.draw(st.integers(1, n_blocks))
+
+    span = choose_span(n_blocks, providers, capacity, fill=True)
+
+    assert span.end <= n_blocks
+    if missing:
+        assert len(span) == capacity
+        windows = [Span(start, start + capacity) for start in range(n_blocks - capacity + 1)]
+        assert len(missing & set(span)) == max(len(missing & set(window)) for window in windows)
+
+
 def test_a_fourth_node_replicates_the_weakest_part() -> None:
     providers = [
         ProviderView("a", Span(0, 4), 400.0),
