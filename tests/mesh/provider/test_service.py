@@ -29,7 +29,7 @@ async def test_an_engine_that_stops_ends_the_service_with_an_internal_error(
     def forward(pieces: Sequence[Piece]) -> list[torch.Tensor]:
         raise ZeroDivisionError("a bug")
 
-    config = BackendConfig(admit_seconds=0.5, patience=Patience(attempts=2, route_seconds=0.5))
+    config = BackendConfig(admit_seconds=0.5, patience=Patience(attempts=2, route_seconds=0.5, resume_seconds=0.5))
     request = GenerateRequest(MODEL, (5, 6, 7), 5, ignore_eos=True)
     async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)], backend=config) as swarm:
         (provider,) = swarm.providers
