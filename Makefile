@@ -36,9 +36,11 @@ lint: $(VENV)/.dev
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.decode --smoke
 	$(BIN)/python -m benchmarks.placement --smoke
+	$(BIN)/python -m benchmarks.transport --smoke
 	$(BIN)/python -m benchmarks.payment --smoke
 	$(BIN)/python -m benchmarks.settlement --smoke
 	$(BIN)/python -m benchmarks.epoch_scale --smoke
+	$(BIN)/python -m benchmarks.survival --smoke
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=python3.12 make ...")'

@@ -76,7 +76,8 @@ class DemoChain:
         holders |= {f"contract {name}": address for name, address in self.deployment.contracts.items()}
         holders |= {f"faucet {number}": account.address for number, account in enumerate(faucets())}
         async with self.client() as client:
-            holders["contract pool"] = await client.core.pool(self.model_id)
+            for model_id in range(1, await client.models.model_count() + 1):
+                holders[f"contract pool {model_id}"] = await client.core.pool(model_id)
             found = await client.core.views([("FuncToken", "balanceOf", (address,)) for address in holders.values()])
             supply = await client.token.total_supply()
         if sum(found) != supply:

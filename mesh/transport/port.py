@@ -1,7 +1,7 @@
 """The `Transport` port: authenticated, ordered channels of frames between peers.
 
-Adapters: `memory` (the in-process twin), `hivemind` (a stream through the Go daemon); a direct TLS adapter
-comes later and takes its place beside them. All of them pass `tests/conformance/`.
+Adapters: `memory` (the in-process twin), `hivemind` (a stream through the Go daemon), `direct` (TLS 1.3 between peers
+that can dial each other), and `choosing`, which takes the better of two. All of them pass `tests/conformance/`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.errors import MeshError
 from mesh.payment.units import weighted_tokens
 from tests.scenarios.paid import PaidSwarm, paid_swarm, second_model, sums
 
@@ -167,11 +168,13 @@ async def test_a_developer_cannot_spend_more_than_his_deposit(checkpoint: Path, 
         assert unpaid.json()["error"]["code"] == "insufficient_funds"
 
 
-async def test_wrong_clocks_change_nothing_about_money(checkpoint: Path, tmp_path: Path) -> None:
+async def test_wrong_clocks_change_nothing_about_money_or_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
-        ann = await swarm.provider("ann", checkpoint, "0:2", skew=600.0)
-        bob = await swarm.provider("bob", checkpoint, "2:5", skew=20.0)
-        gate = await swarm.gateway("gate", skew=-200.0)
+        ann = await swarm.provider("ann", checkpoint, "0:2", skew=1.2)
+        with pytest.raises(MeshError, match="local time must be within 3 seconds"):
+            await swarm.provider("bob", checkpoint, "2:5", skew=600.0)
+        bob = await swarm.provider("bob", checkpoint, "2:5", skew=-1.2)
+        gate = await swarm.gateway("gate", skew=-1.0)
         epoch = await swarm.chain.next_epoch()
 
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200

@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 
 pytestmark = pytest.mark.timeout(60)
 
-HASTY = BackendConfig(patience=Patience(attempts=1, route_seconds=0.5))
+HASTY = BackendConfig(patience=Patience(attempts=1, route_seconds=0.5, resume_seconds=0.5))
 THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
 
 
