@@ -4,18 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-chain lint bench-smoke clean
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+.PHONY: demo test test-all test-chain test-slow lint bench-smoke clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/mesh demo
 
+# The everyday tests, in minutes.
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/chain
+	$(PYTEST) -m "not slow" --ignore=tests/chain
 
-# Still under work: needs npm (solc, forge, anvil) and minutes, and is a process of its own because py-evm
-# raises Python's recursion limit.
+# Everything that CI runs.
+test-all: test test-chain test-slow
+
+# The chain's own tests, in a process of their own because py-evm raises Python's recursion limit. With npm they also
+# compile the contracts again, run forge, and compare with anvil.
 test-chain: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/chain
+	$(PYTEST) tests/chain
+
+# Many processes, many kills, whole epochs.
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow --ignore=tests/chain
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -26,6 +36,10 @@ lint: $(VENV)/.dev
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.decode --smoke
 	$(BIN)/python -m benchmarks.survival --smoke
+	$(BIN)/python -m benchmarks.placement --smoke
+	$(BIN)/python -m benchmarks.payment --smoke
+	$(BIN)/python -m benchmarks.settlement --smoke
+	$(BIN)/python -m benchmarks.epoch_scale --smoke
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=python3.12 make ...")'

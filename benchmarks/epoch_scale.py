@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import machine, print_report
-from benchmarks.settlement import GATEWAY, START_SECONDS, Chain
+from benchmarks.settlement import GATEWAY, SLOW, START_SECONDS, Chain
 from chain.client.rpc import Rpc
 from chain.client.staking import StakingClient
 from chain.deploy import Deployment, Parameters
@@ -132,7 +132,7 @@ async def _measure(options: argparse.Namespace) -> None:
             file = Path(folder) / "deployment.json"
             child = await family.start("chain", "chain", "up", "--json", "--port", "0", "--deployment", str(file))
             ready = await child.wait_for("ready", START_SECONDS)
-            async with Rpc(ready["url"]) as rpc:
+            async with Rpc(ready["url"], SLOW) as rpc:
                 chain = Chain("embedded", rpc, Deployment.read(file), 0.0)
                 async with StakingClient(rpc.url, chain.deployment) as reader:
                     epochs, settled = await _settle(options, chain, reader)

@@ -49,7 +49,11 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class NoRoute(MeshError):
-    """The model's blocks are not all covered right now; the message names the gap."""
+    """The model's blocks are not all covered right now; the message names the gap. `retry_after`: seconds."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Refused(MeshError):

@@ -11,10 +11,20 @@ from typing import NoReturn, Self
 
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory
+from mesh.errors import MeshError
 from mesh.identity import Identity
+from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.direct.addresses import dialable, hosts_of
+from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
+from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
+from mesh.wire.messages import RING_PROTOCOL
+from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
+
+DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
+"""What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,8 @@ class NodeConfig:
     initial_peers: tuple[str, ...] = ()
     client_mode: bool = False
     runtime_root: Path | None = None
+    direct_port: int | None = 0
+    """TCP port for direct TLS connections, on the addresses of `host_maddrs`; 0: a free one, None: no such path."""
 
 
 class Node:
@@ -45,6 +57,7 @@ class Node:
             )
         )
         self._stack = AsyncExitStack()
+        self._choosing: ChoosingTransport | None = None
         self.transport: Transport
         self.directory: Directory
 
@@ -61,7 +74,13 @@ class Node:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
-            self.transport = await stack.enter_async_context(HivemindTransport(self._daemon))
+            self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
+            if self.config.direct_port is not None:
+                direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
+                self.transport = self._choosing = await stack.enter_async_context(
+                    ChoosingTransport(direct, control, protocols=DIRECT_PROTOCOLS)
+                )
+                await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
             self.directory = await stack.enter_async_context(DhtDirectory(self._daemon))
             self._stack = stack.pop_all()
         return self
@@ -70,6 +89,36 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def pairs(self) -> list[PairState]:
+        """The peers that we have channels with, and which way."""
+        if self._choosing is None:
+            return []
+        try:
+            relayed = await self._daemon.relayed_peers()
+        except (MeshError, TimeoutError):
+            relayed = frozenset()
+        return [
+            PairState(
+                pair.peer,
+                "direct" if pair.path == "direct" else "relayed" if pair.peer in relayed else "daemon",
+                pair.channels,
+                pair.direct_round_trip,
+                pair.control_round_trip,
+                pair.problem,
+            )
+            for pair in self._choosing.pairs()
+        ]
+
+    def _direct(self, control: Transport, port: int) -> DirectTransport:
+        config = self.config
+        return DirectTransport(
+            config.identity,
+            control,
+            hosts=() if config.client_mode else hosts_of(config.host_maddrs),
+            port=port,
+            addresses=lambda: dialable(config.announce_maddrs, self._daemon.visible_maddrs),
+        )
 
     async def watch(self) -> NoReturn:
         """Raises `InternalError` if the daemon ends while we run."""

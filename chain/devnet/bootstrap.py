@@ -99,5 +99,7 @@ async def _receipts(rpc: Caller, signed: Sequence[SignedTransaction]) -> list[An
             for each, receipt in zip(signed, found, strict=True):
                 if not isinstance(receipt, dict):
                     await rpc.batch([("eth_sendRawTransaction", ("0x" + each.raw.hex(),))])
+            # Also seen: some of a batch waits in its pool until a block is mined for another reason.
+            await rpc.call("evm_mine")
             resend = loop.time() + RESEND_SECONDS
         await asyncio.sleep(0.02)

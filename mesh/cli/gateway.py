@@ -58,6 +58,19 @@ def gateway(
             show_default="/ip4/0.0.0.0/tcp/0",
         ),
     ] = None,
+    requests_per_minute: Annotated[
+        float, typer.Option("--requests-per-minute", min=1, help="Most requests of one developer's key.")
+    ] = 600,
+    tokens_per_minute: Annotated[
+        float, typer.Option("--tokens-per-minute", min=1, help="Most tokens of one developer's key.")
+    ] = 1_000_000,
+    reserve_deposit: Annotated[
+        str | None,
+        typer.Option("--reserve-deposit", help="FUNC of deposit that keeps places free.", show_default="nobody's does"),
+    ] = None,
+    reserve_sessions: Annotated[
+        int, typer.Option("--reserve-sessions", min=1, help="Places that such a deposit keeps free.")
+    ] = 4,
     deployment: paying.Deployment = None,
     password_file: paying.PasswordFile = None,
     payment_folder: paying.PaymentFolder = None,
@@ -93,21 +106,24 @@ def gateway(
     )
     if payment is not None and keys:
         raise typer.BadParameter("a gateway that is paid makes keys for its accounts itself", param_hint="--api-keys")
+    reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
+    limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
+    reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
     with claim_identity(identity) as own:
-        config = _Config(
-            joined,
-            own,
-            host,
-            port,
-            keys,
-            max_concurrent,
-            as_json,
-            payment,
-            tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
-        )
+        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable)
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyLimits:
+    """What each developer's key may do; `reserve_deposit` in wei."""
+
+    requests: float
+    tokens: float
+    reserve_deposit: int | None
+    reserve_sessions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,7 @@ class _Config:
     max_concurrent: int
     as_json: bool
     payment: PaymentConfig | None
+    key_limits: _KeyLimits
     host_maddrs: tuple[str, ...]
 
 
@@ -134,12 +151,22 @@ async def _serve(config: _Config, ask: Ask) -> None:
     limits = GatewayConfig(api_keys=config.keys, max_concurrent=config.max_concurrent)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.host, config.port))
-        paid = None
+        paid = leaves = None
         if config.payment is not None:
+            from mesh.gateway.billing import BillingConfig
             from mesh.gateway.paid import PaidGateway
 
+            terms = config.payment.terms
+            billing = BillingConfig(
+                increment_tokens=terms.tokens,
+                pause_seconds=terms.pause_seconds / 2,  # a developer who is short must not make us look so
+                requests_per_minute=config.key_limits.requests,
+                tokens_per_minute=config.key_limits.tokens,
+                reserve_deposit=config.key_limits.reserve_deposit,
+                reserve_sessions=config.key_limits.reserve_sessions,
+            )
             paid = await stack.enter_async_context(
-                PaidGateway.open(config.payment, config.identity, ask, _tell(config.as_json))
+                PaidGateway.open(config.payment, billing, config.identity, ask, _tell(config.as_json))
             )
         client = Client(
             config.peers,
@@ -151,8 +178,12 @@ async def _serve(config: _Config, ask: Ask) -> None:
         await stack.enter_async_context(client)
         if paid is not None:
             show = partial(paying.show_settlement, as_json=config.as_json)
-            await stack.enter_async_context(paid.running(client, show))
+            leaves = await stack.enter_async_context(paid.running(client, show))
         app = create_app(client.backend, limits, billing=paid.billing if paid is not None else None)
+        if leaves is not None:
+            from mesh.gateway.leaves_api import leaves_routes
+
+            app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.purser is not None:
             paid.count(client.backend.purser, app.state.gateway.metrics)
         running = await stack.enter_async_context(server(app, listener))

@@ -11,7 +11,7 @@ import typer
 from mesh.cli import paying
 from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
-from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
+from mesh.cli.options import AsJson, DirectPort, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
 from mesh.cli.paying import show_settlement
 
 
@@ -28,6 +28,10 @@ def join(
         int | None,
         typer.Option("--max-blocks", min=1, help="Most blocks for auto.", show_default="a third of the model"),
     ] = None,
+    rebalance: Annotated[
+        bool,
+        typer.Option("--rebalance/--no-rebalance", help="With auto, move later to blocks that need this node more."),
+    ] = True,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps: where the blocks run.")
     ] = "auto",
@@ -46,6 +50,7 @@ def join(
         list[str] | None,
         typer.Option("--announce-maddrs", help="Address to tell others, where a port is forwarded to this machine."),
     ] = None,
+    direct_port: DirectPort = 0,
     identity: IdentityFile = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name under which to serve the model.", show_default="as asked for")
@@ -82,7 +87,8 @@ def join(
     goes; at the second one it goes at once.
 
     Without --peers this node starts a new swarm and prints the address through which others join. With
-    `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part.
+    `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part. Later it
+    moves when others leave a gap that it has memory for, or when it would help clearly more elsewhere.
 
     With --wallet the work is paid for: the node registers as a provider of the model, stakes what the model asks for
     (after asking you once), and works only for staked gateways that sign vouchers for what was done.
@@ -107,6 +113,7 @@ def join(
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
         from mesh.provider.join import (
+            REBALANCE_SECONDS,
             Chose,
             Drained,
             Draining,
@@ -156,10 +163,12 @@ def join(
                 announce_maddrs=tuple(announce_maddrs or []),
                 initial_peers=split_peers(peers),
                 runtime_root=runtime_root(),
+                direct_port=None if direct_port < 0 else direct_port,
             ),
             name=name,
             blocks=span,
             max_blocks=max_blocks,
+            rebalance_seconds=REBALANCE_SECONDS if rebalance else None,
             device=choose_device(device),
             dtype=dtype,
             cache=cache,

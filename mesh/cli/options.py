@@ -29,6 +29,15 @@ IdentityFile = Annotated[
         show_default="in ~/.local/share/inference-mesh",
     ),
 ]
+DirectPort = Annotated[
+    int,
+    typer.Option(
+        "--direct-port",
+        min=-1,
+        max=65535,
+        help="TCP port on which other nodes reach this one directly (TLS); 0: any free one, -1: none.",
+    ),
+]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model to use; may be left out where the swarm serves one.")
 ]

@@ -95,6 +95,10 @@ class Children:
             )
         except OSError as error:
             raise ConfigError(f"cannot start {name}: {error}") from error
+        return self.adopt(name, process)
+
+    def adopt(self, name: str, process: asyncio.subprocess.Process) -> Child:
+        """Look after a process that is running already, with pipes for stdout and stderr."""
         child = Child(name, process)
         self.all.append(child)
         for work in (child.read_events(), child.read_log()):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from mesh.cli.console import out, run, set_up_logging
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
-from mesh.cli.tables import block_line, swarm_table
+from mesh.cli.tables import block_line, pairs_table, swarm_table
+
+if TYPE_CHECKING:
+    from mesh.client.client import Client
+
+MAX_ASKED = 64
+"""Providers that are asked how they are connected."""
 
 
 def status(peers: Peers = None, model: Model = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> None:
-    """Show models, blocks covered, providers with their speed, and gaps."""
+    """Show models, blocks covered, providers with their speed, gaps, and which way providers reach each other."""
     set_up_logging(log_level)
     joined = require_peers(peers)
     report = run(_report(joined, model))
@@ -31,6 +39,8 @@ def status(peers: Peers = None, model: Model = None, as_json: AsJson = False, lo
                 f"[yellow]blocks {', '.join(entry['gaps'])} are not served[/]: start "
                 f"`mesh join --model {entry['name']} --peers …` on another machine"
             )
+    if report["pairs"]:
+        out.print(pairs_table(report["pairs"]))
 
 
 async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
@@ -74,4 +84,22 @@ async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
                     ],
                 }
             )
-        return {"models": models}
+        return {"models": models, "pairs": await _pairs(client, models)}
+
+
+async def _pairs(client: Client, models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the providers say about their connections, asked all at once; who does not answer is left out."""
+    from mesh.errors import PeerError
+    from mesh.transport.pairs_service import ask_pairs
+
+    transport = client.node.transport
+    asked = list(dict.fromkeys(provider["peer"] for entry in models for provider in entry["providers"]))[:MAX_ASKED]
+    answers = await asyncio.gather(*(ask_pairs(transport, peer) for peer in asked), return_exceptions=True)
+    rows = []
+    for peer, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, PeerError):
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        rows += [{"from": peer, **asdict(pair)} for pair in answer if pair.peer != transport.peer_id]
+    return rows

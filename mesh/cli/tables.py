@@ -41,6 +41,26 @@ def swarm_table(model: dict[str, Any]) -> Table:
     return table
 
 
+def pairs_table(pairs: Iterable[dict[str, Any]]) -> Table:
+    """Which way providers reach each other; every pair once, as the side that dialled sees it."""
+    rows: dict[frozenset[str], dict[str, Any]] = {}
+    for pair in pairs:
+        key = frozenset((pair["from"], pair["peer"]))
+        if key not in rows or pair["direct_round_trip"] is not None:
+            rows[key] = pair
+    table = Table("peer", "peer", "way", "round trip", title="paths", title_justify="left")
+    for pair in rows.values():
+        seconds = pair["direct_round_trip" if pair["way"] == "direct" else "daemon_round_trip"]
+        why = f" ({pair['problem']})" if pair["problem"] and pair["way"] != "direct" else ""
+        table.add_row(
+            short(pair["from"]),
+            short(pair["peer"]),
+            pair["way"] + why,
+            "" if seconds is None else f"{seconds * 1000:.1f} ms",
+        )
+    return table
+
+
 def block_line(model: dict[str, Any]) -> str:
     """Replicas and tokens/s per block, as `0:4 ×2 1,234 tokens/s`, runs of equal blocks joined."""
     parts: list[str] = []

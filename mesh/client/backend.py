@@ -16,17 +16,20 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from mesh.client.catalog import Offer, offers
 from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
-from mesh.client.ring_session import RingSession, SessionPlan
+from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
 from mesh.payment.purser import Purser
-from mesh.swarm.route import Hop, Latencies, choose_route
+from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
+from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
 from mesh.wire.paying import Receipt
@@ -35,8 +38,11 @@ from shards.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-LAST_RESORT_RATE = 1e-6
-"""Block-tokens per second that a peer counts with after it has failed: chosen only where there is no other."""
+SPREAD = 0.05
+"""Providers that are this much slower at most are as good as the best: sessions of many clients spread over them."""
+MAX_TABLES = 64
+ENOUGH_TOKENS = 8
+"""An answer must be at least this long for us to learn from it what its hand-overs took."""
 HEDGE_SECONDS = 2.0
 HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
@@ -64,8 +70,10 @@ class BackendConfig:
     """How long a look at the directory is used without asking again …"""
     stale_seconds: float = 12.0
     """… and how long while it is being renewed."""
-    penalty_seconds: float = 20.0
-    """How long a peer that failed is only used when there is no other."""
+    penalty_seconds: float = 3.0
+    """A peer that failed is only used when there is no other; how bad that counts halves in this time."""
+    window_tokens: int = 64
+    """Tokens that paid hops may compute ahead of who reads them."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -92,7 +100,11 @@ class SwarmBackend:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
-        self._penalised: dict[str, float] = {}
+        self._penalised = Penalties(self._config.penalty_seconds)
+        self._full = FullPeers()
+        self._hop_times = HopTimes()
+        self._tables: dict[str, tuple[Offer, RouteTable]] = {}
+        self._noise = np.random.default_rng()
         self._routed: dict[str, float] = {}
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
@@ -160,6 +172,7 @@ class SwarmBackend:
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
+            window=self._config.window_tokens if self.purser is not None else None,
         )
         counted: list[str] = []
 
@@ -191,9 +204,11 @@ class SwarmBackend:
                 session,
                 self._blame,
                 self._config.patience,
+                self._refused,
                 hopeful=time.monotonic() - self._routed.get(offer.digest, -math.inf) < HOPE_SECONDS,
             ) as generation:
                 yield generation
+                self._learn(generation, offer)
         finally:
             self._sessions.subtract(counted)
 
@@ -266,21 +281,50 @@ class SwarmBackend:
             if not match:
                 continue
             offer = match[0]
+            table = self._table(offer)
             now = time.monotonic()
-            failed = {peer for peer, until in self._penalised.items() if until > now}
-            views = [
-                replace(view, block_rate=LAST_RESORT_RATE) if view.peer in failed else view
-                for view in offer.views(lambda peer: self._sessions[peer])
-            ]
-            latencies = Latencies(to_first=self._links.round_trips())
-            avoided = excluded if fresh else excluded | failed
+            failed = frozenset(self._penalised.factors(now))
             try:
-                return choose_route(offer.sample.n_blocks, views, latencies=latencies, excluded=avoided)
+                return table.choose(
+                    excluded=excluded if fresh else excluded | failed,
+                    busy=self._full.waits(now),
+                    loads=self._sessions,
+                    factors=self._penalised.factors(now),
+                    noise=SPREAD * self._noise.random(len(offer.records)),
+                )
             except NoRoute as error:
                 gap = error
             if fresh:
                 raise gap
         raise NoRoute(f"nobody serves {name} any more")
+
+    def _table(self, offer: Offer) -> RouteTable:
+        """The providers of an offer, made ready for routing once per look at the directory."""
+        known = self._tables.get(offer.digest)
+        if known is not None and known[0] is offer:
+            return known[1]
+        latencies = Latencies(to_first=self._links.round_trips(), between=self._hop_times.between(time.monotonic()))
+        table = RouteTable(offer.sample.n_blocks, offer.views(), latencies)
+        if len(self._tables) >= MAX_TABLES:
+            self._tables.clear()
+        self._tables[offer.digest] = (offer, table)
+        return table
+
+    def _learn(self, generation: MeshGeneration, offer: Offer) -> None:
+        """What the hand-overs of an undisturbed answer took."""
+        done, hops = generation.completion, generation.hops
+        if done is None or done.completion_tokens < ENOUGH_TOKENS or len(done.route) != len(hops):
+            return
+        views = {view.peer: replace(view, load=0) for view in offer.views()}
+        if any(hop.peer not in views for hop in hops):
+            return
+        stages = route_seconds(hops, list(views.values()), latencies=Latencies(default=0.0))
+        decoding = (done.seconds - done.time_to_first_token) / (done.completion_tokens - 1)
+        self._hop_times.learn([hop.peer for hop in hops], decoding, stages, time.monotonic())
+
+    def _refused(self, refusal: HopRefused) -> None:
+        if refusal.peer is not None:
+            self._full.refused(refusal.peer, refusal.retry_after, time.monotonic())
 
     async def _greet(self, link: HopLink) -> None:
         """Tell a provider who pays, on a new channel. Raises `PeerError` when it does not want us."""
@@ -308,9 +352,7 @@ class SwarmBackend:
                 logger.info("%s cannot be reached: %s", peer, error)
 
     def _blame(self, peer: str) -> None:
-        now = time.monotonic()
-        self._penalised = {other: until for other, until in self._penalised.items() if until > now}
-        self._penalised[peer] = now + self._config.penalty_seconds
+        self._penalised.blame(peer, time.monotonic())
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
         """The tokenizer's files by name, from the first provider that gives them.
@@ -320,7 +362,7 @@ class SwarmBackend:
         now = time.monotonic()
         waiting = sorted(
             (record.peer for record in offer.records),
-            key=lambda peer: self._penalised.get(peer, 0.0) > now,
+            key=lambda peer: self._penalised.factor(peer, now),
             reverse=True,
         )
         failure: PeerError | None = None

@@ -32,7 +32,7 @@ class Offer:
                 span=record.span,
                 block_rate=record.throughput,
                 serving=record.state == "serving",
-                load=max(record.sessions, extra_load(record.peer)),
+                load=max(record.sessions, record.queue_depth, extra_load(record.peer)),
             )
             for record in self.records
         ]

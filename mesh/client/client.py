@@ -153,6 +153,7 @@ class Client:
             host_maddrs=host_maddrs or ("/ip4/127.0.0.1/tcp/0",),
             client_mode=not host_maddrs,
             runtime_root=runtime_root,
+            direct_port=None,  # a client is outside the ring
         )
         self._node = Node(config)
         self._purser = purser

@@ -13,7 +13,7 @@ from types import TracebackType
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
 from mesh.client.text import AnswerText
 from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
-from mesh.errors import Cancelled, InternalError, NoRoute, PeerError, ProtocolViolation
+from mesh.errors import Cancelled, InternalError, NoRoute, PeerError, ProtocolViolation, Refused
 from mesh.swarm.route import Hop
 from mesh.wire.messages import NewToken, PromptScores
 from shards.tokenizer import Tokenizer
@@ -38,7 +38,8 @@ class Patience:
 class MeshGeneration:
     """Use as `async with`; iterate for deltas. Leaving early cancels the session on every hop.
 
-    `connect` opens a session for a plan on a route without the excluded peers; `blame` is told of peers that failed.
+    `route` finds hops without the excluded peers, `session` opens a session on them; `blame` is told of peers that
+    failed, `refused` of those that had no room.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class MeshGeneration:
         session: Callable[[Sequence[Hop], SessionPlan], RingSession],
         blame: Callable[[str], None],
         patience: Patience,
+        refused: Callable[[HopRefused], None] = lambda refusal: None,
         *,
         hopeful: bool = False,
     ) -> None:
@@ -63,6 +65,7 @@ class MeshGeneration:
         self._new_session = session
         self._blame = blame
         self._patience = patience
+        self._refused = refused
         self._stack = AsyncExitStack()
         self._session: RingSession | None = None
         self._generated: list[int] = list(request.resumed)
@@ -147,11 +150,21 @@ class MeshGeneration:
                 if time.monotonic() > give_up:
                     raise
                 obstacle = error
-                if not isinstance(error, HopRefused):
+                if isinstance(error, HopRefused):
+                    self._refused(error)
+                else:
                     self._note(error)
                 if error.peer is not None and error.peer not in excluded:
                     excluded.add(error.peer)
                     continue
+            except Refused as error:
+                # Every route is full. Who is under way waits his turn; who begins is told when to come again, if that
+                # is longer than he would wait.
+                late = time.monotonic() + error.retry_after > give_up
+                if time.monotonic() > give_up or (late and not self._generated):
+                    raise (obstacle or error) from error
+                excluded.clear()
+                wait = min(max(wait, error.retry_after), LAST_WAIT)
             else:
                 self.hops = tuple(hops)
                 self._begun = True

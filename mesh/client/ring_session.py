@@ -27,6 +27,7 @@ from mesh.swarm.route import Hop
 from mesh.wire.messages import (
     SESSION_BYTES,
     CloseSession,
+    ExtendSession,
     NewToken,
     OpenSession,
     Prompt,
@@ -60,6 +61,12 @@ class SessionPlan:
     eos: tuple[int, ...]
     sampling: SamplingParams
     prompt_scores: bool
+    window: int | None = None
+    """Tokens that may be computed ahead of who reads them; None: all."""
+
+    def limit_at(self, position: int) -> int:
+        """How far the ring may run when everything below `position` is known to the reader."""
+        return self.capacity if self.window is None else min(self.capacity, position + self.window)
 
     def finish_of(self, token: int, position: int) -> str | None:
         """What the last hop must say when it chooses `token` for `position`."""
@@ -100,7 +107,9 @@ class RingSession:
         self._closing: asyncio.Task[None] | None = None
         self._failed: set[str | None] = set()
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
-        self._events: Events = asyncio.Queue(plan.capacity + 16 * len(hops) + 64)
+        self._events: Events = _Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
+        self._limit = plan.limit_at(len(plan.fed))
+        self._next_position = len(plan.fed)
 
     async def __aenter__(self) -> RingSession:
         try:
@@ -149,20 +158,38 @@ class RingSession:
                     self._check(message)
                     expected += 1
                     self._answering = True
-                    self._count(position)
                     yield message
                     if message.finish is not None:
                         return
-                case PromptProgress(position=position) if (
-                    peer == last and expected == len(plan.fed) and self._meter.processed < position < len(plan.fed)
-                ):
-                    self._count(position)
+                    await self._extend(expected)
+                case PromptProgress() if peer == last and expected == len(plan.fed):
+                    pass
                 case PromptScores(scores=scores) if peer == last and plan.prompt_scores:
                     for _, top in scores:
                         self._check_top(top)
                     yield message
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} out of turn", peer=peer)
+
+    async def _extend(self, position: int) -> None:
+        """Let the ring run on as the reader does, half a window at a time."""
+        limit = self._plan.limit_at(position)
+        if limit > self._limit and (limit == self._plan.capacity or 2 * (limit - self._limit) >= limit - position):
+            self._limit = limit
+            if self._open:
+                await self._open[0].send(ExtendSession(self.id, limit))
+
+    def _arrived(self, event: Event) -> None:
+        """Count work when its result reaches us, not when it is read: who reads late must not look like a debtor."""
+        peer, message = event
+        if peer != self.hops[-1].peer:
+            return
+        match message:
+            case NewToken(position=position) if position == self._next_position:
+                self._next_position += 1
+                self._count(position)
+            case PromptProgress(position=position) if position < len(self._plan.fed):
+                self._count(position)
 
     def _count(self, processed: int) -> None:
         """Positions below `processed` have run on every hop."""
@@ -261,6 +288,7 @@ class RingSession:
             prompt_tokens=plan.prompt_tokens,
             fed_tokens=len(plan.fed),
             capacity=plan.capacity,
+            limit=self._limit,
             eos=plan.eos,
             prompt_scores=plan.prompt_scores,
             wire_dtype=plan.wire_dtype,
@@ -334,6 +362,18 @@ class RingSession:
         except PeerError:
             return False
         return True
+
+
+class _Inbox(asyncio.Queue[Event]):
+    """A queue that shows every event to somebody as it arrives."""
+
+    def __init__(self, maxsize: int, seen: Callable[[Event], None]) -> None:
+        super().__init__(maxsize)
+        self._seen = seen
+
+    def put_nowait(self, item: Event) -> None:
+        super().put_nowait(item)
+        self._seen(item)
 
 
 class HopRefused(Refused, PeerError):

@@ -76,6 +76,8 @@ class ProviderRecord:
     """Steps that wait for the engine."""
     kv_free_tokens: int = 0
     sessions: int = 0
+    max_blocks: int = 0
+    """Blocks that it has memory for; 0 for one that stays at its span."""
     maddrs: tuple[str, ...] = ()
     numerics: str = "fp32"
     """The numerics profile."""
@@ -224,6 +226,7 @@ def _pack(record: ProviderRecord) -> bytes:
         "files": {name: [record.files[name].sha256, record.files[name].size] for name in sorted(record.files)},
         "kv_free_tokens": record.kv_free_tokens,
         "maddrs": list(record.maddrs),
+        "max_blocks": record.max_blocks,
         "model": record.model,
         "n_blocks": record.n_blocks,
         "numerics": record.numerics,
@@ -272,6 +275,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         queue_depth=read.integer("queue_depth", 0, 1 << 20),
         kv_free_tokens=read.integer("kv_free_tokens", 0, 1 << 40),
         sessions=read.integer("sessions", 0, 1 << 20),
+        max_blocks=read.integer("max_blocks", 0, 4096),
         maddrs=tuple(read.items("maddrs", _MAX_MADDRS, lambda maddr: _is(maddr, _MADDR))),
         numerics=read.text("numerics", _WORD),
         wire_dtype=read.text("wire_dtype", _WORD),

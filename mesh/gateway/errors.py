@@ -96,7 +96,8 @@ def describe(error: BaseException, request_id: str) -> ApiError:
         case CapacityExceeded():
             return _busy(text, 1.0)
         case NoRoute():
-            return ApiError(503, text, "server_error", code="no_route")
+            headers = retry_after(error.retry_after) if error.retry_after is not None else {}
+            return ApiError(503, text, "server_error", code="no_route", headers=headers)
         case Cancelled():
             return ApiError(503, text or "The session was cancelled.", "server_error", code="cancelled")
         case PeerTimeout():

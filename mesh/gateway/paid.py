@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from chain.vouchers import PaymentVoucher
 from mesh.client.client import Client
@@ -14,9 +15,14 @@ from mesh.gateway.metrics import Metrics
 from mesh.identity import Identity
 from mesh.payment.desk import Ask, Desk, PaymentConfig, Tell, gateway_desk
 from mesh.payment.gateway_settlement import GatewaySettlement
+from mesh.payment.known_gateways import KnownGateways
 from mesh.payment.leaves_service import LeavesService
+from mesh.payment.prober import Prober
 from mesh.payment.purser import Purser
 from mesh.payment.settling import SettlementEvent
+from mesh.payment.sla import SlaBook
+from mesh.payment.sla_enforcer import SlaEnforcer
+from mesh.transport.port import PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +35,11 @@ class PaidGateway:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, config: PaymentConfig, identity: Identity, ask: Ask, tell: Tell) -> AsyncIterator[PaidGateway]:
+    async def open(
+        cls, config: PaymentConfig, limits: BillingConfig, identity: Identity, ask: Ask, tell: Tell
+    ) -> AsyncIterator[PaidGateway]:
         """Register and stake, and open the accounts. Raises as `gateway_desk`."""
         async with gateway_desk(config, identity, ask=ask, tell=tell) as desk:
-            limits = BillingConfig(increment_tokens=config.terms.tokens, pause_seconds=config.terms.pause_seconds)
             store = config.folder / f"accounts-{desk.file_name}.sqlite"
             async with billing_for(limits, desk.client, store, desk.id) as billing:
                 yield cls(desk, billing, tell)
@@ -54,11 +61,13 @@ class PaidGateway:
         )
 
     @asynccontextmanager
-    async def running(self, client: Client, show: Callable[[SettlementEvent], None]) -> AsyncIterator[None]:
-        """Follow the chain, publish checkpoints and settle epochs while the block runs."""
+    async def running(self, client: Client, show: Callable[[SettlementEvent], None]) -> AsyncIterator[LeavesService]:
+        """Follow the chain, publish checkpoints, probe providers and settle epochs while the block runs."""
         desk, config = self.desk, self.desk.config
         transport = client.node.transport
-        await LeavesService(transport, desk.store, desk.id).start()
+        leaves = LeavesService(transport, desk.store, desk.id)
+        await leaves.start()
+        book, others = SlaBook(), KnownGateways(desk.client)
         async with asyncio.TaskGroup() as tasks:
 
             def tell(event: SettlementEvent) -> None:
@@ -74,16 +83,27 @@ class PaidGateway:
                 desk.journal,
                 desk.store,
                 _Redeemable(self.billing),
+                sla=book,
                 claims=config.claims,
                 poll=config.settle_seconds,
                 tell=tell,
             )
-            work = [tasks.create_task(desk.view.run()), tasks.create_task(settlement.run())]
+            prober = Prober(transport, partial(_targets, client), lambda: desk.view.epoch, book)
+            enforcer = SlaEnforcer(
+                desk.client, transport, others, own=(desk.id, desk.store), poll=config.settle_seconds, tell=show
+            )
+            work = [tasks.create_task(each.run()) for each in (desk.view, settlement, prober, others, enforcer)]
             try:
-                yield
+                yield leaves
             finally:
                 for task in work:
                     task.cancel()
+
+
+async def _targets(client: Client) -> Mapping[str, PeerId]:
+    """The active providers that we know, by their id."""
+    purser = client.backend.purser
+    return dict(purser.known) if purser is not None else {}
 
 
 class _Redeemable:

@@ -239,6 +239,15 @@ class Collector:
                     )
                     self.drop(customer)
 
+    async def flush(self, seconds: float) -> None:
+        """Send what receipts are due and wait until all is paid for, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        for customer in tuple(self._customers.values()):
+            customer.receipted_at = 0.0
+        self._nudge.set()
+        while any(c.tab.claimed for c in self._customers.values()) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(TICK_SECONDS)
+
     def _receipt_due(self, customer: Customer, now: float) -> bool:
         tab = customer.tab
         if not tab.open:

@@ -13,11 +13,10 @@ from chain.leaves import CheckpointLeaves
 from chain.primitives import checksummed, keccak256, key_of
 from chain.units import format_func
 from chain.vouchers import Domain, PaymentVoucher
-from mesh.payment.epochs import (
-    MAX_RANGE,
+from mesh.payment.epochs import MAX_RANGE, Clock, Status
+from mesh.payment.gateway_plan import (
     AnswerChallenge,
     ClaimShare,
-    Clock,
     GatewaySlot,
     GatewayStep,
     GatewayView,
@@ -25,7 +24,6 @@ from mesh.payment.epochs import (
     OpenChallenge,
     PostCheckpoint,
     Redeem,
-    Status,
     Uncovered,
     plan_gateway,
 )

@@ -10,21 +10,23 @@ from eth_abi import abi as eth_abi
 from eth_abi.exceptions import DecodingError
 
 from chain import abi, merkle
-from chain.client.rpc import data
+from chain.client.answers import data
 from chain.client.staking import StakingClient
 from chain.contract_errors import LeafBarred
 from chain.errors import BadAnswer, InvalidArgument
+from chain.leaves import CheckpointLeaves
 from chain.primitives import MAX_UINT96, key_of
 from chain.units import format_func
 from chain.vouchers import ContributionVoucher
 from mesh.errors import MeshError
-from mesh.payment.epochs import (
-    MAX_RANGE,
+from mesh.payment.epochs import MAX_RANGE, Clock, Status
+from mesh.payment.journal import PaymentJournal, Slot
+from mesh.payment.leaves_service import CheckedLeaves, check_leaves, fetch_leaves
+from mesh.payment.provider_plan import (
     Challenge,
     ChallengeOmission,
     ChallengeSum,
     ClaimRewards,
-    Clock,
     FetchLeaves,
     Lost,
     OpenOmissionChallenge,
@@ -34,13 +36,10 @@ from mesh.payment.epochs import (
     ProviderView,
     ResolveChallenge,
     SlotId,
-    Status,
     WithdrawPayments,
     is_settled,
     plan_provider,
 )
-from mesh.payment.journal import PaymentJournal, Slot
-from mesh.payment.leaves_service import CheckedLeaves, check_leaves, fetch_leaves
 from mesh.payment.settlement_store import OwnLeaf, SettlementStore
 from mesh.payment.settling import POLL_SECONDS, SettlementEvent, Settler, Tell
 from mesh.transport.port import Transport
@@ -99,7 +98,8 @@ class ProviderSettlement(Settler):
         self._slots: dict[SlotId, Slot] = {}
         self._owned: set[str] = set()
         self._asked: dict[SlotId, float] = {}
-        self._checked: dict[SlotId, CheckedLeaves] = {}
+        self._wrong: dict[SlotId, CheckpointLeaves] = {}
+        """Leaves that do not add up to the posted total."""
         self._barred: set[SlotId] = set()
         self._challenges: dict[bytes, set[int]] = {}
         self._answers: dict[int, str] = {}
@@ -171,7 +171,6 @@ class ProviderSettlement(Settler):
         leaf = self._store.leaf(found)
         if leaf is not None and leaf.root != posted.root:
             leaf = None
-        checked = self._checked.get(found)
         return ProviderSlot(
             found,
             slot.voucher_units,
@@ -182,7 +181,7 @@ class ProviderSettlement(Settler):
             proven=proven,
             barred=found in self._barred,
             sealed=sealed,
-            wrong_sum=checked is not None and checked.leaves.tree().total_units != posted.total_units,
+            wrong_sum=found in self._wrong,
             challenge=challenge,
         )
 
@@ -286,7 +285,7 @@ class ProviderSettlement(Settler):
         path = _path(slot)
         match step:
             case ChallengeSum():
-                leaves = self._checked[slot].leaves.tree().leaves
+                leaves = self._wrong[slot].tree().leaves
                 action = settlement.challenge_sum(slot.gateway, slot.model_id, slot.epoch, leaves)
                 what, text = "challenge_sum", "the leaves do not add up to the total"
             case ChallengeOmission(_, units):
@@ -351,7 +350,8 @@ class ProviderSettlement(Settler):
             self._once("trouble", f"fetch/{_path(found)}", text)
             return
         self._asked.pop(found, None)
-        self._checked[found] = checked
+        if sum(checked.leaves.units.values()) != posted.total_units:
+            self._wrong[found] = checked.leaves
         if found.provider in checked.leaves.units:
             units, proof = await asyncio.to_thread(checked.leaves.proof, found.provider)
             self._store.keep_leaf(found, OwnLeaf(posted.root, units, proof))

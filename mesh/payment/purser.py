@@ -25,6 +25,7 @@ from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 logger = logging.getLogger(__name__)
 
 BINDING_SECONDS = 86_400
+MAX_KNOWN = 4096
 MAX_CREDIT = 1 << 20
 """Weighted tokens that a provider may give on credit: more would let it claim that much after a restart of ours."""
 
@@ -64,6 +65,8 @@ class Purser:
         self._tasks = tasks
         self._creditors: dict[str, Creditor] = {}
         self._tabs: dict[Pair, GatewayTab] = {}
+        self.known: dict[str, str] = {}
+        """Peers of the active providers that announced themselves, by provider id."""
         self.on_voucher: Callable[[], None] = lambda: None
         self.on_receipt: Callable[[], None] = lambda: None
 
@@ -83,6 +86,8 @@ class Purser:
         except (BadRecord, NotAccepted) as error:
             logger.info("provider %s is passed over: %s", record.peer, error)
             return False
+        if binding.id in self.known or len(self.known) < MAX_KNOWN:
+            self.known[binding.id] = record.peer
         return True
 
     def _read(self, data: bytes, peer: str) -> Binding:

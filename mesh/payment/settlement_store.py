@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mesh.errors import ConfigError
-from mesh.payment.epochs import SlotId
+from mesh.payment.provider_plan import SlotId
 
 VERSION: Final = 1
 HASH_BYTES: Final = 32

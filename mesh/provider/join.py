@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-import threading
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
-from mesh.errors import Cancelled, ConfigError, MeshError
+from mesh.errors import ConfigError, MeshError, PeerError
 from mesh.node import Node, NodeConfig
 from mesh.provider.config import ServiceConfig
+from mesh.provider.doors import Doors
+from mesh.provider.machine import check_device, free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
-from mesh.swarm.placement import Claim, default_max_blocks, settle
-from mesh.swarm.view import ProviderView
+from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, settle
+from mesh.swarm.rebalance import may_leave, rebalance
+from mesh.swarm.view import ProviderView, gaps
 from mesh.version import VERSION
+from mesh.wire.messages import CONTROL_PROTOCOL
 from shards.checkpoint import Checkpoint
-from shards.engine.measure import best_threads, measure_block_rate
+from shards.errors import ShardError
 from shards.loading import choose_dtype, load_stage
 from shards.progress import Progress, silent
 from shards.source import resolve
@@ -37,14 +43,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 ANNOUNCE_SECONDS = 8.0
 CLAIM_SECONDS = 1.0
 CLAIM_ROUNDS = 20
 STEADY_ROUNDS = 2
 UNKNOWN_RATE = 1.0
-DEVICE_FRACTION = 0.25
+MEMORY_FRACTION = 0.5
+"""Of the free memory, what a node takes more blocks into."""
+REBALANCE_SECONDS = 8.0
+PEERS_PER_INTERVAL = 100
+"""In larger swarms nodes look less often, so that looking costs the same altogether."""
+DRAIN_SECONDS = 30.0
+ANSWER_SECONDS = 3.0
+MAX_ASKED = 32
+"""Replicas that a node asks whether they are there before it leaves its blocks to them."""
 
 
 async def _approve(what: str) -> bool:
@@ -53,13 +65,17 @@ async def _approve(what: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JoinConfig:
-    """What `mesh join` was asked. `blocks` None chooses automatically, up to `max_blocks` (None: a third)."""
+    """What `mesh join` was asked. `blocks` None chooses automatically, up to `max_blocks` (None: a third).
+
+    Who chooses automatically looks every `rebalance_seconds` (None: never) whether it is needed more elsewhere.
+    """
 
     model: str
     node: NodeConfig
     name: str | None = None
     blocks: Span | None = None
     max_blocks: int | None = None
+    rebalance_seconds: float | None = REBALANCE_SECONDS
     device: str = "cpu"
     dtype: str = "auto"
     cache: Path | None = None
@@ -159,7 +175,7 @@ async def join(
 
     Asked by `leaving`, we admit no session any more, those that run have `drain_seconds` to end, and then we go.
     """
-    folder = await _stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
+    folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, config.name or model_name(config.model, folder), folder)
     _check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
@@ -202,6 +218,13 @@ class _Provider:
         self._dtype = dtype
         self._rate = UNKNOWN_RATE
         self._threads = config.threads
+        self._doors = Doors(node.transport)
+        self._share = config.max_blocks or default_max_blocks(files.spec.n_blocks)
+        self._memory = 0
+        """Blocks that we have memory for, if we may move: 0 stays."""
+        self._has_served = asyncio.Event()
+        self._going: Span | None = None
+        """Where we are about to move to."""
         self._serving: tuple[StageService, Span] | None = None
         self._leaving = Leaving()
 
@@ -225,7 +248,8 @@ class _Provider:
         if self._serving is None:
             return
         service, span = self._serving
-        if not len(service.table):
+        if not len(service.table):  # nobody has to hear of it before the record is withdrawn
+            await service.drain(self._config.drain_seconds)
             return
         tell(Draining(len(service.table)))
         announcing = asyncio.create_task(self._announce_draining(service, span))
@@ -242,23 +266,43 @@ class _Provider:
             logger.warning("could not announce that we leave: %s", error)
 
     async def run(self, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
-        files = self._files
+        """Choose, load and serve, and do so again wherever we are needed more."""
         span = await self._choose()
-        tell(Chose(files.name, span, files.spec.n_blocks))
-        announcing = self._keep_announcing(lambda: self._record(span, "loading"))
         async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(announcing)
-            model = await _stoppable(lambda report: self._load(span, report), progress)
-            self._threads, self._rate = await asyncio.to_thread(_measure, model, self._config.threads)
-            keeper.cancel()
-        await self._serve(model, span, tell)
+            if self._desk is not None:
+                tasks.create_task(self._settle(self._desk, tell))
+            while True:
+                tell(Chose(self._files.name, span, self._files.spec.n_blocks))
+                # The stage is handed over, so that nobody holds it any more when another takes its place.
+                span = await self._serve(await self._prepare(span, progress), span, tell, progress)
+                await self._doors.shut()
+                gc.collect()
 
-    async def _serve(self, model: StageModel, span: Span, tell: Callable[[JoinEvent], None]) -> None:
+    async def _settle(self, desk: Desk, tell: Callable[[JoinEvent], None]) -> None:
+        """Look after the money, from the first time we serve on and whatever blocks we serve later."""
+        await self._has_served.wait()
+        settlement = desk.settlement(self._node.transport, lambda event: tell(Settlement(event)))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(desk.view.run())
+            tasks.create_task(settlement.run())
+
+    async def _prepare(self, span: Span, progress: Progress) -> StageModel:
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(self._keep_announcing(lambda: self._record(span, "loading")))
+            model = await stoppable(lambda report: self._load(span, report), progress)
+            self._threads, self._rate = await asyncio.to_thread(measure, model, self._config.threads)
+            keeper.cancel()
+        return model
+
+    async def _serve(
+        self, model: StageModel, span: Span, tell: Callable[[JoinEvent], None], progress: Progress
+    ) -> Span:
+        """Serve until we are needed more elsewhere; returns where."""
         files = self._files
         service = StageService(
             model,
             digest=files.digest,
-            transport=self._node.transport,
+            transport=self._doors,
             files=files.contents,
             wire_dtype=self._dtype,
             config=ServiceConfig(admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads),
@@ -266,31 +310,112 @@ class _Provider:
         )
         ready = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(service.run(ready.set))
-            if self._desk is not None:
-                tasks.create_task(self._desk.view.run())
-                settlement = self._desk.settlement(self._node.transport, lambda event: tell(Settlement(event)))
-                tasks.create_task(settlement.run())
+            serving = tasks.create_task(service.run(ready.set))
             await ready.wait()
+            self._has_served.set()
             await self._announce(self._serving_record(service, span))
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
             self._serving = service, span
             self._leaving.serving = True
-            tasks.create_task(self._keep_announcing(lambda: self._serving_record(service, span)))
+            keeper = tasks.create_task(self._keep_announcing(lambda: self._current_record(service, span)))
+            target = await self._needed_elsewhere(service, span, progress)
+            keeper.cancel()
+            serving.cancel()
+        self._going = self._serving = None
+        return target
+
+    async def _needed_elsewhere(self, service: StageService, span: Span, progress: Progress) -> Span:
+        """Look at the swarm from time to time, until we have left `span` for another; returns that one."""
+        n_blocks = self._files.spec.n_blocks
+        interval = self._config.rebalance_seconds
+        if not self._memory or interval is None:
+            await asyncio.get_running_loop().create_future()
+        wanted: Span | None = None
+        pause = interval or REBALANCE_SECONDS
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.7, 1.3))
+            try:
+                views = await self._everybody(span)
+                pause = (interval or REBALANCE_SECONDS) * max(1.0, len(views) / PEERS_PER_INTERVAL)
+                before, wanted = wanted, rebalance(n_blocks, views, self._node.peer_id, share=self._share)
+                # Twice the same answer: a peer whose record is late is not a peer that is gone.
+                if wanted is not None and wanted == before and await self._leave(service, span, wanted, progress):
+                    return wanted
+            except (MeshError, ShardError) as error:
+                logger.warning("could not look whether we are needed elsewhere: %s", error)
+
+    async def _leave(self, service: StageService, span: Span, target: Span, progress: Progress) -> bool:
+        """Give up `span` for `target` if that opens no gap; False when we had better stay."""
+        config, n_blocks, me = self._config, self._files.spec.n_blocks, self._node.peer_id
+        logger.info("blocks %s need us more than %s", target, span)
+        # What is to be downloaded comes while we still serve.
+        await stoppable(
+            lambda report: resolve(config.model, span=target, cache=config.cache, progress=report), progress
+        )
+        self._going = target
+        try:
+            await self._announce(self._current_record(service, span))
+            # Others may have decided the same at the same time: once everybody can see who goes, look again.
+            await asyncio.sleep(2 * CLAIM_SECONDS)
+            views = await self._everybody(span)
+            dead = await self._dead(span, views)
+            views = [view for view in views if view.peer not in dead]
+            still = rebalance(n_blocks, views, me, share=self._share) == target
+            # Where blocks are missing no session can go on: nothing to wait for.
+            deadline = time.monotonic() + (0.0 if gaps(n_blocks, views) else DRAIN_SECONDS)
+            while still and may_leave(n_blocks, views, me, span):
+                if not len(service.table) or time.monotonic() > deadline:
+                    return True
+                await asyncio.sleep(CLAIM_SECONDS)
+                views = [view for view in await self._everybody(span) if view.peer not in dead]
+        except BaseException:
+            self._going = None
+            raise
+        self._going = None
+        logger.info("blocks %s need us after all", span)
+        await self._announce(self._current_record(service, span))
+        return False
+
+    async def _dead(self, span: Span, views: Sequence[ProviderView]) -> set[str]:
+        """Of those that would serve our blocks without us: who does not answer, or has not been asked."""
+        replicas = [v.peer for v in views if v.serving and v.peer != self._node.peer_id and v.span.overlaps(span)]
+
+        async def answers(peer: str) -> bool:
+            try:
+                channel = await self._node.transport.open(peer, CONTROL_PROTOCOL, timeout=ANSWER_SECONDS)
+            except PeerError:
+                return False
+            await channel.aclose()
+            return True
+
+        asked = random.sample(replicas, min(len(replicas), MAX_ASKED))
+        found = await asyncio.gather(*(answers(peer) for peer in asked))
+        return set(replicas) - {peer for peer, there in zip(asked, found, strict=True) if there}
+
+    async def _everybody(self, span: Span) -> list[ProviderView]:
+        """The swarm with ourselves as we serve now, and with those that have only claimed."""
+        committed, claims = await self._view()
+        claimed = [ProviderView(claim.peer, claim.span, UNKNOWN_RATE, serving=False) for claim in claims]
+        mine = ProviderView(self._node.peer_id, span, self._rate, max_blocks=self._memory)
+        return [*committed, *claimed, mine]
+
+    def _current_record(self, service: StageService, span: Span) -> ProviderRecord:
+        """While we are leaving we take no new sessions, and others see where we go."""
+        return self._serving_record(service, span) if self._going is None else self._record(self._going, "loading")
 
     async def _choose(self) -> Span:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
         if self._config.blocks is not None:
             return self._config.blocks
         n_blocks = self._files.spec.n_blocks
-        most = self._config.max_blocks or default_max_blocks(n_blocks)
+        stages = 1 if self._config.max_blocks else DEFAULT_STAGES
         claimed: Span | None = None
         steady = 0
         for _ in range(CLAIM_ROUNDS):
             committed, claims = await self._view()
-            span = settle(n_blocks, committed, claims, self._node.peer_id, most)
+            span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages)
             steady = steady + 1 if span == claimed else 0
             if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
                 break
@@ -312,14 +437,21 @@ class _Provider:
             if record.state == "joining":
                 claims.append(Claim(peer, record.span))
             elif record.state in ("loading", "serving"):
-                committed.append(ProviderView(peer, record.span, record.throughput, record.state == "serving"))
+                serving = record.state == "serving"
+                view = ProviderView(peer, record.span, record.throughput, serving, max_blocks=record.max_blocks)
+                committed.append(view)
         return committed, claims
 
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
         checkpoint = Checkpoint.open(folder, span=span, progress=progress)
-        return load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
+        model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
+        if config.blocks is None and config.rebalance_seconds is not None:
+            each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype)
+            self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free_bytes(config.device) / each)
+            self._memory = min(self._memory, self._files.spec.n_blocks)
+        return model
 
     def _record(self, span: Span, state: State) -> ProviderRecord:
         spec = self._files.spec
@@ -331,6 +463,7 @@ class _Provider:
             span=span,
             state=state,
             throughput=self._rate,
+            max_blocks=self._memory,
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             maddrs=self._node.maddrs[:16],
@@ -371,55 +504,10 @@ class _Provider:
             logger.warning("could not withdraw our record (it expires by itself): %s", error)
 
 
-async def _stoppable(work: Callable[[Progress], T], progress: Progress) -> T:
-    """Run `work` in a thread. When we are cancelled its next report of progress ends it, so that Ctrl-C need not wait
-    until gigabytes are downloaded or checked."""
-    stopping = threading.Event()
-
-    def report(done_bytes: int, total_bytes: int, what: str) -> None:
-        if stopping.is_set():
-            raise Cancelled("loading was broken off")
-        progress(done_bytes, total_bytes, what)
-
-    try:
-        return await asyncio.to_thread(work, report)
-    except asyncio.CancelledError:
-        stopping.set()
-        raise
-
-
-def _measure(model: StageModel, threads: int | None) -> tuple[int, float]:
-    """Threads to compute with (measured, unless the operator chose) and the block rate with them."""
-    if threads is None:
-        return best_threads(model)
-    torch.set_num_threads(threads)
-    return threads, measure_block_rate(model)
-
-
 def _check_options(config: JoinConfig, files: ModelFiles) -> None:
     n_blocks = files.spec.n_blocks
     if config.blocks is not None and config.blocks.end > n_blocks:
         raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
     if config.max_blocks is not None and config.max_blocks < 1:
         raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
-    _check_device(config.device)
-
-
-def _check_device(name: str) -> None:
-    """Try it, since torch also knows the names of devices that this machine or this build has not."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name!r} is not a torch device: {_first_line(error)}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda was asked, but torch sees no CUDA device: use --device cpu")
-    try:
-        works = torch.ones(1, device=device).add(1).item() == 2
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: {_first_line(error)}") from error
-    if not works:
-        raise ConfigError(f"--device {name} computes 1 + 1 wrongly")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    check_device(config.device)

@@ -41,6 +41,8 @@ class LiveSession:
     """Work that has arrived and is not done, by `id`."""
     pending_tokens: int = 0
     feeder: asyncio.Task[None] | None = None
+    parked: tuple[int, int] | None = None
+    """The next position and token, which wait until the client extends the session."""
     bill: Bill | None = None
     """What it is worth, where work is paid for."""
     held: deque[Work] = field(default_factory=deque)

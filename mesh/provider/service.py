@@ -27,6 +27,7 @@ from mesh.wire.messages import (
     RING_PROTOCOL,
     Activations,
     CloseSession,
+    ExtendSession,
     FetchFile,
     FileData,
     Message,
@@ -152,6 +153,8 @@ class StageService:
             self._fail(live, "closing", "the provider is leaving")
         if handed_over:
             await asyncio.sleep(DRAIN_PAUSE)  # for their clients to be told
+        if self.till is not None:
+            await self.till.flush()
         return len(handed_over)
 
     # What clients ask for.
@@ -177,6 +180,8 @@ class StageService:
                 self._open(control, message, frame)
             case Prompt():
                 self._prompt(control, message, frame)
+            case ExtendSession(session=session, limit=limit):
+                self._extend(session, control.peer, limit)
             case CloseSession(session=session, received=received):
                 live = self._live.get(session)
                 if live is not None and live.owner is control:
@@ -298,7 +303,20 @@ class StageService:
         for session, position, token in parts:
             if token >= self.model.spec.vocab_size:
                 raise BadTensor(f"token {token} is outside the vocabulary", peer=sender)
+            live = self._live.get(session)
+            if live is not None and live.entry.previous == sender and position >= live.entry.limit:
+                live.parked = (position, token)
+                continue
             await self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
+
+    def _extend(self, session: bytes, client: PeerId, limit: int) -> None:
+        entry = self.table.extend(session, client, limit, time.monotonic())
+        live = self._live.get(session)
+        if entry is None or live is None or live.parked is None or live.parked[0] >= entry.limit:
+            return
+        (position, token), live.parked = live.parked, None
+        tokens = torch.tensor([token])
+        self._tasks.create_task(self._arrive(entry.previous, session, position, 1, tokens=tokens))
 
     async def _arrive(
         self,

@@ -12,6 +12,12 @@ from mesh.errors import ProtocolViolation
 from mesh.wire.messages import OpenSession
 from shards.span import Span
 
+FIRST_GUESS_SECONDS = 1.0
+MEAN_WEIGHT = 0.1
+LEAST_RETRY = 1.0
+MOST_RETRY = 30.0
+"""Bounds of what a client that is refused is told to wait (seconds)."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageFacts:
@@ -58,10 +64,12 @@ class HopSession:
     prompt_tokens: int
     fed_tokens: int
     capacity: int
+    limit: int
     is_first: bool
     is_last: bool
     kv_bytes: int
     last_active: float
+    opened: float = 0.0
     expected: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
@@ -74,6 +82,8 @@ class SessionTable:
     facts: StageFacts
     limits: AdmissionLimits
     kv_bytes_used: int = 0
+    mean_seconds: float = FIRST_GUESS_SECONDS
+    """How long a session lives here, on average."""
     _sessions: dict[bytes, HopSession] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -95,14 +105,17 @@ class SessionTable:
         if request.session in self._sessions:
             raise NotAdmitted("duplicate", "a session of this id is already open here")
         if len(self._sessions) >= self.limits.sessions:
-            raise NotAdmitted("busy", f"all {self.limits.sessions} sessions are taken", 1.0)
+            raise NotAdmitted("busy", f"all {self.limits.sessions} sessions are taken", self.until_room())
         if sum(1 for other in self if other.client == client) >= self.limits.sessions_per_client:
-            raise NotAdmitted("quota", f"one client may hold {self.limits.sessions_per_client} sessions", 1.0)
+            raise NotAdmitted(
+                "quota", f"one client may hold {self.limits.sessions_per_client} sessions", self.until_room()
+            )
         kv_bytes = self.facts.kv_bytes_per_token(span) * request.capacity
         if kv_bytes > self.limits.kv_bytes:
             raise NotAdmitted("too_large", f"it needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
         if kv_bytes > self.kv_bytes_free:
-            raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", 1.0)
+            wait = self.until_room()
+            raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", wait)
         session = HopSession(
             id=request.session,
             client=client,
@@ -112,10 +125,12 @@ class SessionTable:
             prompt_tokens=request.prompt_tokens,
             fed_tokens=request.fed_tokens,
             capacity=request.capacity,
+            limit=min(request.limit, request.capacity),
             is_first=span.start == 0,
             is_last=span.end == self.facts.n_blocks,
             kv_bytes=kv_bytes,
             last_active=now,
+            opened=now,
         )
         self._sessions[session.id] = session
         self.kv_bytes_used += kv_bytes
@@ -128,7 +143,13 @@ class SessionTable:
             return None
         del self._sessions[session]
         self.kv_bytes_used -= found.kv_bytes
+        lived = max(0.0, found.last_active - found.opened)
+        self.mean_seconds += MEAN_WEIGHT * (lived - self.mean_seconds)
         return found
+
+    def until_room(self) -> float:
+        """Seconds until a session may be expected to end, from how many there are and how long they live."""
+        return min(max(self.mean_seconds / max(1, len(self._sessions)), LEAST_RETRY), MOST_RETRY)
 
     def prompt(self, session: bytes, client: str, count: int, now: float) -> HopSession:
         """The client hands the first stage its `count` token ids. Raises `ProtocolViolation`."""
@@ -142,6 +163,15 @@ class SessionTable:
         if found.expected != 0:
             raise ProtocolViolation("a second prompt came for the session", peer=client)
         found.expected = count
+        found.last_active = now
+        return found
+
+    def extend(self, session: bytes, client: str, limit: int, now: float) -> HopSession | None:
+        """Positions below `limit` may run; None when `client` has no such session at a first stage."""
+        found = self._sessions.get(session)
+        if found is None or found.client != client or not found.is_first:
+            return None
+        found.limit = max(found.limit, min(limit, found.capacity))
         found.last_active = now
         return found
 
@@ -196,6 +226,8 @@ class SessionTable:
             )
         if not request.prompt_tokens <= request.fed_tokens < request.capacity:
             raise NotAdmitted("bad_request", "prompt_tokens <= fed_tokens < capacity must hold")
+        if request.limit < request.fed_tokens:
+            raise NotAdmitted("bad_request", "fed_tokens <= limit must hold")
         if request.wire_dtype != facts.wire_dtype:
             raise NotAdmitted("wrong_dtype", f"this stage hands over {facts.wire_dtype}, not {request.wire_dtype}")
         return span

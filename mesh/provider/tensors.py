@@ -33,6 +33,6 @@ def split_hidden(
             f"{len(payload)} bytes of hidden states came for {sum(counts)} tokens of {hidden_size} {dtype}, "
             f"which are {expected} bytes"
         )
-    writable = payload if isinstance(payload, bytearray) else bytearray(payload)
+    writable = bytearray(payload) if memoryview(payload).readonly else payload
     whole = torch.frombuffer(writable, dtype=dtype).view(-1, hidden_size)
     return [piece if 2 * piece.nbytes > whole.nbytes else piece.clone() for piece in torch.split(whole, list(counts))]

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TASKS_PER_PEER = 64
 BUSY_SECONDS = 0.01
+FLUSH_SECONDS = 1.0
 
 
 class Till:
@@ -54,6 +55,10 @@ class Till:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._collector.run()
+
+    async def flush(self) -> None:
+        """We are about to leave: claim what was done, and give the gateways a moment to sign for it."""
+        await self._collector.flush(FLUSH_SECONDS)
 
     # --- what a control channel says ---
 

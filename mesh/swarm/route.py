@@ -1,25 +1,29 @@
-"""Which way a session goes: the cheapest chain of different providers that covers every block once (pure)."""
+"""Which way a session goes: the cheapest chain of different providers that covers every block once (pure).
+
+`RouteTable` holds what a look at the swarm told, as arrays; a route is chosen from it for every session.
+"""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from mesh.errors import NoRoute
+from mesh.errors import NoRoute, Refused
+from mesh.swarm.search import Floats, Ints, Search
 from mesh.swarm.view import ProviderView, gaps
+from mesh.swarm.walk import Walker
 from shards.span import Span
 
 DEFAULT_HOP_SECONDS = 0.002
 UNMEASURED_BLOCK_RATE = 100.0
 MAX_EXPANSIONS = 20_000
 """Labels that a search may look at; honest swarms need about one per block of the model."""
-
-_Floats = npt.NDArray[np.float64]
-_Ints = npt.NDArray[np.int64]
+LOADING_RETRY_SECONDS = 5.0
+FAILED_RETRY_SECONDS = 2.0
+GAP_RETRY_SECONDS = 30.0
+"""When to try again where blocks are missing: somebody loads them, those who serve them just failed, nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,229 +53,140 @@ def choose_route(
     excluded: Iterable[str] = (),
     max_expansions: int = MAX_EXPANSIONS,
 ) -> tuple[Hop, ...]:
-    """The chain with the least expected seconds per token. Raises `NoRoute` naming the gap.
+    """The chain with the least expected seconds per token, from a view that is used once; see `RouteTable.choose`."""
+    return RouteTable(n_blocks, providers, latencies).choose(excluded=excluded, max_expansions=max_expansions)
 
-    A provider may serve any part of its span, but no peer comes twice. A stage's time is its blocks over its rate,
-    stretched by the sessions that it already works on.
 
-    The search is A* (Hart, Nilsson and Raphael, 1968). What is left to pay is bounded by the cheapest way on that
-    may visit a peer twice, which one pass over the blocks, last to first, gives for all providers at once; where
-    that way visits nobody twice, as it nearly always does, the search walks straight along it. Of two labels in one
-    place the dearer is dropped if it has also used up all the peers that the other has (as Feillet et al., 2004).
-    A swarm made to defeat this gets, after `max_expansions`, the cheapest chain whose stages all run to the end of
-    their provider's span.
+class RouteTable:
+    """The providers of one model and what hand-overs take. Holds its place until the view or a measurement changes.
+
+    Building it takes time in proportion to the number of providers; choosing from it a few milliseconds for ten
+    thousand.
     """
-    out = frozenset(excluded)
-    by_peer = {p.peer: p for p in providers if p.serving and p.peer not in out and p.span.end <= n_blocks}
-    usable = list(by_peer.values())
-    missing = gaps(n_blocks, usable)
-    if missing:
-        shunned = [p for p in providers if p.peer in out and any(p.span.overlaps(gap) for gap in missing)]
-        raise NoRoute(_explain(n_blocks, missing, bool(shunned)))
-    search = _Search(n_blocks, usable, latencies or Latencies())
-    return search.cheapest(max_expansions) or search.to_the_ends()
 
-
-@dataclass(frozen=True, slots=True)
-class _Label:
-    """The provider of index `at` is about to run `block`, in a stage that began at `begin`."""
-
-    cost: float
-    """Seconds so far, the hand-over to this provider included."""
-    block: int
-    at: int
-    begin: int
-    before: tuple[Hop, ...]
-    visited: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ways:
-    """To whom a session may go at a block, cheapest first."""
-
-    totals: _Floats
-    """Hand-over and all that is left to pay after it; ascending."""
-    order: _Ints
-    """The providers' indices."""
-    hand_overs: _Floats
-
-
-@dataclass(frozen=True, slots=True)
-class _Switch:
-    """The ways out of `parent` (None: from the client) to another provider at `block`, of which `place` is next."""
-
-    parent: _Label | None
-    block: int
-    cost: float
-    """Seconds before the hand-over."""
-    place: int = 0
-
-
-class _Search:
-    """The arrays of one search. Providers are known by their index; `active[b]` are those that hold block `b`."""
-
-    def __init__(self, n_blocks: int, providers: Sequence[ProviderView], latencies: Latencies) -> None:
-        self._n = n_blocks
-        self._peers = [provider.peer for provider in providers]
-        self._latencies = latencies
-        self._seconds: _Floats = np.array([_block_seconds(provider) for provider in providers])
-        starts: _Ints = np.array([provider.span.start for provider in providers])
-        self._ends: _Ints = np.array([provider.span.end for provider in providers])
-        self._active: list[_Ints] = [np.flatnonzero((starts <= b) & (self._ends > b)) for b in range(n_blocks)]
+    def __init__(self, n_blocks: int, providers: Sequence[ProviderView], latencies: Latencies | None = None) -> None:
+        self.n_blocks = n_blocks
+        self._providers = tuple(providers)
+        self._latencies = latencies or Latencies()
+        usable = [provider for provider in providers if provider.serving and provider.span.end <= n_blocks]
+        self._peers = [provider.peer for provider in usable]
         self._index = {peer: index for index, peer in enumerate(self._peers)}
-        self._measured: dict[int, list[tuple[int, float]]] = {}
-        for (sender, receiver), seconds in latencies.between.items():
-            if sender in self._index and receiver in self._index:
-                self._measured.setdefault(self._index[sender], []).append((self._index[receiver], seconds))
-        self._left: list[_Floats] = []
-        """Per block and active provider: least seconds from the moment it begins the block to the end."""
-        self._bound()
-        self._ways_known: dict[tuple[int, int | None], _Ways] = {}
+        self._loads: Floats = np.array([provider.load for provider in usable], dtype=np.float64)
+        rates: Floats = np.array([provider.block_rate for provider in usable], dtype=np.float64)
+        self._rates: Floats = np.where(rates > 0, rates, UNMEASURED_BLOCK_RATE)
+        self._starts: Ints = np.array([provider.span.start for provider in usable], dtype=np.int64)
+        self._ends: Ints = np.array([provider.span.end for provider in usable], dtype=np.int64)
+        known = self._index
+        first = {known[peer]: seconds for peer, seconds in self._latencies.to_first.items() if peer in known}
+        self._to_first = {index: seconds for index, seconds in first.items() if self._starts[index] == 0}
+        self._measured: dict[int, dict[int, float]] = {}
+        for (sender, receiver), seconds in self._latencies.between.items():
+            if sender in known and receiver in known and sender != receiver:
+                self._measured.setdefault(known[sender], {})[known[receiver]] = seconds
+        self._walker = Walker(
+            n_blocks, self._starts, self._ends, self._latencies.default, self._to_first, self._measured
+        )
+        self._active: list[Ints] = []
 
-    def cheapest(self, max_expansions: int) -> tuple[Hop, ...] | None:
-        """The best chain, or None when the search was cut off."""
-        queue: list[tuple[float, int, _Label | _Switch]] = []
-        pushed = 0
+    def choose(
+        self,
+        *,
+        excluded: Iterable[str] = (),
+        busy: Mapping[str, float] | None = None,
+        loads: Mapping[str, int] | None = None,
+        factors: Mapping[str, float] | None = None,
+        noise: Floats | None = None,
+        max_expansions: int = MAX_EXPANSIONS,
+    ) -> tuple[Hop, ...]:
+        """The chain with the least expected seconds per token.
 
-        def push(item: _Label | _Switch, total: float) -> None:
-            nonlocal pushed
-            pushed += 1
-            heapq.heappush(queue, (total, pushed, item))
+        `loads` are sessions at peers that the view may not know of yet, and `factors` how many times slower than they
+        say peers count (a penalty). `busy` peers have no room for as many seconds. `noise` (`providers` values of at
+        least 0, aligned to the view) makes providers that much slower, so that many clients with one view spread over
+        near-equals.
 
-        push(_Switch(None, 0, 0.0), 0.0)
-        seen: dict[tuple[int, int], list[frozenset[str]]] = {}
-        for _ in range(max_expansions):
-            _, _, item = heapq.heappop(queue)
-            if isinstance(item, _Switch):
-                ways = self._ways(item)
-                place = item.place + 1
-                if place < len(ways.order):
-                    push(replace(item, place=place), item.cost + float(ways.totals[place]))
-                label = self._enter(item, ways)
-                if label is None:
-                    continue
-                exact = label.cost + self._remaining(label.block, label.at)
-                if queue and exact > queue[0][0]:  # the bound under which the switch was pushed was a lower one
-                    push(label, exact)
-                    continue
-            else:
-                label = item
-            if self._is_dominated(label, seen):
-                continue
-            if label.block == self._n - 1:
-                return self._hops(label)
-            after = label.block + 1
-            cost = label.cost + float(self._seconds[label.at])
-            if self._ends[label.at] > after:
-                stay = _Label(cost, after, label.at, label.begin, label.before, label.visited)
-                push(stay, cost + self._remaining(after, label.at))
-            push(_Switch(label, after, cost), cost + self._least_hand_over(label.at) + self._least[after])
-        return None
+        A provider may serve any part of its span, but no peer comes twice. A stage's time is its blocks over its
+        rate, stretched by the sessions that it already works on. The cheapest walk, which may visit a peer twice, is
+        found over spans rather than providers; as it nearly always visits nobody twice, it is the answer. Otherwise
+        `Search` finds the cheapest chain; a swarm made to defeat that gets, after `max_expansions`, the cheapest chain
+        whose stages all run to the end of their provider's span.
 
-    def to_the_ends(self) -> tuple[Hop, ...]:
-        """The cheapest chain whose stages run to the end of their provider's span: so nobody can come twice."""
-        best = np.zeros(self._n + 1)
-        choice = [0] * self._n
-        for block in range(self._n - 1, -1, -1):
-            here = self._active[block]
-            costs = self._seconds[here] * (self._ends[here] - block) + best[self._ends[here]]
-            place = int(costs.argmin())
-            best[block] = costs[place] + self._latencies.default
-            choice[block] = int(here[place])
-        hops: list[Hop] = []
-        block = 0
-        while block < self._n:
-            index = choice[block]
-            end = int(self._ends[index])
-            hops.append(Hop(self._peers[index], Span(block, end)))
-            block = end
-        return tuple(hops)
+        Raises `NoRoute`, naming the gap, or `Refused` where only busy peers could fill it; both say when to try again.
+        """
+        out = frozenset(excluded)
+        full = {peer: wait for peer, wait in (busy or {}).items() if wait > 0}
+        seconds = self._block_seconds(loads or {}, factors or {}, noise)
+        for peer in (*out, *full):
+            index = self._index.get(peer)
+            if index is not None:
+                seconds[index] = np.inf
+        if not self._peers:
+            self._give_up(out, full)
+        stages, total = self._walker.walk(seconds)
+        if not np.isfinite(total):
+            self._give_up(out, full)
+        if len({index for index, _ in stages}) < len(stages):
+            search = Search(
+                seconds=seconds,
+                ends=self._ends,
+                active=[here[np.isfinite(seconds[here])] for here in self._holders()],
+                default=self._latencies.default,
+                to_first=self._to_first,
+                measured=self._measured,
+            )
+            stages = list(search.cheapest(max_expansions) or search.to_the_ends())
+        return tuple(Hop(self._peers[index], span) for index, span in stages)
 
-    def _bound(self) -> None:
-        self._left = [np.empty(0)] * self._n
-        self._least = [0.0] * self._n
-        after: _Floats = np.full(len(self._seconds), np.inf)
-        following: _Floats | None = None
-        for block in range(self._n - 1, -1, -1):
-            here = self._active[block]
-            if following is None:
-                rest = np.zeros(len(here))
-            else:
-                rest = np.minimum(after[here], following.min() + self._latencies.default)
-                for place, index in self._with_measurements(here):
-                    hand_overs = self._hand_overs(index, block + 1)
-                    rest[place] = min(after[index], float((hand_overs + following).min()))
-            following = self._seconds[here] + rest
-            self._left[block] = following
-            self._least[block] = float(following.min())
-            after.fill(np.inf)
-            after[here] = following
-
-    def _with_measurements(self, here: _Ints) -> list[tuple[int, int]]:
-        if not self._measured:
-            return []
-        return [(place, index) for place, index in enumerate(here.tolist()) if index in self._measured]
-
-    def _hand_overs(self, index: int, block: int) -> _Floats:
-        """Seconds to hand over from provider `index` to each that is active at `block`."""
-        there = self._active[block]
-        seconds = np.full(len(there), self._latencies.default)
-        for receiver, measured in self._measured.get(index, ()):
-            place = int(np.searchsorted(there, receiver))
-            if place < len(there) and there[place] == receiver:
-                seconds[place] = measured
+    def _block_seconds(self, loads: Mapping[str, int], factors: Mapping[str, float], noise: Floats | None) -> Floats:
+        seconds: Floats = (1 + self._loads) / self._rates
+        for peer, load in loads.items():
+            index = self._index.get(peer)
+            if index is not None and load > self._loads[index]:
+                seconds[index] = (1 + load) / self._rates[index]
+        for peer, factor in factors.items():
+            index = self._index.get(peer)
+            if index is not None:
+                seconds[index] *= factor
+        if noise is not None:
+            seconds *= 1 + noise[: len(seconds)]
         return seconds
 
-    def _remaining(self, block: int, index: int) -> float:
-        return float(self._left[block][np.searchsorted(self._active[block], index)])
+    def _holders(self) -> list[Ints]:
+        if not self._active:
+            self._active = [
+                np.flatnonzero((self._starts <= block) & (self._ends > block)) for block in range(self.n_blocks)
+            ]
+        return self._active
 
-    def _least_hand_over(self, index: int) -> float:
-        measured = (seconds for _, seconds in self._measured.get(index, ()))
-        return min((self._latencies.default, *measured))
-
-    def _ways(self, switch: _Switch) -> _Ways:
-        block, parent = switch.block, switch.parent
-        sender = parent.at if parent is not None and parent.at in self._measured else None
-        known = self._ways_known.get((block, sender))
-        if known is not None:
-            return known
-        default = self._latencies.default
-        if parent is None:
-            to_first = self._latencies.to_first
-            seconds = np.array([to_first.get(self._peers[i], default) for i in self._active[block].tolist()])
-        elif sender is None:
-            seconds = np.full(len(self._active[block]), default)
+    def _give_up(self, out: frozenset[str], full: Mapping[str, float]) -> None:
+        """Raise what is the matter: blocks without anybody, or only with peers that failed or have no room."""
+        n_blocks = self.n_blocks
+        serving = [p for p in self._providers if p.serving and p.span.end <= n_blocks]
+        left = [p for p in serving if p.peer not in out]
+        missing = gaps(n_blocks, left)
+        if not missing:
+            wait = seconds_until_room(n_blocks, left, full)
+            raise Refused(f"every route is full: no room for another session for about {wait:.1f} s", retry_after=wait)
+        shunned = any(p.peer in out and p.span.overlaps(gap) for p in self._providers for gap in missing)
+        if shunned:
+            wait = FAILED_RETRY_SECONDS
         else:
-            seconds = self._hand_overs(sender, block)
-        totals = seconds + self._left[block]
-        order = np.argsort(totals, kind="stable")
-        ways = _Ways(totals[order], self._active[block][order], seconds[order])
-        self._ways_known[block, sender] = ways
-        return ways
+            loading = [p for p in self._providers if not p.serving]
+            wait = GAP_RETRY_SECONDS if gaps(n_blocks, [*left, *loading]) else LOADING_RETRY_SECONDS
+        raise NoRoute(_explain(n_blocks, missing, shunned), retry_after=wait)
 
-    def _enter(self, switch: _Switch, ways: _Ways) -> _Label | None:
-        """The label behind the switch's next way out; None when that peer has been visited."""
-        index = int(ways.order[switch.place])
-        peer = self._peers[index]
-        parent = switch.parent
-        cost = switch.cost + float(ways.hand_overs[switch.place])
-        if parent is None:
-            return _Label(cost, switch.block, index, switch.block, (), frozenset((peer,)))
-        if peer in parent.visited:
-            return None
-        done = Hop(self._peers[parent.at], Span(parent.begin, switch.block))
-        return _Label(cost, switch.block, index, switch.block, (*parent.before, done), parent.visited | {peer})
 
-    def _is_dominated(self, label: _Label, seen: dict[tuple[int, int], list[frozenset[str]]]) -> bool:
-        spent = frozenset(peer for peer in label.visited if self._ends[self._index[peer]] > label.block)
-        others = seen.setdefault((label.block, label.at), [])
-        if any(other <= spent for other in others):
-            return True
-        others.append(spent)
-        return False
+def seconds_until_room(n_blocks: int, providers: Sequence[ProviderView], busy: Mapping[str, float]) -> float:
+    """Seconds until each block is held by somebody who is not busy (who holds none of it does not count).
 
-    def _hops(self, label: _Label) -> tuple[Hop, ...]:
-        return (*label.before, Hop(self._peers[label.at], Span(label.begin, self._n)))
+    Infinite where nobody holds a block.
+    """
+    soonest = [float("inf")] * n_blocks
+    for provider in providers:
+        wait = busy.get(provider.peer, 0.0)
+        for block in range(provider.span.start, min(provider.span.end, n_blocks)):
+            soonest[block] = min(soonest[block], wait)
+    return max(soonest, default=0.0)
 
 
 def route_seconds(

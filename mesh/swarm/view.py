@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,8 +15,9 @@ class ProviderView:
     """One provider of one model.
 
     `block_rate` is its decode speed in block-tokens per second: a stage of `k` blocks makes `block_rate / k`
-    tokens per second. `serving` is False for one that has announced its span but is still loading it. `load` is
-    the number of sessions it works on.
+    tokens per second, unless its link takes less (`link_rate`, tokens per second). `serving` is False for one that has
+    announced its span but is still loading it. `load` is the number of sessions it works on. `max_blocks` is how many
+    blocks it has memory for, 0 for one that stays where it is.
     """
 
     peer: str
@@ -23,10 +25,12 @@ class ProviderView:
     block_rate: float
     serving: bool = True
     load: int = 0
+    max_blocks: int = 0
+    link_rate: float = math.inf
 
     @property
     def tokens_per_second(self) -> float:
-        return self.block_rate / len(self.span)
+        return min(self.block_rate / len(self.span), self.link_rate)
 
 
 def throughput_per_block(n_blocks: int, providers: Iterable[ProviderView]) -> list[float]:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mesh.errors import PeerError, PeerUnreachable
-from mesh.transport.port import Handler, PeerId
+from mesh.transport.port import Channel, Handler, PeerId
 from mesh.transport.streams import FrameChannel, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -27,24 +28,56 @@ class TransportSettings:
     """Seconds that an inbound channel waits for the peer to close too once its handler has returned."""
 
 
+class OwnedChannel(Channel, Protocol):
+    """A channel as its transport sees it."""
+
+    @property
+    def closed(self) -> bool:
+        """True once the channel can no longer send."""
+
+    async def aclose(self, *, linger: float = 0.0) -> None:
+        """Close cleanly; for up to `linger` seconds wait for the peer to close too."""
+
+    def abort(self, reason: str = ...) -> None:
+        """Break the connection."""
+
+
 class Channels:
     """The channels of one transport and the tasks of their handlers."""
 
     def __init__(self, settings: TransportSettings) -> None:
         self._settings = settings
-        self._open: set[FrameChannel] = set()
+        self._open: set[OwnedChannel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inbound: Counter[PeerId] = Counter()
         self.closed = False
 
     def opened(self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> FrameChannel:
         """Take charge of a stream that we opened."""
-        channel = FrameChannel(peer, reader, writer, self._settings.stream, on_close=self._open.discard)
+        channel = FrameChannel(peer, reader, writer, self._settings.stream, on_close=self.forget)
+        self.adopt(channel)
+        return channel
+
+    def adopt(self, channel: OwnedChannel) -> None:
+        """Take charge of a channel, which calls `forget` when it closes. Raises `PeerUnreachable` once we closed."""
         if self.closed:
             channel.abort("the transport is closed")
-            raise PeerUnreachable("the transport is closed", peer=peer)
-        self._open.add(channel)
-        return channel
+            raise PeerUnreachable("the transport is closed", peer=channel.peer)
+        if not channel.closed:
+            self._open.add(channel)
+
+    def forget(self, channel: OwnedChannel) -> None:
+        """The channel has closed."""
+        self._open.discard(channel)
+
+    def has_room(self, peer: PeerId) -> bool:
+        """True while `peer` may open another channel."""
+        settings = self._settings
+        return (
+            not self.closed
+            and self._inbound[peer] < settings.inbound_per_peer
+            and self._inbound.total() < settings.inbound
+        )
 
     def accept(
         self,
@@ -55,13 +88,15 @@ class Channels:
         writer: asyncio.StreamWriter,
     ) -> None:
         """Start `handler` on a stream that `peer` opened, or break it off when there are too many."""
-        settings = self._settings
-        full = self._inbound[peer] >= settings.inbound_per_peer or self._inbound.total() >= settings.inbound
-        if full or self.closed:
+        if not self.has_room(peer):
             log.debug("%s: refused a channel from %s: too many are open", protocol, peer)
             writer.transport.abort()
             return
-        channel = self.opened(peer, reader, writer)
+        self.handle(self.opened(peer, reader, writer), protocol, handler)
+
+    def handle(self, channel: OwnedChannel, protocol: str, handler: Handler) -> None:
+        """Start `handler` on an inbound channel that was adopted."""
+        peer = channel.peer
         self._inbound[peer] += 1
         task = asyncio.create_task(self._run(channel, handler), name=f"{protocol} {peer}")
         self._tasks.add(task)
@@ -80,7 +115,7 @@ class Channels:
 
         task.add_done_callback(ended)
 
-    async def _run(self, channel: FrameChannel, handler: Handler) -> None:
+    async def _run(self, channel: OwnedChannel, handler: Handler) -> None:
         try:
             await handler(channel)
             await channel.aclose(linger=self._settings.linger)

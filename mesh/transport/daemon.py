@@ -29,6 +29,7 @@ _GUARD = Path(__file__).with_name("guard.py")
 _CONTROL_TIMEOUT = 5.0  # seconds for one answer of the daemon's control socket
 _STOP_TIMEOUT = 2.0  # seconds for the daemon to end when asked, before it is killed
 _LINE_LIMIT = 1 << 20  # bytes of one line of its output
+_CIRCUIT = b"\xa2\x02"  # /p2p-circuit in a binary multiaddr; hivemind's own parser trips over what comes before it
 
 GuardKind = Literal["deathsig", "pipe"]
 
@@ -133,6 +134,20 @@ class Daemon:
             _, maddrs = await self.p2p._client.identify()
         self.visible_maddrs = tuple(f"{maddr}/p2p/{self.peer_id}" for maddr in maddrs)
         return self.visible_maddrs
+
+    async def relayed_peers(self) -> frozenset[str]:
+        """The peers that we are connected to through relays only. Raises `InternalError` when p2pd is gone."""
+        h = _hivemind.load()
+        try:
+            async with asyncio.timeout(_CONTROL_TIMEOUT):
+                peers = await self.p2p.list_peers()
+        except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
+            raise InternalError(f"p2pd does not say whom it knows: {error!r}") from error
+        ways: dict[str, list[bool]] = {}
+        for info in peers:
+            relayed = ways.setdefault(info.peer_id.to_base58(), [])
+            relayed.extend(_CIRCUIT in address.to_bytes() for address in info.addrs)
+        return frozenset(peer for peer, relayed in ways.items() if relayed and all(relayed))
 
     async def _start(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
         check_ports(self._config)

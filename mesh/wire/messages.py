@@ -1,6 +1,7 @@
 """The messages of the mesh, protocol version 1: frozen dataclasses and their strict decoding (pure).
 
-    client ──OpenSession, Prompt, CloseSession, FetchFile, Ping──▶ every hop        `/mesh/control/1`
+    client ──OpenSession, Prompt, ExtendSession, CloseSession,
+             FetchFile, Ping──▶ every hop                                           `/mesh/control/1`
     client ◀──SessionOpened | SessionRefused, NewToken, PromptScores, PromptProgress,
               SessionFailed, SessionClosed, FileData, Pong────────── hop
     gateway ──Hello, Voucher──▶ hop     hop ──Welcome | Unwelcome, Receipt──▶ gateway     (where work is paid for)
@@ -49,7 +50,9 @@ class OpenSession:
 
     The hops form a ring: `previous` of the first is the last, and `following` of the last is the first.
     `prompt_tokens` is the prompt's length; `fed_tokens` how many tokens will be prefilled before the first one is
-    sampled (more than the prompt when a session resumes elsewhere); `capacity` prompt and answer together.
+    sampled (more than the prompt when a session resumes elsewhere); `capacity` prompt and answer together. The first
+    hop runs no position from `limit` on until an `ExtendSession` raises it, so that nothing is computed far ahead of
+    who reads and pays for it.
     """
 
     kind: ClassVar[str] = "open"
@@ -62,6 +65,7 @@ class OpenSession:
     prompt_tokens: int
     fed_tokens: int
     capacity: int
+    limit: int
     eos: tuple[int, ...]
     prompt_scores: bool
     wire_dtype: str
@@ -94,6 +98,15 @@ class Prompt:
 
     kind: ClassVar[str] = "prompt"
     session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendSession:
+    """To the first hop: positions below `limit` may run."""
+
+    kind: ClassVar[str] = "extend"
+    session: bytes
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +230,7 @@ Message = (
     | SessionOpened
     | SessionRefused
     | Prompt
+    | ExtendSession
     | NewToken
     | PromptScores
     | PromptProgress
@@ -261,6 +275,7 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
         "prompt_tokens": _count,
         "fed_tokens": _count,
         "capacity": _count,
+        "limit": _count,
         "eos": f.items(_token, MAX_EOS),
         "prompt_scores": f.boolean,
         "wire_dtype": f.choice("float32", "bfloat16", "float16"),
@@ -275,6 +290,7 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
         "retry_after_ms": f.integer(0, 3_600_000),
     },
     Prompt: {"session": _session},
+    ExtendSession: {"session": _session, "limit": _count},
     NewToken: {
         "session": _session,
         "position": _position,

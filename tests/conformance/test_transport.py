@@ -1,4 +1,4 @@
-"""What every transport does alike: the in-memory twin and the one over real p2pd daemons on loopback."""
+"""What every transport does alike: the in-memory twin, real p2pd daemons and direct TLS on loopback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 import pytest
 
@@ -21,14 +22,23 @@ from mesh.errors import (
 )
 from mesh.identity import Identity, peer_id_of
 from mesh.transport.channels import TransportSettings
+from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.direct.transport import DirectSettings, DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
-from mesh.transport.port import Channel
+from mesh.transport.port import Channel, Transport
 from mesh.transport.streams import StreamSettings
 from mesh.wire.frame import GOODBYE, MAGIC, PREFIX, VERSION, Frame, FrameLimits
 
-Side = MemoryTransport | HivemindTransport
+
+class Side(Transport, Protocol):
+    """What the adapters here have in common."""
+
+    async def open_raw(self, peer: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The bare byte stream of a new channel: a hostile peer's view."""
+
+
 Pair = Callable[..., AbstractAsyncContextManager[tuple[Side, Side]]]
 
 pytestmark = pytest.mark.timeout(30)
@@ -58,7 +68,41 @@ async def hivemind_pair(settings: TransportSettings | None = None) -> AsyncItera
             yield a, b
 
 
-@pytest.fixture(params=[memory_pair, hivemind_pair], ids=["memory", "hivemind"])
+@asynccontextmanager
+async def direct_pair(settings: TransportSettings | None = None) -> AsyncIterator[tuple[Side, Side]]:
+    async with both_paths(settings) as ((a, _), (b, _)), a, b:
+        yield a, b
+
+
+class Choosing(ChoosingTransport):
+    """With the hostile peer's view of the direct path."""
+
+    def __init__(self, direct: DirectTransport, control: MemoryTransport) -> None:
+        super().__init__(direct, control)
+        self.open_raw = direct.open_raw
+
+
+@asynccontextmanager
+async def choosing_pair(settings: TransportSettings | None = None) -> AsyncIterator[tuple[Side, Side]]:
+    async with both_paths(settings) as (a, b), a[0], b[0], Choosing(*a) as first, Choosing(*b) as second:
+        yield first, second
+
+
+@asynccontextmanager
+async def both_paths(
+    settings: TransportSettings | None,
+) -> AsyncIterator[list[tuple[DirectTransport, MemoryTransport]]]:
+    network = MemoryNetwork()
+    bounds = DirectSettings(transport=settings or TransportSettings())
+    own = [Identity.generate() for _ in range(2)]
+    controls = [MemoryTransport(identity.peer_id, network) for identity in own]
+    async with controls[0], controls[1]:
+        yield [(DirectTransport(who, path, settings=bounds), path) for who, path in zip(own, controls, strict=True)]
+
+
+@pytest.fixture(
+    params=[memory_pair, hivemind_pair, direct_pair, choosing_pair], ids=["memory", "hivemind", "direct", "choosing"]
+)
 def pair(request: pytest.FixtureRequest) -> Pair:
     return request.param  # type: ignore[no-any-return]
 

@@ -228,6 +228,26 @@ async def test_a_full_swarm_says_that_it_is_full_and_when_to_come_back(folder: P
         assert caught.value.retry_after == 1.0
 
 
+async def test_who_was_refused_by_all_is_told_when_to_come_back_without_asking_them_again(folder: Path) -> None:
+    async with memory_swarm(folder, SPANS, backend=BRISK) as swarm:
+        for provider in swarm.providers:
+            swarm.backend._full.refused(provider.peer, 30.0, time.monotonic())
+        began = time.monotonic()
+        with pytest.raises(Refused, match="every route is full") as caught:
+            await swarm.generate(ask(3))
+        assert 25.0 < caught.value.retry_after <= 30.0
+        assert time.monotonic() - began < 1.0
+
+
+async def test_a_full_replica_is_passed_over_for_one_with_room(folder: Path) -> None:
+    full = ServiceConfig(AdmissionLimits(sessions=0))
+    async with memory_swarm(folder, SPANS, backend=BRISK) as swarm:
+        crowded = await swarm.add(SPANS[1], throughput=1e6, config=full)
+        assert len((await swarm.generate(ask(3))).tokens) == 3
+        assert crowded.peer in swarm.backend._full.waits(time.monotonic())
+        assert crowded.peer not in swarm.backend._penalised
+
+
 Answering = Callable[[Message], list[Message]]
 Lying = Callable[[OpenSession], list[Message]]
 

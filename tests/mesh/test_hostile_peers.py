@@ -109,6 +109,7 @@ class Stranger:
             prompt_tokens=len(PROMPT),
             fed_tokens=len(PROMPT),
             capacity=40,
+            limit=40,
             eos=(),
             prompt_scores=False,
             wire_dtype="float32",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ from mesh.provider.model_files import read_model_files
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 START_SECONDS = 120.0
 EVENT_SECONDS = 90.0
+SKEWED = """
+import runpy, sys, time
+right, ahead = time.time, float(sys.argv.pop(1))
+time.time = lambda: right() + ahead
+runpy.run_module("mesh", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass
@@ -38,24 +45,39 @@ class PaidSwarm:
     keys: dict[str, str] = field(default_factory=dict)
     charged: int = 0
 
-    async def provider(self, name: str, model: Path, blocks: str, *, wallet: str | None = None) -> Child:
+    async def _start(self, name: str, arguments: list[str], skew: float) -> Child:
+        """A node, perhaps with a clock that is `skew` seconds ahead."""
+        if not skew:
+            return await self.family.start(name, *arguments)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SKEWED, str(skew), *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        return self.family.adopt(name, process)
+
+    async def provider(
+        self, name: str, model: Path, blocks: str, *, wallet: str | None = None, skew: float = 0.0
+    ) -> Child:
         """Start a provider of these blocks and wait until it serves."""
         arguments = ["join", "--model", str(model), "--blocks", blocks, "--json", "--host-maddrs", LOOPBACK]
         arguments += ["--threads", "1", "--identity", str(self.folder / f"{name}.key"), "--provider-id", name]
         arguments += self.chain.options(wallet or name)
         if self.address:
             arguments += ["--peers", self.address]
-        child = await self.family.start(name, *arguments)
+        child = await self._start(name, arguments, skew)
         joined = await child.wait_for("joined", START_SECONDS)
         self.address = self.address or joined["maddrs"][0]
         await child.wait_for("serving", START_SECONDS)
         return child
 
-    async def gateway(self, name: str) -> Child:
+    async def gateway(self, name: str, *, skew: float = 0.0) -> Child:
         """Start a gateway and make a key for the developer there."""
         arguments = ["gateway", "--port", "0", "--json", "--peers", self.address, "--host-maddrs", LOOPBACK]
         arguments += ["--identity", str(self.folder / f"{name}.key"), "--gateway-id", name]
-        child = await self.family.start(name, *arguments, *self.chain.options(name))
+        child = await self._start(name, [*arguments, *self.chain.options(name)], skew)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
         developer = self.chain.accounts["developer"]
         if name not in self.keys:

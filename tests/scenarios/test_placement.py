@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.scenarios.processes import MeshProcess, Swarm, World, wait_until
 
@@ -89,3 +92,34 @@ def test_a_node_without_choice_of_blocks_replaces_one_that_left(world: World, ch
     (model,) = world.status(address)
     assert model["gaps"] == ["3:5"], "a provider that leaves is gone at once"
     assert world.join(checkpoint, peers=address).event("serving")["span"] == "3:5"
+
+
+def complete(world: World, address: str, without: str) -> bool:
+    found = world.status(address)
+    return bool(found) and bool(found[0]["complete"]) and all(p["peer"] != without for p in found[0]["providers"])
+
+
+def answer(world: World, address: str, model: str) -> str:
+    return world.succeed("generate", "--peers", address, "--model", model, "--max-tokens", "12", "def f(x):")
+
+
+@pytest.mark.slow
+def test_when_a_provider_is_killed_the_others_take_over_its_blocks(world: World, checkpoint: Path):
+    providers = [world.join(checkpoint)]
+    address = providers[0].event("joined")["maddrs"][0]
+    for _ in range(2):
+        providers.append(world.join(checkpoint, peers=address))
+        providers[-1].event("serving")
+    assert_covered_once(spans_of(providers), 5)
+    model = seen(world, providers)["name"]
+    before = answer(world, address, model)
+
+    providers[1].send(signal.SIGKILL)
+    providers[1].wait()
+
+    killed = providers[1].event("joined")["peer"]
+    wait_until(lambda: complete(world, address, killed), "the gap is closed", seconds=75, pause=1.0)
+    assert answer(world, address, model) == before
+    moves = [[event for event in p.events if event["event"] == "chose"] for p in (providers[0], providers[2])]
+    assert sorted(len(chosen) for chosen in moves) == [1, 2], "one of them moved, once"
+    assert all(p.stop() == 0 for p in (providers[0], providers[2]))

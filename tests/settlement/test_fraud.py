@@ -329,3 +329,45 @@ async def test_the_creator_s_royalties_are_taken_when_pots_are_filled(town: Town
     assert await creator.round() == 0
     royalty = await town.fee(epoch, 40_000) * ROYALTY_BPS // BPS
     assert town.of("creator", await town.balances()) - before == royalty
+
+
+async def test_a_developer_that_overdraws_is_charged_what_there_is_and_the_rest_when_there_is_more(town: Town) -> None:
+    town.pay(1500 * FUNC)  # of a deposit of 1000
+    gateway = await town.gateway()
+    assert await gateway.round() == 1
+    assert await town.reader.escrow.credit_of(GATEWAY) == 1000 * FUNC
+    assert await gateway.round() == 0
+    developer = await town.client("developer")
+    await developer.escrow.deposit(600 * FUNC)
+    await town.enter(await town.epoch() + 1)
+    assert await gateway.round() == 1
+    assert await town.reader.escrow.credit_of(GATEWAY) == 1500 * FUNC
+    await town.enter(await town.epoch() + 1)
+    assert await gateway.round() == 0  # the same voucher again is worth nothing
+    assert (await developer.escrow.balance()).balance == 100 * FUNC
+
+
+async def test_a_gateway_that_winds_down_still_settles_what_it_owes(town: Town) -> None:
+    epoch, d = await town.epoch(), await delay(town)
+    town.work("ann", epoch, 40_000)
+    client, gateway, ann = await town.client(GATEWAY), await town.gateway(), await town.provider("ann")
+    await client.gateways.wind_down_gateways([GATEWAY])
+    await town.enter(epoch + 1)
+    assert await gateway.round() == 1
+    await town.enter(epoch + d)
+    assert [await gateway.round(), await ann.round()] == [1, 2]
+    assert not town.told.texts("refused") and not town.told.texts("trouble")
+
+
+async def test_a_provider_that_has_left_still_gets_what_it_earned(town: Town) -> None:
+    epoch, d = await town.epoch(), await delay(town)
+    town.work("ann", epoch, 40_000)
+    gateway, ann, client = await town.gateway(), await town.provider("ann"), await town.client("ann")
+    await town.enter(epoch + 1)
+    await gateway.round()
+    await client.providers.deactivate("ann")
+    await town.enter(epoch + d)
+    await client.providers.unstake_provider("ann")
+    before = town.of("ann", await town.balances())
+    assert await ann.round() == 2
+    assert town.of("ann", await town.balances()) > before

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from web3 import AsyncWeb3
-from web3.exceptions import TransactionNotFound
 
 from chain import abi
 from chain.client.rpc import Rpc
@@ -39,21 +36,6 @@ async def test_blocks_are_mined_on_demand(any_net: Net) -> None:
     before = await any_net.block()
     await any_net.mine(25)
     assert await any_net.block() == before + 25
-
-
-async def test_without_automining_transactions_wait_and_are_mined_in_order(any_net: Net, web3: AsyncWeb3[Any]) -> None:
-    await any_net.automine(False)
-    hashes = [
-        await any_net.rpc.call("eth_sendRawTransaction", await raw_transfer(any_net, nonce)) for nonce in (1, 0, 2)
-    ]
-    address = faucet(5).address
-    assert await web3.eth.get_transaction_count(address, "pending") == 3  # type: ignore[arg-type]
-    assert await web3.eth.get_transaction_count(address, "latest") == 0  # type: ignore[arg-type]
-    with pytest.raises(TransactionNotFound):
-        await web3.eth.get_transaction_receipt(hashes[0])
-    await any_net.mine()
-    receipts = [await web3.eth.get_transaction_receipt(each) for each in hashes]
-    assert [receipt["transactionIndex"] for receipt in receipts] == [1, 0, 2]
 
 
 async def test_a_snapshot_brings_everything_back(any_net: Net) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from web3 import AsyncHTTPProvider, AsyncWeb3
-from web3.exceptions import ContractCustomError
+from web3.exceptions import ContractCustomError, TransactionNotFound
 
 from chain import abi
 from chain.deploy import CONTRACTS, SUPPLY_CAP, Deployment, Parameters
@@ -105,3 +105,18 @@ async def test_fee_history_and_blocks_agree(any_net: Net, web3: AsyncWeb3[Any]) 
     latest = await web3.eth.get_block("latest")
     assert history["baseFeePerGas"][2] == latest["baseFeePerGas"]
     assert history["oldestBlock"] == latest["number"] - 2 and len(history["baseFeePerGas"]) == 4
+
+
+async def test_without_automining_transactions_wait_and_are_mined_in_order(any_net: Net, web3: AsyncWeb3[Any]) -> None:
+    await any_net.automine(False)
+    hashes = [
+        await any_net.rpc.call("eth_sendRawTransaction", await raw_transfer(any_net, nonce)) for nonce in (1, 0, 2)
+    ]
+    address = faucet(5).address
+    assert await web3.eth.get_transaction_count(address, "pending") == 3  # type: ignore[arg-type]
+    assert await web3.eth.get_transaction_count(address, "latest") == 0  # type: ignore[arg-type]
+    with pytest.raises(TransactionNotFound):
+        await web3.eth.get_transaction_receipt(hashes[0])
+    await any_net.mine()
+    receipts = [await web3.eth.get_transaction_receipt(each) for each in hashes]
+    assert [receipt["transactionIndex"] for receipt in receipts] == [1, 0, 2]

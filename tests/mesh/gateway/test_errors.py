@@ -73,6 +73,11 @@ def test_retry_after_is_a_sane_number_of_seconds(wait: float, header: str) -> No
     assert describe(Refused("m", retry_after=wait), "req-1").headers == {"Retry-After": header}
 
 
+def test_a_gap_says_when_to_try_again_where_that_is_known() -> None:
+    assert describe(NoRoute("m", retry_after=4.2), "req-1").headers == {"Retry-After": "5"}
+    assert describe(NoRoute("m"), "req-1").headers == {}
+
+
 def test_long_messages_are_cut() -> None:
     assert len(describe(NoRoute("x" * 10_000), "req-1").message) == 500
 

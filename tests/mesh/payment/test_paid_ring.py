@@ -233,3 +233,50 @@ async def test_a_provider_that_is_killed_knows_its_vouchers_again(folder: Path) 
     async with memory_swarm(folder, THREE, money=money) as swarm:  # the same accounts and journals, new processes
         await swarm.generate(ask((1, 2, 3), 20))
         await paid_up(swarm, 2 * weighted_tokens(3, 20))
+
+
+async def test_a_session_that_nobody_reads_runs_only_a_window_ahead_and_others_go_on(folder: Path) -> None:
+    slow = BackendConfig(window_tokens=8)
+    async with memory_swarm(folder, THREE, backend=slow, money=Money()) as swarm:
+        async with swarm.backend.generate(ask((1, 2, 3), 200)) as generation:
+            deltas = aiter(generation)
+            for _ in range(3):
+                await anext(deltas)
+            first = swarm.providers[0].service
+            (live,) = first._live.values()
+            await until(lambda: live.parked is not None)
+
+            other = await swarm.generate(ask((4, 5), 60))
+            assert len(other.tokens) == 60
+            assert live.parked is not None
+            assert live.parked[0] <= 3 + 3 + 8, "prompt, what was read, and the window"
+            rest = [delta async for delta in deltas]
+        assert sum(len(delta.tokens) for delta in rest) == 197
+        await paid_up(swarm, weighted_tokens(3, 200) + weighted_tokens(2, 60))
+
+
+async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
+    async with (
+        memory_swarm(folder, THREE, backend=BackendConfig(window_tokens=8), money=Money()) as swarm,
+        swarm.backend.generate(ask((1, 2, 3), 100)) as generation,
+    ):
+        await anext(aiter(generation))
+        first = swarm.providers[0].service
+        (live,) = first._live.values()
+        await until(lambda: live.parked is not None)
+        before = live.entry.limit
+
+        assert first.table.extend(live.entry.id, "somebody else", 90, 0.0) is None
+        assert live.entry.limit == before
+
+
+async def test_a_provider_that_leaves_is_paid_for_its_last_token(folder: Path) -> None:
+    lazy = Money(terms=CreditTerms(tokens=4096, pause_seconds=5.0, receipt_seconds=60.0))
+    async with memory_swarm(folder, THREE, money=lazy) as swarm:
+        await swarm.generate(ask((1, 2, 3), 20))
+        before = held(swarm, 0)
+
+        await swarm.providers[0].service.drain(5.0)
+
+        assert held(swarm, 0) == 2 * weighted_tokens(3, 20)
+        assert before < held(swarm, 0), "no receipt was due yet"

@@ -30,7 +30,21 @@ def facts(span: Span = FIRST_HALF) -> StageFacts:
 
 def opening(session: bytes = b"s" * 16, start: int = 0, end: int = 4, capacity: int = 20, fed: int = 8) -> OpenSession:
     return OpenSession(
-        session, DIGEST, start, end, "prev", "next", fed, fed, capacity, (), False, "float32", FIXED, BIAS
+        session,
+        DIGEST,
+        start,
+        end,
+        "prev",
+        "next",
+        fed,
+        fed,
+        capacity,
+        max(fed, capacity),
+        (),
+        False,
+        "float32",
+        FIXED,
+        BIAS,
     )
 
 
@@ -52,6 +66,7 @@ def test_what_is_wrong_for_good_and_what_only_now_are_told_apart() -> None:
         "too_large": replace(request, capacity=251),
         "bad_request": replace(request, capacity=8),
     }
+    assert refusal(table, replace(request, limit=7)).code == "bad_request"
     for code, changed in wrong.items():
         error = refusal(table, changed)
         assert (error.code, error.retry_after) == (code, 0.0)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.errors import NoRoute
-from mesh.swarm.route import Hop, Latencies, choose_route, route_seconds
+from mesh.errors import NoRoute, Refused
+from mesh.swarm.route import Hop, Latencies, RouteTable, choose_route, route_seconds
 from mesh.swarm.view import ProviderView, gaps
 from shards.span import Span
 
@@ -92,6 +94,96 @@ def test_whenever_no_block_is_missing_there_is_a_route_even_when_the_search_is_c
         check(n_blocks, providers, hops)
 
 
+@settings(max_examples=200, deadline=None)
+@given(swarms(), st.data())
+def test_loads_and_penalties_given_at_choosing_count_as_if_the_view_had_them(
+    swarm: tuple[int, list[ProviderView], Latencies], data: st.DataObject
+) -> None:
+    n_blocks, providers, latencies = swarm
+    names = [provider.peer for provider in providers]
+    if not names:
+        return
+    loads = data.draw(st.dictionaries(st.sampled_from(names), st.integers(0, 5)))
+    factors = data.draw(st.dictionaries(st.sampled_from(names), st.sampled_from((1.0, 4.0, 1e6))))
+    slower = [
+        replace(
+            p,
+            load=max(p.load, loads.get(p.peer, 0)),
+            block_rate=(p.block_rate or 100.0) / factors.get(p.peer, 1.0),
+        )
+        for p in providers
+    ]
+    chains = every_chain(n_blocks, providers)
+    if not chains:
+        return
+
+    hops = RouteTable(n_blocks, providers, latencies).choose(loads=loads, factors=factors)
+
+    check(n_blocks, providers, hops)
+    best = min(route_seconds(chain, slower, latencies=latencies) for chain in chains)
+    assert route_seconds(hops, slower, latencies=latencies) == pytest.approx(best)
+
+
+@given(swarms(), st.data())
+def test_where_all_are_full_it_says_how_long_to_wait(
+    swarm: tuple[int, list[ProviderView], Latencies], data: st.DataObject
+) -> None:
+    n_blocks, providers, latencies = swarm
+    busy = {p.peer: data.draw(st.sampled_from((0.0, 0.5, 2.0, 7.0))) for p in providers}
+    serving = [p for p in providers if p.serving]
+    table = RouteTable(n_blocks, providers, latencies)
+    free = [p for p in serving if not busy[p.peer]]
+    if not gaps(n_blocks, free):
+        assert all(not busy[hop.peer] for hop in table.choose(busy=busy))
+    elif gaps(n_blocks, serving):
+        with pytest.raises(NoRoute):
+            table.choose(busy=busy)
+    else:
+        with pytest.raises(Refused) as caught:
+            table.choose(busy=busy)
+        wait = caught.value.retry_after
+        assert wait > 0
+        later = {peer: seconds - wait for peer, seconds in busy.items()}
+        check(n_blocks, providers, table.choose(busy=later))
+        sooner = {peer: seconds - wait + 0.1 for peer, seconds in busy.items()}
+        with pytest.raises(Refused):
+            table.choose(busy=sooner)
+
+
+def test_a_gap_says_when_it_is_worth_trying_again() -> None:
+    def wait(*providers: ProviderView, excluded: tuple[str, ...] = ()) -> float | None:
+        with pytest.raises(NoRoute) as caught:
+            choose_route(4, providers, excluded=excluded)
+        return caught.value.retry_after
+
+    half, rest = ProviderView("a", Span(0, 2), 1.0), ProviderView("b", Span(2, 4), 1.0)
+    nobody = wait(half)
+    loading = wait(half, replace(rest, serving=False))
+    failed = wait(half, rest, excluded=("b",))
+    assert nobody is not None and loading is not None and failed is not None
+    assert failed < loading < nobody
+
+
+def test_sessions_of_many_clients_spread_over_replicas_that_are_nearly_as_good() -> None:
+    providers = [ProviderView(f"p{i}", Span(0, 4), 100.0 + i / 10) for i in range(8)]
+    table = RouteTable(4, providers)
+    numbers = np.random.default_rng(1)
+    alone = {table.choose()[0].peer for _ in range(20)}
+    spread = {table.choose(noise=0.05 * numbers.random(8))[0].peer for _ in range(200)}
+    assert alone == {"p7"}
+    assert len(spread) == 8
+
+
+def test_one_clients_sessions_spread_over_replicas_by_speed() -> None:
+    providers = [ProviderView("fast", Span(0, 4), 300.0), ProviderView("slow", Span(0, 4), 100.0)]
+    table = RouteTable(4, providers)
+    loads: dict[str, int] = {}
+    for _ in range(40):
+        (hop,) = table.choose(loads=loads)
+        loads[hop.peer] = loads.get(hop.peer, 0) + 1
+    assert loads == {"fast": 30, "slow": 10}
+
+
 def test_excluded_peers_and_those_that_still_load_are_avoided() -> None:
     providers = [
         ProviderView("best", Span(0, 4), 1000.0),
@@ -156,6 +248,27 @@ def test_thousands_of_providers_are_no_hindrance(peers: int, seconds: float) -> 
         taken.append(time.perf_counter() - began)
     check(80, providers, hops)
     assert min(taken) < seconds
+
+
+@pytest.mark.parametrize("senders", [0, 50, 200])
+def test_a_route_among_ten_thousand_takes_five_milliseconds_of_a_core(senders: int) -> None:
+    """Of the thread's own time, since the machine may be busy; the table is made once per look at the directory."""
+    numbers = random.Random(3)
+    names = [f"peer{number}" for number in range(senders)]
+    latencies = Latencies(
+        default=0.03,
+        to_first={f"peer{number}": numbers.uniform(0.001, 0.1) for number in range(200)},
+        between={(one, other): numbers.uniform(0.001, 0.1) for one in names for other in numbers.sample(names, 8)},
+    )
+    providers = random_swarm(10_000, 80, seed=1)
+    table = RouteTable(80, providers, latencies)
+    taken = []
+    for _ in range(9):
+        began = time.thread_time()
+        hops = table.choose(loads={"peer7": 4}, factors={"peer8": 100.0}, excluded=["peer9"])
+        taken.append(time.thread_time() - began)
+    check(80, providers, hops)
+    assert min(taken) < 0.005
 
 
 def test_a_swarm_made_to_defeat_the_search_gets_a_route_in_bounded_time() -> None:

@@ -10,6 +10,7 @@ from mesh.wire.messages import (
     MAX_TOKENS,
     Activations,
     CloseSession,
+    ExtendSession,
     FetchFile,
     FileData,
     Message,
@@ -63,6 +64,7 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         prompt_tokens=counts,
         fed_tokens=counts,
         capacity=counts,
+        limit=counts,
         eos=st.lists(tokens, max_size=64).map(tuple),
         prompt_scores=st.booleans(),
         wire_dtype=st.sampled_from(("float32", "bfloat16", "float16")),
@@ -86,6 +88,7 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
     ),
     SessionFailed: st.builds(SessionFailed, session_ids, st.text(max_size=64), reasons, st.none() | peers),
     CloseSession: st.builds(CloseSession, session_ids, positions),
+    ExtendSession: st.builds(ExtendSession, session_ids, counts),
     PromptProgress: st.builds(PromptProgress, session_ids, positions),
     Hello: st.builds(Hello),
     Welcome: st.builds(Welcome, st.text(max_size=16), st.integers(1, 1 << 53), st.integers(1, 1 << 32)),
@@ -119,7 +122,7 @@ messages: st.SearchStrategy[Message] = st.one_of(*BY_KIND.values())
 ID = bytes(range(16))
 SAMPLES: tuple[Message, ...] = (
     OpenSession(
-        ID, "ab" * 32, 0, 3, "12D3KooWa", "12D3KooWb", 5, 7, 20, (1, 2), True, "bfloat16",
+        ID, "ab" * 32, 0, 3, "12D3KooWa", "12D3KooWb", 5, 7, 20, 12, (1, 2), True, "bfloat16",
         (0.8, 40, 0.9, 0.0, 1.1, 0.5, -0.5, 5, 1 << 63), ((3, -1.5), (9, 100.0)),
     ),
     SessionOpened(ID),
@@ -129,6 +132,7 @@ SAMPLES: tuple[Message, ...] = (
     PromptScores(ID, 1, ((-1.0, ((5, -1.0),)), (-9999.0, ()))),
     SessionFailed(ID, "bad_input", "not a number", "12D3KooWa"),
     CloseSession(ID, 11),
+    ExtendSession(ID, 15),
     PromptProgress(ID, 9),
     Hello(),
     Welcome("alice", 3, 1024),
