@@ -185,10 +185,15 @@ class _Provider:
         if self._serving is None:
             return
         service, span = self._serving
+        if not len(service.table):  # nobody has to hear of it before the record is withdrawn
+            await service.drain(self._config.drain_seconds)
+            return
         tell(Draining(len(service.table)))
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._announce_draining(service, span))
+        announcing = asyncio.create_task(self._announce_draining(service, span))
+        try:
             handed_over = await service.drain(self._config.drain_seconds)
+        finally:
+            announcing.cancel()
         tell(Drained(handed_over))
 
     async def _announce_draining(self, service: StageService, span: Span) -> None:
