@@ -154,6 +154,7 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
     address = ""
     for number in range(1, providers + 1):
         arguments = ["join", "--model", model, "--json", "--host-maddrs", LOOPBACK, "--threads", "1", *share]
+        arguments += ["--drain-seconds", "0"]  # whoever stops the demo wants it to stop
         arguments += ["--identity", str(folder / f"provider-{number}.key")]
         arguments += ["--peers", address] if address else []
         if chain is not None:

@@ -66,7 +66,11 @@ class DemoChain:
         """A client for an account; without one it only reads."""
         from chain.client.staking import StakingClient
 
-        return StakingClient(self.url, self.deployment, account=self.accounts[who] if who else None, poll=0.02)
+        def approved(contract: str, amount: int, tx: str) -> None:
+            self.sent.append(Sent(str(who), f"approved {format_func(amount)} FUNC for {contract}", tx))
+
+        account = self.accounts[who] if who else None
+        return StakingClient(self.url, self.deployment, account=account, poll=0.02, on_approval=approved)
 
     async def balances(self) -> dict[str, int]:
         """FUNC of every account and contract, in wei. Raises `MeshError` unless that is all there is."""

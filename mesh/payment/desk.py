@@ -134,7 +134,7 @@ async def provider_desk(
     Raises `ConfigError` (model not published, id taken), `Cancelled` (the operator said no), `ChainError`.
     """
     identifier = config.identifier or identity.peer_id
-    async with _connected(config) as client:
+    async with _connected(config, tell) as client:
         model = await _find_model(client, digest, name)
         address = client.address
         try:
@@ -169,7 +169,7 @@ async def provider_desk(
 async def gateway_desk(config: PaymentConfig, identity: Identity, *, ask: Ask, tell: Tell) -> AsyncIterator[Desk]:
     """Register and stake as a gateway, after asking once, unless that is done. Raises as `provider_desk`."""
     identifier = config.identifier or identity.peer_id
-    async with _connected(config) as client:
+    async with _connected(config, tell) as client:
         address = client.address
         try:
             status = await client.gateways.status(identifier)
@@ -208,13 +208,17 @@ def _books(config: PaymentConfig, role: Role, identifier: str) -> Iterator[tuple
 
 
 @asynccontextmanager
-async def _connected(config: PaymentConfig) -> AsyncIterator[StakingClient]:
+async def _connected(config: PaymentConfig, tell: Tell) -> AsyncIterator[StakingClient]:
+    def approved(contract: str, amount: int, tx: str) -> None:
+        tell(f"approved {format_func(amount)} FUNC for {contract}", tx)
+
     async with StakingClient(
         config.rpc,
         config.deployment,
         account=config.account,
         journal=config.folder / "journal.sqlite",
         policy=Policy(confirmations=config.confirmations),
+        on_approval=approved,
     ) as client:
         yield client
 
