@@ -41,7 +41,9 @@ async def test_blocks_are_mined_on_demand(any_net: Net) -> None:
 async def test_a_snapshot_brings_everything_back(any_net: Net) -> None:
     snapshot, block = await any_net.snapshot(), await any_net.block()
     sent = await any_net.rpc.call("eth_sendRawTransaction", await raw_transfer(any_net, 0))
-    assert await any_net.rpc.call("eth_getTransactionReceipt", sent) is not None
+    async with asyncio.timeout(10):  # anvil mines on the side
+        while await any_net.rpc.call("eth_getTransactionReceipt", sent) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await any_net.revert(snapshot)
     assert await any_net.block() == block
     assert await any_net.rpc.call("eth_getTransactionReceipt", sent) is None
