@@ -16,7 +16,6 @@ import json
 import random
 import sys
 import tempfile
-import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +147,7 @@ async def _rounds(
                 series = both[swarm.name]
                 series.answers.append(found["text"])
                 series.time_to_first_token.append(found["first"])
-                series.tokens_per_second.append((options.new - 1) / (found["total"] - found["first"]))
+                series.tokens_per_second.append((options.new - 1) / (found["seconds"] - found["first"]))
         if options.smoke:
             break
     await asyncio.sleep(1.0)  # the last receipts
@@ -158,10 +157,9 @@ async def _rounds(
 
 async def _ask(swarm: Swarm, model: str, prompt: list[int], new: int) -> dict[str, Any]:
     body = {"model": model, "prompt": prompt, "max_tokens": new, "temperature": 0, "stream": True, "ignore_eos": True}
-    first, text = 0.0, ""
+    text, answer_id = "", ""
     async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, headers=swarm.headers) as http:
         await _until_complete(http, swarm.url, model)
-        began = time.perf_counter()
         async with http.stream("POST", f"{swarm.url}/completions", json=body) as response:
             if response.status_code != 200:
                 raise SystemExit(f"{swarm.name}: {response.status_code} {(await response.aread()).decode()}")
@@ -171,9 +169,14 @@ async def _ask(swarm: Swarm, model: str, prompt: list[int], new: int) -> dict[st
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
                     raise SystemExit(f"{swarm.name}: {chunk['error']['message']}")
-                first = first or time.perf_counter() - began
+                answer_id = chunk["id"]
                 text += "".join(choice["text"] for choice in chunk["choices"])
-        return {"text": text, "first": first, "total": time.perf_counter() - began}
+        # Text may be held back until its characters are whole: the gateway's own clock counts tokens.
+        report = (await http.get(f"{swarm.url.removesuffix('/v1')}/mesh/requests/{answer_id}")).json()
+    (choice,) = report["choices"]
+    if choice["completion_tokens"] != new:
+        raise SystemExit(f"{swarm.name}: {choice['completion_tokens']} tokens instead of {new}")
+    return {"text": text, "first": choice["time_to_first_token"], "seconds": choice["seconds"]}
 
 
 async def _until_complete(http: httpx.AsyncClient, url: str, model: str) -> None:
