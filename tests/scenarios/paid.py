@@ -25,12 +25,34 @@ from mesh.provider.model_files import read_model_files
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 START_SECONDS = 120.0
 EVENT_SECONDS = 90.0
-SKEWED = """
-import runpy, sys, time
-right, ahead = time.time, float(sys.argv.pop(1))
-time.time = lambda: right() + ahead
+PATCHED = """
+import runpy, sys
+exec(sys.argv.pop(1))
 runpy.run_module("mesh", run_name="__main__", alter_sys=True)
 """
+SKEWED = "import time; right = time.time; time.time = lambda: right() + {ahead}"
+"""A clock that is wrong."""
+GREEDY = """
+from mesh.payment.collector import Collector
+finish = Collector.finish
+Collector.finish = lambda self, bill, begun, done: finish(self, bill, begun, done + done // 4)
+"""
+"""A provider that claims a quarter more than it does."""
+GARBAGE = """
+import mesh.provider.live as live
+honest = live.hidden_payload
+live.hidden_payload = lambda pieces: honest([piece * float("nan") for piece in pieces])
+"""
+"""A provider that hands over what is no number."""
+REPLAYING = """
+import mesh.payment.purser as purser
+honest, sent = purser.Voucher, []
+def voucher(*values):
+    sent.append(honest(*values))
+    return sent[0]
+purser.Voucher = voucher
+"""
+"""A gateway that pays with its first voucher again and again."""
 
 
 @dataclass
@@ -45,12 +67,12 @@ class PaidSwarm:
     keys: dict[str, str] = field(default_factory=dict)
     charged: int = 0
 
-    async def _start(self, name: str, arguments: list[str], skew: float) -> Child:
-        """A node, perhaps with a clock that is `skew` seconds ahead."""
-        if not skew:
+    async def _start(self, name: str, arguments: list[str], patch: str) -> Child:
+        """A node, perhaps one whose owner has changed its code by `patch`."""
+        if not patch:
             return await self.family.start(name, *arguments)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", SKEWED, str(skew), *arguments),
+            *(sys.executable, "-c", PATCHED, patch, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -59,7 +81,7 @@ class PaidSwarm:
         return self.family.adopt(name, process)
 
     async def provider(
-        self, name: str, model: Path, blocks: str, *, wallet: str | None = None, skew: float = 0.0
+        self, name: str, model: Path, blocks: str, *, wallet: str | None = None, patch: str = ""
     ) -> Child:
         """Start a provider of these blocks and wait until it serves."""
         arguments = ["join", "--model", str(model), "--blocks", blocks, "--json", "--host-maddrs", LOOPBACK]
@@ -67,17 +89,17 @@ class PaidSwarm:
         arguments += self.chain.options(wallet or name)
         if self.address:
             arguments += ["--peers", self.address]
-        child = await self._start(name, arguments, skew)
+        child = await self._start(name, arguments, patch)
         joined = await child.wait_for("joined", START_SECONDS)
         self.address = self.address or joined["maddrs"][0]
         await child.wait_for("serving", START_SECONDS)
         return child
 
-    async def gateway(self, name: str, *, skew: float = 0.0) -> Child:
+    async def gateway(self, name: str, *, patch: str = "") -> Child:
         """Start a gateway and make a key for the developer there."""
         arguments = ["gateway", "--port", "0", "--json", "--peers", self.address, "--host-maddrs", LOOPBACK]
         arguments += ["--identity", str(self.folder / f"{name}.key"), "--gateway-id", name]
-        child = await self._start(name, [*arguments, *self.chain.options(name)], skew)
+        child = await self._start(name, [*arguments, *self.chain.options(name)], patch)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
         developer = self.chain.accounts["developer"]
         if name not in self.keys:
@@ -98,7 +120,7 @@ class PaidSwarm:
 
     def http(self, gateway: str) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self.keys[gateway]}"}
-        return httpx.AsyncClient(base_url=self.urls[gateway], headers=headers, timeout=60, trust_env=False)
+        return httpx.AsyncClient(base_url=self.urls[gateway], headers=headers, timeout=150, trust_env=False)
 
     async def until_complete(self, http: httpx.AsyncClient, model: str) -> None:
         """Wait until the gateway has seen a provider for every block."""

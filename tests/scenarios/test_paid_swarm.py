@@ -11,7 +11,7 @@ import pytest
 
 from mesh.errors import MeshError
 from mesh.payment.units import weighted_tokens
-from tests.scenarios.paid import PaidSwarm, paid_swarm, second_model, sums
+from tests.scenarios.paid import GARBAGE, GREEDY, REPLAYING, SKEWED, PaidSwarm, paid_swarm, second_model, sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -106,9 +106,9 @@ async def _until_vouched(swarm: PaidSwarm, name: str, units: int) -> None:
             await asyncio.sleep(0.1)
 
 
-def _vouched(path: Path) -> int:
+def _vouched(path: Path, column: str = "voucher_units") -> int:
     with sqlite3.connect(path) as db:
-        return int(db.execute("SELECT total(voucher_units) FROM slots").fetchone()[0])
+        return int(db.execute(f"SELECT total({column}) FROM slots").fetchone()[0])
 
 
 async def test_a_gateway_that_leaves_a_provider_out_is_challenged_and_pays(checkpoint: Path, tmp_path: Path) -> None:
@@ -170,11 +170,11 @@ async def test_a_developer_cannot_spend_more_than_his_deposit(checkpoint: Path, 
 
 async def test_wrong_clocks_change_nothing_about_money_or_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
-        ann = await swarm.provider("ann", checkpoint, "0:2", skew=1.2)
+        ann = await swarm.provider("ann", checkpoint, "0:2", patch=SKEWED.format(ahead=1.2))
         with pytest.raises(MeshError, match="local time must be within 3 seconds"):
-            await swarm.provider("bob", checkpoint, "2:5", skew=600.0)
-        bob = await swarm.provider("bob", checkpoint, "2:5", skew=-1.2)
-        gate = await swarm.gateway("gate", skew=-1.0)
+            await swarm.provider("bob", checkpoint, "2:5", patch=SKEWED.format(ahead=600.0))
+        bob = await swarm.provider("bob", checkpoint, "2:5", patch=SKEWED.format(ahead=-1.2))
+        gate = await swarm.gateway("gate", patch=SKEWED.format(ahead=-1.0))
         epoch = await swarm.chain.next_epoch()
 
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
@@ -186,3 +186,60 @@ async def test_wrong_clocks_change_nothing_about_money_or_are_refused(checkpoint
         # Fee without gateway's share, royalty and burn, with as much minted as was burned: 85%.
         assert sum(paid) * 20 == cost(40) * 17
         assert paid[0] * 3 == paid[1] * 2, "two blocks and three"
+
+
+async def test_a_provider_that_claims_more_than_it_did_is_paid_for_what_it_did(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
+        ann = await swarm.provider("ann", checkpoint, "0:2", patch=GREEDY)
+        bob = await swarm.provider("bob", checkpoint, "2:5")
+        gate = await swarm.gateway("gate")
+        epoch = await swarm.chain.next_epoch()
+        assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+        honest = weighted_tokens(PROMPT_TOKENS, 40)
+        await _until_vouched(swarm, "ann", 2 * honest)
+        await _until_vouched(swarm, "bob", 3 * honest)
+
+        await swarm.chain.next_epoch()
+        await swarm.event(gate, "post", epoch=epoch)
+        await swarm.chain.next_epoch(3)
+        paid = [(await swarm.event(child, "claim"))["amount"] for child in (ann, bob)]
+
+        assert paid[0] * 3 == paid[1] * 2, "two blocks and three, whatever was claimed"
+        books = swarm.books("ann") / "provider-ann.sqlite"
+        assert _vouched(books, "receipt_units") > _vouched(books) == 2 * honest
+
+
+async def test_a_provider_that_bills_for_garbage_loses_the_session_and_gets_at_most_its_credit(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "bad", "gate")) as swarm:
+        await swarm.provider("bad", checkpoint, "0:2", patch=GARBAGE)
+        await swarm.provider("bob", checkpoint, "2:5")
+        await swarm.gateway("gate")
+        await swarm.chain.next_epoch()
+
+        failed = await swarm.ask("gate", checkpoint.name, 40)
+
+        assert failed.status_code in (502, 503, 504)
+        assert _vouched(swarm.books("bad") / "provider-bad.sqlite") <= 1024 * 2
+        await swarm.provider("ann", checkpoint, "0:2")
+        assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200, "an honest one takes its place"
+
+
+async def test_a_gateway_that_pays_with_an_old_voucher_again_is_served_its_credit_and_no_more(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "gate")) as swarm:
+        await swarm.provider("ann", checkpoint, "0:5")
+        await swarm.gateway("gate", patch=REPLAYING)
+        await swarm.chain.next_epoch()
+
+        answer = await swarm.ask("gate", checkpoint.name, 480)
+
+        assert answer.status_code >= 500
+        assert "paid" in answer.json()["error"]["message"]
+        vouched = _vouched(swarm.books("ann") / "provider-ann.sqlite")
+        claimed = _vouched(swarm.books("ann") / "provider-ann.sqlite", "receipt_units")
+        assert 0 < vouched < claimed <= vouched + 1024 * 5
