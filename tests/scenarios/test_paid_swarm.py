@@ -238,7 +238,7 @@ async def test_a_gateway_that_pays_with_an_old_voucher_again_is_served_its_credi
 
         answer = await swarm.ask("gate", checkpoint.name, 480)
 
-        assert answer.status_code >= 500
+        assert answer.status_code in (429, 502, 503)
         assert "paid" in answer.json()["error"]["message"]
         vouched = _vouched(swarm.books("ann") / "provider-ann.sqlite")
         claimed = _vouched(swarm.books("ann") / "provider-ann.sqlite", "receipt_units")
