@@ -95,11 +95,17 @@ class PaidSwarm:
         await child.wait_for("serving", START_SECONDS)
         return child
 
-    async def gateway(self, name: str, *, patch: str = "") -> Child:
-        """Start a gateway and make a key for the developer there."""
+    async def gateway(self, name: str, *, patch: str = "", twin_of: str | None = None) -> Child:
+        """Start a gateway and make a key for the developer there.
+
+        `twin_of`: with that gateway's wallet and id, but on another machine: another peer, with books of its own.
+        """
         arguments = ["gateway", "--port", "0", "--json", "--peers", self.address, "--host-maddrs", LOOPBACK]
-        arguments += ["--identity", str(self.folder / f"{name}.key"), "--gateway-id", name]
-        child = await self._start(name, [*arguments, *self.chain.options(name)], patch)
+        arguments += ["--identity", str(self.folder / f"{name}.key"), "--gateway-id", twin_of or name]
+        arguments += self.chain.options(twin_of or name)
+        if twin_of is not None:
+            arguments[arguments.index("--payment-folder") + 1] = str(self.books(name))
+        child = await self._start(name, arguments, patch)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
         developer = self.chain.accounts["developer"]
         if name not in self.keys:

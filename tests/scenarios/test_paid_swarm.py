@@ -243,3 +243,23 @@ async def test_a_gateway_that_pays_with_an_old_voucher_again_is_served_its_credi
         vouched = _vouched(swarm.books("ann") / "provider-ann.sqlite")
         claimed = _vouched(swarm.books("ann") / "provider-ann.sqlite", "receipt_units")
         assert 0 < vouched < claimed <= vouched + 1024 * 5
+
+
+async def test_a_second_gateway_with_the_same_wallet_and_id_is_turned_away(checkpoint: Path, tmp_path: Path) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "gate")) as swarm:
+        ann = await swarm.provider("ann", checkpoint, "0:5")
+        gate = await swarm.gateway("gate")
+        await swarm.gateway("twin", twin_of="gate")
+        epoch = await swarm.chain.next_epoch()
+        assert (await swarm.ask("gate", checkpoint.name, 20)).status_code == 200
+
+        refused = await swarm.ask("twin", checkpoint.name, 20)
+
+        assert refused.status_code in (502, 503)
+        assert "is here already" in refused.json()["error"]["message"]
+        assert (await swarm.ask("gate", checkpoint.name, 20)).status_code == 200
+        await _until_vouched(swarm, "ann", 5 * 2 * weighted_tokens(PROMPT_TOKENS, 20))
+        await swarm.chain.next_epoch()
+        await swarm.event(gate, "post", epoch=epoch)
+        await swarm.chain.next_epoch(3)
+        assert (await swarm.event(ann, "claim"))["amount"] * 20 == 2 * cost(20) * 17
