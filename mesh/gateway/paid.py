@@ -53,7 +53,7 @@ class PaidGateway:
         desk = self.desk
         return Purser(
             gateway=desk.id,
-            identity=desk.identity,
+            binding=desk.binding,
             account=desk.config.account,
             journal=desk.journal,
             chain=desk.view,

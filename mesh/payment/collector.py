@@ -16,10 +16,9 @@ from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureEr
 from chain.wallet import Account
 from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import Identity
-from mesh.payment.binding import read_binding
 from mesh.payment.journal import PaymentJournal
 from mesh.payment.tabs import GENESIS, EpochTab, Pair, ProviderTab
-from mesh.payment.terms import ChainView, CreditTerms, NotAccepted
+from mesh.payment.terms import ChainView, CreditTerms, NotAccepted, accept_binding
 from mesh.payment.units import W_GENERATED, SessionMeter
 from mesh.wire.messages import Message
 from mesh.wire.paying import Receipt, Unwelcome, Voucher, Welcome
@@ -111,12 +110,7 @@ class Collector:
     async def greet(self, peer: str, data: bytes, tell: Callable[[Message], None]) -> None:
         """Answer a `Hello`: check the binding against the chain and tell `Welcome` or `Unwelcome`."""
         try:
-            binding = read_binding(data, peer=peer, now=time.time())
-            if binding.role != "gateway":
-                raise NotAccepted("the binding is not a gateway's")
-            domain = self._chain.domain
-            if (binding.chain_id, binding.settlement) != (domain.chain_id, checksummed(domain.contract)):
-                raise NotAccepted("the binding is for another chain or deployment")
+            binding = accept_binding(data, peer=peer, role="gateway", domain=self._chain.domain)
             await self._chain.check_gateway(binding)
             pair = Pair(binding.id, self.provider, self.model_id)
             rival = next((c for c in self._customers.values() if c.tab.pair == pair and c.peer != peer), None)

@@ -7,17 +7,12 @@ it counts, so that it never loses one. Every write is a transaction, synced to t
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-from mesh.errors import ConfigError
+from mesh.payment.database import Database
 from mesh.payment.tabs import GENESIS, Pair
 
 Side = Literal["issued", "held"]
@@ -62,35 +57,12 @@ class Slot:
     receipt_signature: bytes | None
 
 
-class PaymentJournal:
+class PaymentJournal(Database):
     """Use as a context manager. Every method is one transaction and may be called from any thread."""
 
     def __init__(self, path: Path | None) -> None:
         """`path` None keeps it in memory. Raises `ConfigError` when the file cannot be opened."""
-        self._lock = threading.Lock()
-        try:
-            if path is not None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
-                raise ConfigError(f"the payment journal {path} is of version {version}, this software knows {VERSION}")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={VERSION}")
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"the payment journal {path} cannot be opened: {error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._db.close()
+        super().__init__(path, _SCHEMA, version=VERSION, what=f"the payment journal {path}")
 
     # --- both sides ---
 
@@ -185,17 +157,6 @@ class PaymentJournal:
         """Drop the single receipts of epochs below `before`; slots stay: they are what a claim is proved with."""
         with self._transaction() as db:
             db.execute("DELETE FROM receipts WHERE epoch < ?", (before,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
 
 def _key(pair: Pair) -> tuple[str, str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,17 +13,16 @@ from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureEr
 from chain.wallet import Account
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation
-from mesh.identity import Identity, verify
-from mesh.payment.binding import Binding, read_binding, sign_binding
+from mesh.identity import verify
+from mesh.payment.binding import Binding
 from mesh.payment.journal import PaymentJournal, Sealed
 from mesh.payment.tabs import EpochTab, GatewayTab, Pair, ReceiptClaim
-from mesh.payment.terms import ChainView, NotAccepted
+from mesh.payment.terms import ChainView, NotAccepted, accept_binding
 from mesh.wire.messages import Message
 from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
-BINDING_SECONDS = 86_400
 MAX_KNOWN = 4096
 MAX_CREDIT = 1 << 20
 """Weighted tokens that a provider may give on credit: more would let it claim that much after a restart of ours."""
@@ -45,20 +43,20 @@ class Creditor:
 
 
 class Purser:
-    """One gateway's books. Nothing is signed for tokens that have not reached us."""
+    """One gateway's books. Nothing is signed for tokens that have not reached us. `binding` makes our own, fresh."""
 
     def __init__(
         self,
         *,
         gateway: str,
-        identity: Identity,
+        binding: Callable[[], bytes],
         account: Account,
         journal: PaymentJournal,
         chain: ChainView,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.gateway = gateway
-        self._identity = identity
+        self._binding = binding
         self._account = account
         self._journal = journal
         self._chain = chain
@@ -91,29 +89,13 @@ class Purser:
         return True
 
     def _read(self, data: bytes, peer: str) -> Binding:
-        binding = read_binding(data, peer=peer, now=time.time())
-        domain = self._chain.domain
-        if binding.role != "provider":
-            raise NotAccepted("the binding is not a provider's")
-        if (binding.chain_id, binding.settlement) != (domain.chain_id, checksummed(domain.contract)):
-            raise NotAccepted("the binding is for another chain or deployment")
-        return binding
+        return accept_binding(data, peer=peer, role="provider", domain=self._chain.domain)
 
     # --- introductions ---
 
     def hello(self) -> tuple[Hello, bytes]:
         """What we say on a new control channel."""
-        domain = self._chain.domain
-        binding = Binding(
-            "gateway",
-            self.gateway,
-            domain.chain_id,
-            checksummed(domain.contract),
-            self._account.address,
-            self._identity.peer_id,
-            int(time.time()) + BINDING_SECONDS,
-        )
-        return Hello(), sign_binding(binding, self._identity, self._account)
+        return Hello(), self._binding()
 
     async def welcomed(
         self,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from mesh.errors import ConfigError
+from mesh.payment.database import Database
 from mesh.payment.provider_plan import SlotId
 
 VERSION: Final = 1
@@ -43,35 +39,12 @@ class OwnLeaf:
     proof: tuple[bytes, ...]
 
 
-class SettlementStore:
+class SettlementStore(Database):
     """A sqlite file; use as a context manager. Every write is on disk before the method returns."""
 
     def __init__(self, path: Path | None) -> None:
         """`path` None keeps it in memory. Raises `ConfigError` when the file cannot be opened."""
-        self._lock = threading.Lock()
-        try:
-            if path is not None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
-                raise ConfigError(f"the settlement file {path} is of version {version}, this software knows {VERSION}")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={VERSION}")
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"the settlement file {path} cannot be opened: {error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._db.close()
+        super().__init__(path, _SCHEMA, version=VERSION, what=f"the settlement file {path}")
 
     # --- the gateway's ---
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from chain.primitives import checksummed
 from chain.vouchers import Domain
-from mesh.payment.binding import Binding
+from mesh.payment.binding import Binding, Role, read_binding
 
 CREDIT_TOKENS = 1024
 PAUSE_SECONDS = 10.0
@@ -27,6 +29,16 @@ class CreditTerms:
 
 class NotAccepted(Exception):
     """The chain does not bear out what a peer says of itself; the message says what is missing."""
+
+
+def accept_binding(data: bytes, *, peer: str, role: Role, domain: Domain) -> Binding:
+    """What `peer` presents, if it is a binding of that role on our deployment. Raises `BadRecord` or `NotAccepted`."""
+    binding = read_binding(data, peer=peer, now=time.time())
+    if binding.role != role:
+        raise NotAccepted(f"the binding is not a {role}'s")
+    if (binding.chain_id, binding.settlement) != (domain.chain_id, checksummed(domain.contract)):
+        raise NotAccepted("the binding is for another chain or deployment")
+    return binding
 
 
 @dataclass(frozen=True, slots=True)

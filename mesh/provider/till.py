@@ -89,16 +89,16 @@ class Till:
 
     # --- sessions ---
 
-    def check(self, peer: str) -> None:
-        """Raises `NotAdmitted` for a client that has not introduced itself as a gateway that pays."""
-        if self._collector.customer(peer) is None:
+    def check(self, peer: str) -> Customer:
+        """The gateway behind a client. Raises `NotAdmitted` for one that has not introduced itself as one that pays."""
+        customer = self._collector.customer(peer)
+        if customer is None:
             raise NotAdmitted("payment_required", "introduce yourself as a staked gateway before you open sessions")
+        return customer
 
     def bill(self, entry: HopSession) -> Bill:
         """The bill of a session that is being opened. Raises `NotAdmitted`."""
-        customer = self._collector.customer(entry.client)
-        if customer is None:
-            raise NotAdmitted("payment_required", "introduce yourself as a staked gateway before you open sessions")
+        customer = self.check(entry.client)
         try:
             return self._collector.open(customer, entry.prompt_tokens, entry.fed_tokens, len(entry.span))
         except NotAccepted as error:

@@ -86,7 +86,12 @@ class Money:
         account, journal = self.account(name), self.journal(name)
         self.chain.gateways[name] = account.address
         return lambda tasks: Purser(
-            gateway=name, identity=identity, account=account, journal=journal, chain=self.chain, tasks=tasks
+            gateway=name,
+            binding=lambda: bind("gateway", name, identity, account),
+            account=account,
+            journal=journal,
+            chain=self.chain,
+            tasks=tasks,
         )
 
 
