@@ -12,6 +12,7 @@ import secrets
 import ssl
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.utils import CryptographyDeprecationWarning
 
 from mesh.errors import ProtocolViolation
 from mesh.identity import Identity, peer_id_of, public_key_of, verify
@@ -139,7 +141,7 @@ def verify_certificate(der: bytes, *, now: datetime.datetime | None = None) -> s
         raise ProtocolViolation(f"a certificate of {len(der)} bytes is over the limit of {MAX_CERTIFICATE}")
     now = now or datetime.datetime.now(datetime.UTC)
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = _load(der)
         if certificate.public_bytes(Encoding.DER) != der:
             raise ProtocolViolation("the certificate is not in canonical form")
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
@@ -156,6 +158,16 @@ def verify_certificate(der: bytes, *, now: datetime.datetime | None = None) -> s
     if not verify(peer, SIGNATURE_PREFIX + public, signed_key[42:]):
         raise ProtocolViolation("the identity in the certificate did not sign for its key")
     return peer
+
+
+def _load(der: bytes) -> x509.Certificate:
+    """Raises `ValueError` also for what cryptography only warns of still, like a serial number that is not positive."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        try:
+            return x509.load_der_x509_certificate(der)
+        except CryptographyDeprecationWarning as warning:
+            raise ValueError(str(warning)) from warning
 
 
 def _check_self_signed(certificate: x509.Certificate) -> None:
