@@ -8,13 +8,13 @@ Inside the TLS connection: the dialler sends `hello`, the other answers `accepte
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from mesh.errors import ProtocolViolation
 from mesh.wire import fields as f
-from mesh.wire.frame import Frame, FrameLimits
+from mesh.wire.codec import Codec, Schema
+from mesh.wire.frame import FrameLimits
 
 DIRECT_PROTOCOL: Final = "/mesh/direct/1"
 HEADER_LIMIT: Final = 8192
@@ -104,7 +104,7 @@ def _token(name: str, value: Any) -> str:
     return token
 
 
-_SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
+_SCHEMA: Final[Schema] = {
     Introduce: {"certificate": _certificate},
     Introduced: {
         "certificate": _certificate,
@@ -117,27 +117,6 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
     Start: {},
     Declined: {"reason": f.text(200)},
 }
-_BY_KIND: Final[dict[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
-
-
-def encode(message: Message) -> Frame:
-    """The frame that carries `message`."""
-    values = {field.name: getattr(message, field.name) for field in fields(message)}
-    if isinstance(message, Introduced):
-        values["addresses"] = f.plain(message.addresses)
-    return Frame(f.pack({"t": message.kind} | values))
-
-
-def decode(frame: Frame) -> Message:
-    """The message in a frame. Raises `ProtocolViolation` on anything that the schema does not allow."""
-    raw = f.unpack_map(frame.header, limit=HEADER_LIMIT)
-    cls = _BY_KIND.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
-    if cls is None:
-        raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
-    if len(frame.payload):
-        raise ProtocolViolation(f"{kind!r} message has a payload of {len(frame.payload)} bytes")
-    readers = _SCHEMA[cls]
-    if unknown := raw.keys() - readers.keys():
-        raise ProtocolViolation(f"{kind!r} message has unknown fields: {sorted(unknown)!r:.200}")
-    message: Message = cls(**{name: f.take(raw, name, read) for name, read in readers.items()})
-    return message
+_codec: Final = Codec[Message](_SCHEMA, header_limit=HEADER_LIMIT)
+encode = _codec.encode
+decode = _codec.decode

@@ -6,13 +6,12 @@ the payload reach `total`, or with one `part` that names an error. A channel may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
 
 from mesh.errors import ProtocolViolation
 from mesh.wire import fields as f
-from mesh.wire.frame import Frame
+from mesh.wire.codec import Codec, Schema
 
 LEAVES_PROTOCOL: Final = "/mesh/leaves/1"
 PART_BYTES: Final = 1 << 20
@@ -43,7 +42,7 @@ class DocumentPart:
     error: str | None
 
 
-_SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
+_SCHEMA: Final[Schema] = {
     FetchDocument: {
         "what": f.choice("leaves", "reports"),
         "gateway": f.text(64),
@@ -56,28 +55,11 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
         "error": f.optional(f.text(200)),
     },
 }
-_BY_KIND: Final[dict[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
-
-
-def encode(message: FetchDocument | DocumentPart, payload: bytes | memoryview = b"") -> Frame:
-    """The frame that carries `message` and `payload`."""
-    header = {"t": message.kind} | {field.name: getattr(message, field.name) for field in fields(message)}
-    return Frame(f.pack(header), payload)
-
-
-def decode(frame: Frame) -> FetchDocument | DocumentPart:
-    """The message in a frame. Raises `ProtocolViolation` on anything that the schema does not allow."""
-    raw = f.unpack_map(frame.header, limit=HEADER_LIMIT)
-    cls = _BY_KIND.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
-    if cls is None:
-        raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
-    if len(frame.payload) > (PART_BYTES if cls is DocumentPart else 0):
-        raise ProtocolViolation(f"{kind!r} message has a payload of {len(frame.payload)} bytes")
-    readers = _SCHEMA[cls]
-    if unknown := raw.keys() - readers.keys():
-        raise ProtocolViolation(f"{kind!r} message has unknown fields: {sorted(unknown)!r:.200}")
-    message: FetchDocument | DocumentPart = cls(**{name: f.take(raw, name, read) for name, read in readers.items()})
-    return message
+_codec: Final = Codec[FetchDocument | DocumentPart](
+    _SCHEMA, header_limit=HEADER_LIMIT, payloads={DocumentPart: PART_BYTES}
+)
+encode = _codec.encode
+decode = _codec.decode
 
 
 class Assembly:

@@ -13,13 +13,11 @@ payload, whose size and meaning follow from the session's state, never from the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from mesh.errors import ProtocolViolation
 from mesh.wire import fields as f
-from mesh.wire.frame import Frame
+from mesh.wire.codec import ANY_SIZE, Codec, Schema
 from mesh.wire.paying import PAYMENT_SCHEMA, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 CONTROL_PROTOCOL: Final = "/mesh/control/1"
@@ -250,8 +248,6 @@ Message = (
     | NextTokens
 )
 
-_Readers = Mapping[str, Callable[[str, Any], Any]]
-
 _sampling = f.record(
     f.number(0, 100),  # temperature
     f.integer(0, MAX_TOP_K),
@@ -264,7 +260,7 @@ _sampling = f.record(
     f.integer(0, (1 << 64) - 1),  # seed
 )
 
-_SCHEMA: Final[Mapping[type[Any], _Readers]] = {
+_SCHEMA: Final[Schema] = {
     OpenSession: {
         "session": _session,
         "digest": _digest,
@@ -326,31 +322,9 @@ _SCHEMA: Final[Mapping[type[Any], _Readers]] = {
     NextTokens: {"parts": f.items(f.record(_session, _position, _token), MAX_PARTS, least=1)},
 }
 
-_BY_KIND: Final[Mapping[str, type[Any]]] = {cls.kind: cls for cls in _SCHEMA}
-_WITH_PAYLOAD: Final = frozenset({OpenSession, Prompt, FileData, Activations, Hello})
+_WITH_PAYLOAD: Final = (OpenSession, Prompt, FileData, Activations, Hello)
 HEADER_LIMIT: Final = 256 * 1024
 
-
-def encode(message: Message, payload: bytes | bytearray | memoryview = b"") -> Frame:
-    """The frame that carries `message` and `payload`."""
-    header: dict[str, Any] = {"t": message.kind}
-    for field in fields(message):
-        value = getattr(message, field.name)
-        header[field.name] = f.plain(value) if isinstance(value, tuple) else value
-    return Frame(f.pack(header), payload)
-
-
-def decode(frame: Frame) -> Message:
-    """The message in a frame's header. Raises `ProtocolViolation` on anything that the schema does not allow."""
-    raw = f.unpack_map(frame.header, limit=HEADER_LIMIT)
-    cls = _BY_KIND.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
-    if cls is None:
-        raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
-    if len(frame.payload) and cls not in _WITH_PAYLOAD:
-        raise ProtocolViolation(f"{kind!r} message has a payload of {len(frame.payload)} bytes")
-    readers = _SCHEMA[cls]
-    unknown = raw.keys() - readers.keys()
-    if unknown:
-        raise ProtocolViolation(f"{kind!r} message has unknown fields: {sorted(unknown)!r:.200}")
-    message: Message = cls(**{name: f.take(raw, name, read) for name, read in readers.items()})
-    return message
+_codec: Final = Codec[Message](_SCHEMA, header_limit=HEADER_LIMIT, payloads=dict.fromkeys(_WITH_PAYLOAD, ANY_SIZE))
+encode = _codec.encode
+decode = _codec.decode

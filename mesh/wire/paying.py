@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from mesh.wire import fields as f
+from mesh.wire.codec import Schema
 
 _epoch = f.integer(1, 1 << 53)
 _units = f.integer(1, (1 << 63) - 1)
@@ -66,7 +66,7 @@ class Voucher:
     signature: bytes
 
 
-PAYMENT_SCHEMA: Final[Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]] = {
+PAYMENT_SCHEMA: Final[Schema] = {
     Hello: {},
     Welcome: {"provider": f.text(64), "model_id": f.integer(1, (1 << 53)), "credit": f.integer(1, 1 << 32)},
     Unwelcome: {"code": f.text(64), "reason": f.text(2000), "retry_after_ms": f.integer(0, 3_600_000)},
