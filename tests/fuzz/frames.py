@@ -92,6 +92,11 @@ def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
+def begin() -> None:
+    """Make the loop on which channels are read."""
+    _loop()
+
+
 def close() -> None:
     """Close the loop on which channels are read."""
     if _loop.cache_info().currsize:

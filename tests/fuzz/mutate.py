@@ -243,33 +243,34 @@ def hostile_value(rng: Random) -> Any:
 def pack(node: Any, rng: Random | None = None) -> bytes:
     """msgpack of a tree that may hold `Pairs` and `Raw`; with a generator, numbers are sometimes written wide."""
     out: list[bytes] = []
-    _pack(node, rng, out)
+    stack = [node]  # not recursive: trees are deep on purpose
+    size = 0
+    while stack and size < MOST_BYTES:
+        _pack(stack.pop(), rng, stack, out)
+        size += len(out[-1])
     return b"".join(out)
 
 
-def _pack(root: Any, rng: Random | None, out: list[bytes]) -> None:
-    stack = [root]  # not recursive: trees are deep on purpose
-    while stack:
-        node = stack.pop()
-        wide = rng is not None and rng.random() < 0.02
-        if isinstance(node, Raw):
-            out.append(bytes(node))
-        elif isinstance(node, Pairs):
-            out.append(b"\xdf" + struct.pack(">I", len(node)) if wide else _head(len(node), 0x80, 16, b"\xde", b"\xdf"))
-            for key, value in reversed(node):
-                stack += [value, key]
-        elif isinstance(node, Items):
-            out.append(b"\xdd" + struct.pack(">I", len(node)) if wide else _head(len(node), 0x90, 16, b"\xdc", b"\xdd"))
-            stack += reversed(node)
-        elif wide and isinstance(node, int) and not isinstance(node, bool) and 0 <= node < 1 << 64:
-            out.append(b"\xcf" + struct.pack(">Q", node))
-        elif wide and isinstance(node, str):
-            raw = node.encode("utf-8", "surrogatepass")
-            out.append(b"\xdb" + struct.pack(">I", len(raw)) + raw)
-        else:
-            if isinstance(node, int) and not -(1 << 63) <= node < 1 << 64:
-                node = (1 << 64) - 1
-            out.append(msgpack.packb(node, use_bin_type=True, unicode_errors="surrogatepass"))
+def _pack(node: Any, rng: Random | None, stack: list[Any], out: list[bytes]) -> None:
+    wide = rng is not None and rng.random() < 0.02
+    if isinstance(node, Raw):
+        out.append(bytes(node))
+    elif isinstance(node, Pairs):
+        out.append(b"\xdf" + struct.pack(">I", len(node)) if wide else _head(len(node), 0x80, 16, b"\xde", b"\xdf"))
+        for key, value in reversed(node):
+            stack += [value, key]
+    elif isinstance(node, Items):
+        out.append(b"\xdd" + struct.pack(">I", len(node)) if wide else _head(len(node), 0x90, 16, b"\xdc", b"\xdd"))
+        stack += reversed(node)
+    elif wide and isinstance(node, int) and not isinstance(node, bool) and 0 <= node < 1 << 64:
+        out.append(b"\xcf" + struct.pack(">Q", node))
+    elif wide and isinstance(node, str):
+        raw = node.encode("utf-8", "surrogatepass")
+        out.append(b"\xdb" + struct.pack(">I", len(raw)) + raw)
+    else:
+        if isinstance(node, int) and not -(1 << 63) <= node < 1 << 64:
+            node = (1 << 64) - 1
+        out.append(msgpack.packb(node, use_bin_type=True, unicode_errors="surrogatepass"))
 
 
 def _head(count: int, fixed: int, most: int, middle: bytes, large: bytes) -> bytes:
@@ -317,10 +318,12 @@ def dump(root: Any) -> bytes:
     """JSON of a tree that may hold `Pairs` and `Raw`; keys that are no strings are written as they are."""
     out: list[bytes] = []
     stack: list[Any] = [root]
-    while stack:
+    size = 0
+    while stack and size < MOST_BYTES:
         node = stack.pop()
         if isinstance(node, Raw):
             out.append(bytes(node))
+            size += len(node)
         elif isinstance(node, Pairs):
             stack.append(Raw(b"}"))
             for place, (key, value) in reversed(list(enumerate(node))):
@@ -331,10 +334,9 @@ def dump(root: Any) -> bytes:
             for place, value in reversed(list(enumerate(node))):
                 stack += [value, Raw(b"," if place else b"")]
             stack.append(Raw(b"["))
-        elif isinstance(node, bytes):
-            out.append(b'"' + node + b'"')
         else:
-            out.append(json.dumps(node).encode())
+            out.append(b'"' + node + b'"' if isinstance(node, bytes) else json.dumps(node).encode())
+            size += len(out[-1])
     return b"".join(out)
 
 

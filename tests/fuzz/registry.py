@@ -25,6 +25,8 @@ def all_decoders() -> tuple[Decoder, ...]:
 @contextmanager
 def workshop() -> Iterator[tuple[Decoder, ...]]:
     """The decoders, with what they need while they run: an event loop and a folder."""
+    frames.begin()
+    scratch.scratch()
     try:
         yield all_decoders()
     finally:

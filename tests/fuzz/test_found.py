@@ -22,6 +22,7 @@ from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import Identity
 from mesh.payment.api_keys import KeyRequest
 from mesh.payment.binding import _LABEL, Binding, read_binding, sign_binding
+from mesh.transport.direct.certificate import Credentials, verify_certificate
 from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from shards.config import parse_config
@@ -133,6 +134,17 @@ def test_a_date_that_no_float_holds_is_not_now() -> None:
     assert not request.is_current(1_800_000_000.0)
     assert not replace(request, issued=-(10**400)).is_current(1_800_000_000.0)
     assert replace(request, issued=1_800_000_000).is_current(1_800_000_000.5)
+
+
+def test_a_certificate_whose_signature_claims_unused_bits_is_refused() -> None:
+    while (good := Credentials.create(Identity.generate()).certificate)[-1] & 1:
+        pass  # unused bits must be zero, or the format itself refuses them
+    (size,) = {size for size in range(60, 80) if good[-size - 3 : -size] == bytes((3, size + 1, 0))}
+    changed = good[: -size - 1] + b"\x01" + good[-size:]
+
+    verify_certificate(good)
+    with pytest.raises(ProtocolViolation):
+        verify_certificate(changed)
 
 
 def test_a_binding_has_one_spelling() -> None:

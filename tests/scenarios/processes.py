@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.guarded import guarded
+
 MARK = "MESH_TEST_RUN"
 """Every process of a run inherits this variable, which /proc shows of processes that nobody's child is any more."""
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -47,7 +49,7 @@ class MeshProcess:
         self._changed = threading.Condition()
         self._open_pipes = 2
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mesh", *arguments],
+            guarded([sys.executable, "-m", "mesh", *arguments]),
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -148,7 +150,7 @@ class Finished:
 class World:
     """The processes of one group of tests, with a runtime folder and identities of their own."""
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-", dir="/tmp")))
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-")))
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     processes: list[MeshProcess] = field(default_factory=list)
 
