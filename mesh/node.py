@@ -13,6 +13,7 @@ from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory
 from mesh.errors import MeshError
 from mesh.identity import Identity
+from mesh.transport.channels import TransportSettings
 from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
 from mesh.transport.direct.addresses import dialable, hosts_of
@@ -20,11 +21,23 @@ from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
-from mesh.wire.messages import RING_PROTOCOL
+from mesh.wire.direct import DIRECT_PROTOCOL, MESSAGE_LIMITS
+from mesh.wire.frame import FrameLimits
+from mesh.wire.leaves import LEAVES_PROTOCOL
+from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+
+
+INBOUND_LIMITS = {
+    CONTROL_PROTOCOL: FrameLimits(payload=8 << 20),
+    DIRECT_PROTOCOL: MESSAGE_LIMITS,
+    PAIRS_PROTOCOL: FrameLimits(header=0, payload=0),
+    LEAVES_PROTOCOL: FrameLimits(header=4096, payload=0),
+}
+"""What may come on channels that others open. On control channels the largest is a prompt: of two million tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,9 @@ class Node:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
-            self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
+            self.transport = control = await stack.enter_async_context(
+                HivemindTransport(self._daemon, settings=TransportSettings(inbound_limits=INBOUND_LIMITS))
+            )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
                 self.transport = self._choosing = await stack.enter_async_context(
