@@ -221,7 +221,7 @@ class StageService:
                 self.till.check(control.peer)
             for idle in self.table.in_the_way(request, control.peer, time.monotonic()):
                 if (live := self.sessions.get(idle.id)) is not None:
-                    self.sessions.fail(live, "idle", "nothing happened in it, and others need its place")
+                    self.sessions.lapse(live, "nothing happened in it, and others need its place")
             entry = self.table.admit(request, control.peer, time.monotonic())
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 LENIENT_RATIO = 8.0
-"""Of the 95th percentiles of the wait between two tokens. The aim is 3, which the benchmark shows on a quiet machine; the
-attackers share these processors with the swarm, and so do other tests."""
+"""Of the 95th percentiles of the wait between two tokens. The aim is 3, which is the benchmark's to show: the attackers
+share these processors with the swarm, and so do other tests."""
 MOST_GROWTH_MB = 800.0
 
 
