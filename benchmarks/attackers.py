@@ -31,6 +31,7 @@ from mesh.discovery.records import ProviderRecord
 from mesh.errors import MeshError
 from mesh.identity import Identity
 from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.wire.frame import MAGIC, PREFIX, VERSION, FrameLimits, encode_prefix
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL, Activations, OpenSession, Ping, Prompt, encode
@@ -56,6 +57,8 @@ CHANNELS = {
     "silent": 12, "slow": 10, "garbage": 6, "oversized": 3, "hoarder": 2, "flood": 2, "cache hog": 4, "stray": 4,
     "wrong prompt": 3, "hello": 2,
 }  # fmt: skip
+# Connections of each identity to the direct port of each provider, invited and through TLS.
+INVITED = {"tls slow": 4, "tls hoarder": 2}
 # Plain TCP connections to each provider: to p2pd's port, and to the direct one.
 CONNECTIONS = {"silent": 20, "slow": 15, "garbage": 12}
 
@@ -203,8 +206,9 @@ class Attack:
         """One peer with channels of every kind to every provider, and a flood of records."""
         peers = tuple(provider["maddr"] for provider in self.targets["providers"])
         root = Path(self.targets["folder"]) / "run"
+        identity = Identity.generate()
         daemon = await stack.enter_async_context(
-            Daemon(DaemonConfig(Identity.generate(), initial_peers=peers, client_mode=True, runtime_root=root))
+            Daemon(DaemonConfig(identity, initial_peers=peers, client_mode=True, runtime_root=root))
         )
         transport = await stack.enter_async_context(HivemindTransport(daemon))
         for provider in self.targets["providers"]:
@@ -222,6 +226,16 @@ class Attack:
 
                 for _ in range(round(count * self.targets["scale"])):
                     self.launch(tasks, self.keep(kind, dial, acts[kind]))
+        direct = await stack.enter_async_context(DirectTransport(identity, transport, hosts=()))
+        for provider in self.targets["providers"]:
+
+            async def dial_directly(peer: str = provider["peer"]) -> Streams:
+                return await direct.open_raw(peer, RING_PROTOCOL)
+
+            for kind, count in INVITED.items():
+                act = self.slow if kind == "tls slow" else self.hoarder
+                for _ in range(round(count * self.targets["scale"])):
+                    self.launch(tasks, self.keep(kind, dial_directly, act))
         if number == 0:
             directory = await stack.enter_async_context(DhtDirectory(daemon))
             tasks.create_task(self.records(directory))

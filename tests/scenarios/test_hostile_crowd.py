@@ -44,4 +44,4 @@ def test_a_few_hostile_connections_of_every_kind() -> None:
     (round_,) = found["rounds"]
     kinds = set(round_["attack"]["opened"])
     assert {"tcp silent", "tcp slow", "tcp garbage", "silent", "slow", "garbage", "oversized", "hoarder"} <= kinds
-    assert {"flood", "cache hog", "stray", "wrong prompt", "hello"} <= kinds
+    assert {"flood", "cache hog", "stray", "wrong prompt", "hello", "tls slow", "tls hoarder"} <= kinds
