@@ -17,6 +17,7 @@ from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
 from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
+from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
@@ -25,6 +26,8 @@ from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+WATCHED_PROTOCOLS = frozenset({RING_PROTOCOL})
+"""Where nothing is answered, so that silence has to be noticed otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,10 @@ class Node:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
-            self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
+            daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
+            self.transport = control = await stack.enter_async_context(
+                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS)
+            )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
                 self.transport = self._choosing = await stack.enter_async_context(
