@@ -21,13 +21,13 @@ from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
-from mesh.wire.messages import RING_PROTOCOL
+from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
-WATCHED_PROTOCOLS = frozenset({RING_PROTOCOL})
-"""Where nothing is answered, so that silence has to be noticed otherwise."""
+WATCHED_PROTOCOLS = frozenset({CONTROL_PROTOCOL, RING_PROTOCOL})
+"""Channels that are there for long, and may be quiet for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Node:
             await stack.enter_async_context(self._daemon)
             daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
             self.transport = control = await stack.enter_async_context(
-                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS)
+                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS, on_silent=self._daemon.disconnect)
             )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
