@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from mesh.client.client import Answer, Client, Messages, Options, TextGeneration
+from mesh.client.client import Answer, Client, Messages, Options, TextGeneration, TransportName
 from mesh.client.types import Completion, ModelInfo, TextDelta
 from mesh.errors import InternalError
 from mesh.identity import Identity
@@ -57,9 +57,14 @@ class SyncClient:
     """A blocking `Client`: `with SyncClient(peers=[…]) as client: client.generate(…)`."""
 
     def __init__(
-        self, peers: Sequence[str], *, identity: Identity | None = None, runtime_root: Path | None = None
+        self,
+        peers: Sequence[str],
+        *,
+        identity: Identity | None = None,
+        runtime_root: Path | None = None,
+        transport: TransportName = "hivemind",
     ) -> None:
-        self._client = Client(peers, identity=identity, runtime_root=runtime_root)
+        self._client = Client(peers, identity=identity, runtime_root=runtime_root, transport=transport)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._context: AbstractAsyncContextManager[Client] = self._client

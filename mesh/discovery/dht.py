@@ -30,6 +30,7 @@ from mesh.discovery.records import (
 )
 from mesh.errors import BadRecord, ConfigError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
+from mesh.wire.records import SignedRecord
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class DhtDirectory:
         self._announcer = Announcer(daemon.identity, lifetime=lifetime)
         self._books: dict[bytes, RecordBook] = {}
         self._node: Any = None
+        self._left = False
 
     async def __aenter__(self) -> Self:
         """Raises `PeerUnreachable` when no initial peer takes part, `ConfigError` when our clock is wrong."""
@@ -81,6 +83,7 @@ class DhtDirectory:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         try:
             async with asyncio.timeout(_RPC_TIMEOUT):
                 await self._node.shutdown()
@@ -116,7 +119,19 @@ class DhtDirectory:
             # A peer that is full or has a newer record says no; ours reaches the others, or the next time.
             log.info("the DHT did not take our record under %s", failed)
 
+    async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
+        """The records under a key as their providers signed them, each checked, withdrawals among them."""
+        kept, _ = await self._look(key)
+        return kept
+
     async def _read(self, key: bytes) -> tuple[ProviderRecord, ...]:
+        _, book = await self._look(key)
+        return book.records(now=self._clock())
+
+    async def _look(self, key: bytes) -> tuple[tuple[SignedRecord, ...], RecordBook]:
+        """What the DHT has under a key, checked; and the book of what we ever saw there."""
+        if self._left:
+            raise PeerUnreachable("we have left the DHT")
         try:
             async with asyncio.timeout(_CALL_TIMEOUT):
                 # No expiry suffices (not even an infinite one that a peer makes up): ask every replica.
@@ -126,15 +141,17 @@ class DhtDirectory:
         now = self._clock()
         book = self._book(key, now)
         entries = found.value.items() if found is not None and isinstance(found.value, dict) else ()
+        kept = []
         for peer, entry in entries:
             try:
                 record = decode_record(entry.value, peer=peer, key=key, now=now)
             except BadRecord as error:
                 log.debug("a record from the DHT was dropped: %s", error)
                 continue
-            book.offer(record, now=now)
+            if book.offer(record, now=now):
+                kept.append(SignedRecord(peer, entry.value))
         book.expire(now=now)
-        return book.records(now=now)
+        return tuple(kept), book
 
     def _book(self, key: bytes, now: float) -> RecordBook:
         """What we saw under this key, so that a stale replica cannot bring an older record back."""

@@ -15,7 +15,6 @@ from typing import ClassVar, Final, Literal, NamedTuple
 from mesh.errors import ProtocolViolation
 from mesh.wire import fields as f
 from mesh.wire.codec import Codec, Schema
-from mesh.wire.frame import FrameLimits
 
 RECORDS_PROTOCOL: Final = "/mesh/records/1"
 MAX_RECORDS: Final = 1024
@@ -23,7 +22,6 @@ MAX_RECORD_BYTES: Final = 8 * 1024
 MAX_ANSWER: Final = 1 << 20
 """Bytes of records in one answer."""
 HEADER_LIMIT: Final = 4096
-FRAME_LIMITS: Final = FrameLimits(header=HEADER_LIMIT, payload=MAX_ANSWER)
 _PEER: Final = 52
 
 What = Literal["models", "providers"]

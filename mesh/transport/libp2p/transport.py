@@ -123,6 +123,17 @@ class Libp2pTransport:
         """True when there is a connection to `peer`, or an address to dial."""
         return self._usable(peer) is not None or bool(self._book.addresses(peer))
 
+    async def reach(self, peer: PeerId, *, timeout: float = 10.0) -> None:
+        """Connect to `peer`, unless we are connected. Raises `PeerUnreachable` or `PeerTimeout`."""
+        if self._channels.closed:
+            raise PeerUnreachable("the transport is closed", peer=peer)
+        try:
+            async with asyncio.timeout(timeout):
+                if self._usable(peer) is None:
+                    await self._connect(peer)
+        except TimeoutError:
+            raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
+
     async def serve(self, protocol: str, handler: Handler) -> None:
         if protocol in self._handlers:
             raise InternalError(f"{protocol} is served already")
