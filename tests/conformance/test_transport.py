@@ -1,4 +1,7 @@
-"""What every transport does alike: the in-memory twin, real p2pd daemons and direct TLS on loopback."""
+"""What every transport does alike: the in-memory twin, real p2pd daemons, direct TLS, and libp2p without a daemon.
+
+Two pairs have a daemon at one end and none at the other.
+"""
 
 from __future__ import annotations
 
