@@ -31,7 +31,7 @@ async def test_a_gateway_without_the_daemon_pays_and_settles_to_the_wei(
         await swarm.event(gate, "post", epoch=epoch)
         await swarm.chain.next_epoch(3)
         async with swarm.chain.client() as client, asyncio.timeout(100):
-            while (await sums(client, [swarm.chain.model_id])).shares * 10 != swarm.charged:
+            while (await sums(client, [swarm.chain.model_id])).shares * 10 != swarm.charged:  # noqa: ASYNC110
                 await asyncio.sleep(0.5)
         for child in (ann, bob):
             await swarm.event(child, "claim")

@@ -1,9 +1,8 @@
 """yamux over an encrypted line: many streams, each with a reader and a writer, none of which can stall the others.
 
-py-libp2p's muxer is not used: it takes a frame of any length up to 4 GiB into memory, only warns when a peer sends more
-than its window allows, gives a write up when the window stays closed for 5 s, polls for it every 10 ms, and needs trio.
-Here a frame is checked against what its stream was granted before any of it is kept, and a closed window is
-back-pressure.
+py-libp2p's muxer is not used: it only warns when a peer sends more than its window allows, and keeps it all; it gives a
+write up when the window stays closed for 5 s, polls for it every 10 ms, and needs trio. Here a frame is checked against
+what its stream was granted before any of it is kept, and a closed window is back-pressure.
 """
 
 from __future__ import annotations
