@@ -17,6 +17,8 @@ from mesh.identity import Identity
 
 T = TypeVar("T")
 
+_END_SECONDS = 2.0
+
 
 class SyncGeneration:
     """`for delta in client.stream(…)`; as `with`, leaving the block early cancels the session."""
@@ -126,9 +128,19 @@ class SyncClient:
         loop, thread = self._loop, self._thread
         self._loop = self._thread = None
         if loop is not None and thread is not None:
+            asyncio.run_coroutine_threadsafe(_end_rest(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+
+async def _end_rest() -> None:
+    """Cancel what is left on the loop: hivemind leaves a timer of its DHT behind."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=_END_SECONDS)
 
 
 class _Owner:
