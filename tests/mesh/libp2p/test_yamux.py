@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mesh.errors import PeerError, PeerUnreachable, ProtocolViolation
 from mesh.identity import Identity
 from mesh.transport.channels import TransportSettings
+from mesh.transport.libp2p import muxer
 from mesh.transport.libp2p import yamux_frames as yamux
 from mesh.transport.libp2p.line import Line, Shaker, Wire
 from mesh.transport.libp2p.transport import Libp2pSettings, Libp2pTransport
@@ -194,6 +195,50 @@ def deaf_id(to: Libp2pTransport) -> str:
     return next(iter(to._connections), "")
 
 
+async def test_a_silent_peer_is_pinged_and_dropped_when_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muxer, "_QUIET", 0.2)
+    async with listener() as to, stranger(to) as dead, Libp2pTransport(Identity.generate()) as alive:
+        alive.learn(to.peer_id, to.maddrs)
+        channel = await alive.open(to.peer_id, PROTOCOL)
+        await dead.hears(lambda header: header.kind is Kind.PING and Flag.SYN in header.flags)
+        await dead.is_dropped()
+        await channel.send(Frame(b"still here"))
+        assert await channel.receive() == Frame(b"still here", bytearray())
+
+
+FRAMES = st.lists(
+    st.tuples(
+        st.sampled_from(Kind), st.integers(0, 15), st.integers(0, 6), st.integers(0, 300), st.binary(max_size=40)
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(FRAMES, st.integers(1, 50))
+def test_any_frames_in_any_pieces_end_in_order(frames: list[tuple[Kind, int, int, int, bytes]], piece: int) -> None:
+    """Whatever a peer says, nothing of ours fails, and the next peer is served."""
+
+    async def attempt() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        async with listener() as to:
+            async with stranger(to) as odd:
+                data = b"".join(yamux.encode(k, Flag(f), s, n) + d for k, f, s, n, d in frames)
+                for start in range(0, len(data), piece):
+                    odd.line.send(data[start : start + piece])
+                odd.line.send(yamux.encode(Kind.PING, Flag.SYN, 0, 1))
+                await asyncio.sleep(0)
+            async with Libp2pTransport(Identity.generate()) as good:
+                good.learn(to.peer_id, to.maddrs)
+                channel = await good.open(to.peer_id, PROTOCOL)
+                await channel.send(Frame(b"good"))
+                assert await channel.receive() == Frame(b"good", bytearray())
+        assert not failures
+
+    asyncio.run(attempt())
+
+
 async def test_who_does_not_prove_itself_in_time_is_dropped() -> None:
     async with listener(Libp2pSettings(handshake_seconds=0.3)) as to:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(to.maddrs[0].split("/")[4]))
@@ -257,8 +302,8 @@ async def test_a_connection_that_died_is_replaced_by_a_fresh_one() -> None:
     async with listener() as there, Libp2pTransport(Identity.generate()) as own:
         own.learn(there.peer_id, there.maddrs)
         first = await own.open(there.peer_id, PROTOCOL)
-        for muxer in list(there._connections[own.peer_id]):
-            muxer.abort()
+        for connection in list(there._connections[own.peer_id]):
+            connection.abort()
         with pytest.raises(PeerError):
             await first.send(Frame(b"h"))
             await first.receive()
