@@ -23,7 +23,7 @@ class LightNode:
     """Use as `async with`: entering connects to the swarm, leaving drops every connection.
 
     It takes no part in the DHT and relays nothing; it asks other nodes for the providers' signed records. It speaks
-    TCP, so it reaches the providers that can be dialled, and those only.
+    TCP, so it reaches the providers that can be dialled directly or through a relay.
     """
 
     def __init__(self, identity: Identity, initial_peers: Sequence[str], *, host_maddrs: tuple[str, ...] = ()) -> None:

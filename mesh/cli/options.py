@@ -52,7 +52,7 @@ TransportOption = Annotated[
     typer.Option(
         "--transport",
         envvar="MESH_TRANSPORT",
-        help="hivemind: through the Go daemon; libp2p: without it, to providers that can be dialled by TCP.",
+        help="hivemind: through the Go daemon; libp2p: without it, by TCP and relays only.",
     ),
 ]
 Model = Annotated[

@@ -150,8 +150,8 @@ class Client:
     ) -> None:
         """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
 
-        With the transport `libp2p` the client starts no Go daemon: lighter and sooner there, but it reaches only
-        providers that can be dialled by TCP.
+        With the transport `libp2p` the client starts no Go daemon: lighter and sooner there, but it speaks TCP only,
+        directly or through a provider's relay.
 
         A gateway that pays its providers has a `purser`, and listens on `host_maddrs`, so that they can reach it.
         """

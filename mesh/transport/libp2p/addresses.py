@@ -18,25 +18,28 @@ class Address(NamedTuple):
 
     host: str
     port: int
+    relay: str | None = None
+    """The peer that is there, where it is a relay that leads to the one we want."""
 
 
 def tcp_address(maddr: str) -> tuple[Address, str | None] | None:
-    """`/ip4/HOST/tcp/PORT[/p2p/PEER]` (or ip6, dns, dns4, dns6) as an address and the peer it names.
+    """`/ip4/HOST/tcp/PORT[/p2p/RELAY/p2p-circuit][/p2p/PEER]` (or ip6, dns, dns4, dns6), and the peer that it names.
 
-    None for whatever is not dialled by TCP alone: relays, QUIC, websockets, rubbish.
+    None for whatever is not dialled by TCP: QUIC, websockets, a relay behind a relay, rubbish.
     """
     match maddr.split("/"):
         case ["", "ip4" | "ip6" | "dns" | "dns4" | "dns6" as kind, host, "tcp", port, *rest]:
             pass
         case _:
             return None
-    match rest:
-        case []:
-            peer = None
-        case ["p2p", named]:
-            peer = named
-        case _:
+    relay: str | None = None
+    if len(rest) >= 3 and rest[0] == "p2p" and rest[2] == "p2p-circuit":
+        relay, rest = rest[1], rest[3:]
+        if not _is_peer(relay):
             return None
+    if rest and (len(rest) != 2 or rest[0] != "p2p"):
+        return None
+    peer = rest[1] if rest else None
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
         return None
     if kind in ("ip4", "ip6"):
@@ -49,19 +52,21 @@ def tcp_address(maddr: str) -> tuple[Address, str | None] | None:
         host = str(address)
     elif not 0 < len(host) <= _MAX_HOST or not host.isascii():
         return None
-    return Address(host, int(port)), peer
+    return Address(host, int(port), relay), peer
+
+
+def _is_peer(text: str) -> bool:
+    try:
+        public_key_of(text)
+    except ValueError:
+        return False
+    return True
 
 
 def peer_of(maddr: str) -> str | None:
     """The peer id at the end of a multiaddr, where it has a well-formed one."""
     head, mark, peer = maddr.rpartition("/p2p/")
-    if not head or not mark:
-        return None
-    try:
-        public_key_of(peer)
-    except ValueError:
-        return None
-    return peer
+    return peer if head and mark and _is_peer(peer) else None
 
 
 class AddressBook:
@@ -77,15 +82,16 @@ class AddressBook:
     def learn(self, peer: str, maddrs: Iterable[str]) -> None:
         """Take `maddrs` as the addresses of `peer`, in place of earlier ones; none that can be dialled changes nothing.
 
-        An address that worked last (see `worked`) stays the first to be tried.
+        Relays come last; an address that worked last (see `worked`) stays the first to be tried.
         """
         found: dict[Address, None] = {}
         for maddr in maddrs:
             read = tcp_address(maddr)
-            if read is not None and read[0].port and read[1] in (None, peer):
+            if read is not None and read[0].port and read[0].relay != peer and read[1] in (None, peer):
                 found[read[0]] = None
         if not found:
             return
+        found = dict.fromkeys(sorted(found, key=lambda address: address.relay is not None))
         before = self._known.pop(peer, ())
         if before and before[0] in found:
             found = {before[0]: None, **found}

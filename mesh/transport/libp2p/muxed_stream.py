@@ -24,8 +24,13 @@ class MuxedStream(asyncio.Transport):
     limit are ever held here.
     """
 
-    def __init__(self, muxer: Muxer, number: int, *, granted: int, room: int) -> None:
-        """`granted`: bytes that the peer may send; `room`: bytes that we may."""
+    def __init__(
+        self, muxer: Muxer, number: int, *, granted: int, room: int, protocol: asyncio.Protocol | None = None
+    ) -> None:
+        """`granted`: bytes that the peer may send; `room`: bytes that we may.
+
+        Bytes go to `reader`, or to a `protocol` that is given, which then has the stream to itself.
+        """
         super().__init__()
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -42,9 +47,10 @@ class MuxedStream(asyncio.Transport):
         self._reading = True
         self._writing = True
         self.reader = asyncio.StreamReader(limit=_READER_LIMIT, loop=loop)
-        self._protocol = asyncio.StreamReaderProtocol(self.reader, loop=loop)
+        streams = asyncio.StreamReaderProtocol(self.reader, loop=loop)
+        self._protocol = protocol or streams
         self._protocol.connection_made(self)
-        self.writer = asyncio.StreamWriter(self, self._protocol, self.reader, loop)
+        self.writer = asyncio.StreamWriter(self, streams, self.reader, loop)
 
     @property
     def peer(self) -> str:
@@ -150,7 +156,8 @@ class MuxedStream(asyncio.Transport):
         """The peer has closed."""
         if not self._ended and not self._lost:
             self._ended = True
-            self._protocol.eof_received()
+            if not self._protocol.eof_received():
+                self.close()
 
     def was_reset(self, reason: str = "the peer reset the stream") -> None:
         """The stream, or its connection, was broken off."""

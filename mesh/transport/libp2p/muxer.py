@@ -83,11 +83,14 @@ class Muxer:
         self._timer = self._loop.call_later(_QUIET, self._look)
         self._line.start(self._received, self._pump, self._ended)
 
-    def open(self) -> MuxedStream:
-        """A new stream. Raises `PeerUnreachable` once the connection is lost or the peer wants no more."""
+    def open(self, protocol: asyncio.Protocol | None = None) -> MuxedStream:
+        """A new stream, for `protocol` if one is given.
+
+        Raises `PeerUnreachable` once the connection is lost or the peer wants no more.
+        """
         if self.lost or self.going_away:
             raise PeerUnreachable("the connection is lost", peer=self.peer)
-        stream = MuxedStream(self, self._next, granted=OWN_WINDOW, room=INITIAL_WINDOW)
+        stream = MuxedStream(self, self._next, granted=OWN_WINDOW, room=INITIAL_WINDOW, protocol=protocol)
         self._next += 2
         self._streams[stream.id] = stream
         self._control(Kind.WINDOW, Flag.SYN, stream.id, OWN_WINDOW - INITIAL_WINDOW)

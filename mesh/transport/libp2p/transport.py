@@ -17,7 +17,7 @@ from mesh.identity import Identity, public_key_of
 from mesh.transport import _libp2p
 from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.direct.liveness import tune
-from mesh.transport.libp2p import negotiation
+from mesh.transport.libp2p import circuit, negotiation
 from mesh.transport.libp2p.addresses import Address, AddressBook, tcp_address
 from mesh.transport.libp2p.line import Shaker, Wire
 from mesh.transport.libp2p.muxed_stream import MuxedStream
@@ -48,7 +48,7 @@ class Libp2pSettings:
 
 
 class Libp2pTransport:
-    """A `Transport` whose peers are dialled by TCP. Noise proves them. Use as `async with`.
+    """A `Transport` whose peers are dialled by TCP, through relays too. Noise proves them. Use as `async with`.
 
     It finds nobody by itself: tell it addresses with `learn`.
     """
@@ -85,7 +85,7 @@ class Libp2pTransport:
         async with contextlib.AsyncExitStack() as stack:
             for maddr in self._listen:
                 read = tcp_address(maddr)
-                if read is None:
+                if read is None or read[0].relay is not None:
                     raise ConfigError(f"cannot listen on {maddr}: an address is written like /ip4/0.0.0.0/tcp/31330")
                 try:
                     server = await loop.create_server(lambda: Wire(self._dialled), read[0].host, read[0].port)
@@ -248,7 +248,13 @@ class Libp2pTransport:
 
     async def _dial_address(self, peer: PeerId, address: Address) -> Muxer:
         loop = asyncio.get_running_loop()
-        _, wire = await loop.create_connection(Wire, address.host, address.port)
+        if address.relay is not None:
+            relay = self._usable(address.relay)
+            if relay is None:
+                relay = await self._dial_address(address.relay, address._replace(relay=None))
+            wire = await self._circuit(relay, peer)
+        else:
+            _, wire = await loop.create_connection(Wire, address.host, address.port)
         try:
             _tune(wire)
             line = await self._shaker.dial(wire, peer)
@@ -258,6 +264,18 @@ class Libp2pTransport:
         muxer = self._muxer(line, dialled=True)
         muxer.start()
         return muxer
+
+    async def _circuit(self, relay: Muxer, peer: PeerId) -> Wire:
+        """A connection to `peer` on a stream through `relay`."""
+        wire = Wire()
+        stream = relay.open(wire)
+        try:
+            await negotiation.propose(wire, circuit.HOP_PROTOCOL)
+            await circuit.connect(wire, peer)
+        except BaseException:
+            stream.abort()
+            raise
+        return wire
 
     def _dialled(self, wire: Wire) -> None:
         settings = self._settings
