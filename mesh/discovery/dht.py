@@ -35,7 +35,7 @@ from mesh.wire.records import SignedRecord
 
 log = logging.getLogger(__name__)
 
-_MAX_KEYS = 256  # keys that this node stores for the swarm …
+_MAX_KEYS = 1024  # keys that this node stores for the swarm …
 _MAX_KEY_BYTES = 1 << 20  # … and bytes under each; hivemind's answers must stay under 4 MiB or they hang
 _MAX_BOOKS = 256  # models whose newest records this node remembers
 _RPC_TIMEOUT = 2.0  # seconds for one peer's answer
