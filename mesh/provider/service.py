@@ -178,6 +178,8 @@ class StageService:
         match message:
             case OpenSession():
                 self._open(control, message, frame)
+            case Prompt() | ExtendSession() | Hello() | Voucher() if self._closing:
+                pass  # what would do it has ended; the channel is about to
             case Prompt():
                 self._prompt(control, message, frame)
             case ExtendSession(session=session, limit=limit):
@@ -467,10 +469,13 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            for entry in self.table.idle(time.monotonic()):
-                if (live := self._live.get(entry.id)) is not None:
-                    self._fail(live, "idle", f"nothing happened for {self.table.limits.idle_seconds:g} s")
+            self._drop_idle()  # a call of its own: a local here would keep the last one's cache alive
             self._links.close_unused(lambda peer: bool(self.table.neighbours(peer)))
+
+    def _drop_idle(self) -> None:
+        for entry in self.table.idle(time.monotonic()):
+            if (live := self._live.get(entry.id)) is not None:
+                self._fail(live, "idle", f"nothing happened for {self.table.limits.idle_seconds:g} s")
 
     def _crashed(self, error: BaseException) -> None:
         if self._crash is not None and not self._crash.done():
