@@ -250,7 +250,7 @@ class SwarmBackend:
         age = time.monotonic() - seen[0] if seen is not None else math.inf
         if fresh or seen is None or not seen[1] or age > self._config.stale_seconds:
             return await self._look(name)
-        if age > self._config.view_seconds and name not in self._looking:
+        if age > self._config.view_seconds and name not in self._looking and not self._links.closed:
             self._looking[name] = self._tasks.create_task(self._renew(name))
         return seen[1]
 
@@ -366,13 +366,15 @@ class SwarmBackend:
             reverse=True,
         )
         failure: PeerError | None = None
-        asked: set[asyncio.Task[dict[str, bytes]]] = set()
+        asked: list[asyncio.Task[dict[str, bytes]]] = []
+        pending: set[asyncio.Task[dict[str, bytes]]] = set()
         try:
-            while waiting or asked:
+            while waiting or pending:
                 if waiting:
-                    asked.add(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
+                    asked.append(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
+                    pending.add(asked[-1])
                 patience = HEDGE_SECONDS if waiting else None
-                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     try:
                         return task.result()
@@ -382,6 +384,7 @@ class SwarmBackend:
         finally:
             for task in asked:
                 task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)  # so that nobody wonders what became of them
         raise failure or NoRoute(f"nobody serves {offer.name} any more")
 
     async def _fetch_from(self, offer: Offer, peer: str) -> dict[str, bytes]:
