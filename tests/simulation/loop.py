@@ -102,7 +102,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if machine is None:
             self.call_soon(_finish, future, func, args)
         else:
-            machine.submit(_Job(future, func, args))
+            machine.submit(_Job(future, func, args), executor)
         return future
 
     def _process_events(self, event_list: list[Any]) -> None:
@@ -169,6 +169,8 @@ class Machine:
         self.deferred: list[asyncio.Handle] = []
         self._random = random
         self._jobs: dict[_Job, None] = {}
+        self._queues: dict[Any, float] = {}
+        """Until when each executor of one thread is busy."""
         self._busy = 0.0
         self._context = NOBODY.copy()
         self._context.run(MACHINE.set, self)
@@ -202,11 +204,14 @@ class Machine:
         """Said by a thread's work: it takes this long."""
         self._busy += seconds
 
-    def submit(self, job: _Job) -> None:
-        """Run a thread's work after a moment."""
+    def submit(self, job: _Job, executor: Any) -> None:
+        """Run a thread's work after a moment; what goes to an executor of its own happens in order."""
         self._jobs[job] = None
         seconds = self.disk_seconds * self._random.uniform(0.5, 2.0) * self.slowness
-        job.handle = self.loop.call_later(seconds, self._run, job)
+        when = self.loop.time() + seconds
+        if executor is not None:
+            when = self._queues[executor] = max(when, self._queues.get(executor, 0.0) + 1e-6)
+        job.handle = self.loop.call_at(when, self._run, job)
 
     def _run(self, job: _Job) -> None:
         del self._jobs[job]

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 
@@ -30,12 +30,14 @@ class Mutation:
     edits: tuple[Edit, ...]
     hostile: bool | None = None
     first: int = 0
+    simulation: Literal["swarm", "placement", "paying"] = "swarm"
 
 
 _JOURNAL = "mesh.payment.journal"
 _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
 _TABS = "mesh.payment.tabs"
+_BILLING = "mesh.gateway.billing"
 _KEEP = "keep = next((self._live[entry.id] for entry in self.table), locals().get('keep'))"
 
 MUTATIONS = (
@@ -154,6 +156,46 @@ MUTATIONS = (
     Mutation(
         "an older record takes the place of a newer one",
         (Edit("mesh.discovery.records", "RecordBook.offer", "return record == known", "pass"),),
+    ),
+    Mutation(
+        "a gateway acknowledges a voucher that it has not written down",
+        (Edit(_BILLING, "Billing._accept", "await self.write(self.store.put_voucher, voucher, signature)", "pass"),),
+        simulation="paying",
+    ),
+    Mutation(
+        "a payer does not write down what it promises",
+        (Edit("mesh.client.payer_store", "PayerStore.promise", "if row is None or", "if False and"),),
+        simulation="paying",
+    ),
+    Mutation(
+        "a payer pays two increments ahead",
+        (
+            Edit(
+                "mesh.client.gateway_http",
+                "AccountState.view",
+                "increment = self.terms.",
+                "increment = 2 * self.terms.",
+            ),
+        ),
+        simulation="paying",
+    ),
+    Mutation(
+        "a gateway hands out what it has not charged on disk",
+        (Edit("mesh.gateway.bill", "AccountBill._pay", "await self._write(", "(lambda **_: None)("),),
+        simulation="paying",
+    ),
+    Mutation(
+        "two providers leave their blocks to each other",
+        (
+            Edit("mesh.provider.mover", "Mover._leave", "await asyncio.sleep(VISIBLE_SECONDS)", "pass"),
+            Edit("mesh.provider.mover", "Mover.needed_elsewhere", "wanted == before and", ""),
+        ),
+        simulation="placement",
+    ),
+    Mutation(
+        "nobody moves to close a gap",
+        (Edit("mesh.swarm.rebalance", "rebalance", "return repair(n_blocks, providers).get(me)", "return None"),),
+        simulation="placement",
     ),
 )
 
