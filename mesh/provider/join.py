@@ -189,18 +189,12 @@ class _Provider:
             await service.drain(self._config.drain_seconds)
             return
         tell(Draining(len(service.table)))
-        announcing = asyncio.create_task(self._announce_draining(service, span))
+        announcing = asyncio.create_task(self._try_to_announce(self._serving_record(service, span)))
         try:
             handed_over = await service.drain(self._config.drain_seconds)
         finally:
             announcing.cancel()
         tell(Drained(handed_over))
-
-    async def _announce_draining(self, service: StageService, span: Span) -> None:
-        try:
-            await self._announce(self._serving_record(service, span))
-        except MeshError as error:
-            logger.warning("could not announce that we leave: %s", error)
 
     async def run(self, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
         """Choose, load and serve, and do so again wherever we are needed more."""
@@ -249,7 +243,7 @@ class _Provider:
             await ready.wait()
             self._has_served.set()
             self._serving = service, span
-            await self._announce(self._current_record())
+            await self._try_to_announce(self._current_record())
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
@@ -301,8 +295,15 @@ class _Provider:
         stages = 1 if offered else DEFAULT_STAGES
         claimed: Span | None = None
         steady = 0
-        for _ in range(CLAIM_ROUNDS):
-            committed, claims = await self._view()
+        for round_ in range(CLAIM_ROUNDS):
+            try:
+                committed, claims = await self._view()
+            except MeshError as error:
+                if round_ == CLAIM_ROUNDS - 1:
+                    raise
+                logger.warning("the directory does not answer, asking again: %s", error)
+                await asyncio.sleep(CLAIM_SECONDS)
+                continue
             span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages, fill=offered)
             steady = steady + 1 if span == claimed else 0
             if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
@@ -310,9 +311,9 @@ class _Provider:
             if span != claimed:
                 logger.info("claiming blocks %s", span)
             claimed = span
-            await self._announce(self._record(span, "joining"))
+            await self._try_to_announce(self._record(span, "joining"))
             await asyncio.sleep(CLAIM_SECONDS)
-        await self._announce(self._record(span, "loading"))
+        await self._try_to_announce(self._record(span, "loading"))
         return span
 
     async def _view(self) -> tuple[list[ProviderView], list[Claim]]:
@@ -375,14 +376,17 @@ class _Provider:
     async def _keep_announcing(self, record: Callable[[], ProviderRecord]) -> None:
         while True:
             await asyncio.sleep(ANNOUNCE_SECONDS)
-            try:
-                await self._announce(record())
-            except MeshError as error:
-                # The record lives on for a while; the next round may reach the directory again.
-                logger.warning("could not renew our record: %s", error)
+            await self._try_to_announce(record())
 
     async def _announce(self, record: ProviderRecord) -> None:
         await self._node.directory.announce(record)
+
+    async def _try_to_announce(self, record: ProviderRecord) -> None:
+        """A directory that does not answer ends nobody: the next round may reach it again."""
+        try:
+            await self._announce(record)
+        except MeshError as error:
+            logger.warning("could not announce that we are %s: %s", record.state, error)
 
     async def withdraw(self) -> None:
         """Take our record back, as far as the directory can be reached."""

@@ -184,6 +184,8 @@ class StageService:
         match message:
             case OpenSession():
                 self._open(control, message, frame)
+            case Prompt() | ExtendSession() | Hello() | Voucher() if self._closing:
+                pass  # what would do it has ended; the channel is about to
             case Prompt():
                 self._prompt(control, message, frame)
             case ExtendSession(session=session, limit=limit):
@@ -281,7 +283,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()
+            self.sessions.fail_idle()  # a call of its own: a local here would keep the last one's cache alive
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:
