@@ -112,8 +112,8 @@ def join(
     with claim_identity(identity) as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
+        from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving
         from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
-        from mesh.provider.join import REBALANCE_SECONDS, JoinConfig, Leaving
         from mesh.provider.join import join as join_swarm
         from shards.devices import choose_device
 
