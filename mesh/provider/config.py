@@ -49,6 +49,10 @@ class JoinConfig:
     blocks: Span | None = None
     max_blocks: int | None = None
     rebalance_seconds: float | None = REBALANCE_SECONDS
+    start_at: Span | None = None
+    """Where it starts that chooses automatically, where its node has chosen for several stages together."""
+    device_share: float = 1.0
+    """Which part of the device's free memory is for this stage."""
     device: str = "cpu"
     dtype: str = "auto"
     cache: Path | None = None
@@ -82,6 +86,10 @@ def check_options(config: JoinConfig, files: ModelFiles) -> None:
     n_blocks = files.spec.n_blocks
     if config.blocks is not None and config.blocks.end > n_blocks:
         raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
+    if config.start_at is not None and config.start_at.end > n_blocks:
+        raise ConfigError(f"--start-at {config.start_at} is outside the model, which has blocks 0:{n_blocks}")
+    if not 0 < config.device_share <= 1:
+        raise ConfigError(f"--device-share must be above 0 and at most 1, got {config.device_share:g}")
     if config.max_blocks is not None and config.max_blocks < 1:
         raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
     check_device(config.device)

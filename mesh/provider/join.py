@@ -101,7 +101,8 @@ class _Provider:
         self._rate = UNKNOWN_RATE
         self._threads = config.threads
         self._doors = Doors(node.transport)
-        self._share = config.max_blocks or default_max_blocks(files.spec.n_blocks)
+        started = len(config.start_at) if config.start_at is not None else 0
+        self._share = config.max_blocks or max(default_max_blocks(files.spec.n_blocks), started)
         self._memory = 0
         """Blocks that we have memory for, if we may move: 0 stays."""
         self._has_served = asyncio.Event()
@@ -242,6 +243,9 @@ class _Provider:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
         if self._config.blocks is not None:
             return self._config.blocks
+        if self._config.start_at is not None:
+            await self.announcer.announce(self._record(self._config.start_at, "loading"))
+            return self._config.start_at
         n_blocks = self._files.spec.n_blocks
         # A share that nobody asked for is an even one; what an operator offers is used whole.
         offered = self._config.max_blocks is not None
@@ -273,8 +277,9 @@ class _Provider:
         checkpoint = Checkpoint.open(folder, span=span, progress=progress)
         model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
         if config.blocks is None and config.rebalance_seconds is not None:
+            free = free_bytes(config.device) * config.device_share
             each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype)
-            self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free_bytes(config.device) / each)
+            self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)
         return model
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from mesh.errors import ConfigError
 
@@ -120,6 +120,11 @@ def _labels(models: Sequence[str]) -> list[str]:
         counts[short] += 1
         labels.append(f"{short}-{counts[short]}")
     return labels
+
+
+def key_file(base: Path, label: str) -> Path:
+    """Where a stage's key is: beside the node's."""
+    return base.with_name(f"{base.stem}-{label}{base.suffix}")
 
 
 def capacity(n_blocks: int, usable: float, model_bytes: int, edge_bytes: int) -> int:

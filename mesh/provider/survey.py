@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mesh.node import Node, NodeConfig
 from mesh.provider.announcer import committed_and_claims
 from mesh.provider.machine import DTYPE_BYTES, check_device, free_bytes, growth, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
-from mesh.provider.stages import Place, Stage, assign, capacity
+from mesh.provider.stages import Place, Stage, assign, capacity, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
 from shards.checkpoint import INDEX_NAME
@@ -37,6 +37,9 @@ SPEED_BYTES = {"cpu": 1 << 26}
 DEVICE_SPEED_BYTES = 1 << 28
 WIDTH = 4096
 RUNS = 5
+SMALL = 64
+OPERATIONS = 7
+"""Rounds of three small operations: about as many as a decoder block has."""
 CACHE_BYTES = 1 << 30
 CACHE_FRACTION = 0.25
 """Of what a stage may take, for caches: at most so much where the operator did not say."""
@@ -88,11 +91,13 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
         label: wanted.kv_bytes or max(1, min(CACHE_BYTES, int(CACHE_FRACTION * usable[label]))) for label in usable
     }
     spans: dict[str, Span] = {}
+    speeds: dict[tuple[str, str], Speed] = {}
     for model, views in zip(together, others, strict=True):
         files, _, size = found[model]
         mine = [stage for stage in stages if stage.model == model]
         devices = [
-            await _device(wanted, stage, files, size, usable[stage.label] - caches[stage.label]) for stage in mine
+            await _device(wanted, stage, files, size, usable[stage.label] - caches[stage.label], speeds)
+            for stage in mine
         ]
         chosen = choose_spans(files.spec.n_blocks, views, devices)
         spans |= {stage.label: span for stage, span in zip(mine, chosen, strict=True)}
@@ -154,8 +159,13 @@ def _usable(stage: Stage, free: int) -> float:
     return free * FRACTION.get(torch.device(stage.place.device).type, DEVICE_FRACTION) * stage.share
 
 
-async def _device(wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float) -> Device:
-    """What a stage's part of its device can do for the model. Raises `ConfigError` when not one block fits."""
+async def _device(
+    wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float, speeds: dict[tuple[str, str], Speed]
+) -> Device:
+    """What a stage's part of its device can do for the model. Raises `ConfigError` when not one block fits.
+
+    `speeds` are the devices measured so far: each once, so that stages that share one are equal.
+    """
     spec = files.spec
     dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
     grown = size * growth(spec.dtype, str(dtype).removeprefix("torch."))
@@ -166,28 +176,51 @@ async def _device(wanted: Wanted, stage: Stage, files: ModelFiles, size: int, us
             f"stage {stage.label} may take {int(usable) >> 20} MiB of {stage.place.device} for weights, in which not "
             f"one block of {files.name} fits: serve less on this device, or lower --kv-cache"
         )
-    speed = await asyncio.to_thread(bytes_per_second, stage.place.device, dtype)
+    measured = stage.place.physical, str(dtype)
+    if measured not in speeds:
+        speeds[measured] = await asyncio.to_thread(measure_speed, stage.place.device, dtype)
     block = max(1.0, (grown - edge) / spec.n_blocks)
-    return Device(min(fits, wanted.max_blocks or fits), speed * stage.share / block)
+    return Device(min(fits, wanted.max_blocks or fits), stage.share / speeds[measured].seconds(block))
 
 
-def bytes_per_second(device: str, dtype: torch.dtype) -> float:
-    """How fast a device reads weights, which is what bounds decoding: the median of a few matrix-vector products."""
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What bounds decoding on a device: how fast it reads weights, and what a block takes however small it is."""
+
+    bytes_per_second: float
+    block_seconds: float
+
+    def seconds(self, nbytes: float) -> float:
+        """For one token through a block of so many bytes."""
+        return nbytes / self.bytes_per_second + self.block_seconds
+
+
+def measure_speed(device: str, dtype: torch.dtype) -> Speed:
+    """A few large matrix-vector products, and as many small operations as a block has. Takes well under a second."""
     kind = torch.device(device).type
     rows = SPEED_BYTES.get(kind, DEVICE_SPEED_BYTES) // (WIDTH * dtype.itemsize)
     weights = torch.zeros(rows, WIDTH, dtype=dtype, device=device)
     vector = torch.zeros(WIDTH, 1, dtype=dtype, device=device)
+    small = torch.zeros(SMALL, SMALL, dtype=dtype, device=device)
+
+    def block() -> torch.Tensor:
+        hidden = small[:1]
+        for _ in range(OPERATIONS):
+            hidden = torch.softmax(hidden @ small, dim=-1) + hidden
+        return hidden
+
+    reading = _median(lambda: (weights @ vector).sum().item())
+    return Speed(weights.nbytes / reading, _median(lambda: block().sum().item()))
+
+
+def _median(run: Callable[[], object]) -> float:
+    """Seconds that `run` takes; it waits for the device itself."""
     seconds = []
     for _ in range(RUNS + 1):
         began = time.perf_counter()
-        (weights @ vector).sum().item()  # wait for the device
+        run()
         seconds.append(time.perf_counter() - began)
-    return weights.nbytes / max(1e-9, statistics.median(seconds[1:]))
-
-
-def key_file(base: Path, label: str) -> Path:
-    """Where a stage's key is: beside the node's."""
-    return base.with_name(f"{base.stem}-{label}{base.suffix}")
+    return max(1e-9, statistics.median(seconds[1:]))
 
 
 def own_peers(base: Path, labels: Collection[str]) -> set[str]:

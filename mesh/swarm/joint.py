@@ -22,6 +22,8 @@ from shards.span import Span
 EXACT_DEVICES = 8
 """Up to so many devices every way to deal them out to several gaps is tried; beyond, neighbours in size only."""
 SAME = 1 + 1e-9
+GAIN = 1.1
+"""How many times faster the pipeline must get for a device to help others instead of filling a gap: rates are rough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _pieces(
             break
         slowest = min(devices[index].block_rate / len(span) for index, span in found.items())
         reached = min(slowest, _rest_of_pipeline(n_blocks, others, missing, devices, found))
-        if best is None or reached > best[0] * SAME:
+        if best is None or reached > best[0] * GAIN:
             best = reached, found
     return best[1] if best is not None else _as_much_as_fits(missing, devices)
 
