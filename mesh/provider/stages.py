@@ -84,9 +84,11 @@ def assign(
         for name in names:
             unmet[name] -= room[index]
     homeless = {name for name in models if not any(name in names for names in chosen)}
-    for index in sorted((i for i in range(len(places)) if not chosen[i]), key=lambda i: (-room[i], i)):
-        # A model without a place goes before one that wants another.
-        name = max(sorted(homeless) or unmet, key=lambda each: unmet[each])
+    vacant = sorted((i for i in range(len(places)) if not chosen[i]), key=lambda i: (-room[i], i))
+    for taken, index in enumerate(vacant):
+        # Where there are no more devices than models without one, those go before one that wants another.
+        open_to = sorted(homeless) if len(vacant) - taken <= len(homeless) else list(unmet)
+        name = max(open_to, key=lambda each: unmet[each])
         chosen[index].append(name)
         unmet[name] -= room[index]
         homeless.discard(name)

@@ -159,3 +159,12 @@ def test_the_plan_is_told_without_joining(world: World, checkpoint: Path) -> Non
     shown = world.succeed("join", "--model", str(checkpoint), *TWO_CPUS, "--plan")
     assert "llama-1" in shown and "0:3" in shown and "3:5" in shown
     assert world.runtime_folders() == []
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_node_that_still_plans_stops_too(world: World, checkpoint: Path, number: signal.Signals) -> None:
+    node = start(world, "--model", str(checkpoint), *TWO_CPUS)
+    wait_until(lambda: bool(world.descendants(node)), "it plans", pause=0.02)
+    assert node.stop(number, seconds=STOP_SECONDS) == 0
+    assert not told(node, "stage_started") and "Traceback" not in node.stderr
+    world.assert_nothing_left()
