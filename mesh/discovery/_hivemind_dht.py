@@ -21,13 +21,13 @@ from hivemind.dht.protocol import ValidationError  # noqa: E402
 from hivemind.dht.routing import DHTID  # noqa: E402
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue  # noqa: E402
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase  # noqa: E402
-from hivemind.p2p import P2PContext  # noqa: E402
+from hivemind.p2p import P2PContext, PeerID  # noqa: E402
 from hivemind.proto import dht_pb2  # noqa: E402
 
 if TYPE_CHECKING:
     from mesh.discovery.dht import RecordCheck
 
-__all__ = ["DHTNode", "SignedRecords", "ValidationError", "harden"]
+__all__ = ["DHTNode", "SignedRecords", "ValidationError", "ask_whether_there", "harden", "present"]
 
 
 def hash_key(key: bytes) -> bytes:
@@ -150,6 +150,20 @@ class DHTProtocol(_DHTProtocol):  # type: ignore[misc]
 
 
 hivemind.dht.node.DHTProtocol = DHTProtocol  # where its node takes the class from
+
+
+def present(node: Any) -> frozenset[str]:
+    """The peers in a node's routing table."""
+    return frozenset(peer.to_base58() for peer in node.protocol.routing_table.peer_id_to_uid)
+
+
+async def ask_whether_there(node: Any, peer: str) -> bool:
+    """Ping a peer, which takes it into our routing table, and us into its own, where it answers."""
+    peer_id = PeerID.from_base58(peer)
+    if await node.protocol.call_ping(peer_id) is None:
+        return False
+    node.blacklist.register_success(peer_id)  # hivemind's ban doubles with every failure
+    return True
 
 
 def harden(node: Any, *, max_keys: int, max_key_bytes: int) -> None:

@@ -188,6 +188,8 @@ class StageService:
         match message:
             case OpenSession():
                 self._open(control, message, frame)
+            case Prompt() | ExtendSession() | Hello() | Voucher() if self._closing:
+                pass  # what would do it has ended; the channel is about to
             case Prompt():
                 self._prompt(control, message, frame)
             case ExtendSession(session=session, limit=limit):
@@ -241,6 +243,7 @@ class StageService:
             return
         self.sessions.add(LiveSession(entry, control, cache, tail, bill=bill))
         control.tell(SessionOpened(entry.id))
+        self.ring.prepare(entry.following)
 
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
@@ -284,7 +287,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()
+            self.sessions.fail_idle()  # a call of its own: a local here would keep the last one's cache alive
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:
