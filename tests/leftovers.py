@@ -36,9 +36,9 @@ GRACE_SECONDS = 5.0
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
-LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_")
-"""Threads that libraries keep for as long as the process runs, by the beginning of their names. Those of an event
-loop's executor end with the loop, and a loop that does not end is found by its sockets."""
+LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces")
+"""Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those
+of an event loop's executor end with the loop, and a loop that does not end is found by its sockets."""
 LOOP = "anon_inode:[eventpoll]"
 LASTING_FILES = ("torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata")
 """Caches that libraries keep in the temporary folder."""
