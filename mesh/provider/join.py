@@ -244,8 +244,9 @@ class _Provider:
         if self._config.blocks is not None:
             return self._config.blocks
         if self._config.start_at is not None:
-            await self.announcer.announce(self._record(self._config.start_at, "loading"))
-            return self._config.start_at
+            start_at = self._config.start_at
+            await self.announcer.try_announce(lambda: self._record(start_at, "loading"))
+            return start_at
         n_blocks = self._files.spec.n_blocks
         # A share that nobody asked for is an even one; what an operator offers is used whole.
         offered = self._config.max_blocks is not None
