@@ -27,18 +27,18 @@ class Announcer:
         """Raises `MeshError` when the directory cannot be reached."""
         await self._directory.announce(record)
 
-    async def try_announce(self, record: Callable[[], ProviderRecord]) -> None:
-        """The same, as far as the directory can be reached: our last record lives on for a while."""
+    async def try_announce(self, record: ProviderRecord) -> None:
+        """The same, but a directory that does not answer ends nobody: the next round may reach it again."""
         try:
-            await self._directory.announce(record())
+            await self.announce(record)
         except MeshError as error:
-            logger.warning("could not renew our record: %s", error)
+            logger.warning("could not announce that we are %s: %s", record.state, error)
 
     async def keep(self, record: Callable[[], ProviderRecord]) -> None:
         """Renew it until cancelled; a round that fails may reach the directory at the next."""
         while True:
             await asyncio.sleep(ANNOUNCE_SECONDS)
-            await self.try_announce(record)
+            await self.try_announce(record())
 
     async def withdraw(self) -> None:
         """Take our record back, as far as the directory can be reached."""

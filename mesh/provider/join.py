@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
+from mesh.errors import MeshError
 from mesh.node import Node
 from mesh.provider.announcer import Announcer, committed_and_claims
 from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
@@ -147,7 +148,8 @@ class _Provider:
             await service.drain(self._config.drain_seconds)
             return
         tell(Draining(len(service.table)))
-        announcing = asyncio.create_task(self._announcer.try_announce(lambda: self._serving_record(service, span)))
+        service.draining = True  # which the record says already
+        announcing = asyncio.create_task(self._announcer.try_announce(self._serving_record(service, span)))
         try:
             handed_over = await service.drain(self._config.drain_seconds)
         finally:
@@ -201,7 +203,7 @@ class _Provider:
             await ready.wait()
             self._has_served.set()
             self._serving = service, span
-            await self._announcer.try_announce(self._current_record)
+            await self._announcer.try_announce(self._current_record())
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
@@ -248,7 +250,7 @@ class _Provider:
         if self._config.blocks is not None:
             return self._config.blocks
         if self._config.start_at is not None:
-            await self._claim(self._config.start_at, "loading")
+            await self._announcer.try_announce(self._record(self._config.start_at, "loading"))
             return self._config.start_at
         n_blocks = self._files.spec.n_blocks
         # A share that nobody asked for is an even one; what an operator offers is used whole.
@@ -256,8 +258,15 @@ class _Provider:
         stages = 1 if offered else DEFAULT_STAGES
         claimed: Span | None = None
         steady = 0
-        for _ in range(CLAIM_ROUNDS):
-            committed, claims = await self._look()
+        for round_ in range(CLAIM_ROUNDS):
+            try:
+                committed, claims = await self._look()
+            except MeshError as error:
+                if round_ == CLAIM_ROUNDS - 1:
+                    raise
+                logger.warning("the directory does not answer, asking again: %s", error)
+                await asyncio.sleep(CLAIM_SECONDS)
+                continue
             span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages, fill=offered)
             steady = steady + 1 if span == claimed else 0
             if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
@@ -265,14 +274,10 @@ class _Provider:
             if span != claimed:
                 logger.info("claiming blocks %s", span)
             claimed = span
-            await self._claim(span, "joining")
+            await self._announcer.try_announce(self._record(span, "joining"))
             await asyncio.sleep(CLAIM_SECONDS)
-        await self._claim(span, "loading")
+        await self._announcer.try_announce(self._record(span, "loading"))
         return span
-
-    async def _claim(self, span: Span, state: State) -> None:
-        """As far as the directory can be reached: the next round may reach it again."""
-        await self._announcer.try_announce(lambda: self._record(span, state))
 
     async def _look(self) -> tuple[list[ProviderView], list[Claim]]:
         """The others of our model: those who serve or load, and those who still choose."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh.client.backend import BackendConfig
+from mesh.client.outlook import LookConfig
 from mesh.client.types import GenerateRequest
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Channel
@@ -17,7 +18,7 @@ from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, Provider, memory_swar
 from tests.shards.models import make_checkpoint
 
 NEAR, FAR = 0.0004, 0.4
-ASKS_AT_ONCE = BackendConfig(view_seconds=0.01, pairs_delay=0.0, pairs_seconds=0.05)
+ASKS_AT_ONCE = BackendConfig(looks=LookConfig(renewed_after=0.01), pairs_delay=0.0, pairs_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ async def test_sessions_stay_on_the_near_side_once_providers_have_told_how_far_t
         await routes(swarm, 1)  # which asks them on the side
         await until(lambda: len(swarm.backend._pair_times.between(sides)) == 12)
         await routes(swarm, 1)  # which looks at the directory on the side
-        await until(lambda: not swarm.backend._looking)
+        await until(lambda: not swarm.backend._outlook._looking)
         assert all(sides[first] == sides[last] for first, last in await routes(swarm, 12))
 
 
