@@ -38,7 +38,7 @@ _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
 _TABS = "mesh.payment.tabs"
 _BILLING = "mesh.gateway.billing"
-_KEEP = "keep = next((self._live[entry.id] for entry in self.table), locals().get('keep'))"
+_KEEP = "keep = next(iter(self.sessions), locals().get('keep'))"
 
 MUTATIONS = (
     Mutation(
@@ -104,12 +104,19 @@ MUTATIONS = (
     ),
     Mutation(
         "a session that fails stays in the table",
-        (Edit(_SERVICE, "StageService._free", "self.table.close(live.entry.id, live.entry.client)", "pass"),),
+        (
+            Edit(
+                "mesh.provider.running",
+                "LiveSessions.free",
+                "self.table.close(live.entry.id, live.entry.client)",
+                "pass",
+            ),
+        ),
     ),
     Mutation(
         "sessions of a client that is gone are not freed",
         (
-            Edit(_SERVICE, "StageService._serve_control", "self._free(live)", "pass"),
+            Edit(_SERVICE, "StageService._serve_control", "self.sessions.free(live)", "pass"),
             Edit(_SESSIONS, "SessionTable.idle", "return [", "return [] and ["),
         ),
     ),
@@ -119,7 +126,7 @@ MUTATIONS = (
             Edit(
                 _SERVICE,
                 "StageService._expire",
-                "self._drop_idle()",
+                "self.sessions.fail_idle()",
                 _KEEP,
             ),
         ),
