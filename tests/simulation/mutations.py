@@ -38,7 +38,14 @@ _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
 _TABS = "mesh.payment.tabs"
 _BILLING = "mesh.gateway.billing"
+_FREE = "self.table.close(live.entry.id, live.entry.client)"
 _KEEP = "keep = next(iter(self.sessions), locals().get('keep'))"
+
+_LEAVING = (
+    Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
+    Edit("mesh.swarm.rebalance", "rebalance", "return None\n    able", "pass\n    able"),
+    Edit("mesh.provider.mover", "Mover._drained", "return False", "pass"),
+)
 
 MUTATIONS = (
     Mutation(
@@ -150,11 +157,7 @@ MUTATIONS = (
     ),
     Mutation(
         "providers leave blocks that nobody else serves",
-        (
-            Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
-            Edit("mesh.swarm.rebalance", "rebalance", "return None\n    able", "pass\n    able"),
-            Edit("mesh.provider.mover", "Mover._drained", "return False", "pass"),
-        ),
+        _LEAVING,
     ),
     Mutation(
         "nobody moves to close a gap",
@@ -192,10 +195,12 @@ MUTATIONS = (
         simulation="paying",
     ),
     Mutation(
-        "two providers leave their blocks to each other",
+        "providers leave blocks that nobody else serves, where many come and go",
         (
-            Edit("mesh.provider.mover", "Mover._leave", "await asyncio.sleep(VISIBLE_SECONDS)", "pass"),
-            Edit("mesh.provider.mover", "Mover.needed_elsewhere", "wanted == before and", ""),
+            *_LEAVING,
+            Edit(
+                "mesh.swarm.rebalance", "better_window", " or after[touched].min() < gain * before[touched].min()", ""
+            ),
         ),
         simulation="placement",
     ),
