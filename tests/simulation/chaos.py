@@ -7,9 +7,9 @@ from random import Random
 from typing import TypeVar
 
 from tests.simulation.board import Mood
+from tests.simulation.channel import SimChannel
 from tests.simulation.faults import Fault
 from tests.simulation.hosts import GatewayHost, Host, ProviderHost, Site
-from tests.simulation.network import SimChannel
 
 T = TypeVar("T")
 
