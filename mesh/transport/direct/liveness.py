@@ -16,7 +16,7 @@ from typing import Final, Protocol
 KEEPALIVE_IDLE: Final = 2
 KEEPALIVE_INTERVAL: Final = 1
 KEEPALIVE_PROBES: Final = 5
-"""At 5 % loss each way a tenth of the questions has no answer: three in a row every 40 minutes, five every three days."""
+"""At 5 % loss each way a tenth of the questions has no answer: three in a row every 40 minutes, five in three days."""
 SILENCE_SECONDS: Final = 6.0
 """How long data may wait for any sign of the peer: at 300 ms there and back TCP has tried five times by then."""
 
