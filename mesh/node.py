@@ -11,6 +11,7 @@ from typing import NoReturn, Self
 
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory
+from mesh.discovery.records_service import RecordsService
 from mesh.errors import MeshError
 from mesh.identity import Identity
 from mesh.transport.choosing import ChoosingTransport
@@ -23,6 +24,7 @@ from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
+from mesh.wire.records import RECORDS_PROTOCOL
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
@@ -87,7 +89,11 @@ class Node:
                     ChoosingTransport(direct, control, protocols=DIRECT_PROTOCOLS)
                 )
                 await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
-            self.directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            if not self.config.client_mode:
+                records = RecordsService(directory)
+                stack.push_async_callback(records.aclose)
+                await control.serve(RECORDS_PROTOCOL, records)
             self._stack = stack.pop_all()
         return self
 

@@ -31,10 +31,11 @@ from mesh.discovery.records import (
 )
 from mesh.errors import BadRecord, ConfigError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
+from mesh.wire.records import SignedRecord
 
 log = logging.getLogger(__name__)
 
-_MAX_KEYS = 256  # keys that this node stores for the swarm …
+_MAX_KEYS = 1024  # keys that this node stores for the swarm …
 _MAX_KEY_BYTES = 1 << 20  # … and bytes under each; hivemind's answers must stay under 4 MiB or they hang
 _MAX_BOOKS = 256  # models whose newest records this node remembers
 _RPC_TIMEOUT = 2.0  # seconds for one peer's answer
@@ -59,6 +60,7 @@ class DhtDirectory:
         self._acquaintances = Acquaintances(peers, time.monotonic())
         self._meeting = asyncio.Lock()
         self._meetings: asyncio.Task[None] | None = None
+        self._left = False
 
     async def __aenter__(self) -> Self:
         """Raises `PeerUnreachable` when no initial peer takes part, `ConfigError` when our clock is wrong."""
@@ -94,6 +96,7 @@ class DhtDirectory:
         if self._meetings is not None:
             self._meetings.cancel()
             await asyncio.wait({self._meetings})
+        self._left = True
         try:
             async with asyncio.timeout(_RPC_TIMEOUT):
                 await self._node.shutdown()
@@ -166,7 +169,19 @@ class DhtDirectory:
             # A peer that is full or has a newer record says no; ours reaches the others, or the next time.
             log.info("the DHT did not take our record under %s", failed)
 
+    async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
+        """The records under a key as their providers signed them, each checked, withdrawals among them."""
+        kept, _ = await self._look(key)
+        return kept
+
     async def _read(self, key: bytes) -> tuple[ProviderRecord, ...]:
+        _, book = await self._look(key)
+        return book.records(now=self._clock())
+
+    async def _look(self, key: bytes) -> tuple[tuple[SignedRecord, ...], RecordBook]:
+        """What the DHT has under a key, checked; and the book of what we ever saw there."""
+        if self._left:
+            raise PeerUnreachable("we have left the DHT")
         await self._end_solitude()
         try:
             async with asyncio.timeout(_CALL_TIMEOUT):
@@ -177,15 +192,17 @@ class DhtDirectory:
         now = self._clock()
         book = self._book(key, now)
         entries = found.value.items() if found is not None and isinstance(found.value, dict) else ()
+        kept = []
         for peer, entry in entries:
             try:
                 record = decode_record(entry.value, peer=peer, key=key, now=now)
             except BadRecord as error:
                 log.debug("a record from the DHT was dropped: %s", error)
                 continue
-            book.offer(record, now=now)
+            if book.offer(record, now=now):
+                kept.append(SignedRecord(peer, entry.value))
         book.expire(now=now)
-        return book.records(now=now)
+        return tuple(kept), book
 
     def _book(self, key: bytes, now: float) -> RecordBook:
         """What we saw under this key, so that a stale replica cannot bring an older record back."""

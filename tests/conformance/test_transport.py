@@ -1,4 +1,7 @@
-"""What every transport does alike: the in-memory twin, real p2pd daemons and direct TLS on loopback."""
+"""What every transport does alike: the in-memory twin, real p2pd daemons, direct TLS, and libp2p without a daemon.
+
+Two pairs have a daemon at one end and none at the other.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from mesh.transport.daemon import Daemon, DaemonConfig
 from mesh.transport.direct.transport import DirectSettings, DirectTransport
 from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
+from mesh.transport.libp2p.transport import Libp2pSettings, Libp2pTransport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel, Transport
 from mesh.transport.streams import StreamSettings
@@ -118,9 +122,50 @@ async def both_paths(
         yield [(DirectTransport(who, path, settings=bounds), path) for who, path in zip(own, controls, strict=True)]
 
 
+@asynccontextmanager
+async def libp2p_pair(settings: TransportSettings | None = None) -> AsyncIterator[tuple[Side, Side]]:
+    a, b = (libp2p_side(settings) for _ in range(2))
+    async with a, b:
+        a.learn(b.peer_id, b.maddrs)
+        b.learn(a.peer_id, a.maddrs)
+        yield a, b
+
+
+def libp2p_side(settings: TransportSettings | None) -> Libp2pTransport:
+    bounds = Libp2pSettings(transport=settings or TransportSettings())
+    return Libp2pTransport(Identity.generate(), listen=("/ip4/127.0.0.1/tcp/0",), settings=bounds)
+
+
+@asynccontextmanager
+async def libp2p_to_hivemind(settings: TransportSettings | None = None) -> AsyncIterator[tuple[Side, Side]]:
+    async with (
+        Daemon(DaemonConfig(Identity.generate())) as daemon,
+        HivemindTransport(daemon, settings=settings) as b,
+        libp2p_side(settings) as a,
+    ):
+        a.learn(b.peer_id, daemon.visible_maddrs)
+        await daemon.connect(a.peer_id, a.maddrs)
+        yield a, b
+
+
+@asynccontextmanager
+async def hivemind_to_libp2p(settings: TransportSettings | None = None) -> AsyncIterator[tuple[Side, Side]]:
+    async with libp2p_to_hivemind(settings) as (light, daemon):
+        yield daemon, light
+
+
 @pytest.fixture(
-    params=[memory_pair, hivemind_pair, direct_pair, choosing_pair, beating_pair],
-    ids=["memory", "hivemind", "direct", "choosing", "heartbeat"],
+    params=[
+        memory_pair,
+        hivemind_pair,
+        direct_pair,
+        choosing_pair,
+        beating_pair,
+        libp2p_pair,
+        libp2p_to_hivemind,
+        hivemind_to_libp2p,
+    ],
+    ids=["memory", "hivemind", "direct", "choosing", "heartbeat", "libp2p", "libp2p-to-hivemind", "hivemind-to-libp2p"],
 )
 def pair(request: pytest.FixtureRequest) -> Pair:
     return request.param  # type: ignore[no-any-return]

@@ -53,7 +53,7 @@ except asyncio.CancelledError:
 @pytest.fixture
 def root() -> Iterator[Path]:
     # Not tmp_path: that one can be too long for a socket.
-    with TemporaryDirectory(prefix="mesh-", dir="/tmp") as directory:
+    with TemporaryDirectory(prefix="mesh-") as directory:
         yield Path(directory)
 
 
