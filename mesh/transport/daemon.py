@@ -123,8 +123,9 @@ class Daemon:
         h = _hivemind.load()
         try:
             async with asyncio.timeout(timeout):
-                addresses = [h.Multiaddr(maddr.removesuffix(f"/p2p/{peer}")) for maddr in maddrs]
-                await self.p2p._client.connect(h.PeerID.from_base58(peer), addresses)
+                addresses = [h.Multiaddr(maddr.removesuffix(f"/p2p/{peer}")).to_bytes() for maddr in maddrs]
+                request = h.p2pd_pb2.ConnectRequest(peer=h.PeerID.from_base58(peer).to_bytes(), addrs=addresses)
+                await self._ask(h, type=h.p2pd_pb2.Request.CONNECT, connect=request)
         except (h.P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {error}", peer=peer) from error
 
@@ -136,9 +137,22 @@ class Daemon:
         h = _hivemind.load()
         try:
             async with asyncio.timeout(_CONTROL_TIMEOUT):
-                await self.p2p._client.disconnect(h.PeerID.from_base58(peer))
+                request = h.p2pd_pb2.DisconnectRequest(peer=h.PeerID.from_base58(peer).to_bytes())
+                await self._ask(h, type=h.p2pd_pb2.Request.DISCONNECT, disconnect=request)
         except (TimeoutError, OSError, EOFError, ValueError, h.P2PDaemonError) as error:
             log.debug("p2pd did not disconnect %s: %r", peer, error)
+
+    async def _ask(self, h: Any, **request: Any) -> None:
+        # Not hivemind's own functions: they leak their connection to the daemon when they fail or are cancelled.
+        reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
+        try:
+            await h.write_message(writer, h.p2pd_pb2.Request(**request))
+            answer = h.p2pd_pb2.Response()
+            await h.read_message(reader, answer)
+        finally:
+            writer.transport.abort()
+        if answer.type == h.p2pd_pb2.Response.ERROR:
+            raise h.P2PDaemonError(answer.error.msg)
 
     async def refresh_maddrs(self) -> tuple[str, ...]:
         """Ask the daemon again where we can be reached: addresses come and go (a relay, a port mapping)."""
