@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import NoReturn, Self
 
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory
-from mesh.errors import MeshError
+from mesh.errors import InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
@@ -20,11 +23,21 @@ from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
+from mesh.transport.relay.places import RelayLimits
+from mesh.transport.relay.service import Relay
 from mesh.wire.messages import RING_PROTOCOL
-from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
+from mesh.wire.multiaddr import ip_of, is_relayed, relay_of
+from mesh.wire.pairs import PAIRS_PROTOCOL, PairState, Way
+
+log = logging.getLogger(__name__)
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+
+REACH_SECONDS = 3.0
+"""Between two looks at where we can be reached."""
+FIRST_RELAY_SECONDS = 5.0
+"""How long a node behind a NAT waits for a relay to take it before it goes on without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,10 @@ class NodeConfig:
     runtime_root: Path | None = None
     direct_port: int | None = 0
     """TCP port for direct TLS connections, on the addresses of `host_maddrs`; 0: a free one, None: no such path."""
+    relays: tuple[str, ...] = ()
+    """Set for a node behind a NAT: through whom to be reached; those that refuse, or are gone, do no harm."""
+    relay_limits: RelayLimits | None = None
+    """What to give to nodes behind a NAT; None: this node is no relay."""
 
 
 class Node:
@@ -54,8 +71,10 @@ class Node:
                 initial_peers=config.initial_peers,
                 client_mode=config.client_mode,
                 runtime_root=config.runtime_root,
+                relays=config.relays,
             )
         )
+        self.relay = Relay(self._daemon, config.relay_limits)
         self._stack = AsyncExitStack()
         self._choosing: ChoosingTransport | None = None
         self.transport: Transport
@@ -70,10 +89,20 @@ class Node:
         """Addresses that others can join through."""
         return self._daemon.visible_maddrs
 
+    @property
+    def relays(self) -> tuple[str, ...]:
+        """The peer ids of the relays through which we are reached now."""
+        found = (relay_of(maddr) for maddr in self.maddrs)
+        return tuple(dict.fromkeys(relay for relay in found if relay is not None))
+
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
+            if not self.config.client_mode:
+                await stack.enter_async_context(self.relay)
+            if self.config.relays:
+                await self._wait_for_a_relay()
             self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
@@ -95,20 +124,53 @@ class Node:
         if self._choosing is None:
             return []
         try:
-            relayed = await self._daemon.relayed_peers()
-        except (MeshError, TimeoutError):
-            relayed = frozenset()
-        return [
-            PairState(
-                pair.peer,
-                "direct" if pair.path == "direct" else "relayed" if pair.peer in relayed else "daemon",
-                pair.channels,
-                pair.direct_round_trip,
-                pair.control_round_trip,
-                pair.problem,
-            )
-            for pair in self._choosing.pairs()
-        ]
+            connections = await self._daemon.connections()
+        except InternalError:
+            connections = {}
+        states = []
+        for pair in self._choosing.pairs():
+            way: Way = "direct"
+            relay = None
+            if pair.path == "control":
+                way, relay = await self._daemon_way(pair.peer, connections.get(pair.peer, ()))
+            round_trips = pair.direct_round_trip, pair.control_round_trip
+            states.append(PairState(pair.peer, way, pair.channels, *round_trips, pair.problem, relay))
+        return states
+
+    async def _daemon_way(self, peer: str, addresses: tuple[str, ...]) -> tuple[Way, str | None]:
+        """How the daemons are connected, from the other ends' addresses; and the relay, if there is one between."""
+        straight = [address for address in addresses if not is_relayed(address)]
+        if addresses and not straight:
+            return "relayed", relay_of(addresses[-1])
+        if not self.config.relays or not any(ip.is_global for ip in map(ip_of, straight) if ip is not None):
+            return "daemon", None
+        # We are behind a NAT and not on one network with the peer: if nobody can dial that either, a hole was punched.
+        try:
+            known = await self._daemon.addresses_of(peer)
+        except PeerUnreachable:
+            return "daemon", None
+        public = [maddr for maddr in known if is_relayed(maddr) or ((ip := ip_of(maddr)) is not None and ip.is_global)]
+        return "punched" if public and all(map(is_relayed, public)) else "daemon", None
+
+    async def _wait_for_a_relay(self) -> None:
+        deadline = time.monotonic() + FIRST_RELAY_SECONDS
+        while not self.relays and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+            await self._daemon.refresh_maddrs()
+
+    async def watch_relays(self, tell: Callable[[tuple[str, ...]], None]) -> NoReturn:
+        """Call `tell` with `relays` whenever they change; ask the daemon every few seconds."""
+        before = self.relays
+        while True:
+            await asyncio.sleep(REACH_SECONDS)
+            try:
+                await self._daemon.refresh_maddrs()
+            except (TimeoutError, OSError, EOFError) as error:
+                log.debug("the daemon does not say where we are reached: %r", error)
+                continue
+            if set(self.relays) != set(before):
+                before = self.relays
+                tell(before)
 
     def _direct(self, control: Transport, port: int) -> DirectTransport:
         config = self.config

@@ -11,8 +11,20 @@ import typer
 from mesh.cli import paying
 from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
-from mesh.cli.options import AsJson, DirectPort, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
+from mesh.cli.options import (
+    AsJson,
+    DirectPort,
+    IdentityFile,
+    LogLevel,
+    Peers,
+    Relays,
+    choose_relays,
+    read_blocks,
+    read_size,
+    split_peers,
+)
 from mesh.cli.paying import show_settlement
+from mesh.cli.tables import short
 
 
 def join(
@@ -51,6 +63,7 @@ def join(
         typer.Option("--announce-maddrs", help="Address to tell others, where a port is forwarded to this machine."),
     ] = None,
     direct_port: DirectPort = 0,
+    relay: Relays = None,
     identity: IdentityFile = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name under which to serve the model.", show_default="as asked for")
@@ -95,6 +108,9 @@ def join(
     """
     set_up_logging(log_level)
     span = read_blocks(blocks)
+    listening = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    announced, joined = tuple(announce_maddrs or []), split_peers(peers)
+    relays = choose_relays(relay, joined, listening, announced)
     kv_bytes = read_size(kv_cache)
     payment = settled_on(
         lambda: paying.read_payment(
@@ -112,7 +128,17 @@ def join(
     with claim_identity(identity) as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
-        from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
+        from mesh.provider.events import (
+            Chose,
+            Drained,
+            Draining,
+            Joined,
+            JoinEvent,
+            Reached,
+            Serving,
+            Settlement,
+            Staked,
+        )
         from mesh.provider.join import REBALANCE_SECONDS, JoinConfig, Leaving
         from mesh.provider.join import join as join_swarm
         from shards.devices import choose_device
@@ -130,6 +156,8 @@ def join(
                     out.print(f"joined as [bold]{peer}[/]")
                     if maddrs:
                         out.print(f"others join with: [bold]--peers {maddrs[0]}[/]")
+                case Reached(relays=used):
+                    out.print(reach(used))
                 case Chose(model=served, span=chosen, n_blocks=total):
                     out.print(f"loading blocks [bold]{chosen}[/] of {total} of {served}")
                 case Staked(what=what, tx=tx):
@@ -148,9 +176,10 @@ def join(
             model=model,
             node=NodeConfig(
                 identity=own,
-                host_maddrs=tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
-                announce_maddrs=tuple(announce_maddrs or []),
-                initial_peers=split_peers(peers),
+                host_maddrs=listening,
+                announce_maddrs=announced,
+                initial_peers=joined,
+                relays=relays,
                 runtime_root=runtime_root(),
                 direct_port=None if direct_port < 0 else direct_port,
             ),
@@ -172,6 +201,16 @@ def join(
             run(join_swarm(config, tell, progress, leaving), ends_on_signal=True, ask=leaving.ask)
     if not as_json:
         err.print("left the swarm")
+
+
+def reach(relays: tuple[str, ...]) -> str:
+    """What an operator behind a NAT wants to know, or has to do."""
+    if relays:
+        return f"behind a NAT, reached through relay {', '.join(map(short, relays))}"
+    return (
+        "[yellow]behind a NAT, and no relay takes us: nobody can reach this node.[/] Name one with --relay "
+        "(`mesh relay` on a public machine starts one), or forward a port here and name it with --announce-maddrs."
+    )
 
 
 def asdict_shallow(event: object) -> dict[str, object]:

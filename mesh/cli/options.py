@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,16 @@ DirectPort = Annotated[
         help="TCP port on which other nodes reach this one directly (TLS); 0: any free one, -1: none.",
     ),
 ]
+Relays = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--relay",
+        envvar="MESH_RELAYS",
+        help="Behind a NAT: a node, as `mesh relay` prints it, through which others reach this one; may be repeated. "
+        "auto: those of --peers, where this machine has no public address; none: never.",
+        show_default="auto",
+    ),
+]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model to use; may be left out where the swarm serves one.")
 ]
@@ -57,6 +68,34 @@ def require_peers(peers: list[str] | None) -> tuple[str, ...]:
             param_hint="--peers",
         )
     return found
+
+
+def choose_relays(
+    relays: list[str] | None, peers: tuple[str, ...], host_maddrs: tuple[str, ...], announce_maddrs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The relays to be reached through, from `--relay`. Raises `typer.BadParameter`."""
+    chosen = split_peers(relays) or ("auto",)
+    if chosen == ("none",):
+        return ()
+    if chosen == ("auto",):
+        import psutil
+
+        from mesh.transport.relay.nat import behind_nat
+
+        families = socket.AF_INET, socket.AF_INET6
+        own = [
+            address.address.partition("%")[0]
+            for addresses in psutil.net_if_addrs().values()
+            for address in addresses
+            if address.family in families
+        ]
+        return behind_nat(own, host_maddrs, announce_maddrs, peers)
+    for relay in chosen:
+        if "/p2p/" not in relay:
+            raise typer.BadParameter(
+                f"auto, none, or the address of a relay (`mesh relay` prints it), got {relay}", param_hint="--relay"
+            )
+    return chosen
 
 
 def read_blocks(text: str) -> Span | None:

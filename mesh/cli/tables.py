@@ -55,7 +55,7 @@ def pairs_table(pairs: Iterable[dict[str, Any]]) -> Table:
         table.add_row(
             short(pair["from"]),
             short(pair["peer"]),
-            pair["way"] + why,
+            pair["way"] + (f" by {short(pair['relay'])}" if pair["relay"] else "") + why,
             "" if seconds is None else f"{seconds * 1000:.1f} ms",
         )
     return table

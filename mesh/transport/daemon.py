@@ -21,6 +21,7 @@ from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
 from mesh.transport.runtime_dir import RuntimeDirectory
+from mesh.wire import multiaddr
 
 log = logging.getLogger(__name__)
 daemon_log = logging.getLogger("mesh.p2pd")
@@ -29,7 +30,8 @@ _GUARD = Path(__file__).with_name("guard.py")
 _CONTROL_TIMEOUT = 5.0  # seconds for one answer of the daemon's control socket
 _STOP_TIMEOUT = 2.0  # seconds for the daemon to end when asked, before it is killed
 _LINE_LIMIT = 1 << 20  # bytes of one line of its output
-_CIRCUIT = b"\xa2\x02"  # /p2p-circuit in a binary multiaddr; hivemind's own parser trips over what comes before it
+
+UNKNOWN = "/unknown"
 
 GuardKind = Literal["deathsig", "pipe"]
 
@@ -47,8 +49,8 @@ class DaemonConfig:
     """Peers to join the swarm through, each ending in `/p2p/PEER_ID`. None starts a new swarm."""
     client_mode: bool = False
     """Listen nowhere: open connections, accept none."""
-    trusted_relays: tuple[str, ...] = ()
-    """Relays through which to be reached when we are behind a NAT."""
+    relays: tuple[str, ...] = ()
+    """We are behind a NAT: relays through which to be reached, each ending in `/p2p/PEER_ID`."""
     startup_timeout: float = 20.0
     runtime_root: Path | None = None
     """Where sockets go: a short path that only this user can use (default `/tmp/mesh-UID`)."""
@@ -123,7 +125,8 @@ class Daemon:
         h = _hivemind.load()
         try:
             async with asyncio.timeout(timeout):
-                addresses = [h.Multiaddr(maddr.removesuffix(f"/p2p/{peer}")) for maddr in maddrs]
+                # hivemind's own encoding gets relayed addresses wrong.
+                addresses = [h.Multiaddr(multiaddr.encode(maddr.removesuffix(f"/p2p/{peer}"))) for maddr in maddrs]
                 await self.p2p._client.connect(h.PeerID.from_base58(peer), addresses)
         except (h.P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {error}", peer=peer) from error
@@ -132,22 +135,86 @@ class Daemon:
         """Ask the daemon again where we can be reached: addresses come and go (a relay, a port mapping)."""
         async with asyncio.timeout(_CONTROL_TIMEOUT):
             _, maddrs = await self.p2p._client.identify()
-        self.visible_maddrs = tuple(f"{maddr}/p2p/{self.peer_id}" for maddr in maddrs)
+        known = [self.text_of(maddr.to_bytes()) for maddr in maddrs]
+        behind_nat = bool(self._config.relays)
+
+        def far(maddr: str) -> tuple[bool, bool]:
+            """Others join through the first: one that leads to us from elsewhere, if there is one."""
+            ip = multiaddr.ip_of(maddr)
+            return multiaddr.is_relayed(maddr) != behind_nat, ip is not None and ip.is_loopback
+
+        known = sorted((maddr for maddr in known if maddr != UNKNOWN), key=far)
+        self.visible_maddrs = tuple(f"{maddr}/p2p/{self.peer_id}" for maddr in known)
         return self.visible_maddrs
 
-    async def relayed_peers(self) -> frozenset[str]:
-        """The peers that we are connected to through relays only. Raises `InternalError` when p2pd is gone."""
+    async def open_stream(self, peer: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream of bytes to a peer. Raises `PeerUnreachable` or `OSError`; the caller sets the deadline."""
+        h = _hivemind.load()
+        # Not `call_binary_stream_handler`: that one leaks its connection when it fails or is cancelled.
+        remote = h.PeerID.from_base58(peer)
+        reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
+        try:
+            message = h.p2pd_pb2.Request(
+                type=h.p2pd_pb2.Request.STREAM_OPEN,
+                streamOpen=h.p2pd_pb2.StreamOpenRequest(peer=remote.to_bytes(), proto=[protocol]),
+            )
+            await h.write_message(writer, message)
+            answer = h.p2pd_pb2.Response()
+            await h.read_message(reader, answer)
+            if answer.type == h.p2pd_pb2.Response.ERROR:
+                raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {answer.error.msg}", peer=peer)
+            if answer.streamInfo.peer != remote.to_bytes():
+                raise PeerUnreachable("the daemon connected us to another peer", peer=peer)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer
+
+    async def connections(self) -> dict[str, tuple[str, ...]]:
+        """Whom we are connected to, and the address at the other end of each connection.
+
+        Raises `InternalError` when p2pd is gone.
+        """
         h = _hivemind.load()
         try:
             async with asyncio.timeout(_CONTROL_TIMEOUT):
                 peers = await self.p2p.list_peers()
         except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
             raise InternalError(f"p2pd does not say whom it knows: {error!r}") from error
-        ways: dict[str, list[bool]] = {}
+        ways: dict[str, list[str]] = {}
         for info in peers:
-            relayed = ways.setdefault(info.peer_id.to_base58(), [])
-            relayed.extend(_CIRCUIT in address.to_bytes() for address in info.addrs)
-        return frozenset(peer for peer, relayed in ways.items() if relayed and all(relayed))
+            addresses = [self.text_of(address.to_bytes()) for address in info.addrs]
+            ways.setdefault(info.peer_id.to_base58(), []).extend(addresses)
+        return {peer: tuple(addresses) for peer, addresses in ways.items()}
+
+    async def addresses_of(self, peer: str) -> tuple[str, ...]:
+        """Where a peer says that it can be reached, as far as libp2p's own DHT knows. Raises `PeerUnreachable`."""
+        h = _hivemind.load()
+        pb = h.p2pd_pb2
+        wanted = h.PeerID.from_base58(peer).to_bytes()
+        question = pb.DHTRequest(type=pb.DHTRequest.FIND_PEER, peer=wanted, timeout=int(_CONTROL_TIMEOUT))
+        answer = pb.Response()
+        try:
+            async with asyncio.timeout(_CONTROL_TIMEOUT):
+                reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
+                try:
+                    await h.write_message(writer, pb.Request(type=pb.Request.DHT, dht=question))
+                    await h.read_message(reader, answer)
+                finally:
+                    writer.transport.abort()
+        except (TimeoutError, OSError, EOFError) as error:
+            raise PeerUnreachable(f"{peer} is not found: {error!r}", peer=peer) from error
+        if answer.type == pb.Response.ERROR:
+            raise PeerUnreachable(f"{peer} is not found: {answer.error.msg}", peer=peer)
+        return tuple(self.text_of(address) for address in answer.dht.peer.addrs)
+
+    @staticmethod
+    def text_of(address: bytes) -> str:
+        """An address that the daemon gave us; `UNKNOWN` for a kind that we cannot read."""
+        try:
+            return multiaddr.decode(address)
+        except ValueError:
+            return UNKNOWN
 
     async def _start(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
         check_ports(self._config)
@@ -270,9 +337,10 @@ def arguments(config: DaemonConfig, directory: Path) -> list[str]:
     for maddr in config.announce_maddrs:
         if maddr.endswith(("/tcp/0", "/udp/0")):
             raise ConfigError(f"an address to announce needs a port: {maddr}")
-    for maddr in config.initial_peers:
-        if "/p2p/" not in maddr:
-            raise ConfigError(f"an initial peer's address ends in /p2p/PEER_ID, got {maddr}")
+    for what, maddrs in (("an initial peer", config.initial_peers), ("a relay", config.relays)):
+        for maddr in maddrs:
+            if "/p2p/" not in maddr:
+                raise ConfigError(f"{what}'s address ends in /p2p/PEER_ID, got {maddr}")
     local = all(maddr.startswith(("/ip4/127.", "/ip6/::1/")) for maddr in config.host_maddrs)
     flags: dict[str, object] = {
         "listen": f"/unix{_control_socket(directory)}",
@@ -294,9 +362,15 @@ def arguments(config: DaemonConfig, directory: Path) -> list[str]:
     if config.initial_peers:
         flags["b"] = 1
         flags["bootstrapPeers"] = ",".join(config.initial_peers)
-    if config.trusted_relays:
-        # Without relayDiscovery=0 the daemon looks for other relays for three minutes before it uses these.
-        flags |= {"autoRelay": 1, "relayDiscovery": 0, "trustedRelays": ",".join(config.trusted_relays)}
+    if config.relays:
+        # Without relayDiscovery=0 the daemon looks for other relays for three minutes before it uses these, and left to
+        # itself it takes a quarter of a minute to find out that nobody can dial it.
+        flags |= {
+            "autoRelay": 1,
+            "relayDiscovery": 0,
+            "trustedRelays": ",".join(config.relays),
+            "forceReachabilityPrivate": 1,
+        }
     return [str(_binary()), *(f"-{name}={value}" for name, value in flags.items())]
 
 
