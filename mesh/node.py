@@ -17,13 +17,15 @@ from mesh.discovery.directory import Directory
 from mesh.errors import InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport.choosing import ChoosingTransport
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
 from mesh.transport.relay.places import RelayLimits
+from mesh.transport.relay.punching import Punching
 from mesh.transport.relay.service import Relay
 from mesh.wire.messages import RING_PROTOCOL
 from mesh.wire.multiaddr import ip_of, is_relayed, relay_of
@@ -145,12 +147,16 @@ class Node:
         if not self.config.relays or not any(ip.is_global for ip in map(ip_of, straight) if ip is not None):
             return "daemon", None
         # We are behind a NAT and not on one network with the peer: if nobody can dial that either, a hole was punched.
+        return "punched" if await self._is_behind_nat(peer) else "daemon", None
+
+    async def _is_behind_nat(self, peer: str) -> bool:
+        """True for a peer that says it is reached through relays only."""
         try:
             known = await self._daemon.addresses_of(peer)
         except PeerUnreachable:
-            return "daemon", None
+            return False
         public = [maddr for maddr in known if is_relayed(maddr) or ((ip := ip_of(maddr)) is not None and ip.is_global)]
-        return "punched" if public and all(map(is_relayed, public)) else "daemon", None
+        return bool(public) and all(map(is_relayed, public))
 
     async def _wait_for_a_relay(self) -> None:
         deadline = time.monotonic() + FIRST_RELAY_SECONDS
@@ -159,18 +165,34 @@ class Node:
             await self._daemon.refresh_maddrs()
 
     async def watch_relays(self, tell: Callable[[tuple[str, ...]], None]) -> NoReturn:
-        """Call `tell` with `relays` whenever they change; ask the daemon every few seconds."""
+        """Behind a NAT: call `tell` with `relays` whenever they change, and try to get past them."""
         before = self.relays
+        punching = Punching(self.peer_id)
         while True:
             await asyncio.sleep(REACH_SECONDS)
             try:
                 await self._daemon.refresh_maddrs()
-            except (TimeoutError, OSError, EOFError) as error:
+                await self._punch(punching)
+            except (InternalError, TimeoutError, OSError, EOFError) as error:
                 log.debug("the daemon does not say where we are reached: %r", error)
                 continue
             if set(self.relays) != set(before):
                 before = self.relays
                 tell(before)
+
+    async def _punch(self, punching: Punching) -> None:
+        """Connect anew to idle peers behind other NATs that we reach through relays only."""
+        if self._choosing is None:
+            return
+        connections = await self._daemon.connections()
+        relayed = [peer for peer, ways in connections.items() if all(map(is_relayed, ways))]
+        for peer in punching.due(relayed, {pair.peer for pair in self._choosing.pairs()}, time.monotonic()):
+            if await self._is_behind_nat(peer):
+                log.debug("trying to get past the relay to %s", peer)
+                try:
+                    await self._daemon.reconnect(peer)
+                except PeerUnreachable as error:
+                    log.info("%s", error)
 
     def _direct(self, control: Transport, port: int) -> DirectTransport:
         config = self.config

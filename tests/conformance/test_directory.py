@@ -23,7 +23,8 @@ from mesh.discovery.records import (
 )
 from mesh.identity import Identity
 from mesh.transport import _hivemind
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from shards.span import Span
 
 pytestmark = pytest.mark.timeout(60)
