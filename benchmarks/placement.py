@@ -1,6 +1,7 @@
 """Placement and routing simulated on 10 to 10,000 heterogeneous nodes with churn, beside two other rules.
 
-    python -m benchmarks.placement [--nodes 10 100 1000 10000] [--minutes 30] [--json FILE] [--plots FOLDER] [--smoke]
+    python -m benchmarks.placement [--nodes 10 100 1000 10000] [--minutes 30] [--seed 1001]
+                                   [--json FILE] [--plots FOLDER] [--smoke]
 
 Every rule gets the same nodes, which come and die at the same times (mean life 30 minutes, nobody says goodbye, a dead
 node's record is believed for 30 s, a block takes 2 s to load). Bottleneck throughput is that of the slowest block,
@@ -32,7 +33,9 @@ from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.view import ProviderView, gaps
 from shards.span import Span
 
-SEED = 1
+TUNED_ON = range(1, 10)
+"""The seeds with which our rule's thresholds were chosen: a comparison on them would flatter it."""
+SEED = 1001
 SEEDS = {10: 9, 100: 3}
 LONG = 1000
 SESSIONS = 100
@@ -47,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.placement", description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--minutes", type=float, default=30.0, help="simulated, after the swarm has been filled")
+    parser.add_argument("--seed", type=int, default=SEED, help="the first; 1 to 9 are those that we tuned on")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
     parser.add_argument("--plots", type=Path, help="folder for the plots (SVG)")
     parser.add_argument("--smoke", action="store_true", help="few nodes, a minute: does it run?")
@@ -55,7 +59,12 @@ def main() -> None:
         options.nodes, options.minutes = [10, 60], 1.0
     facts = machine("numpy")
     runs = [
-        _run(size, rule, options.minutes if size <= LONG else options.minutes / 3, 1 if options.smoke else None)
+        _run(
+            size,
+            rule,
+            options.minutes if size <= LONG else options.minutes / 3,
+            range(options.seed, options.seed + (1 if options.smoke else SEEDS.get(size, 1))),
+        )
         for size in options.nodes
         for rule in (_ours, _petals, best_uniform)
     ]
@@ -68,7 +77,8 @@ def main() -> None:
             "routes: median over sessions opened one after another"
         ),
         "machine": facts,
-        "seed": SEED,
+        "seed": options.seed,
+        "tuned_on_these_seeds": options.seed in TUNED_ON,
         "results": [{key: value for key, value in run.items() if key != "series"} for run in runs],
     }
     print_report(report, list(COLUMNS), [_row(run) for run in runs], options.json)
@@ -85,11 +95,11 @@ def _petals(size: int, seed: int) -> Policy:
     return PetalsGreedy()
 
 
-def _run(size: int, rule: Callable[[int, int], Policy], minutes: float, seeds: int | None) -> dict[str, Any]:
+def _run(size: int, rule: Callable[[int, int], Policy], minutes: float, seeds: range) -> dict[str, Any]:
     steps = max(1, round(minutes * 60 / STEP_SECONDS))
     swarms: list[Swarm] = []
     first: list[float] = []
-    for seed in range(SEED, SEED + (seeds or SEEDS.get(size, 1))):
+    for seed in seeds:
         swarm = Swarm(rule(size, seed), size, random.Random(seed), random.Random(seed))
         swarm.fill()
         first.append(float(swarm.served.rates.min()))

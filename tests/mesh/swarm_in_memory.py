@@ -63,7 +63,7 @@ class Provider:
     def empty(self) -> bool:
         """True when no session is left, and nothing that belonged to one."""
         service = self.service
-        return not (len(service.table) or service.table.kv_bytes_used or service._live or service._done)
+        return not (len(service.table) or service.table.kv_bytes_used or service.sessions or service.sessions.awaited)
 
 
 @dataclass(slots=True)

@@ -243,7 +243,7 @@ async def test_a_session_that_nobody_reads_runs_only_a_window_ahead_and_others_g
             for _ in range(3):
                 await anext(deltas)
             first = swarm.providers[0].service
-            (live,) = first._live.values()
+            (live,) = first.sessions
             await until(lambda: live.parked is not None)
 
             other = await swarm.generate(ask((4, 5), 60))
@@ -262,7 +262,7 @@ async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
     ):
         await anext(aiter(generation))
         first = swarm.providers[0].service
-        (live,) = first._live.values()
+        (live,) = first.sessions
         await until(lambda: live.parked is not None)
         before = live.entry.limit
 

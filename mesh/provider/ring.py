@@ -1,0 +1,170 @@
+"""A stage's place in the ring: work that neighbours hand over comes in here, what became of it goes on from here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from mesh.errors import BadTensor, PeerError, ProtocolViolation
+from mesh.provider.links import Links
+from mesh.provider.live import LiveSession, activation_frames, answers
+from mesh.provider.running import LiveSessions
+from mesh.provider.tensors import split_hidden
+from mesh.transport.port import Channel, PeerId, Transport
+from mesh.wire.frame import Frame
+from mesh.wire.messages import Activations, NextTokens, PromptProgress, decode, encode
+from shards.config import ModelSpec
+from shards.engine.work import Outcome, Work
+
+logger = logging.getLogger(__name__)
+
+
+class Ring:
+    """Takes what the neighbours of a stage's sessions send, and hands over what its engine produced."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        spec: ModelSpec,
+        wire_dtype: torch.dtype,
+        sessions: LiveSessions,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.links = Links(transport, tasks, sessions.lost)
+        self._transport = transport
+        self._spec = spec
+        self._wire_dtype = wire_dtype
+        self._sessions = sessions
+        self._tasks = tasks
+        self._channels: dict[PeerId, Channel] = {}
+        """Each neighbour's newest channel to us."""
+
+    # What arrives.
+
+    async def serve(self, channel: Channel) -> None:
+        """Take what one neighbour sends until it closes. Raises its `PeerError`, if there was one."""
+        sender = channel.peer
+        self._channels[sender] = channel
+        try:
+            while (frame := await channel.receive()) is not None:
+                await self._take(sender, frame)
+        except PeerError as error:
+            if self._channels.get(sender) is channel:
+                code = "bad_input" if isinstance(error, ProtocolViolation) else "peer_lost"
+                self._sessions.lost(sender, error, code=code)
+            raise
+        else:
+            if self._channels.get(sender) is channel:
+                self._sessions.ring_closed(sender)
+        finally:
+            if self._channels.get(sender) is channel:
+                del self._channels[sender]
+
+    async def _take(self, sender: PeerId, frame: Frame) -> None:
+        match decode(frame):
+            case Activations(parts=parts):
+                await self._activations(sender, parts, frame)
+            case NextTokens(parts=parts):
+                await self._next_tokens(sender, parts)
+            case other:
+                raise ProtocolViolation(f"a {other.kind!r} message makes no sense on the ring", peer=sender)
+
+    async def _activations(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]], frame: Frame) -> None:
+        counts = [count for _, _, count in parts]
+        hidden = split_hidden(frame.payload, counts, self._spec.hidden_size, self._wire_dtype)
+        for (session, start, count), states in zip(parts, hidden, strict=True):
+            await self._arrive(sender, session, start, count, hidden=states)
+
+    async def _next_tokens(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]]) -> None:
+        for session, position, token in parts:
+            if token >= self._spec.vocab_size:
+                raise BadTensor(f"token {token} is outside the vocabulary", peer=sender)
+            live = self._sessions.get(session)
+            if live is not None and live.entry.previous == sender and position >= live.entry.limit:
+                live.parked = (position, token)
+                continue
+            await self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
+
+    def extend(self, session: bytes, client: PeerId, limit: int) -> None:
+        """The session's client lets it go on up to `limit`: a token that waited for that arrives now."""
+        entry = self._sessions.table.extend(session, client, limit, time.monotonic())
+        live = self._sessions.get(session)
+        if entry is None or live is None or live.parked is None or live.parked[0] >= entry.limit:
+            return
+        (position, token), live.parked = live.parked, None
+        tokens = torch.tensor([token])
+        self._tasks.create_task(self._arrive(entry.previous, session, position, 1, tokens=tokens))
+
+    async def _arrive(
+        self,
+        sender: PeerId,
+        session: bytes,
+        start: int,
+        count: int,
+        *,
+        tokens: torch.Tensor | None = None,
+        hidden: torch.Tensor | None = None,
+    ) -> None:
+        sessions = self._sessions
+        live = sessions.get(session)
+        try:
+            entry = sessions.table.arrive(session, sender, start, count, time.monotonic())
+        except ProtocolViolation as error:
+            # Only a session's own neighbour can make it fail; a stranger's frame changes nothing.
+            if live is not None and live.entry.previous == sender:
+                sessions.fail(live, "bad_input", str(error), blamed=sender)
+            else:
+                logger.warning("refused a frame of %s: %s", sender, error)
+            return
+        if entry is None or live is None:
+            return
+        if entry.is_first != (tokens is not None):
+            sessions.fail(live, "bad_input", "the first stage takes tokens, the others hidden states", blamed=sender)
+            return
+        if live.overrun_by(count):
+            sessions.fail(live, "bad_input", "more came than the session can have under way", blamed=sender)
+            return
+        await sessions.submit(live, Work(session, live.cache, start, count, tokens=tokens, hidden=hidden))
+
+    # What goes on.
+
+    def conclude(self, outcomes: Sequence[Outcome]) -> None:
+        """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
+        onward: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}
+        around: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}
+        for outcome in outcomes:
+            work = outcome.work
+            live = self._sessions.conclude(outcome)
+            if live is None:
+                continue
+            if outcome.hidden is not None:
+                onward.setdefault(live.entry.following, []).append((live, outcome))
+            else:
+                for answer in answers(outcome):
+                    live.owner.tell(answer)
+                if outcome.choice is None and work.start + work.count < live.entry.fed_tokens:
+                    live.owner.tell(PromptProgress(work.session, work.start + work.count))
+                if outcome.choice is not None and outcome.choice.finish is None:
+                    around.setdefault(live.entry.following, []).append((live, outcome))
+        for peer, items in onward.items():
+            for frame in activation_frames(outcome for _, outcome in items):
+                self._hand_over(peer, frame)
+        for peer, items in around.items():
+            parts = tuple(
+                (o.work.session, o.choice.position, o.choice.sampled.token) for _, o in items if o.choice is not None
+            )
+            self._hand_over(peer, encode(NextTokens(parts)))
+
+    def _hand_over(self, peer: PeerId, frame: Frame) -> None:
+        if peer == self._transport.peer_id:  # a route of one hop: its ring is a call to itself
+            self._tasks.create_task(self._take(peer, frame))
+        else:
+            self.links.push(peer, frame)
+
+    def close_unused(self) -> None:
+        """Close the links to those that no session needs any more."""
+        self.links.close_unused(lambda peer: bool(self._sessions.table.neighbours(peer)))

@@ -1,0 +1,163 @@
+"""The live sessions of a stage: their work on its way through the engine, and how each of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+
+import torch
+
+from mesh.errors import MeshError
+from mesh.payment.collector import Collector
+from mesh.provider.control import ControlChannel
+from mesh.provider.live import LiveSession
+from mesh.provider.sessions import SessionTable
+from mesh.provider.till import Till
+from mesh.transport.port import PeerId
+from mesh.wire.messages import MAX_REASON, SessionFailed
+from shards.engine.engine import Engine
+from shards.engine.work import Outcome, Work
+from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
+
+logger = logging.getLogger(__name__)
+
+FULL_QUEUE_PAUSE = 0.005
+
+
+class LiveSessions:
+    """The sessions that a stage has admitted, by id. With a `collector` their work is paid for."""
+
+    def __init__(self, table: SessionTable, wire_dtype: torch.dtype, collector: Collector | None) -> None:
+        self.table = table
+        self.till = Till(collector, self._try_submit, self.fail) if collector is not None else None
+        self.engine: Engine | None = None
+        """What runs their work; None while the stage does not run."""
+        self._wire_dtype = wire_dtype
+        self._live: dict[bytes, LiveSession] = {}
+        self._done: dict[int, asyncio.Future[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[LiveSession]:
+        return iter(tuple(self._live.values()))
+
+    @property
+    def awaited(self) -> int:
+        """Pieces of prompts that somebody waits for."""
+        return len(self._done)
+
+    def get(self, session: bytes) -> LiveSession | None:
+        return self._live.get(session)
+
+    def owned(self, session: bytes, owner: ControlChannel) -> LiveSession | None:
+        """The session if it was opened over this channel: the same None for one that is gone and somebody else's."""
+        live = self._live.get(session)
+        return live if live is not None and live.owner is owner else None
+
+    def add(self, live: LiveSession) -> None:
+        """Take in a session that has been admitted."""
+        self._live[live.entry.id] = live
+
+    # Work.
+
+    async def complete(self, live: LiveSession, work: Work) -> None:
+        """Run work and return when the engine is through with it."""
+        done = asyncio.get_running_loop().create_future()
+        self._done[id(work)] = done
+        try:
+            await self.submit(live, work)
+            await done
+        finally:
+            self._done.pop(id(work), None)
+
+    async def submit(self, live: LiveSession, work: Work) -> None:
+        """Hand work to the engine once that takes it and, where work is paid for, what came before has been paid."""
+        work.tail = live.tail
+        work.wire_dtype = self._wire_dtype
+        live.begin(work)
+        if self.till is not None and not self.till.may_run(live, work):
+            return
+        while True:
+            if self._try_submit(work):
+                return
+            await asyncio.sleep(FULL_QUEUE_PAUSE)
+
+    def _try_submit(self, work: Work) -> bool:
+        """False when the engine's queue is full."""
+        if self.engine is not None and not work.cancelled:
+            try:
+                self.engine.submit(work)
+            except CapacityExceeded:
+                return False
+        return True
+
+    def conclude(self, outcome: Outcome) -> LiveSession | None:
+        """Book what the engine did; None when its session is gone, or has failed through it."""
+        work = outcome.work
+        done = self._done.pop(id(work), None)
+        if done is not None and not done.done():
+            done.set_result(None)
+        live = self._live.get(work.session)
+        if live is None or live.cache is not work.cache:
+            return None
+        live.end(work)
+        if self.till is not None:
+            self.till.done(live, work, ok=outcome.error is None)
+        live.entry.tokens += work.count
+        live.entry.busy_seconds += outcome.seconds
+        if outcome.error is not None:
+            self._fail_for(live, outcome.error)
+            return None
+        return live
+
+    # Endings.
+
+    def ring_closed(self, peer: PeerId) -> None:
+        """It needs the channel no more; sessions in which it has not spoken yet may still come on another."""
+        for entry in self.table.neighbours(peer):
+            if entry.previous == peer and entry.expected > 0 and (live := self._live.get(entry.id)) is not None:
+                self.fail(live, "peer_lost", f"neighbour {peer} closed the ring", blamed=peer)
+
+    def lost(self, peer: PeerId, error: MeshError, *, code: str = "peer_lost") -> None:
+        """A neighbour cannot be reached, or broke the protocol: its sessions end."""
+        for entry in self.table.neighbours(peer):
+            if (live := self._live.get(entry.id)) is not None:
+                self.fail(live, code, f"neighbour {peer}: {error}", blamed=peer)
+
+    def _fail_for(self, live: LiveSession, error: ShardError) -> None:
+        match error:
+            case BadActivation():
+                self.fail(live, "bad_input", str(error), blamed=live.entry.previous)
+            case InvalidSampling():
+                self.fail(live, "bad_request", str(error))
+            case _:
+                self.fail(live, "failed", str(error))
+
+    def fail_idle(self) -> None:
+        """End the sessions in which nothing has happened for too long."""
+        for entry in self.table.idle(time.monotonic()):
+            if (live := self._live.get(entry.id)) is not None:
+                self.fail(live, "idle", f"nothing happened for {self.table.limits.idle_seconds:g} s")
+
+    def fail(self, live: LiveSession, code: str, reason: str, *, blamed: str | None = None) -> None:
+        """Tell the client that its session ends here and why, and free what it held."""
+        logger.info("session %s failed (%s): %s", live.entry.id.hex()[:8], code, reason)
+        live.owner.tell(SessionFailed(live.entry.id, code, reason[:MAX_REASON], blamed))
+        self.free(live)
+
+    def free(self, live: LiveSession, received: int | None = None) -> None:
+        """Give back what a session held; `received` is how far its client says it got."""
+        self._live.pop(live.entry.id, None)
+        if self.till is not None:
+            self.till.close(live, received)
+        self.table.close(live.entry.id, live.entry.client)
+        for work in live.pending.values():
+            work.cancelled = True
+            done = self._done.pop(id(work), None)
+            if done is not None:
+                done.cancel()
+        if live.feeder is not None:
+            live.feeder.cancel()
