@@ -21,6 +21,7 @@ from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
+from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+WATCHED_PROTOCOLS = frozenset({RING_PROTOCOL})
+"""Where nothing is answered, so that silence has to be noticed otherwise."""
 
 REACH_SECONDS = 3.0
 """Between two looks at where we can be reached."""
@@ -105,7 +108,10 @@ class Node:
                 await stack.enter_async_context(self.relay)
             if self.config.relays:
                 await self._wait_for_a_relay()
-            self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
+            daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
+            self.transport = control = await stack.enter_async_context(
+                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS)
+            )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
                 self.transport = self._choosing = await stack.enter_async_context(

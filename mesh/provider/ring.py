@@ -132,6 +132,11 @@ class Ring:
 
     # What goes on.
 
+    def prepare(self, peer: PeerId) -> None:
+        """A session has been admitted that will hand over to this neighbour."""
+        if peer != self._transport.peer_id:
+            self.links.prepare(peer)
+
     def conclude(self, outcomes: Sequence[Outcome]) -> None:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
         onward: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}

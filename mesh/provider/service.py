@@ -224,6 +224,7 @@ class StageService:
             return
         self.sessions.add(LiveSession(entry, control, cache, tail, bill=bill))
         control.tell(SessionOpened(entry.id))
+        self.ring.prepare(entry.following)
 
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:

@@ -71,8 +71,15 @@ class Line:
         self.counts = dict.fromkeys(Fate, 0)
 
     def cut(self, now: float, seconds: float = math.inf, *, after: float = 0.0) -> None:
-        """Let nothing pass for a time, from `now + after` on; what is on its way when that begins is lost too."""
-        self._cut_from, self._cut_until = now + after, now + after + seconds
+        """Let nothing pass for a time, from `now + after` on; what is on its way when that begins is lost too.
+
+        One that begins while the line is cut already makes the cut longer; else it takes the place of the one before.
+        """
+        begins, ends = now + after, now + after + seconds
+        if self._cut_from <= begins < self._cut_until:
+            self._cut_until = max(self._cut_until, ends)
+        else:
+            self._cut_from, self._cut_until = begins, ends
 
     def heal(self) -> None:
         """End or call off a cut."""

@@ -103,6 +103,16 @@ def test_a_cut_that_is_commanded_takes_what_is_on_its_way_and_ends_when_it_is_he
     assert line.send(100, now + 5.0) == pytest.approx(now + 6.0)
 
 
+def test_a_cut_of_a_line_that_is_cut_makes_it_longer_and_never_shorter() -> None:
+    line = Line(Conditions(), random.Random(0))
+    line.cut(0.0, 20.0)
+    line.cut(5.0, 1.0)
+    assert line.is_cut(19.9)
+    line.cut(19.0, 20.0)
+    assert line.is_cut(38.9)
+    assert not line.is_cut(39.0)
+
+
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.3])
 def test_the_share_of_lost_packets_is_the_loss(loss: float) -> None:
     line, n = Line(Conditions(loss=loss), random.Random(1)), 50_000
