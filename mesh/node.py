@@ -25,8 +25,10 @@ from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
+from mesh.transport.relay.local import fixed, own_addresses, reachable_at
 from mesh.transport.relay.places import RelayLimits
 from mesh.transport.relay.punching import Punching
+from mesh.transport.relay.reservations import Reservations
 from mesh.transport.relay.service import Relay
 from mesh.wire.messages import RING_PROTOCOL
 from mesh.wire.multiaddr import ip_of, is_relayed, relay_of
@@ -39,8 +41,8 @@ DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 WATCHED_PROTOCOLS = frozenset({RING_PROTOCOL})
 """Where nothing is answered, so that silence has to be noticed otherwise."""
 
-REACH_SECONDS = 3.0
-"""Between two looks at where we can be reached."""
+PUNCH_SECONDS = 3.0
+"""Between two looks at who is reached through relays only."""
 FIRST_RELAY_SECONDS = 5.0
 """How long a node behind a NAT waits for a relay to take it before it goes on without."""
 
@@ -68,11 +70,15 @@ class Node:
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
+        listening, announced = config.host_maddrs, config.announce_maddrs
+        if config.relays:
+            listening = fixed(listening)
+            announced = (*announced, *reachable_at(listening, own_addresses()))
         self._daemon = Daemon(
             DaemonConfig(
                 identity=config.identity,
-                host_maddrs=config.host_maddrs,
-                announce_maddrs=config.announce_maddrs,
+                host_maddrs=listening,
+                announce_maddrs=announced,
                 initial_peers=config.initial_peers,
                 client_mode=config.client_mode,
                 runtime_root=config.runtime_root,
@@ -80,6 +86,7 @@ class Node:
             )
         )
         self.relay = Relay(self._daemon, config.relay_limits)
+        self._reservations = Reservations(self._daemon, config.relays)
         self._stack = AsyncExitStack()
         self._choosing: ChoosingTransport | None = None
         self.transport: Transport
@@ -92,13 +99,13 @@ class Node:
     @property
     def maddrs(self) -> tuple[str, ...]:
         """Addresses that others can join through."""
-        return self._daemon.visible_maddrs
+        held = self.relays
+        return tuple(maddr for maddr in self._daemon.visible_maddrs if not is_relayed(maddr) or relay_of(maddr) in held)
 
     @property
     def relays(self) -> tuple[str, ...]:
         """The peer ids of the relays through which we are reached now."""
-        found = (relay_of(maddr) for maddr in self.maddrs)
-        return tuple(dict.fromkeys(relay for relay in found if relay is not None))
+        return self._reservations.held
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
@@ -107,7 +114,8 @@ class Node:
             if not self.config.client_mode:
                 await stack.enter_async_context(self.relay)
             if self.config.relays:
-                await self._wait_for_a_relay()
+                await stack.enter_async_context(self._reservations)
+                await self._reservations.first(FIRST_RELAY_SECONDS)
             daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
             self.transport = control = await stack.enter_async_context(
                 HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS)
@@ -164,27 +172,17 @@ class Node:
         public = [maddr for maddr in known if is_relayed(maddr) or ((ip := ip_of(maddr)) is not None and ip.is_global)]
         return bool(public) and all(map(is_relayed, public))
 
-    async def _wait_for_a_relay(self) -> None:
-        deadline = time.monotonic() + FIRST_RELAY_SECONDS
-        while not self.relays and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-            await self._daemon.refresh_maddrs()
-
     async def watch_relays(self, tell: Callable[[tuple[str, ...]], None]) -> NoReturn:
-        """Behind a NAT: call `tell` with `relays` whenever they change, and try to get past them."""
-        before = self.relays
-        punching = Punching(self.peer_id)
-        while True:
-            await asyncio.sleep(REACH_SECONDS)
-            try:
-                await self._daemon.refresh_maddrs()
-                await self._punch(punching)
-            except (InternalError, TimeoutError, OSError, EOFError) as error:
-                log.debug("the daemon does not say where we are reached: %r", error)
-                continue
-            if set(self.relays) != set(before):
-                before = self.relays
-                tell(before)
+        """Behind a NAT, until cancelled: call `tell` with `relays` whenever they change, and try to get past them."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._reservations.watch(tell))
+            punching = Punching(self.peer_id)
+            while True:
+                await asyncio.sleep(PUNCH_SECONDS)
+                try:
+                    await self._punch(punching)
+                except InternalError as error:
+                    log.debug("no look at who is relayed: %s", error)
 
     async def _punch(self, punching: Punching) -> None:
         """Connect anew to idle peers behind other NATs that we reach through relays only."""

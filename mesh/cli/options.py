@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -78,18 +77,10 @@ def choose_relays(
     if chosen == ("none",):
         return ()
     if chosen == ("auto",):
-        import psutil
-
+        from mesh.transport.relay.local import own_addresses
         from mesh.transport.relay.nat import behind_nat
 
-        families = socket.AF_INET, socket.AF_INET6
-        own = [
-            address.address.partition("%")[0]
-            for addresses in psutil.net_if_addrs().values()
-            for address in addresses
-            if address.family in families
-        ]
-        return behind_nat(own, host_maddrs, announce_maddrs, peers)
+        return behind_nat(own_addresses(), host_maddrs, announce_maddrs, peers)
     for relay in chosen:
         if "/p2p/" not in relay:
             raise typer.BadParameter(

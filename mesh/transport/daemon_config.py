@@ -30,7 +30,8 @@ class DaemonConfig:
     client_mode: bool = False
     """Listen nowhere: open connections, accept none."""
     relays: tuple[str, ...] = ()
-    """We are behind a NAT: relays through which to be reached, each ending in `/p2p/PEER_ID`."""
+    """We are behind a NAT: relays through which we shall be reached, each ending in `/p2p/PEER_ID`. With them,
+    `announce_maddrs` are the addresses on our own network, and the ports of `host_maddrs` are fixed."""
     startup_timeout: float = 20.0
     runtime_root: Path | None = None
     """Where sockets go: a short path that only this user can use (default `/tmp/mesh-UID`)."""
@@ -62,20 +63,16 @@ def arguments(config: DaemonConfig, directory: Path) -> list[str]:
         flags["noListenAddrs"] = 1
     else:
         flags["hostAddrs"] = ",".join(config.host_maddrs)
-    if config.announce_maddrs:
-        flags["announceAddrs"] = ",".join(config.announce_maddrs)
+    announced = (*config.announce_maddrs, *(f"{relay}/p2p-circuit" for relay in config.relays))
+    if announced:
+        flags["announceAddrs"] = ",".join(announced)
     if config.initial_peers:
         flags["b"] = 1
         flags["bootstrapPeers"] = ",".join(config.initial_peers)
     if config.relays:
-        # Without relayDiscovery=0 the daemon looks for other relays for three minutes before it uses these, and left to
-        # itself it takes a quarter of a minute to find out that nobody can dial it.
-        flags |= {
-            "autoRelay": 1,
-            "relayDiscovery": 0,
-            "trustedRelays": ",".join(config.relays),
-            "forceReachabilityPrivate": 1,
-        }
+        # The daemon's own way to find relays is left alone: it waits three minutes before it takes one, and for an hour
+        # before it takes one again that was away for a second. `relay.reservations` does that.
+        flags["forceReachabilityPrivate"] = 1
     return [str(_binary()), *(f"-{name}={value}" for name, value in flags.items())]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, cast
 
 from mesh.errors import ProtocolViolation
 from mesh.wire.multiaddr import encode, peer_from_bytes, peer_to_bytes, to_varint, varint
@@ -54,7 +54,20 @@ class Limit:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a relay answers to a reservation."""
+
+    status: int
+    expires: int
+    """Unix seconds; 0 where none was given."""
+    limit: Limit
+    """Zeros mean: none."""
+
+
 Hop = Reserve | Connect
+RESERVE: Final = bytes((2, 8, 0))
+"""The request for a place, with its length before it."""
 
 _VARINT, _BYTES = 0, 2
 _RESERVE, _CONNECT, _STATUS = 0, 1, 2
@@ -78,6 +91,17 @@ def read_hop(data: bytes) -> Hop:
                 raise ProtocolViolation(f"a circuit to {error}") from None
         case _:
             raise ProtocolViolation("neither a reservation nor a connection is asked for")
+
+
+def read_answer(data: bytes) -> Answer:
+    """A relay's answer. Raises `ProtocolViolation`."""
+    found = _message(data)
+    status, place, limit = found.get(5), _part_of(found, 3), _part_of(found, 4)
+    expires, seconds, size = place.get(1), limit.get(1), limit.get(2, 0)
+    numbers = (status, expires, seconds, size)
+    if found.get(1) != _STATUS or not all(isinstance(number, int) and number < 1 << 63 for number in numbers):
+        raise ProtocolViolation("not the answer of a relay")
+    return Answer(cast(int, status), cast(int, expires), Limit(cast(int, seconds), cast(int, size)))
 
 
 def read_stop_status(data: bytes) -> int:
@@ -119,6 +143,11 @@ def _part(field: int, data: bytes) -> bytes:
 
 def _limit(field: int, limit: Limit | None) -> bytes:
     return b"" if limit is None else _part(field, _number(1, limit.seconds) + _number(2, limit.bytes))
+
+
+def _part_of(message: dict[int, int | bytes], field: int) -> dict[int, int | bytes]:
+    part = message.get(field, b"")
+    return _message(part) if isinstance(part, bytes) else {}
 
 
 def _message(data: bytes) -> dict[int, int | bytes]:

@@ -112,7 +112,7 @@ class Relay:
         reader, writer = stream
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                request = read_hop(await _read_message(reader))
+                request = read_hop(await read_message(reader))
         except TimeoutError:
             raise PeerTimeout("it asked for nothing", peer=peer) from None
         except ProtocolViolation:
@@ -173,7 +173,7 @@ class Relay:
                 try:
                     writer.write(stop_connect(source, self._limit))
                     await writer.drain()
-                    status = read_stop_status(await _read_message(reader))
+                    status = read_stop_status(await read_message(reader))
                     if status != Status.OK:
                         raise PeerUnreachable(f"it answers {status}", peer=target)
                 except BaseException:
@@ -240,7 +240,7 @@ class Relay:
                 log.info("%s is not connected any more", peer)
 
 
-async def _read_message(reader: asyncio.StreamReader) -> bytes:
+async def read_message(reader: asyncio.StreamReader) -> bytes:
     """One protobuf message behind its length. Raises `ProtocolViolation` or `EOFError`."""
     size = 0
     for shift in (0, 7):
