@@ -163,20 +163,20 @@ class Node:
         # We are behind a NAT and not on one network with the peer: if nobody can dial that either, a hole was punched.
         return "punched" if await self._is_behind_nat(peer) else "daemon", None
 
-    async def _is_behind_nat(self, peer: str) -> bool:
-        """True for a peer that says it is reached through relays only."""
+    async def _is_behind_nat(self, peer: str) -> bool | None:
+        """True for a peer that says it is reached through relays only; None when it says nothing of use."""
         try:
             known = await self._daemon.addresses_of(peer)
         except PeerUnreachable:
-            return False
+            return None
         public = [maddr for maddr in known if is_relayed(maddr) or ((ip := ip_of(maddr)) is not None and ip.is_global)]
-        return bool(public) and all(map(is_relayed, public))
+        return all(map(is_relayed, public)) if public else None
 
     async def watch_relays(self, tell: Callable[[tuple[str, ...]], None]) -> NoReturn:
         """Behind a NAT, until cancelled: call `tell` with `relays` whenever they change, and try to get past them."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reservations.watch(tell))
-            punching = Punching(self.peer_id)
+            punching = Punching()
             while True:
                 await asyncio.sleep(PUNCH_SECONDS)
                 try:
@@ -185,18 +185,22 @@ class Node:
                     log.debug("no look at who is relayed: %s", error)
 
     async def _punch(self, punching: Punching) -> None:
-        """Connect anew to idle peers behind other NATs that we reach through relays only."""
+        """Connect anew to idle peers that we reach through relays only: we may dial them, or a hole be punched."""
         if self._choosing is None:
             return
         connections = await self._daemon.connections()
         relayed = [peer for peer, ways in connections.items() if all(map(is_relayed, ways))]
         for peer in punching.due(relayed, {pair.peer for pair in self._choosing.pairs()}, time.monotonic()):
-            if await self._is_behind_nat(peer):
-                log.debug("trying to get past the relay to %s", peer)
-                try:
-                    await self._daemon.reconnect(peer)
-                except PeerUnreachable as error:
-                    log.info("%s", error)
+            behind_nat = await self._is_behind_nat(peer)
+            if behind_nat is None or (behind_nat and peer < self.peer_id):  # of two behind NATs, one does it
+                continue
+            log.debug("trying to get past the relay to %s", peer)
+            try:
+                known = await self._daemon.addresses_of(peer)
+                await self._daemon.disconnect(peer)
+                await self._daemon.connect(peer, known)
+            except PeerUnreachable as error:
+                log.info("%s", error)
 
     def _direct(self, control: Transport, port: int) -> DirectTransport:
         config = self.config

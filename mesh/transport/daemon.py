@@ -105,16 +105,14 @@ class Daemon:
         except (h.P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {error}", peer=peer) from error
 
-    async def reconnect(self, peer: str) -> None:
-        """Break every connection to a peer and make a new one. Raises `PeerUnreachable`."""
+    async def disconnect(self, peer: str) -> None:
+        """Break every connection to a peer. Raises `PeerUnreachable`."""
         h = _hivemind.load()
-        maddrs = await self.addresses_of(peer)
         try:
             async with asyncio.timeout(_CONTROL_TIMEOUT):
                 await self.p2p._client.control.disconnect(h.PeerID.from_base58(peer))
         except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
-            raise PeerUnreachable(f"the connection to {peer} cannot be made anew: {error!r}", peer=peer) from error
-        await self.connect(peer, maddrs)
+            raise PeerUnreachable(f"the connection to {peer} cannot be broken: {error!r}", peer=peer) from error
 
     async def refresh_maddrs(self) -> tuple[str, ...]:
         """Ask the daemon again where we can be reached: addresses come and go (a relay, a port mapping)."""

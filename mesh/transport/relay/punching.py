@@ -21,18 +21,17 @@ LAST_TRY: Final = 600.0
 class Punching:
     """The peers that we reach through relays only."""
 
-    def __init__(self, own: PeerId) -> None:
-        self._own = own
+    def __init__(self) -> None:
         self._next: dict[PeerId, tuple[float, float]] = {}
 
     def due(self, relayed: Collection[PeerId], busy: Collection[PeerId], now: float) -> list[PeerId]:
-        """Those to connect to anew: nothing is open with them, and it is up to us, not to them."""
+        """Those to connect to anew: nothing is open with them."""
         for peer in [peer for peer in self._next if peer not in relayed]:
             del self._next[peer]
         found = []
         for peer in relayed:
             at, wait = self._next.setdefault(peer, (now + FIRST_TRY, SECOND_TRY))
-            if peer in busy or peer <= self._own or now < at:
+            if peer in busy or now < at:
                 continue
             self._next[peer] = now + wait, min(2 * wait, LAST_TRY)
             found.append(peer)

@@ -27,7 +27,7 @@ LOOK_SECONDS: Final = 1.0
 RENEW_SECONDS: Final = 15.0
 """A place is renewed this often, so that a relay that is silently gone is noticed."""
 FIRST_RETRY: Final = 1.0
-LAST_RETRY: Final = 30.0
+LAST_RETRY: Final = 10.0
 LAST_RETRY_REFUSED: Final = 300.0
 """Seconds until a relay is asked again: the first time, at most, and at most where it said no."""
 LEAST_BYTES: Final = 64 << 20
@@ -129,6 +129,10 @@ class Reservations:
         """Take or renew a place. Raises `PeerError`s."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
+                await _knock(maddr)
+                ways = (await self._daemon.connections()).get(peer, ())
+                if ways and all(map(is_relayed, ways)):  # it reached us through another relay, which is no use here
+                    await self._daemon.disconnect(peer)
                 await self._daemon.connect(peer, (maddr,))
                 reader, writer = await self._daemon.open_stream(peer, HOP_PROTOCOL)
                 try:
@@ -147,3 +151,14 @@ class Reservations:
         if 0 < limit.bytes < LEAST_BYTES or 0 < limit.seconds < LEAST_SECONDS:
             raise Refused(f"it cuts connections after {limit.bytes} bytes or {limit.seconds} s: no use", peer=peer)
         return answer
+
+
+async def _knock(maddr: str) -> None:
+    """See whether anybody listens there at all. Raises `OSError`.
+
+    The daemon waits longer after every dial that failed, up to five minutes, and would miss a relay that is back.
+    """
+    match maddr.split("/"):
+        case ["", "ip4" | "ip6" | "dns" | "dns4" | "dns6", host, "tcp", port, *_]:
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.transport.abort()
