@@ -31,6 +31,10 @@ _LINE_LIMIT = 1 << 20  # bytes of one line of its output
 UNKNOWN = "/unknown"
 
 
+class _Failed(Exception):
+    """p2pd did not do what it was asked."""
+
+
 class Daemon:
     """A running p2pd. `async with Daemon(config) as daemon:` starts it and stops it.
 
@@ -98,27 +102,29 @@ class Daemon:
         """Tell the daemon where `peer` is and connect to it. Raises `PeerUnreachable`."""
         h = _hivemind.load()
         try:
-            async with asyncio.timeout(timeout):
-                # hivemind's own encoding gets relayed addresses wrong.
-                addresses = [h.Multiaddr(multiaddr.encode(maddr.removesuffix(f"/p2p/{peer}"))) for maddr in maddrs]
-                await self.p2p._client.connect(h.PeerID.from_base58(peer), addresses)
-        except (h.P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError) as error:
+            # hivemind's own encoding gets relayed addresses wrong.
+            addresses = [multiaddr.encode(maddr.removesuffix(f"/p2p/{peer}")) for maddr in maddrs]
+            request = h.p2pd_pb2.ConnectRequest(peer=h.PeerID.from_base58(peer).to_bytes(), addrs=addresses)
+            await self._ask("CONNECT", timeout=timeout, connect=request)
+        except (_Failed, ValueError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {error}", peer=peer) from error
 
     async def disconnect(self, peer: str) -> None:
         """Break every connection to a peer. Raises `PeerUnreachable`."""
         h = _hivemind.load()
+        request = h.p2pd_pb2.DisconnectRequest(peer=h.PeerID.from_base58(peer).to_bytes())
         try:
-            async with asyncio.timeout(_CONTROL_TIMEOUT):
-                await self.p2p._client.control.disconnect(h.PeerID.from_base58(peer))
-        except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
-            raise PeerUnreachable(f"the connection to {peer} cannot be broken: {error!r}", peer=peer) from error
+            await self._ask("DISCONNECT", disconnect=request)
+        except _Failed as error:
+            raise PeerUnreachable(f"the connection to {peer} cannot be broken: {error}", peer=peer) from error
 
     async def refresh_maddrs(self) -> tuple[str, ...]:
-        """Ask the daemon again where we can be reached: addresses come and go (a relay, a port mapping)."""
-        async with asyncio.timeout(_CONTROL_TIMEOUT):
-            _, maddrs = await self.p2p._client.identify()
-        known = [self.text_of(maddr.to_bytes()) for maddr in maddrs]
+        """Ask the daemon again where we can be reached: addresses come and go (a port mapping)."""
+        try:
+            answer = await self._ask("IDENTIFY")
+        except _Failed as error:
+            raise InternalError(f"p2pd does not say where it is: {error}") from error
+        known = [self.text_of(maddr) for maddr in answer.identify.addrs]
         behind_nat = bool(self._config.relays)
 
         def far(maddr: str) -> tuple[bool, bool]:
@@ -133,24 +139,18 @@ class Daemon:
     async def open_stream(self, peer: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A stream of bytes to a peer. Raises `PeerUnreachable` or `OSError`; the caller sets the deadline."""
         h = _hivemind.load()
-        # Not `call_binary_stream_handler`: that one leaks its connection when it fails or is cancelled.
-        remote = h.PeerID.from_base58(peer)
-        reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
-        try:
-            message = h.p2pd_pb2.Request(
-                type=h.p2pd_pb2.Request.STREAM_OPEN,
-                streamOpen=h.p2pd_pb2.StreamOpenRequest(peer=remote.to_bytes(), proto=[protocol]),
-            )
-            await h.write_message(writer, message)
-            answer = h.p2pd_pb2.Response()
-            await h.read_message(reader, answer)
-            if answer.type == h.p2pd_pb2.Response.ERROR:
-                raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {answer.error.msg}", peer=peer)
-            if answer.streamInfo.peer != remote.to_bytes():
-                raise PeerUnreachable("the daemon connected us to another peer", peer=peer)
-        except BaseException:
+        pb = h.p2pd_pb2
+        remote = h.PeerID.from_base58(peer).to_bytes()
+        request = pb.Request(
+            type=pb.Request.STREAM_OPEN, streamOpen=pb.StreamOpenRequest(peer=remote, proto=[protocol])
+        )
+        reader, writer, answer = await self._converse(request)
+        if answer.type == pb.Response.ERROR:
             writer.transport.abort()
-            raise
+            raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {answer.error.msg}", peer=peer)
+        if answer.streamInfo.peer != remote:
+            writer.transport.abort()
+            raise PeerUnreachable("the daemon connected us to another peer", peer=peer)
         return reader, writer
 
     async def connections(self) -> dict[str, tuple[str, ...]]:
@@ -160,14 +160,12 @@ class Daemon:
         """
         h = _hivemind.load()
         try:
-            async with asyncio.timeout(_CONTROL_TIMEOUT):
-                peers = await self.p2p.list_peers()
-        except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
-            raise InternalError(f"p2pd does not say whom it knows: {error!r}") from error
+            answer = await self._ask("LIST_PEERS")
+        except _Failed as error:
+            raise InternalError(f"p2pd does not say whom it knows: {error}") from error
         ways: dict[str, list[str]] = {}
-        for info in peers:
-            addresses = [self.text_of(address.to_bytes()) for address in info.addrs]
-            ways.setdefault(info.peer_id.to_base58(), []).extend(addresses)
+        for info in answer.peers:
+            ways.setdefault(h.PeerID(info.id).to_base58(), []).extend(map(self.text_of, info.addrs))
         return {peer: tuple(addresses) for peer, addresses in ways.items()}
 
     async def addresses_of(self, peer: str) -> tuple[str, ...]:
@@ -176,20 +174,39 @@ class Daemon:
         pb = h.p2pd_pb2
         wanted = h.PeerID.from_base58(peer).to_bytes()
         question = pb.DHTRequest(type=pb.DHTRequest.FIND_PEER, peer=wanted, timeout=int(_CONTROL_TIMEOUT))
-        answer = pb.Response()
         try:
-            async with asyncio.timeout(_CONTROL_TIMEOUT):
-                reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
-                try:
-                    await h.write_message(writer, pb.Request(type=pb.Request.DHT, dht=question))
-                    await h.read_message(reader, answer)
-                finally:
-                    writer.transport.abort()
-        except (TimeoutError, OSError, EOFError) as error:
-            raise PeerUnreachable(f"{peer} is not found: {error!r}", peer=peer) from error
+            answer = await self._ask("DHT", dht=question)
+        except _Failed as error:
+            raise PeerUnreachable(f"{peer} is not found: {error}", peer=peer) from error
+        return tuple(map(self.text_of, answer.dht.peer.addrs))
+
+    async def _ask(self, kind: str, *, timeout: float = _CONTROL_TIMEOUT, **fields: Any) -> Any:
+        """One request to p2pd and its answer. Raises `_Failed`."""
+        pb = _hivemind.load().p2pd_pb2
+        try:
+            async with asyncio.timeout(timeout):
+                _, writer, answer = await self._converse(pb.Request(type=pb.Request.Type.Value(kind), **fields))
+        except TimeoutError as error:
+            raise _Failed(f"no answer in {timeout:g} s") from error
+        except (OSError, EOFError) as error:
+            raise _Failed(repr(error)) from error
+        writer.transport.abort()
         if answer.type == pb.Response.ERROR:
-            raise PeerUnreachable(f"{peer} is not found: {answer.error.msg}", peer=peer)
-        return tuple(self.text_of(address) for address in answer.dht.peer.addrs)
+            raise _Failed(answer.error.msg)
+        return answer
+
+    async def _converse(self, request: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Any]:
+        """p2pd's answer, on a connection that is the caller's. hivemind's own calls leak theirs when cancelled."""
+        h = _hivemind.load()
+        reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
+        try:
+            await h.write_message(writer, request)
+            answer = h.p2pd_pb2.Response()
+            await h.read_message(reader, answer)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer, answer
 
     @staticmethod
     def text_of(address: bytes) -> str:

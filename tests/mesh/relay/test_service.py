@@ -53,7 +53,7 @@ async def ask(node: Daemon, relay: Relay, request: bytes) -> tuple[int, Limit]:
     reader, writer = await node.open_stream(relay._daemon.peer_id, HOP_PROTOCOL)
     writer.write(request)
     answer = read_answer(await read_message(reader))
-    writer.close()
+    writer.transport.abort()
     return answer.status, answer.limit
 
 
@@ -105,11 +105,12 @@ async def test_bytes_go_both_ways_through_a_circuit(root: Path) -> None:
         far_writer.write(b"back")
         assert await reader.readexactly(4) == b"back"
         assert relay.places.circuits == 1
-        writer.close()
+        writer.write_eof()
         assert await far_reader.read() == b""
         await closed(relay)
         assert relay.relayed_bytes == len(data) + 4
-        far_writer.close()
+        writer.transport.abort()
+        far_writer.transport.abort()
 
 
 async def test_a_place_tells_the_limits(root: Path) -> None:
@@ -135,7 +136,7 @@ async def test_nonsense_is_refused_and_the_relay_goes_on(root: Path) -> None:
         writer.write(b"\xff\xff\xff\xff")  # a message of half a gigabyte
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await read_message(reader)
-        writer.close()
+        writer.transport.abort()
         assert (await ask(node, relay, RESERVE))[0] == Status.OK
 
 
@@ -151,8 +152,8 @@ async def test_a_circuit_is_cut_at_its_limit(root: Path, limits: RelayLimits) ->
         received = await asyncio.wait_for(far_reader.read(), 10)
         assert len(received) == (100_000 if limits.circuit_bytes == 100_000 else 1)
         await closed(relay)
-        writer.close()
-        far_writer.close()
+        writer.transport.abort()
+        far_writer.transport.abort()
 
 
 async def test_a_circuit_is_no_faster_than_allowed(root: Path) -> None:
@@ -162,8 +163,8 @@ async def test_a_circuit_is_no_faster_than_allowed(root: Path) -> None:
         writer.write(bytes(500_000))  # a second's worth goes at once
         await far_reader.readexactly(500_000)
         assert asyncio.get_running_loop().time() - began > 0.5
-        writer.close()
-        far_writer.close()
+        writer.transport.abort()
+        far_writer.transport.abort()
 
 
 async def test_a_place_is_kept_and_taken_again_when_the_relay_is_back(root: Path) -> None:
