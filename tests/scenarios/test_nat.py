@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -178,3 +180,35 @@ async def test_a_relay_that_dies_takes_no_session_with_it(homes: Homes, expected
     wait_until(
         lambda: all(homes.reached_by(home) == set(RELAYS) for home in SPANS), "taken again", seconds=AGAIN_SECONDS
     )
+
+
+@pytest.fixture
+def punchable(checkpoint: Path) -> Iterator[Homes]:
+    """Behind routers that keep ports, and with enough public peers to learn their public addresses from."""
+    with at_home(checkpoint, {"a": "preserving", "b": "preserving"}, RELAYS[0], "witnesses") as made:
+        made.start_relay(RELAYS[0])
+        ips = [made.nats.addresses["witnesses"], *made.nats.more_addresses("witnesses", WITNESSES - 1)]
+        process = made.nats["witnesses"].popen(
+            [sys.executable, "-m", "tests.network.witnesses", str(made.world.folder / "w"), made.peers[0], *ips],
+            stdout=subprocess.PIPE,
+            env=made.world.environment,
+        )
+        with process:
+            assert process.stdout is not None
+            made.more_peers = json.loads(process.stdout.readline())
+            made.start_providers()
+            yield made
+            process.terminate()
+
+
+async def test_a_hole_is_punched_between_routers_that_keep_ports(punchable: Homes, expected: list[int]) -> None:
+    def punched() -> bool:
+        ways = punchable.ways()
+        return bool(ways) and {pair["way"] for pair in ways.values()} == {"punched"}
+
+    with punchable.nats["client"].inside():
+        async with punchable.client() as client:
+            assert await read(client, 32) == expected[:32]
+            # What was relayed at first stays so while it is used; what comes later takes the better way.
+            await asyncio.to_thread(wait_until, punched, "a hole is punched", seconds=PUNCH_SECONDS)
+            assert await read(client, 32) == expected[:32]
