@@ -14,6 +14,7 @@ from typing import NoReturn, Self
 
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory
+from mesh.discovery.records_service import RecordsService
 from mesh.errors import InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport.choosing import ChoosingTransport
@@ -30,16 +31,17 @@ from mesh.transport.relay.places import RelayLimits
 from mesh.transport.relay.punching import Punching
 from mesh.transport.relay.reservations import Reservations
 from mesh.transport.relay.service import Relay
-from mesh.wire.messages import RING_PROTOCOL
+from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.multiaddr import ip_of, is_relayed, relay_of
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState, Way
+from mesh.wire.records import RECORDS_PROTOCOL
 
 log = logging.getLogger(__name__)
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
-WATCHED_PROTOCOLS = frozenset({RING_PROTOCOL})
-"""Where nothing is answered, so that silence has to be noticed otherwise."""
+WATCHED_PROTOCOLS = frozenset({CONTROL_PROTOCOL, RING_PROTOCOL})
+"""Channels that are there for long, and may be quiet for long."""
 
 PUNCH_SECONDS = 3.0
 """Between two looks at who is reached through relays only."""
@@ -118,7 +120,7 @@ class Node:
                 await self._reservations.first(FIRST_RELAY_SECONDS)
             daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
             self.transport = control = await stack.enter_async_context(
-                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS)
+                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS, on_silent=self._daemon.disconnect)
             )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
@@ -126,7 +128,11 @@ class Node:
                     ChoosingTransport(direct, control, protocols=DIRECT_PROTOCOLS)
                 )
                 await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
-            self.directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            if not self.config.client_mode:
+                records = RecordsService(directory)
+                stack.push_async_callback(records.aclose)
+                await control.serve(RECORDS_PROTOCOL, records)
             self._stack = stack.pop_all()
         return self
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from shards.span import Span
+
+
+class TransportKind(StrEnum):
+    """How a client reaches the swarm."""
+
+    HIVEMIND = "hivemind"
+    LIBP2P = "libp2p"
+
 
 Peers = Annotated[
     list[str] | None,
@@ -46,6 +55,14 @@ Relays = Annotated[
         help="Behind a NAT: a node, as `mesh relay` prints it, through which others reach this one; may be repeated. "
         "auto: those of --peers, where this machine has no public address; none: never.",
         show_default="auto",
+    ),
+]
+TransportOption = Annotated[
+    TransportKind,
+    typer.Option(
+        "--transport",
+        envvar="MESH_TRANSPORT",
+        help="hivemind: through the Go daemon; libp2p: without it, by TCP and relays only.",
     ),
 ]
 Model = Annotated[

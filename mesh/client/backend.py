@@ -343,13 +343,15 @@ class SwarmBackend:
             reverse=True,
         )
         failure: PeerError | None = None
-        asked: set[asyncio.Task[dict[str, bytes]]] = set()
+        asked: list[asyncio.Task[dict[str, bytes]]] = []
+        pending: set[asyncio.Task[dict[str, bytes]]] = set()
         try:
-            while waiting or asked:
+            while waiting or pending:
                 if waiting:
-                    asked.add(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
+                    asked.append(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
+                    pending.add(asked[-1])
                 patience = HEDGE_SECONDS if waiting else None
-                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     try:
                         return task.result()
@@ -359,6 +361,7 @@ class SwarmBackend:
         finally:
             for task in asked:
                 task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)  # so that nobody wonders what became of them
         raise failure or NoRoute(f"nobody serves {offer.name} any more")
 
     async def _fetch_from(self, offer: Offer, peer: str) -> dict[str, bytes]:

@@ -41,9 +41,11 @@ class Outlook:
         self._ask = ask
         self._seen: dict[str, tuple[float, list[Offer]]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way; from now on nothing is renewed."""
+        self._closed = True
         for looking in self._looking.values():
             looking.cancel()
 
@@ -54,7 +56,7 @@ class Outlook:
         if fresh or seen is None or not seen[1] or self._age(name) > config.worthless_after:
             return await self.look(name)
         age = self._age(name)
-        if age > config.renewed_after:
+        if age > config.renewed_after and not self._closed:
             renewing = self._renew(name)
             if age > config.stale_after:
                 await asyncio.wait({renewing}, timeout=config.wait)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -56,10 +56,17 @@ class HeartbeatTransport:
     """
 
     def __init__(
-        self, inner: Transport, *, protocols: Container[str], settings: HeartbeatSettings | None = None
+        self,
+        inner: Transport,
+        *,
+        protocols: Container[str],
+        on_silent: Callable[[PeerId], Awaitable[None]] | None = None,
+        settings: HeartbeatSettings | None = None,
     ) -> None:
+        """`on_silent` hears of a peer whose channels have been broken."""
         self._inner = inner
         self._protocols = protocols
+        self._on_silent = on_silent
         self._settings = settings or HeartbeatSettings()
         self._watched: dict[PeerId, list[OwnedChannel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,11 +116,14 @@ class HeartbeatTransport:
             while self._in_use(peer):
                 await self._listen(peer)
         except PeerTimeout as error:
-            for channel in self._watched.get(peer, ()):
+            for channel in self._watched.pop(peer, ()):
                 channel.abort(str(error))
+            if self._on_silent is not None:
+                await self._on_silent(peer)
         except PeerError as error:  # it may be gone, which its channels tell themselves, or know no heartbeats
             log.debug("%s answers no heartbeats: %s", peer, error)
-        finally:
+            self._watched.pop(peer, None)
+        else:
             self._watched.pop(peer, None)
 
     async def _listen(self, peer: PeerId) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -26,7 +26,9 @@ QUICK = HeartbeatSettings(interval=0.01, tick=0.02, silent_ticks=5)
 
 
 @asynccontextmanager
-async def pair(handler: Handler | None) -> AsyncIterator[tuple[HeartbeatTransport, str]]:
+async def pair(
+    handler: Handler | None, silent: Callable[[str], Awaitable[None]] | None = None
+) -> AsyncIterator[tuple[HeartbeatTransport, str]]:
     """Us, and a peer that serves two protocols and answers heartbeats by `handler` (None: not at all)."""
     network = MemoryNetwork()
     ours, theirs = (MemoryTransport(Identity.generate().peer_id, network) for _ in range(2))
@@ -35,7 +37,8 @@ async def pair(handler: Handler | None) -> AsyncIterator[tuple[HeartbeatTranspor
         while await channel.receive() is not None:
             pass
 
-    async with ours, theirs, HeartbeatTransport(ours, protocols={WATCHED}, settings=QUICK) as us:
+    beating = HeartbeatTransport(ours, protocols={WATCHED}, on_silent=silent, settings=QUICK)
+    async with ours, theirs, beating as us:
         await theirs.serve(WATCHED, stay)
         await theirs.serve(OTHER, stay)
         if handler is not None:
@@ -80,6 +83,17 @@ async def test_a_channel_breaks_when_its_peer_falls_silent() -> None:
             await receiving
         with pytest.raises(PeerUnreachable, match="silent"):
             await channel.send(Frame(b"x"))
+
+
+async def test_whoever_holds_the_connection_hears_of_the_silence() -> None:
+    answers = Answers()
+    answers.silent.set()
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    async with pair(answers, heard.put) as (us, peer), asyncio.timeout(10):
+        channel = await us.open(peer, WATCHED)
+        assert await heard.get() == peer
+        with pytest.raises(PeerUnreachable, match="silent"):
+            await channel.receive()
 
 
 async def test_a_peer_that_answers_keeps_its_channels_and_one_exchange_serves_them_all() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.guarded import guarded
 from tests.network.namespaces import Namespace
 
 MARK = "MESH_TEST_RUN"
@@ -54,7 +55,7 @@ class MeshProcess:
         self.stderr = ""
         self._changed = threading.Condition()
         self._open_pipes = 2
-        command = [sys.executable, "-m", "mesh", *arguments]
+        command = guarded([sys.executable, "-m", "mesh", *arguments])
         start = subprocess.Popen if host is None else host.popen
         self._process: subprocess.Popen[bytes] = start(
             command,
@@ -158,7 +159,7 @@ class Finished:
 class World:
     """The processes of one group of tests, with a runtime folder and identities of their own."""
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-", dir="/tmp")))
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-")))
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     processes: list[MeshProcess] = field(default_factory=list)
 
