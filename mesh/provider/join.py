@@ -18,7 +18,7 @@ from mesh.node import Node
 from mesh.provider.announcer import Announcer, committed_and_claims
 from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
 from mesh.provider.doors import Doors
-from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
+from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
 from mesh.provider.machine import free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.mover import Mover
@@ -79,14 +79,18 @@ async def join(
         node = await stack.enter_async_context(Node(config.node))
         tell(Joined(node.peer_id, node.maddrs))
         async with asyncio.TaskGroup() as tasks:
-            watcher = tasks.create_task(node.watch())
+            watchers = [tasks.create_task(node.watch())]
+            if config.node.relays:
+                tell(Reached(node.relays, node.maddrs))
+                watchers.append(tasks.create_task(node.watch_relays(lambda now: tell(Reached(now, node.maddrs)))))
             provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), desk)
             try:
                 await provider.run_until(leaving or Leaving(), tell, progress)
             finally:
                 # Also when loading fails or is broken off: nobody shall wait for blocks that will not come.
                 await provider.withdraw()
-                watcher.cancel()
+                for watcher in watchers:
+                    watcher.cancel()
 
 
 class _Provider:

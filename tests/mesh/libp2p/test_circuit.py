@@ -11,7 +11,8 @@ import pytest
 from mesh.errors import PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _libp2p
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.libp2p import negotiation
 from mesh.transport.libp2p.addresses import Address, AddressBook, tcp_address
