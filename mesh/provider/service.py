@@ -287,7 +287,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()  # a call of its own: a local here would keep the last one's cache alive
+            self.sessions.fail_idle()  # calls of their own: a local here would keep a session's cache alive
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:

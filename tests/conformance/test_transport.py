@@ -26,7 +26,8 @@ from mesh.errors import (
 from mesh.identity import Identity, peer_id_of
 from mesh.transport.channels import TransportSettings
 from mesh.transport.choosing import ChoosingTransport
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.direct.transport import DirectSettings, DirectTransport
 from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
