@@ -13,13 +13,14 @@ from mesh.errors import PeerUnreachable, ProtocolViolation
 from mesh.provider.survey import model_bytes
 from mesh.transport import _libp2p
 from mesh.transport.libp2p import circuit, negotiation, yamux_frames
-from mesh.wire import records
+from mesh.wire import circuit as relaying
+from mesh.wire import multiaddr, records
 from mesh.wire.records import AskRecords, Busy, Records, SignedRecord, pack_records, unpack_records
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.peers import ME, OTHER
 from tests.fuzz.scratch import scratch
-from tests.fuzz.wire import codec_decoder
+from tests.fuzz.wire import codec_decoder, sound
 
 SERVED = ("/mesh/ring/1", "/mesh/control/1")
 ENTRIES = (SignedRecord(ME.peer_id, b"r" * 300), SignedRecord(OTHER.peer_id, b"s" * 70))
@@ -92,6 +93,23 @@ def _mutate_line(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     return mutate_bytes(data, rng, others)[:4096]
 
 
+ADDRESSES = (
+    f"/ip4/10.0.0.1/tcp/31330/p2p/{ME.peer_id}",
+    f"/ip6/2001:db8::1/udp/4001/quic-v1/p2p/{ME.peer_id}/p2p-circuit/p2p/{OTHER.peer_id}",
+    "/dns4/example.org/tcp/443/ws",
+)
+
+
+def _requests() -> list[bytes]:
+    reserve = relaying._number(1, relaying._RESERVE)
+    peer = relaying._part(1, multiaddr.peer_to_bytes(OTHER.peer_id))
+    return [reserve, relaying._number(1, relaying._CONNECT) + relaying._part(2, peer)]
+
+
+def _target_answers() -> list[bytes]:
+    return [relaying._number(1, relaying._STOP_STATUS) + relaying._number(4, relaying.Status.OK)]
+
+
 def decoders() -> list[Decoder]:
     """All of this module."""
     refused = (ProtocolViolation, PeerUnreachable, EOFError)
@@ -142,6 +160,48 @@ def decoders() -> list[Decoder]:
             lambda sample, data, nothing: None,
             ("mesh.transport.libp2p.circuit:connect", "mesh.transport.libp2p.circuit:_read_message"),
             _mutate_line,
+        ),
+        Decoder(
+            "addresses in bytes",
+            lambda: [multiaddr.encode(each) for each in ADDRESSES],
+            multiaddr.decode,
+            (ValueError,),
+            lambda sample, data, text: None if multiaddr.decode(multiaddr.encode(text)) == text else "another address",
+            ("mesh.wire.multiaddr:decode", "mesh.wire.multiaddr:varint"),
+        ),
+        Decoder(
+            "addresses as text",
+            lambda: [each.encode() for each in ADDRESSES],
+            lambda data: multiaddr.encode(data.decode("utf-8", "surrogateescape")),
+            (ValueError,),
+            lambda sample, data, packed: (
+                None if multiaddr.encode(multiaddr.decode(packed)) == packed else "another one"
+            ),
+            ("mesh.wire.multiaddr:encode",),
+        ),
+        Decoder(
+            "requests to a relay",
+            _requests,
+            lambda data: relaying.read_hop(data),
+            (ProtocolViolation,),
+            lambda sample, data, asked: sound(asked),
+            ("mesh.wire.circuit:read_hop",),
+        ),
+        Decoder(
+            "places at a relay",
+            lambda: [relaying.reservation(1_800_000_000, ADDRESSES[:2], relaying.Limit(120, 1 << 20))[2:]],
+            relaying.read_answer,
+            (ProtocolViolation,),
+            lambda sample, data, answer: sound(answer),
+            ("mesh.wire.circuit:read_answer",),
+        ),
+        Decoder(
+            "answers of a relay's target",
+            _target_answers,
+            relaying.read_stop_status,
+            (ProtocolViolation,),
+            lambda sample, data, status: None if 0 <= status < 1 << 64 else f"a status of {status}",
+            ("mesh.wire.circuit:read_stop_status",),
         ),
         Decoder(
             "size in an index",
