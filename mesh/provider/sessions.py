@@ -289,12 +289,9 @@ class SessionTable:
 
     def idle(self, now: float) -> list[HopSession]:
         """Sessions in which nothing has happened for too long."""
-        limits = self.limits
-        return [
-            session
-            for session in self
-            if now - session.last_active > (limits.idle_seconds if session.expected else limits.unfed_seconds)
-        ]
+        silent = self.limits.idle_seconds
+        unfed = min(silent, self.limits.unfed_seconds)
+        return [session for session in self if now - session.last_active > (silent if session.expected else unfed)]
 
     def _check_shape(self, request: OpenSession) -> Span:
         facts = self.facts
