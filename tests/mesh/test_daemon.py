@@ -18,7 +18,8 @@ import pytest
 
 from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
-from mesh.transport.daemon import Daemon, DaemonConfig, GuardKind, arguments
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig, GuardKind, arguments
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.port import Channel
 from mesh.transport.runtime_dir import RuntimeDirectory
@@ -32,7 +33,8 @@ HOLDER = """
 import asyncio, signal, sys
 from pathlib import Path
 from mesh.identity import Identity
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 
 async def main():
     task = asyncio.current_task()
