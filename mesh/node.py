@@ -17,6 +17,7 @@ from mesh.discovery.directory import Directory
 from mesh.discovery.records_service import RecordsService
 from mesh.errors import InternalError, PeerUnreachable
 from mesh.identity import Identity
+from mesh.transport.channels import TransportSettings
 from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
@@ -31,6 +32,9 @@ from mesh.transport.relay.places import RelayLimits
 from mesh.transport.relay.punching import Punching
 from mesh.transport.relay.reservations import Reservations
 from mesh.transport.relay.service import Relay
+from mesh.wire.direct import DIRECT_PROTOCOL, MESSAGE_LIMITS
+from mesh.wire.frame import FrameLimits
+from mesh.wire.leaves import LEAVES_PROTOCOL
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.multiaddr import ip_of, is_relayed, relay_of
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState, Way
@@ -47,6 +51,16 @@ PUNCH_SECONDS = 3.0
 """Between two looks at who is reached through relays only."""
 FIRST_RELAY_SECONDS = 5.0
 """How long a node behind a NAT waits for a relay to take it before it goes on without."""
+
+
+INBOUND_LIMITS = {
+    CONTROL_PROTOCOL: FrameLimits(payload=8 << 20),
+    DIRECT_PROTOCOL: MESSAGE_LIMITS,
+    PAIRS_PROTOCOL: FrameLimits(header=0, payload=0),
+    LEAVES_PROTOCOL: FrameLimits(header=4096, payload=0),
+    RECORDS_PROTOCOL: FrameLimits(header=4096, payload=0),
+}
+"""What may come on channels that others open. On control channels the largest is a prompt: of two million tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +132,9 @@ class Node:
             if self.config.relays:
                 await stack.enter_async_context(self._reservations)
                 await self._reservations.first(FIRST_RELAY_SECONDS)
-            daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
+            daemons = await stack.enter_async_context(
+                HivemindTransport(self._daemon, settings=TransportSettings(inbound_limits=INBOUND_LIMITS))
+            )
             self.transport = control = await stack.enter_async_context(
                 HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS, on_silent=self._daemon.disconnect)
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
@@ -41,6 +42,8 @@ from mesh.wire.messages import (
 from mesh.wire.sampling import to_wire
 from mesh.wire.tokens import token_payload
 from shards.sampling_params import SamplingParams
+
+T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
 PROBE_SECONDS = 2.0
@@ -114,11 +117,11 @@ class RingSession:
     async def __aenter__(self) -> RingSession:
         try:
             async with asyncio.timeout(self._admit_seconds):
-                links = await asyncio.gather(*(self._links.get(hop.peer) for hop in self.hops))
+                links = await _together(self._links.get(hop.peer) for hop in self.hops)
                 for link in links:
                     link.join(self.id, self._events)
                     self._open.append(link)
-                await asyncio.gather(*(self._request(index, link) for index, link in enumerate(links)))
+                await _together(self._request(index, link) for index, link in enumerate(links))
                 await self._admission()
         except TimeoutError as error:
             peer = self._unanswered[0] if self._unanswered else None
@@ -362,6 +365,16 @@ class RingSession:
         except PeerError:
             return False
         return True
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all of it; when one fails, nothing of the rest goes on unattended."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class _Inbox(asyncio.Queue[Event]):

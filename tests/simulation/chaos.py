@@ -7,14 +7,16 @@ from random import Random
 from typing import TypeVar
 
 from tests.simulation.board import Mood
+from tests.simulation.channel import SimChannel
 from tests.simulation.faults import Fault
 from tests.simulation.hosts import GatewayHost, Host, ProviderHost, Site
-from tests.simulation.network import SimChannel
 
 T = TypeVar("T")
 
 SKEW_MOST = 9.0
 """Records live 30 s and are renewed every 8 s: clocks may differ by what is left, and a bit less."""
+RETIRING = 0.3
+"""Share of the providers that fail and do not come back, where the others have room for all blocks."""
 DISTURBING = frozenset(
     {
         "partition_pair",
@@ -107,6 +109,9 @@ class Chaos:
                     return None
                 dark = fault.kind == "power_loss_provider"
                 provider.kill(lag=6.0 * fault.number if dark else 0.0, dark=dark)
+                if fault.other < RETIRING and self._can_do_without(provider):
+                    provider.retired = True
+                    return f"{provider.name} for good"
                 site.loop.at(now + seconds, self._restart, provider)
                 return provider.name
             case "kill_gateway":
@@ -142,6 +147,10 @@ class Chaos:
                 gateway.journal.seal(gateway.name, site.chain.epoch - 1)
                 return gateway.name
 
+    def _can_do_without(self, provider: ProviderHost) -> bool:
+        rest = [host for host in self._providers if host is not provider and not host.retired]
+        return sum(host.room for host in rest) >= self._site.files.spec.n_blocks
+
     def stop(self) -> None:
         """Nothing more happens: who is down comes back, the rest heals by itself."""
         self.over = True
@@ -152,6 +161,8 @@ class Chaos:
 
     def _restart(self, host: Host) -> None:
         """Start a process again as soon as the one before has gone."""
+        if isinstance(host, ProviderHost) and host.retired:
+            return
         if host.is_up:
             leaving = host.leaving if isinstance(host, ProviderHost) else None
             if leaving is not None and leaving.asked.is_set():  # it drains still

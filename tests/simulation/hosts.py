@@ -201,6 +201,8 @@ class ProviderHost(Host):
     load_seconds: float = 0.3
     kv_bytes: int = 1 << 20
     drain_seconds: float = 5.0
+    retired: bool = False
+    """It does not come back."""
     provider: SimProvider | None = None
     leaving: Leaving | None = None
     span: Span | None = None
@@ -253,6 +255,12 @@ class ProviderHost(Host):
         old, self.span = self.span, None
         if old is not None:
             self.went(self, old)
+
+    @property
+    def room(self) -> int:
+        """Blocks that the swarm may ask it to take, whatever it has seen."""
+        n_blocks = self.site.files.spec.n_blocks
+        return min(self.memory, n_blocks) if self.offered is not None else -(-n_blocks // 3)
 
     @property
     def serves(self) -> Span | None:

@@ -39,12 +39,7 @@ class Invariants:
     @property
     def coverable(self) -> bool:
         """Whether the machines that are up may be asked to take all blocks together."""
-        room = sum(
-            min(host.memory, self.n_blocks) if host.offered is not None else -(-self.n_blocks // 3)
-            for host in self._providers
-            if host.is_up
-        )
-        return room >= self.n_blocks
+        return sum(host.room for host in self._providers if host.is_up) >= self.n_blocks
 
     def always(self) -> None:
         """What must hold at every moment."""
@@ -59,7 +54,7 @@ class Invariants:
                 self._broken(f"{host.name} counts {table.kv_bytes_used} bytes of cache, its sessions have others")
             if table.kv_bytes_used > table.limits.kv_bytes:
                 self._broken(f"{host.name} has given {table.kv_bytes_used} bytes of cache, and has fewer")
-            if set(service._live) != {entry.id for entry in entries}:
+            if {live.entry.id for live in service.sessions} != {entry.id for entry in entries}:
                 self._broken(f"{host.name}: the table and the live sessions differ")
 
     def at_rest(self) -> list[str]:
@@ -72,8 +67,8 @@ class Invariants:
                     left.append(f"{host.name} is up and serves nothing")
                 continue
             left += [f"{host.name}: session {entry.id.hex()[:8]} is open" for entry in service.table]
-            if service._done:
-                left.append(f"{host.name}: {len(service._done)} pieces of work are waited for")
+            if service.sessions.awaited:
+                left.append(f"{host.name}: {service.sessions.awaited} pieces of work are waited for")
             if service.engine is not None and service.engine.queued:
                 left.append(f"{host.name}: {service.engine.queued} pieces of work wait")
             till = service.till

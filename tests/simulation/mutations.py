@@ -38,7 +38,14 @@ _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
 _TABS = "mesh.payment.tabs"
 _BILLING = "mesh.gateway.billing"
-_KEEP = "keep = next((self._live[entry.id] for entry in self.table), locals().get('keep'))"
+_FREE = "self.table.close(live.entry.id, live.entry.client)"
+_KEEP = "keep = next(iter(self.sessions), locals().get('keep'))"
+
+_LEAVING = (
+    Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
+    Edit("mesh.swarm.rebalance", "rebalance", "return None\n    able", "pass\n    able"),
+    Edit("mesh.provider.mover", "Mover._drained", "return False", "pass"),
+)
 
 MUTATIONS = (
     Mutation(
@@ -104,12 +111,19 @@ MUTATIONS = (
     ),
     Mutation(
         "a session that fails stays in the table",
-        (Edit(_SERVICE, "StageService._free", "self.table.close(live.entry.id, live.entry.client)", "pass"),),
+        (
+            Edit(
+                "mesh.provider.running",
+                "LiveSessions.free",
+                "self.table.close(live.entry.id, live.entry.client)",
+                "pass",
+            ),
+        ),
     ),
     Mutation(
         "sessions of a client that is gone are not freed",
         (
-            Edit(_SERVICE, "StageService._serve_control", "self._free(live)", "pass"),
+            Edit(_SERVICE, "StageService._serve_control", "self.sessions.free(live)", "pass"),
             Edit(_SESSIONS, "SessionTable.idle", "return [", "return [] and ["),
         ),
     ),
@@ -119,7 +133,7 @@ MUTATIONS = (
             Edit(
                 _SERVICE,
                 "StageService._expire",
-                "self._drop_idle()",
+                "self.sessions.fail_idle()",
                 _KEEP,
             ),
         ),
@@ -143,11 +157,7 @@ MUTATIONS = (
     ),
     Mutation(
         "providers leave blocks that nobody else serves",
-        (
-            Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
-            Edit("mesh.swarm.rebalance", "rebalance", "return None\n    able", "pass\n    able"),
-            Edit("mesh.provider.mover", "Mover._drained", "return False", "pass"),
-        ),
+        _LEAVING,
     ),
     Mutation(
         "nobody moves to close a gap",
@@ -185,10 +195,12 @@ MUTATIONS = (
         simulation="paying",
     ),
     Mutation(
-        "two providers leave their blocks to each other",
+        "providers leave blocks that nobody else serves, where many come and go",
         (
-            Edit("mesh.provider.mover", "Mover._leave", "await asyncio.sleep(VISIBLE_SECONDS)", "pass"),
-            Edit("mesh.provider.mover", "Mover.needed_elsewhere", "wanted == before and", ""),
+            *_LEAVING,
+            Edit(
+                "mesh.swarm.rebalance", "better_window", " or after[touched].min() < gain * before[touched].min()", ""
+            ),
         ),
         simulation="placement",
     ),

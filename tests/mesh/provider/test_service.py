@@ -64,10 +64,10 @@ async def test_the_cache_of_a_session_that_was_dropped_as_idle_is_freed(
     async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)], config=config) as swarm:
         (provider,) = swarm.providers
         async with swarm.backend.generate(GenerateRequest(MODEL, (5, 6, 7), 50, ignore_eos=True)):
-            (live,) = provider.service._live.values()
+            (live,) = provider.service.sessions
             cache = weakref.ref(live.cache)
             del live
-            await until(lambda: not provider.service._live)
+            await until(lambda: not len(provider.service.sessions))
         await until(lambda: provider.empty)
         gc.collect()
 
