@@ -35,7 +35,7 @@ GRACE_SECONDS = 5.0
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
-LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces_")
+LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_")
 """Threads that libraries keep for as long as the process runs, by the beginning of their names. Those of an event
 loop's executor end with the loop, and a loop that does not end is found by its sockets."""
 LOOP = "anon_inode:[eventpoll]"
