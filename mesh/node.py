@@ -18,15 +18,18 @@ from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
 from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
+from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
-from mesh.wire.messages import RING_PROTOCOL
+from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
 from mesh.wire.records import RECORDS_PROTOCOL
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+WATCHED_PROTOCOLS = frozenset({CONTROL_PROTOCOL, RING_PROTOCOL})
+"""Channels that are there for long, and may be quiet for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,10 @@ class Node:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
-            self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
+            daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
+            self.transport = control = await stack.enter_async_context(
+                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS, on_silent=self._daemon.disconnect)
+            )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
                 self.transport = self._choosing = await stack.enter_async_context(

@@ -43,6 +43,8 @@ class Customer:
     receipted_at: float = 0.0
     stalled_since: float | None = None
     dropped: bool = False
+    pardoned_at: float = 0.0
+    """When one who was dropped gets another chance."""
     replayed: int = 0
     last: Receipt | None = None
     """The newest receipt, sent again to a gateway that comes back."""
@@ -138,6 +140,8 @@ class Collector:
         for slot in self._journal.slots("held", pair=pair):
             tab.epoch = slot.epoch
             tab.epochs = {slot.epoch: EpochTab(slot.receipt_units, slot.voucher_units)}
+        # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
+        tab.doubtful = tab.claimed
         rows = self._journal.receipts("held", pair)[-2:]
         if not rows:
             return tab, None
@@ -225,6 +229,7 @@ class Collector:
                 stalled = customer.stalled_since
                 if stalled is not None and now - stalled > self.terms.pause_seconds and not customer.dropped:
                     customer.dropped = True
+                    customer.pardoned_at = now + customer.tab.pardon_after(self.terms.pause_seconds)
                     logger.warning(
                         "gateway %s has not paid for %d units in %g s: its sessions are dropped",
                         customer.tab.pair.gateway,
@@ -232,6 +237,9 @@ class Collector:
                         self.terms.pause_seconds,
                     )
                     self.drop(customer)
+                elif customer.dropped and now >= customer.pardoned_at:
+                    customer.tab.pardon()
+                    customer.stalled_since, customer.dropped = None, False
 
     async def flush(self, seconds: float) -> None:
         """Send what receipts are due and wait until all is paid for, at most `seconds`."""

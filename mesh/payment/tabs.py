@@ -16,6 +16,8 @@ from mesh.errors import ProtocolViolation
 
 GENESIS: Final = bytes(32)
 """What the first receipt of a pair follows."""
+PARDON_CREDITS: Final = 8
+"""Credits that a gateway pays to have one pardon forgotten."""
 KEPT_EPOCHS: Final = 2
 """Vouchers are taken for the current epoch and the ones next to it."""
 _LINK: Final = b"mesh receipt v1\n"
@@ -60,8 +62,9 @@ class EpochTab:
 class ProviderTab:
     """The provider's side. `credit` is how many units may be unpaid before it stops working.
 
-    So a gateway that never signs again costs at most `credit` units, and one that cuts sessions short on purpose
-    half of that an epoch, and what every session may leave unpaid.
+    So a gateway that never signs again costs at most `credit` units, once more for each time that we start again or
+    that it is pardoned; and one that cuts sessions short on purpose half of that an epoch, and what every session may
+    leave unpaid.
     """
 
     pair: Pair
@@ -76,9 +79,14 @@ class ProviderTab:
     link: bytes = GENESIS
     excused: int = 0
     """Of what is unpaid, this much is not waited for: its sessions ended before the gateway had the tokens."""
+    doubtful: int = 0
+    """Claimed before we started again, or before a pardon: still claimed, but not waited for. Of the first we forgot
+    how much was excused; neither need be the gateway's fault, which signs for nothing that it never had."""
     forgiven: int = 0
     """Excused in this epoch, beyond what every session may leave unpaid."""
     paid: int = 0
+    pardons: int = 0
+    """How often it was given up that what was unpaid would come."""
 
     @property
     def claimed(self) -> int:
@@ -88,7 +96,7 @@ class ProviderTab:
     @property
     def unpaid(self) -> int:
         """Done, and waited for."""
-        return max(0, self.claimed - self.excused)
+        return max(0, self.claimed - self.excused - self.doubtful)
 
     def has_room(self, units: int) -> bool:
         """Whether `units` more may be begun."""
@@ -152,7 +160,20 @@ class ProviderTab:
         taken = min(late, self.open)
         self.open -= taken
         self.excused += late - taken  # claimed anew already: that claim asks for too much by this
+        self.doubtful = min(self.doubtful, max(0, self.claimed - self.excused))
         self.paid += gained
+
+    def pardon_after(self, pause: float) -> float:
+        """Seconds that a gateway which has used up its credit waits for another chance: at first `pause`, each time
+        twice as long. Who pays much and loses a session now and then hardly waits; who never pays gets next to nothing.
+        """
+        forgotten = self.paid // max(1, PARDON_CREDITS * self.credit)
+        return pause * 2.0 ** min(max(0, self.pardons - forgotten), 20)
+
+    def pardon(self) -> None:
+        """Wait no longer for what is unpaid now."""
+        self.doubtful += self.unpaid
+        self.pardons += 1
 
     def excuse(self, units: int, allowance: int) -> int:
         """Do not wait for work whose session ended early; what was excused. `allowance` of it is free of the bound."""

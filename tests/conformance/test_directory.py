@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mesh.discovery import dht
 from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory, MemoryBoard, MemoryDirectory
@@ -295,3 +296,29 @@ async def test_a_peer_that_answers_searches_with_rubbish_hides_nobody(monkeypatc
             for directory in s.directories:
                 assert await directory.providers(MODEL) == (sent,)
         assert lied.is_set()
+
+
+async def test_pieces_of_a_dht_that_forgot_each_other_find_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dht, "_MEET_SECONDS", 0.2)
+    async with dht_swarm() as s:
+        pieces = [set(range(2)), {2}]
+        nodes = [directory._node for directory in s.directories]  # type: ignore[attr-defined]
+        tables = [node.protocol.routing_table for node in nodes]
+        async with asyncio.timeout(20):
+            for n, directory in enumerate(s.directories):  # all have met
+                while len(directory._acquaintances) < 2:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                nodes[n].blacklist.register_failure(nodes[n - 1].peer_id)
+        for piece in pieces:  # as after a time in which nobody reached the other piece
+            for n in piece:
+                for other in {0, 1, 2} - piece:
+                    if nodes[other].node_id in tables[n]:
+                        del tables[n][nodes[other].node_id]
+        assert len(tables[2].peer_id_to_uid) <= 1  # the hostile node at most
+        sent = await s.directories[2].announce(record(s.identities[2]))
+        async with asyncio.timeout(20):
+            for directory in s.directories:
+                while await directory.providers(MODEL) != (sent,):
+                    await asyncio.sleep(0.1)
+                    await s.directories[2].announce(record(s.identities[2]))
+                    sent = (await s.directories[2].providers(MODEL))[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +15,17 @@ from mesh.client.backend import BackendConfig
 from mesh.client.generation import Patience
 from mesh.client.types import GenerateRequest
 from mesh.errors import InternalError, MeshError
+from mesh.provider import service as service_module
+from mesh.provider.config import ServiceConfig
+from mesh.provider.control import ControlChannel
+from mesh.provider.sessions import AdmissionLimits
+from mesh.wire.frame import Frame
+from mesh.wire.messages import ExtendSession, Prompt
+from mesh.wire.paying import Hello, Voucher
 from shards.span import Span
 from shards.stage import Piece
-from tests.mesh.swarm_in_memory import MODEL, memory_swarm
+from tests.mesh.payment.money import Money
+from tests.mesh.swarm_in_memory import MODEL, memory_swarm, until
 from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)
@@ -44,3 +54,41 @@ async def test_an_engine_that_stops_ends_the_service_with_an_internal_error(
             provider.task.result()
         assert provider.empty
         provider.task = asyncio.create_task(asyncio.sleep(0))  # it has been looked at
+
+
+async def test_the_cache_of_a_session_that_was_dropped_as_idle_is_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "EXPIRY_SECONDS", 0.02)
+    config = ServiceConfig(admission=AdmissionLimits(idle_seconds=0.05))
+    async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)], config=config) as swarm:
+        (provider,) = swarm.providers
+        async with swarm.backend.generate(GenerateRequest(MODEL, (5, 6, 7), 50, ignore_eos=True)):
+            (live,) = provider.service._live.values()
+            cache = weakref.ref(live.cache)
+            del live
+            await until(lambda: not provider.service._live)
+        await until(lambda: provider.empty)
+        gc.collect()
+
+        assert cache() is None
+
+
+async def test_what_comes_while_a_service_ends_is_no_bug_of_ours(tmp_path: Path) -> None:
+    money = Money()
+    async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)], money=money) as swarm:
+        (provider,) = swarm.providers
+        await swarm.generate(GenerateRequest(MODEL, (5, 6, 7), 5, ignore_eos=True))
+        await provider.stop()
+        control = ControlChannel(_Deaf())  # type: ignore[arg-type]
+
+        for message in (Hello(), Voucher(7, 1, bytes(65)), Prompt(bytes(16)), ExtendSession(bytes(16), 3)):
+            provider.service._handle(control, message, Frame(b""))
+
+        assert provider.empty
+
+
+class _Deaf:
+    """A channel of which only the other end matters."""
+
+    peer = "somebody"

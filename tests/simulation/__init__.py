@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real protocol code in virtual time, over a network that fails as a seed says."""

@@ -1,0 +1,120 @@
+"""What must hold of providers and gateways: at any moment, and at rest, when nothing may be left of any session."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from mesh.swarm.view import ProviderView, gaps
+from shards.span import Span
+from tests.simulation.hosts import GatewayHost, ProviderHost
+
+
+class Invariants:
+    """Checks of the machines that are up. `broken` is told what does not hold."""
+
+    def __init__(
+        self,
+        n_blocks: int,
+        providers: Sequence[ProviderHost],
+        gateways: Sequence[GatewayHost],
+        broken: Callable[[str], None],
+    ) -> None:
+        self.n_blocks = n_blocks
+        self.checks: Counter[str] = Counter()
+        self._providers = providers
+        self._gateways = gateways
+        self._broken = broken
+
+    @property
+    def served(self) -> list[Span]:
+        return [span for host in self._providers if (span := host.serves) is not None]
+
+    @property
+    def gaps(self) -> tuple[Span, ...]:
+        """What nobody serves now, in truth."""
+        return gaps(self.n_blocks, [ProviderView("", span, 1.0) for span in self.served])
+
+    @property
+    def coverable(self) -> bool:
+        """Whether the machines that are up may be asked to take all blocks together."""
+        room = sum(
+            min(host.memory, self.n_blocks) if host.offered is not None else -(-self.n_blocks // 3)
+            for host in self._providers
+            if host.is_up
+        )
+        return room >= self.n_blocks
+
+    def always(self) -> None:
+        """What must hold at every moment."""
+        for host in self._providers:
+            service = self._service(host)
+            if service is None:
+                continue
+            table = service.table
+            self.checks["memory is accounted for"] += 1
+            entries = list(table)
+            if table.kv_bytes_used != sum(entry.kv_bytes for entry in entries):
+                self._broken(f"{host.name} counts {table.kv_bytes_used} bytes of cache, its sessions have others")
+            if table.kv_bytes_used > table.limits.kv_bytes:
+                self._broken(f"{host.name} has given {table.kv_bytes_used} bytes of cache, and has fewer")
+            if set(service._live) != {entry.id for entry in entries}:
+                self._broken(f"{host.name}: the table and the live sessions differ")
+
+    def at_rest(self) -> list[str]:
+        """What is left over although no session runs: nothing, a little after the last one."""
+        left: list[str] = []
+        for host in self._providers:
+            service = self._service(host)
+            if service is None:
+                if host.is_up:
+                    left.append(f"{host.name} is up and serves nothing")
+                continue
+            left += [f"{host.name}: session {entry.id.hex()[:8]} is open" for entry in service.table]
+            if service._done:
+                left.append(f"{host.name}: {len(service._done)} pieces of work are waited for")
+            if service.engine is not None and service.engine.queued:
+                left.append(f"{host.name}: {service.engine.queued} pieces of work wait")
+            till = service.till
+            if till is not None:
+                if till._waiting or till._working:
+                    left.append(f"{host.name}: the till waits for somebody")
+                for customer in till._collector._customers.values():
+                    if customer.tab.running:
+                        left.append(f"{host.name}: {customer.tab.running} units count as running")
+        for gateway in self._gateways:
+            backend = gateway.backend
+            if backend is None or not gateway.is_up:
+                continue
+            if any(backend._sessions.values()):
+                left.append(f"{gateway.name}: it counts sessions: {dict(backend._sessions)}")
+            for peer, link in backend._links._links.items():
+                if link._sessions or link._answers:
+                    left.append(f"{gateway.name}: the link to {peer[-6:]} waits for something")
+        return left
+
+    def at_the_end(self) -> None:
+        """Nothing is left, and nobody holds the memory of a session that has ended."""
+        for text in self.at_rest():
+            self._broken(text)
+        self.checks["nothing is left of a session"] += 1
+        for host in self._providers:
+            if host.provider is None or not host.is_up:
+                continue
+            self.checks["no cache is held"] += 1
+            models = host.provider.models
+            if any(model.caches for model in models):
+                gc.collect()
+            held = sum(len(model.caches) for model in models)
+            if held:
+                self._broken(f"{host.name}: {held} caches of sessions that have ended are still held")
+        self.checks["every block is served"] += 1
+        if self.gaps and self.coverable:
+            self._broken(f"blocks {self.gaps} are not served, though there is room for all: {self.served}")
+
+    @staticmethod
+    def _service(host: ProviderHost):  # type: ignore[no-untyped-def]
+        if not host.is_up or host.provider is None or host.provider._serving is None:
+            return None
+        return host.provider._serving[0]

@@ -1,0 +1,233 @@
+"""Bugs put into the real code on purpose, to see that the simulation would find them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest.mock import patch
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """In function `name` (dotted, from its module) the text `old` becomes `new`."""
+
+    module: str
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A bug. `hostile`: it only shows on lines that mistreat frames; `first`: the seed with which to begin to look."""
+
+    what: str
+    edits: tuple[Edit, ...]
+    hostile: bool | None = None
+    first: int = 0
+    simulation: Literal["swarm", "placement", "paying"] = "swarm"
+
+
+_JOURNAL = "mesh.payment.journal"
+_SESSIONS = "mesh.provider.sessions"
+_SERVICE = "mesh.provider.service"
+_TABS = "mesh.payment.tabs"
+_BILLING = "mesh.gateway.billing"
+_KEEP = "keep = next((self._live[entry.id] for entry in self.table), locals().get('keep'))"
+
+MUTATIONS = (
+    Mutation(
+        "a provider does not write vouchers down",
+        (
+            Edit(
+                _JOURNAL,
+                "PaymentJournal.record_voucher",
+                "with self._transaction",
+                "if side == 'held':\n            return True\n        with self._transaction",
+            ),
+        ),
+    ),
+    Mutation(
+        "a gateway does not write vouchers down",
+        (
+            Edit(
+                _JOURNAL,
+                "PaymentJournal.record_voucher",
+                "with self._transaction",
+                "if side == 'issued':\n            return True\n        with self._transaction",
+            ),
+        ),
+    ),
+    Mutation(
+        "a provider counts a voucher before it is written down",
+        (
+            Edit(
+                "mesh.payment.collector",
+                "Collector.voucher",
+                "        await asyncio.to_thread(",
+                "        customer.tab.accept(message.epoch, message.units)\n        await asyncio.to_thread(",
+            ),
+        ),
+    ),
+    Mutation(
+        "a gateway signs for whatever is claimed",
+        (Edit(_TABS, "GatewayTab.due", "self.verified + self.grace - self.signed", "1 << 60"),),
+    ),
+    Mutation(
+        "a provider works on without being paid",
+        (Edit(_TABS, "ProviderTab.has_room", "return self", "return True or self"),),
+    ),
+    Mutation(
+        "a client takes tokens in any order",
+        (Edit("mesh.client.ring_session", "RingSession.tokens", " and position == expected", ""),),
+        hostile=True,
+    ),
+    Mutation(
+        "a session that resumes has forgotten its last token",
+        (
+            Edit(
+                "mesh.client.generation",
+                "MeshGeneration._resumed_plan",
+                "tuple(self._generated)",
+                "tuple(self._generated[:-1])",
+            ),
+        ),
+    ),
+    Mutation(
+        "a session that ends does not give its memory back",
+        (Edit(_SESSIONS, "SessionTable.close", "self.kv_bytes_used -= found.kv_bytes", "pass"),),
+    ),
+    Mutation(
+        "a session that fails stays in the table",
+        (Edit(_SERVICE, "StageService._free", "self.table.close(live.entry.id, live.entry.client)", "pass"),),
+    ),
+    Mutation(
+        "sessions of a client that is gone are not freed",
+        (
+            Edit(_SERVICE, "StageService._serve_control", "self._free(live)", "pass"),
+            Edit(_SESSIONS, "SessionTable.idle", "return [", "return [] and ["),
+        ),
+    ),
+    Mutation(
+        "an idle session's cache is held by the loop that dropped it",
+        (
+            Edit(
+                _SERVICE,
+                "StageService._expire",
+                "self._drop_idle()",
+                _KEEP,
+            ),
+        ),
+    ),
+    Mutation(
+        "the work of a session that failed counts as running for ever",
+        (Edit("mesh.provider.till", "Till.close", "self._collector.finish(live.bill, units, 0)", "pass"),),
+    ),
+    Mutation(
+        "who has once used up its credit gets no second chance",
+        (
+            Edit("mesh.payment.collector", "Collector._load", "tab.doubtful = tab.claimed", "pass"),
+            Edit("mesh.payment.collector", "Collector.run", "elif customer.dropped and", "elif False and"),
+        ),
+        first=40,
+    ),
+    Mutation(
+        "a provider gives up when the directory does not answer",
+        (Edit("mesh.provider.join", "_Provider._choose", "if round_ == CLAIM_ROUNDS - 1:", "if True:"),),
+        first=40,
+    ),
+    Mutation(
+        "providers leave blocks that nobody else serves",
+        (
+            Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
+            Edit("mesh.swarm.rebalance", "rebalance", "return None\n    able", "pass\n    able"),
+            Edit("mesh.provider.mover", "Mover._drained", "return False", "pass"),
+        ),
+    ),
+    Mutation(
+        "nobody moves to close a gap",
+        (Edit("mesh.swarm.rebalance", "rebalance", "return repair(n_blocks, providers).get(me)", "return None"),),
+    ),
+    Mutation(
+        "an older record takes the place of a newer one",
+        (Edit("mesh.discovery.records", "RecordBook.offer", "return record == known", "pass"),),
+    ),
+    Mutation(
+        "a gateway acknowledges a voucher that it has not written down",
+        (Edit(_BILLING, "Billing._accept", "await self.write(self.store.put_voucher, voucher, signature)", "pass"),),
+        simulation="paying",
+    ),
+    Mutation(
+        "a payer does not write down what it promises",
+        (Edit("mesh.client.payer_store", "PayerStore.promise", "if row is None or", "if False and"),),
+        simulation="paying",
+    ),
+    Mutation(
+        "a payer pays two increments ahead",
+        (
+            Edit(
+                "mesh.client.gateway_http",
+                "AccountState.view",
+                "increment = self.terms.",
+                "increment = 2 * self.terms.",
+            ),
+        ),
+        simulation="paying",
+    ),
+    Mutation(
+        "a gateway hands out what it has not charged on disk",
+        (Edit("mesh.gateway.bill", "AccountBill._pay", "await self._write(", "(lambda **_: None)("),),
+        simulation="paying",
+    ),
+    Mutation(
+        "two providers leave their blocks to each other",
+        (
+            Edit("mesh.provider.mover", "Mover._leave", "await asyncio.sleep(VISIBLE_SECONDS)", "pass"),
+            Edit("mesh.provider.mover", "Mover.needed_elsewhere", "wanted == before and", ""),
+        ),
+        simulation="placement",
+    ),
+    Mutation(
+        "nobody moves to close a gap",
+        (Edit("mesh.swarm.rebalance", "rebalance", "return repair(n_blocks, providers).get(me)", "return None"),),
+        simulation="placement",
+    ),
+)
+
+
+@contextmanager
+def mutated(mutation: Mutation) -> Iterator[None]:
+    """With the bug in the code."""
+    with ExitStack() as stack:
+        for edit in mutation.edits:
+            owner: Any = importlib.import_module(edit.module)
+            *path, name = edit.name.split(".")
+            module = owner
+            for part in path:
+                owner = getattr(owner, part)
+            changed = _changed(module, getattr(owner, name), edit)
+            for holder in _holders(module, owner, name):
+                stack.enter_context(patch.object(holder, name, changed))
+        yield
+
+
+def _holders(module: Any, owner: Any, name: str) -> list[Any]:
+    """Where the function is known by its name: its class, or every module that imported it."""
+    if owner is not module:
+        return [owner]
+    names = ("mesh.provider.mover", "mesh.swarm.rebalance")
+    return [each for each in map(importlib.import_module, names) if hasattr(each, name)]
+
+
+def _changed(module: Any, function: Callable[..., Any], edit: Edit) -> Callable[..., Any]:
+    source = inspect.getsource(function)
+    assert edit.old in source, f"{edit.name} has changed: {edit.old!r} is not in it"
+    changed = "from __future__ import annotations\n" + textwrap.dedent(source.replace(edit.old, edit.new))
+    found: dict[str, Any] = {}
+    exec(compile(changed, f"<mutated {edit.name}>", "exec"), module.__dict__, found)
+    return found[function.__name__]
