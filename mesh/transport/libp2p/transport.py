@@ -135,6 +135,11 @@ class Libp2pTransport:
         except TimeoutError:
             raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
 
+    async def disconnect(self, peer: PeerId) -> None:
+        """Break off every connection to `peer`: one whose line is cut would be used until that is noticed."""
+        for connection in list(self._connections.get(peer, ())):
+            connection.abort("the peer fell silent")
+
     async def serve(self, protocol: str, handler: Handler) -> None:
         if protocol in self._handlers:
             raise InternalError(f"{protocol} is served already")
