@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.network.enter import set_namespace
+
 
 @dataclass(slots=True)
 class Forked:
@@ -101,14 +103,14 @@ class Nursery:
             self._process.stdin.close()
         await self._process.wait()
 
-    async def start(self, *arguments: str) -> Forked:
-        """`mesh ARGUMENTS` in the background."""
+    async def start(self, *arguments: str, namespace: str | None = None) -> Forked:
+        """`mesh ARGUMENTS` in the background, in the network namespace of a path if one is given."""
         out = self.folder / f"{next(self._numbers):04d}.out"
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the nursery has no pipes")
         async with self._asking:
-            stdin.write(json.dumps({"arguments": arguments, "out": str(out)}).encode() + b"\n")
+            stdin.write(json.dumps({"arguments": arguments, "out": str(out), "namespace": namespace}).encode() + b"\n")
             await stdin.drain()
             answer = await stdout.readline()
         forked = Forked(json.loads(answer)["pid"], out)
@@ -141,6 +143,8 @@ def serve() -> None:
             logged = os.open(out.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for number, file in enumerate((nothing, told, logged)):
                 os.dup2(file, number)
+            if request["namespace"] is not None:
+                set_namespace(request["namespace"])
             sys.argv = ["mesh", *request["arguments"]]
             main()
             sys.exit(0)

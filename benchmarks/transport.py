@@ -1,13 +1,14 @@
-"""The transports beside each other: 16 KiB echoes and 32 MiB one way over direct TLS, the hivemind stream and memory.
+"""The transports side by side: 16 KiB echoes and 32 MiB one way over direct TLS, hivemind's stream, libp2p and memory.
 
     python -m benchmarks.transport [--rounds 7] [--echoes 300] [--json FILE] [--smoke]
 
-Two processes on loopback, each with a Go daemon and a direct port; every round asks each path in turn over a channel
-that stays open, so that a change of the machine's speed hits all alike. An echo is one frame there and back, timed one
-by one (`echo` is a round's median, `echo p99` its 99th percentile); one way is 32 frames of 1 MiB until the receiver
-has answered that it has them all. CPU is that of both processes and their daemons, per echo. `open` is a new channel,
-echo included, where the peers have met before. The in-memory transport has both ends in one process and is what the
-frames themselves cost. Figures are medians over rounds, ratios medians of the ratios within a round.
+Two processes on loopback, each with a Go daemon, a direct port and a libp2p port of its own; every round asks each path
+in turn over a channel that stays open, so that a change of the machine's speed hits all alike. An echo is one frame
+there and back, timed one by one (`echo` is a round's median, `echo p99` its 99th percentile); one way is 32 frames of
+1 MiB until the receiver has answered that it has them all. CPU is that of both processes and their daemons, per echo.
+`open` is a new channel, echo included, where the peers have met before. The in-memory transport has both ends in one
+process and is what the frames themselves cost. Figures are medians over rounds, ratios medians of the ratios within a
+round.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mesh.identity import Identity
 from mesh.transport.daemon import Daemon, DaemonConfig
 from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
+from mesh.transport.libp2p.transport import Libp2pTransport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel, Transport
 from mesh.wire.frame import Frame
@@ -37,6 +39,7 @@ PROTOCOL = "/mesh/benchmark/1"
 ECHO_BYTES = 16 * 1024
 BULK_BYTES = 32 * 1024 * 1024
 FRAME_BYTES = 1024 * 1024
+LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 DEADLINE = 60.0
 ECHO, BULK, DONE = b"echo", b"bulk", b"done"
 
@@ -85,28 +88,31 @@ async def _answer(channel: Channel) -> None:
             received = 0
 
 
-async def _node(stack: AsyncExitStack, peers: tuple[str, ...]) -> tuple[Daemon, HivemindTransport, DirectTransport]:
+async def _node(
+    stack: AsyncExitStack, peers: tuple[str, ...]
+) -> tuple[Daemon, HivemindTransport, DirectTransport, Libp2pTransport]:
     daemon = await stack.enter_async_context(Daemon(DaemonConfig(Identity.generate(), initial_peers=peers)))
     hivemind = await stack.enter_async_context(HivemindTransport(daemon))
     direct = await stack.enter_async_context(DirectTransport(daemon.identity, hivemind))
-    return daemon, hivemind, direct
+    libp2p = await stack.enter_async_context(Libp2pTransport(daemon.identity, listen=LOOPBACK))
+    return daemon, hivemind, direct, libp2p
 
 
 async def _serve(peer: str) -> None:
     """The other process: serves until its standard input ends."""
     async with AsyncExitStack() as stack:
-        daemon, hivemind, direct = await _node(stack, (peer,))
-        await hivemind.serve(PROTOCOL, _answer)
-        await direct.serve(PROTOCOL, _answer)
-        sys.stdout.write(daemon.peer_id + "\n")
+        _, hivemind, direct, libp2p = await _node(stack, (peer,))
+        for transport in (hivemind, direct, libp2p):
+            await transport.serve(PROTOCOL, _answer)
+        sys.stdout.write(libp2p.maddrs[0] + "\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 
 
 async def _measure(options: argparse.Namespace) -> None:
-    facts = machine("hivemind", "cryptography")
+    facts = machine("hivemind", "cryptography", "libp2p")
     async with AsyncExitStack() as stack:
-        daemon, hivemind, direct = await _node(stack, ())
+        daemon, hivemind, direct, libp2p = await _node(stack, ())
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "benchmarks.transport", "--serve", daemon.visible_maddrs[0]),
@@ -117,7 +123,9 @@ async def _measure(options: argparse.Namespace) -> None:
         stack.push_async_callback(child.wait)
         stack.callback(child.stdin.close)
         async with asyncio.timeout(DEADLINE):
-            peer = (await child.stdout.readline()).decode().strip()
+            maddr = (await child.stdout.readline()).decode().strip()
+        peer = maddr.rpartition("/")[2]
+        libp2p.learn(peer, [maddr])
         network = MemoryNetwork()
         here, there = (MemoryTransport(Identity.generate().peer_id, network) for _ in range(2))
         await stack.enter_async_context(here)
@@ -128,6 +136,7 @@ async def _measure(options: argparse.Namespace) -> None:
             for name, transport, to in (
                 ("direct TLS 1.3", direct, peer),
                 ("hivemind stream", hivemind, peer),
+                ("libp2p, no daemon", libp2p, peer),
                 ("memory", here, there.peer_id),
             )
         ]

@@ -176,6 +176,12 @@ class Artifact:
 
     def decode_log(self, log: Mapping[str, Any]) -> Event | None:
         """The event in a JSON-RPC log, or None for one that this contract does not emit. Raises `BadAnswer`."""
+        try:
+            return self._decode_log(log)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BadAnswer(f"a log does not read: {error!r:.200}") from error
+
+    def _decode_log(self, log: Mapping[str, Any]) -> Event | None:
         topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
         known = self.events.get(topics[0]) if topics else None
         if known is None:
@@ -259,7 +265,8 @@ def decode_logs(artifacts: Mapping[str, Artifact], logs: Iterable[Mapping[str, A
     """The events among JSON-RPC logs, by the artifact of each (lower-case) address; logs of strangers are left out."""
     found = []
     for log in logs:
-        artifact = artifacts.get(str(log["address"]).lower())
+        address = log.get("address") if isinstance(log, Mapping) else None
+        artifact = artifacts.get(address.lower()) if isinstance(address, str) else None
         event = artifact.decode_log(log) if artifact is not None else None
         if event is not None:
             found.append(event)

@@ -90,5 +90,5 @@ def _integer(value: Any, most: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 30:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidArgument(f"{str(value)[:40]!r} is not a positive integer", argument="leaves")
+        raise InvalidArgument(f"{safe_json.shown(value)} is not a positive integer", argument="leaves")
     return value

@@ -15,6 +15,9 @@ from eth_hash.auto import keccak
 
 from chain.primitives import ZERO_HASH, Bytes32, word, word32
 
+MAX_PROOF = 64
+"""Siblings in a proof; hashing more of them for a stranger would only take time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
@@ -113,7 +116,9 @@ class MerkleTree:
 
 
 def verify(root: Bytes32, leaf: Bytes32, proof: Sequence[Bytes32]) -> bool:
-    """Whether the proof leads from the hashed leaf to the root."""
+    """Whether the proof leads from the hashed leaf to the root. No tree is deeper than `MAX_PROOF`."""
+    if len(proof) > MAX_PROOF:
+        return False
     node = leaf
     for sibling in proof:
         node = hash_pair(node, sibling)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from reprlib import Repr
+from typing import Any, Final
 
 SAFE_DEPTH = 5_000
 """Nesting that fits the stack of any thread by far."""
 MOST_DEPTH = 64
 """Nesting that we accept of documents with more brackets than that."""
+_SHORT: Final = Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 
@@ -30,3 +34,8 @@ def parse(raw: bytes) -> Any:
         return json.loads(raw)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def shown(value: object) -> str:
+    """A stranger's value for an error message: cut off in length, width and depth."""
+    return _SHORT.repr(value)[:120]

@@ -14,6 +14,9 @@ WEI_PER_FUNC = 10**DECIMALS
 MAX_AMOUNT = 2**128 - 1
 """Amounts are `uint128` in the contracts' storage."""
 
+MAX_WRITTEN = 100
+"""More characters than any amount needs; Python itself reads no integer of thousands of digits."""
+
 _DECIMAL = re.compile(r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.(?P<part>[0-9]+))?", re.ASCII)
 _UNITS = {"": DECIMALS, "func": DECIMALS, "gwei": 9, "wei": 0}
 
@@ -31,6 +34,8 @@ def parse_func(text: str, *, allow_zero: bool = False) -> int:
         raise InvalidArgument(
             f"an amount is written like 12, 0.5 or 250wei (FUNC if no unit is given), got {text!r}", argument="amount"
         )
+    if len(written) > MAX_WRITTEN:
+        raise InvalidArgument(f"an amount of {len(written)} characters is none", argument="amount")
     decimals = _UNITS[unit]
     part = match["part"] or ""
     if len(part.rstrip("0")) > decimals:

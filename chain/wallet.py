@@ -137,7 +137,8 @@ def open_keystore(path: Path, password: str) -> Account:
         if "MAC" in str(error):
             raise WrongPassword(f"the password does not open {path}") from None
         raise BadKeystore(f"{path} cannot be read: {error}") from error
-    except (KeyError, TypeError, NotImplementedError, AttributeError) as error:
+    # eth_keyfile also asserts what the file says.
+    except (KeyError, TypeError, NotImplementedError, AttributeError, AssertionError, OverflowError) as error:
         raise BadKeystore(f"{path} is not a keystore of version 3") from error
     account = Account(key)
     if document.get("address") and keystore_address(path) != account.address:

@@ -11,20 +11,25 @@ from typing import NoReturn, Self
 
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory
+from mesh.discovery.records_service import RecordsService
 from mesh.errors import MeshError
 from mesh.identity import Identity
 from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon, DaemonConfig
 from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
+from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
-from mesh.wire.messages import RING_PROTOCOL
+from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
+from mesh.wire.records import RECORDS_PROTOCOL
 
 DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
 """What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+WATCHED_PROTOCOLS = frozenset({CONTROL_PROTOCOL, RING_PROTOCOL})
+"""Channels that are there for long, and may be quiet for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +79,21 @@ class Node:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
-            self.transport = control = await stack.enter_async_context(HivemindTransport(self._daemon))
+            daemons = await stack.enter_async_context(HivemindTransport(self._daemon))
+            self.transport = control = await stack.enter_async_context(
+                HeartbeatTransport(daemons, protocols=WATCHED_PROTOCOLS, on_silent=self._daemon.disconnect)
+            )
             if self.config.direct_port is not None:
                 direct = await stack.enter_async_context(self._direct(control, self.config.direct_port))
                 self.transport = self._choosing = await stack.enter_async_context(
                     ChoosingTransport(direct, control, protocols=DIRECT_PROTOCOLS)
                 )
                 await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
-            self.directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            if not self.config.client_mode:
+                records = RecordsService(directory)
+                stack.push_async_callback(records.aclose)
+                await control.serve(RECORDS_PROTOCOL, records)
             self._stack = stack.pop_all()
         return self
 

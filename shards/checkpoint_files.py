@@ -11,6 +11,7 @@ from typing import BinaryIO
 from shards.config import ModelSpec, parse_config
 from shards.errors import CheckpointError
 from shards.manifest import Manifest
+from shards.shown import shown
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -52,8 +53,7 @@ def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str,
         if not name.isprintable():
             raise CheckpointError(f"{path}: tensor name {name[:200]!r} has unprintable characters")
         if not _is_plain(file_name):
-            shown = str(file_name)[:200]
-            raise CheckpointError(f"{path}: {shown!r} is not the plain name of a .safetensors file")
+            raise CheckpointError(f"{path}: {shown(file_name)} is not the plain name of a .safetensors file")
     return table
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _positive(raw: Mapping[str, Any], *names: str, default: int | None = None) -
         if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
-            raise CheckpointError(f"config.json: {name} must be a positive integer, got {value!r}")
+            raise CheckpointError(f"config.json: {name} must be a positive integer, got {shown(value)}")
         return value
     if default is None:
         raise UnsupportedModel(f"config.json has none of {', '.join(names)}")
@@ -66,8 +67,8 @@ def _ids(value: object) -> tuple[int, ...]:
     if value is None:
         return ()
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, int) and item >= 0 for item in values):
-        raise CheckpointError(f"config.json: eos_token_id must be token ids, got {value!r}")
+    if not all(type(item) is int and 0 <= item < 1 << 31 for item in values):
+        raise CheckpointError(f"config.json: eos_token_id must be token ids, got {shown(value)}")
     return tuple(values)
 
 

@@ -15,6 +15,7 @@ import tokenizers
 from shards.chat_template import ChatTemplate
 from shards.config import ModelSpec
 from shards.errors import TokenizerError
+from shards.shown import shown
 from shards.text_stream import ByteStream, WindowStream
 from shards.tokenizer import TextStream, Tokenizer
 
@@ -254,7 +255,7 @@ def _eos_token_ids(
         ids = value if isinstance(value, list) else [value]
         for token in ids:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= MAX_TOKEN_ID:
-                raise TokenizerError(f"{name}: eos_token_id must be token ids, got {str(value)[:100]}")
+                raise TokenizerError(f"{name}: eos_token_id must be token ids, got {shown(value)}")
         return tuple(dict.fromkeys(ids))
     token = inner.token_to_id(named["eos_token"]) if "eos_token" in named else None
     return () if token is None else (int(token),)

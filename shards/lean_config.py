@@ -9,6 +9,7 @@ from typing import Any
 
 from shards.config import ModelSpec
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.shown import shown
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 MAX_BLOCKS = 4096
@@ -71,7 +72,7 @@ def parse_lean(spec: ModelSpec) -> LeanConfig:
     if raw.get("quantization_config"):
         raise UnsupportedModel("the lean path has no quantised weights")
     if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"the lean path has no activation {raw['hidden_act']!r}")
+        raise UnsupportedModel(f"the lean path has no activation {shown(raw['hidden_act'])}")
     n_heads = _count(raw, "num_attention_heads", 32)
     n_kv_heads = _count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
     default_dim = 128 if kind == "qwen3" else max(1, spec.hidden_size // n_heads)
@@ -111,7 +112,7 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
     # transformers 5 writes rope_parameters; before, there were rope_theta and rope_scaling.
     settings = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(settings, dict):
-        raise CheckpointError(f"config.json: rope settings must be an object, got {settings!r}")
+        raise CheckpointError(f"config.json: rope settings must be an object, got {shown(settings)}")
     theta = _number(settings, "rope_theta", _number(raw, "rope_theta", _DEFAULT_THETA))
     if settings.get("partial_rotary_factor", raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise UnsupportedModel("the lean path has no partial rotary embedding")
@@ -123,7 +124,7 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
         case "llama3":
             original = settings.get("original_max_position_embeddings", context_length)
             if type(original) is not int or original < 1:
-                raise CheckpointError(f"config.json: {original!r} is no original_max_position_embeddings")
+                raise CheckpointError(f"config.json: {shown(original)} is no original_max_position_embeddings")
             scaling = Llama3Scaling(
                 factor=_number(settings, "factor", None),
                 low_freq_factor=_number(settings, "low_freq_factor", None),
@@ -134,7 +135,7 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
                 raise CheckpointError("config.json: low_freq_factor must be below high_freq_factor")
             return RopeConfig(theta, llama3=scaling)
         case other:
-            raise UnsupportedModel(f"the lean path has no rotary embedding of type {other!r}")
+            raise UnsupportedModel(f"the lean path has no rotary embedding of type {shown(other)}")
 
 
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
@@ -144,7 +145,7 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     if window is None:
         return (None,) * n_blocks
     if type(window) is not int or window < 1:
-        raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {window!r}")
+        raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {shown(window)}")
     if kind == "mistral":
         if raw.get("layer_types") is not None:
             raise UnsupportedModel("the lean path has no mistral with layer_types")
@@ -153,7 +154,7 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     if types is None:
         from_block = raw.get("max_window_layers", 28)
         if type(from_block) is not int:
-            raise CheckpointError(f"config.json: max_window_layers must be an integer, got {from_block!r}")
+            raise CheckpointError(f"config.json: max_window_layers must be an integer, got {shown(from_block)}")
         types = ["sliding_attention" if block >= from_block else "full_attention" for block in range(n_blocks)]
     if not isinstance(types, list) or len(types) < n_blocks:
         raise CheckpointError("config.json: layer_types must have an entry for every block")
@@ -167,7 +168,7 @@ def _count(raw: Mapping[str, Any], name: str, default: int | None) -> int:
     if value is None:
         value = default
     if type(value) is not int or not 0 < value < 1 << 31:
-        raise CheckpointError(f"config.json: {name} must be a positive integer, got {value!r}")
+        raise CheckpointError(f"config.json: {name} must be a positive integer, got {shown(value)}")
     return value
 
 
@@ -176,12 +177,15 @@ def _number(raw: Mapping[str, Any], name: str, default: float | None) -> float:
     if value is None:
         value = default
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise CheckpointError(f"config.json: {name} must be a positive number, got {value!r}")
-    return float(value)
+        raise CheckpointError(f"config.json: {name} must be a positive number, got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise CheckpointError(f"config.json: {name} is larger than any number that we compute with") from None
 
 
 def _flag(raw: Mapping[str, Any], name: str) -> bool:
     value = raw.get(name)
     if value is not None and not isinstance(value, bool):
-        raise CheckpointError(f"config.json: {name} must be true or false, got {value!r}")
+        raise CheckpointError(f"config.json: {name} must be true or false, got {shown(value)}")
     return bool(value)

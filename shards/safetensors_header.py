@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from shards.errors import CheckpointError
+from shards.shown import shown
 
 MAX_HEADER_BYTES = 32 << 20
 """A file of fifty thousand tensors has a header of about 6 MiB."""
@@ -92,11 +93,11 @@ def _entry(tensor: str, entry: object, data: int, size: int, name: str) -> Tenso
         raise CheckpointError(f"{where}: its entry is not an object")
     dtype, shape, offsets = entry.get("dtype"), _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise CheckpointError(f"{where}: dtype {str(dtype)[:40]!r} is not supported")
+        raise CheckpointError(f"{where}: dtype {shown(dtype)} is not supported")
     if shape is None or len(shape) > MAX_RANK:
-        raise CheckpointError(f"{where}: {str(entry.get('shape'))[:80]} is not a shape")
+        raise CheckpointError(f"{where}: {shown(entry.get('shape'))} is not a shape")
     if offsets is None or len(offsets) != 2:
-        raise CheckpointError(f"{where}: {str(entry.get('data_offsets'))[:80]} are not data offsets")
+        raise CheckpointError(f"{where}: {shown(entry.get('data_offsets'))} are not data offsets")
     begin, end = offsets
     if not begin <= end <= size - data:
         raise CheckpointError(f"{where}: bytes {begin}:{end} are out of the file's range (0:{size - data})")

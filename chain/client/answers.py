@@ -61,11 +61,11 @@ def refusal(error: dict[str, Any]) -> RpcRefused:
 
 def _error(error: Any) -> dict[str, Any]:
     if not isinstance(error, dict):
-        return {"code": 0, "message": str(error)[:500]}
-    code = error.get("code")
+        return {"code": 0, "message": error[:MAX_MESSAGE] if isinstance(error, str) else safe_json.shown(error)}
+    code, message = error.get("code"), error.get("message", "")
     return {
         "code": code if isinstance(code, int) else 0,
-        "message": str(error.get("message", ""))[:MAX_MESSAGE],
+        "message": message[:MAX_MESSAGE] if isinstance(message, str) else safe_json.shown(message),
         "data": error.get("data"),
     }
 
@@ -86,7 +86,7 @@ def quantity(value: Any) -> int:
             return int(value, 16)
         except ValueError:
             pass
-    raise BadAnswer(f"a quantity was expected, got {str(value)[:80]!r}")
+    raise BadAnswer(f"a quantity was expected, got {safe_json.shown(value)}")
 
 
 def data(value: Any) -> bytes:
@@ -96,4 +96,4 @@ def data(value: Any) -> bytes:
             return bytes.fromhex(value[2:])
         except ValueError:
             pass
-    raise BadAnswer(f"hex data was expected, got {str(value)[:80]!r}")
+    raise BadAnswer(f"hex data was expected, got {safe_json.shown(value)}")

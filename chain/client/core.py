@@ -169,6 +169,8 @@ class Core:
                     size = max(1, size // 4)
                     continue
                 raise
+            if not isinstance(logs, list):
+                raise BadAnswer("eth_getLogs did not answer with a list")
             for log in logs:
                 found = artifact.decode_log(log)
                 if found is None:

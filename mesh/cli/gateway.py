@@ -16,7 +16,7 @@ from mesh.cli import paying
 from mesh.cli.chain_session import read_amount
 from mesh.cli.console import emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
-from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, require_peers
+from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, TransportKind, TransportOption, require_peers
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 
@@ -77,6 +77,7 @@ def gateway(
     claim: paying.Claim = True,
     chain_poll: paying.ChainPoll = 2.0,
     yes: paying.Yes = False,
+    transport: TransportOption = TransportKind.HIVEMIND,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -110,7 +111,7 @@ def gateway(
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
     with claim_identity(identity) as own:
-        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable)
+        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable, transport)
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
@@ -140,6 +141,7 @@ class _Config:
     payment: PaymentConfig | None
     key_limits: _KeyLimits
     host_maddrs: tuple[str, ...]
+    transport: TransportKind
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -174,6 +176,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             runtime_root=runtime_root(),
             host_maddrs=config.host_maddrs if paid is not None else (),
             purser=paid.purser if paid is not None else None,
+            transport=config.transport.value,
         )
         await stack.enter_async_context(client)
         if paid is not None:

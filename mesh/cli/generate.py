@@ -14,7 +14,7 @@ import typer
 from mesh.cli.console import EXIT_ERROR, err, fail, out, run, set_up_logging
 from mesh.cli.identities import runtime_root
 from mesh.cli.lines import InputLines
-from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
+from mesh.cli.options import AsJson, LogLevel, Model, Peers, TransportKind, TransportOption, require_peers
 from mesh.cli.tables import route_table
 from mesh.errors import InvalidRequest, MeshError
 from shards.errors import ShardError
@@ -40,6 +40,7 @@ def generate(
     top_k: TopK = 0,
     seed: Seed = None,
     stop: Stop = None,
+    transport: TransportOption = TransportKind.HIVEMIND,
     show_route: Annotated[bool, typer.Option("--route", help="Show which way the answer went.")] = False,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
@@ -56,7 +57,7 @@ def generate(
         "seed": seed,
         "stop": stop or [],
     }
-    run(_generate(joined, model, text, options, as_json, show_route))
+    run(_generate(joined, transport, model, text, options, as_json, show_route))
 
 
 def chat(
@@ -71,6 +72,7 @@ def chat(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = None,
+    transport: TransportOption = TransportKind.HIVEMIND,
     log_level: LogLevel = "error",
 ) -> None:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
@@ -79,11 +81,12 @@ def chat(
     options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
-    run(_chat(joined, model, system, options))
+    run(_chat(joined, transport, model, system, options))
 
 
 async def _generate(
     peers: tuple[str, ...],
+    transport: TransportKind,
     model: str | None,
     prompt: str,
     options: dict[str, Any],
@@ -92,7 +95,7 @@ async def _generate(
 ) -> None:
     from mesh.client.client import Client
 
-    async with Client(peers, runtime_root=runtime_root()) as client:
+    async with Client(peers, runtime_root=runtime_root(), transport=transport.value) as client:
         name = await client.resolve_model(model)
         parts: list[str] = []
         async with await client.stream(name, prompt, **options) as generation:
@@ -117,10 +120,12 @@ async def _generate(
         )
 
 
-async def _chat(peers: tuple[str, ...], model: str | None, system: str | None, options: dict[str, Any]) -> None:
+async def _chat(
+    peers: tuple[str, ...], transport: TransportKind, model: str | None, system: str | None, options: dict[str, Any]
+) -> None:
     from mesh.client.client import Client
 
-    async with Client(peers, runtime_root=runtime_root()) as client:
+    async with Client(peers, runtime_root=runtime_root(), transport=transport.value) as client:
         name = await client.resolve_model(model)
         out.print(f"[dim]talking with {name}: Ctrl-C stops an answer, Ctrl-D ends[/]")
         messages = [{"role": "system", "content": system}] if system else []

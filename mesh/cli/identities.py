@@ -28,7 +28,14 @@ def runtime_root() -> Path | None:
 
 @contextmanager
 def claim_identity(path: Path | None) -> Iterator[Identity]:
-    """The identity of this process, locked while it runs.
+    """The identity of this process, locked while it runs; see `claim_key_file`."""
+    with claim_key_file(path) as file:
+        yield Identity.load_or_create(file)
+
+
+@contextmanager
+def claim_key_file(path: Path | None) -> Iterator[Path]:
+    """Where the key of this process is, or will be, locked while it runs.
 
     Without a path it is the first key in the data folder that no running node uses, so that several nodes on one
     machine are several peers, each the same at its next start. Raises `ConfigError` when `path` is in use.
@@ -37,7 +44,7 @@ def claim_identity(path: Path | None) -> Iterator[Identity]:
         with _locked(path) as free:
             if not free:
                 raise ConfigError(f"{path} is the identity of a node that is running: stop it or give another file")
-            yield Identity.load_or_create(path)
+            yield path
         return
     folder = data_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,7 +52,7 @@ def claim_identity(path: Path | None) -> Iterator[Identity]:
         candidate = folder / ("identity.key" if number == 1 else f"identity-{number}.key")
         with _locked(candidate) as free:
             if free:
-                yield Identity.load_or_create(candidate)
+                yield candidate
                 return
     raise ConfigError(f"{MAX_NODES_PER_USER} nodes of this user are running: give --identity for another")
 

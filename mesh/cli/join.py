@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mesh.cli import paying
-from mesh.cli.console import ProgressBars, emit, err, out, run, set_up_logging, settled_on
+from mesh.cli.console import ProgressBars, err, run, set_up_logging, settled_on
 from mesh.cli.identities import claim_identity, runtime_root
+from mesh.cli.join_events import show
+from mesh.cli.join_stages import (
+    NodeOptions,
+    PlanOptions,
+    check_node,
+    given,
+    serve_stages,
+    several_stages,
+    show_plan,
+)
 from mesh.cli.options import AsJson, DirectPort, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
-from mesh.cli.paying import show_settlement
+
+KV_CACHE = "1GiB"
 
 
 def join(
+    context: typer.Context,
     model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face name, or tiny-python, which ships."),
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A checkpoint folder, a Hugging Face name, or tiny-python, which ships. Repeated: a stage of each.",
+        ),
     ],
     peers: Peers = None,
     blocks: Annotated[
@@ -33,8 +48,14 @@ def join(
         typer.Option("--rebalance/--no-rebalance", help="With auto, move later to blocks that need this node more."),
     ] = True,
     device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps: where the blocks run.")
-    ] = "auto",
+        list[str] | None,
+        typer.Option(
+            "--device",
+            help="auto, cpu, cuda, cuda:1, mps: where the blocks run. Repeated, or `all`: a stage on each; "
+            "MODEL=DEVICE says which model goes there.",
+            show_default="auto",
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")
     ] = "auto",
@@ -55,7 +76,9 @@ def join(
     name: Annotated[
         str | None, typer.Option("--name", help="Name under which to serve the model.", show_default="as asked for")
     ] = None,
-    kv_cache: Annotated[str, typer.Option("--kv-cache", help="Memory for sessions' caches.")] = "1GiB",
+    kv_cache: Annotated[
+        str | None, typer.Option("--kv-cache", help="Memory for sessions' caches, of each stage.", show_default="1GiB")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads for computing.", show_default="the fastest here")
     ] = None,
@@ -78,6 +101,11 @@ def join(
     claim: paying.Claim = True,
     chain_poll: paying.ChainPoll = 2.0,
     yes: paying.Yes = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say which stages it would serve, on which devices, and end.")
+    ] = False,
+    start_at: Annotated[str | None, typer.Option("--start-at", hidden=True)] = None,
+    device_share: Annotated[float, typer.Option("--device-share", hidden=True)] = 1.0,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -90,12 +118,50 @@ def join(
     `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part. Later it
     moves when others leave a gap that it has memory for, or when it would help clearly more elsewhere.
 
+    Several --model or --device make several stages, each a process and a peer of its own. Those of one model choose
+    their blocks together, so that they complement each other.
+
     With --wallet the work is paid for: the node registers as a provider of the model, stakes what the model asks for
     (after asking you once), and works only for staked gateways that sign vouchers for what was done.
     """
     set_up_logging(log_level)
     span = read_blocks(blocks)
-    kv_bytes = read_size(kv_cache)
+    kv_bytes = read_size(kv_cache or KV_CACHE)
+    listen = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    if plan:
+        show_plan(
+            PlanOptions(
+                models=tuple(model),
+                devices=tuple(device or ()),
+                peers=split_peers(peers),
+                name=name,
+                dtype=dtype,
+                max_blocks=max_blocks,
+                kv_bytes=kv_bytes if kv_cache else None,
+                cache=cache,
+                key=identity,
+            ),
+            as_json=as_json,
+        )
+        return
+    if several_stages(model, device or ()):
+        check_node(blocks=blocks, name=name, models=model, paid=wallet is not None, yes=yes)
+        node_options = NodeOptions(
+            models=tuple(model),
+            devices=tuple(device or ()),
+            peers=split_peers(peers),
+            shared=given(context),
+            host_maddrs=listen,
+            announce_maddrs=tuple(announce_maddrs or ()),
+            direct_port=direct_port,
+            threads=threads,
+            kv_cache=kv_cache,
+            provider_id=provider_id,
+            wallet=wallet,
+            password_file=password_file,
+        )
+        serve_stages(node_options, identity, as_json=as_json)
+        return
     payment = settled_on(
         lambda: paying.read_payment(
             chain=chain,
@@ -112,43 +178,15 @@ def join(
     with claim_identity(identity) as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
-        from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
-        from mesh.provider.join import REBALANCE_SECONDS, JoinConfig, Leaving
+        from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving
         from mesh.provider.join import join as join_swarm
         from shards.devices import choose_device
 
-        def tell(event: JoinEvent) -> None:
-            if isinstance(event, Settlement):
-                show_settlement(event.event, as_json=as_json)
-                return
-            if as_json:
-                values = {k: str(v) if k == "span" else v for k, v in asdict_shallow(event).items()}
-                emit(type(event).__name__.lower(), **values)
-                return
-            match event:
-                case Joined(peer=peer, maddrs=maddrs):
-                    out.print(f"joined as [bold]{peer}[/]")
-                    if maddrs:
-                        out.print(f"others join with: [bold]--peers {maddrs[0]}[/]")
-                case Chose(model=served, span=chosen, n_blocks=total):
-                    out.print(f"loading blocks [bold]{chosen}[/] of {total} of {served}")
-                case Staked(what=what, tx=tx):
-                    out.print(f"{what} [dim]({tx})[/]")
-                case Serving(span=served_span, tokens_per_second=speed, dtype=used, device=where):
-                    out.print(
-                        f"serving blocks [bold]{served_span}[/] in {used} on {where}: "
-                        f"{speed:,.0f} tokens/s. Ctrl-C leaves the swarm."
-                    )
-                case Draining(sessions=sessions) if sessions:
-                    out.print(f"leaving: {sessions} sessions run still. Ctrl-C again goes at once.")
-                case Drained(handed_over=handed_over) if handed_over:
-                    out.print(f"{handed_over} sessions did not end in time: others take them over")
-
         config = JoinConfig(
-            model=model,
+            model=model[0],
             node=NodeConfig(
                 identity=own,
-                host_maddrs=tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"]),
+                host_maddrs=listen,
                 announce_maddrs=tuple(announce_maddrs or []),
                 initial_peers=split_peers(peers),
                 runtime_root=runtime_root(),
@@ -158,7 +196,9 @@ def join(
             blocks=span,
             max_blocks=max_blocks,
             rebalance_seconds=REBALANCE_SECONDS if rebalance else None,
-            device=choose_device(device),
+            start_at=read_blocks(start_at or "auto"),
+            device_share=device_share,
+            device=choose_device(device[0] if device else "auto"),
             dtype=dtype,
             cache=cache,
             kv_bytes=kv_bytes,
@@ -169,11 +209,10 @@ def join(
         )
         with ProgressBars(enabled=not as_json) as progress:
             leaving = Leaving()
-            run(join_swarm(config, tell, progress, leaving), ends_on_signal=True, ask=leaving.ask)
+            run(
+                join_swarm(config, lambda event: show(event, as_json=as_json), progress, leaving),
+                ends_on_signal=True,
+                ask=leaving.ask,
+            )
     if not as_json:
         err.print("left the swarm")
-
-
-def asdict_shallow(event: object) -> dict[str, object]:
-    """A dataclass' fields by name, not descending into them."""
-    return {name: getattr(event, name) for name in asdict(event)}  # type: ignore[call-overload]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from shards.span import Span
+
+
+class TransportKind(StrEnum):
+    """How a client reaches the swarm."""
+
+    HIVEMIND = "hivemind"
+    LIBP2P = "libp2p"
+
 
 Peers = Annotated[
     list[str] | None,
@@ -36,6 +45,14 @@ DirectPort = Annotated[
         min=-1,
         max=65535,
         help="TCP port on which other nodes reach this one directly (TLS); 0: any free one, -1: none.",
+    ),
+]
+TransportOption = Annotated[
+    TransportKind,
+    typer.Option(
+        "--transport",
+        envvar="MESH_TRANSPORT",
+        help="hivemind: through the Go daemon; libp2p: without it, by TCP and relays only.",
     ),
 ]
 Model = Annotated[

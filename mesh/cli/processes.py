@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,38 @@ from mesh.errors import ConfigError, MeshError
 
 GUARD = Path(__file__).parents[1] / "transport" / "guard.py"
 STOP_SECONDS = 10.0
+LAST_WORDS_SECONDS = 2.0
 KEPT_LOG_LINES = 200
 
 
-class Child:
-    """One running child: its events (from stdout) and the end of its log (from stderr)."""
+Hear = Callable[[dict[str, Any]], None]
+"""Is told an event of a child, as it comes."""
+HearLog = Callable[[str], None]
+"""Is told a line of a child's stderr."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+
+class Child:
+    """One running child: its events (from stdout) and the end of its log (from stderr).
+
+    With `hear` its events are told instead of kept: for children that run for long.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        hear: Hear | None = None,
+        hear_log: HearLog | None = None,
+    ) -> None:
         self.name = name
         self.process = process
+        self._hear = hear
+        self._hear_log = hear_log
         self.log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
         self.events: list[dict[str, Any]] = []
         self._changed = asyncio.Condition()
         self._ended = False
+        self.readers: list[asyncio.Task[None]] = []
 
     async def wait_for(self, event: str, timeout: float) -> dict[str, Any]:
         """The first event of that name. Raises `MeshError` with the child's last words if it ends before."""
@@ -59,18 +78,27 @@ class Child:
             with contextlib.suppress(ValueError):
                 value = json.loads(line)
                 if isinstance(value, dict) and "event" in value:
-                    async with self._changed:
-                        self.events.append(value)
-                        self._changed.notify_all()
+                    await self._take(value)
         async with self._changed:
             self._ended = True
+            self._changed.notify_all()
+
+    async def _take(self, event: dict[str, Any]) -> None:
+        if self._hear is not None:
+            self._hear(event)
+            return
+        async with self._changed:
+            self.events.append(event)
             self._changed.notify_all()
 
     async def read_log(self) -> None:
         """Keep the end of the child's stderr."""
         assert self.process.stderr is not None
         async for line in self.process.stderr:
-            self.log.append(line.decode(errors="replace").rstrip())
+            text = line.decode(errors="replace").rstrip()
+            self.log.append(text)
+            if self._hear_log is not None:
+                self._hear_log(text)
 
 
 class Children:
@@ -80,8 +108,18 @@ class Children:
         self.all: list[Child] = []
         self._readers: set[asyncio.Task[None]] = set()
 
-    async def start(self, name: str, *arguments: str) -> Child:
-        """Run `mesh ARGUMENTS`. It gets SIGKILL from the kernel if we die without a word (Linux)."""
+    async def start(
+        self,
+        name: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        hear: Hear | None = None,
+        hear_log: HearLog | None = None,
+    ) -> Child:
+        """Run `mesh ARGUMENTS`. It gets SIGKILL from the kernel if we die without a word (Linux).
+
+        `environment` is added to ours; for `hear` and `hear_log` see `Child`.
+        """
         command = [sys.executable, "-m", "mesh", *arguments]
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", str(GUARD), "deathsig", str(os.getpid()), *command]
@@ -92,20 +130,36 @@ class Children:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for us; we end the children in order
+                env={**os.environ, **(environment or {})},
             )
         except OSError as error:
             raise ConfigError(f"cannot start {name}: {error}") from error
-        return self.adopt(name, process)
+        return self.adopt(name, process, hear, hear_log)
 
-    def adopt(self, name: str, process: asyncio.subprocess.Process) -> Child:
+    def adopt(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        hear: Hear | None = None,
+        hear_log: HearLog | None = None,
+    ) -> Child:
         """Look after a process that is running already, with pipes for stdout and stderr."""
-        child = Child(name, process)
+        child = Child(name, process, hear, hear_log)
         self.all.append(child)
         for work in (child.read_events(), child.read_log()):
             task = asyncio.create_task(work)
+            child.readers.append(task)
             self._readers.add(task)
             task.add_done_callback(self._readers.discard)
         return child
+
+    async def ended(self, child: Child) -> int:
+        """Wait for its end, and forget it; its exit code, negative for the signal that killed it."""
+        code = await child.process.wait()
+        # What it said last may still be in the pipes; a grandchild that holds them is not waited for long.
+        await asyncio.wait(child.readers, timeout=LAST_WORDS_SECONDS)
+        self.all.remove(child)
+        return code
 
     async def stop(self) -> None:
         """SIGTERM for every child, newest first, and SIGKILL for one that does not end in time."""

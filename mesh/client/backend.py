@@ -22,6 +22,7 @@ from mesh.client.catalog import Offer, offers
 from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
+from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
@@ -66,10 +67,8 @@ class BackendConfig:
     admit_seconds: float = 15.0
     deadlines: DeadlineBounds = field(default_factory=DeadlineBounds)
     """When a route that falls silent is suspected, and when it is given up."""
-    view_seconds: float = 2.0
-    """How long a look at the directory is used without asking again …"""
-    stale_seconds: float = 12.0
-    """… and how long while it is being renewed."""
+    looks: LookConfig = field(default_factory=LookConfig)
+    """How old may be what the directory has said."""
     penalty_seconds: float = 3.0
     """A peer that failed is only used when there is no other; how bad that counts halves in this time."""
     window_tokens: int = 64
@@ -96,9 +95,8 @@ class SwarmBackend:
         self._config = config or BackendConfig()
         self._tasks = asyncio.TaskGroup()
         self._links = HopLinks(transport, self._tasks, greet=self._greet)
-        self._views: dict[str, tuple[float, list[Offer]]] = {}
+        self._outlook = Outlook(self._config.looks, self._tasks, self._ask_directory)
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._looking: dict[str, asyncio.Task[None]] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
         self._penalised = Penalties(self._config.penalty_seconds)
         self._full = FullPeers()
@@ -120,25 +118,24 @@ class SwarmBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._links.close()
-        for looking in self._looking.values():
-            looking.cancel()
+        self._outlook.close()
         await self._tasks.__aexit__(kind, error, trace)
 
     async def models(self) -> Sequence[ModelInfo]:
         """Every model that somebody announces, by name."""
         names = sorted({key.name for key in await self._directory.models()})
-        found = await asyncio.gather(*(self._offers(name) for name in names))
+        found = await asyncio.gather(*(self._outlook.offers(name) for name in names))
         return [choice[0].info() for choice in found if choice]
 
     async def offers(self, model: str | None = None) -> Sequence[Offer]:
         """Everything that is announced, of one model name or of all: what `mesh status` shows."""
         names = [model] if model else sorted({key.name for key in await self._directory.models()})
-        found = await asyncio.gather(*(self._look(name) for name in names))
+        found = await asyncio.gather(*(self._outlook.look(name) for name in names))
         return [offer for choice in found for offer in choice]
 
     async def offer(self, model: str) -> Offer:
         """The providers of a model that belong together. Raises `UnknownModel`."""
-        found = await self._offers(model)
+        found = await self._outlook.offers(model)
         if not found:
             raise UnknownModel(
                 f"no provider serves a model named {model!r}: see `mesh status` for what there is", param="model"
@@ -195,18 +192,19 @@ class SwarmBackend:
                 accrue=self.purser.accrue if self.purser is not None else None,
             )
 
+        generating = MeshGeneration(
+            request,
+            plan,
+            tokenizer,
+            route,
+            session,
+            self._blame,
+            self._config.patience,
+            self._refused,
+            hopeful=time.monotonic() - self._routed.get(offer.digest, -math.inf) < HOPE_SECONDS,
+        )
         try:
-            async with MeshGeneration(
-                request,
-                plan,
-                tokenizer,
-                route,
-                session,
-                self._blame,
-                self._config.patience,
-                self._refused,
-                hopeful=time.monotonic() - self._routed.get(offer.digest, -math.inf) < HOPE_SECONDS,
-            ) as generation:
+            async with self._outlook.kept(request.model), generating as generation:
                 yield generation
                 self._learn(generation, offer)
         finally:
@@ -244,40 +242,19 @@ class SwarmBackend:
                 param="prompt" if len(request.prompt) >= limit else "max_tokens",
             )
 
-    async def _offers(self, name: str, *, fresh: bool = False) -> list[Offer]:
-        """What the directory says, at most `stale_seconds` old; past `view_seconds` it is renewed on the side."""
-        seen = self._views.get(name)
-        age = time.monotonic() - seen[0] if seen is not None else math.inf
-        if fresh or seen is None or not seen[1] or age > self._config.stale_seconds:
-            return await self._look(name)
-        if age > self._config.view_seconds and name not in self._looking and not self._links.closed:
-            self._looking[name] = self._tasks.create_task(self._renew(name))
-        return seen[1]
-
-    async def _look(self, name: str) -> list[Offer]:
-        began = time.monotonic()
+    async def _ask_directory(self, name: str) -> list[Offer]:
         keys = [key for key in await self._directory.models() if key.name == name]
         listed = await asyncio.gather(*(self._directory.providers(key) for key in keys))
         records = list(itertools.chain.from_iterable(listed))
         if self.purser is not None:
             records = await self.purser.vet(records)
         self._records.update((record.peer, record) for record in records)
-        found = offers(name, records)
-        self._views[name] = (began, found)
-        return found
-
-    async def _renew(self, name: str) -> None:
-        try:
-            await self._look(name)
-        except PeerError as error:
-            logger.info("the directory did not answer: %s", error)
-        finally:
-            self._looking.pop(name, None)
+        return offers(name, records)
 
     async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
         """The best route by what we know; where that needs peers that have failed, by what the directory says now."""
         for fresh in (False, True):
-            match = [offer for offer in await self._offers(name, fresh=fresh) if offer.digest == digest]
+            match = [offer for offer in await self._outlook.offers(name, fresh=fresh) if offer.digest == digest]
             if not match:
                 continue
             offer = match[0]

@@ -9,18 +9,22 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from mesh.client.backend import SwarmBackend
 from mesh.client.generation import MeshGeneration
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
-from mesh.errors import Cancelled, InternalError, InvalidRequest, NoRoute
+from mesh.errors import Cancelled, ConfigError, InternalError, InvalidRequest, NoRoute
 from mesh.identity import Identity
+from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
 from mesh.payment.purser import Purser
 from shards.sampling_params import SEED_BITS, SamplingParams
 
 DEFAULT_MAX_TOKENS = 256
+
+TransportName = Literal["hivemind", "libp2p"]
+"""How a client reaches the swarm: through hivemind's Go daemon, or with py-libp2p in this process."""
 
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: `{"role": "user" | "assistant" | "system", "content": "…"}` each."""
@@ -142,20 +146,31 @@ class Client:
         runtime_root: Path | None = None,
         host_maddrs: tuple[str, ...] = (),
         purser: Callable[[asyncio.TaskGroup], Purser] | None = None,
+        transport: TransportName = "hivemind",
     ) -> None:
         """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
 
+        With the transport `libp2p` the client starts no Go daemon: lighter and sooner there, but it speaks TCP only,
+        directly or through a provider's relay.
+
         A gateway that pays its providers has a `purser`, and listens on `host_maddrs`, so that they can reach it.
         """
-        config = NodeConfig(
-            identity=identity or Identity.generate(),
-            initial_peers=tuple(peers),
-            host_maddrs=host_maddrs or ("/ip4/127.0.0.1/tcp/0",),
-            client_mode=not host_maddrs,
-            runtime_root=runtime_root,
-            direct_port=None,  # a client is outside the ring
-        )
-        self._node = Node(config)
+        own = identity or Identity.generate()
+        match transport:
+            case "libp2p":
+                self._node: Node | LightNode = LightNode(own, peers, host_maddrs=host_maddrs)
+            case "hivemind":
+                config = NodeConfig(
+                    identity=own,
+                    initial_peers=tuple(peers),
+                    host_maddrs=host_maddrs or ("/ip4/127.0.0.1/tcp/0",),
+                    client_mode=not host_maddrs,
+                    runtime_root=runtime_root,
+                    direct_port=None,  # a client is outside the ring
+                )
+                self._node = Node(config)
+            case _:
+                raise ConfigError(f"the transport is hivemind or libp2p, got {transport!r}")
         self._purser = purser
         self._stack = AsyncExitStack()
         self._backend: SwarmBackend | None = None
@@ -175,7 +190,7 @@ class Client:
         await self._stack.aclose()
 
     @property
-    def node(self) -> Node:
+    def node(self) -> Node | LightNode:
         """Our place in the network."""
         return self._node
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from mesh.client.client import Answer, Client, Messages, Options, TextGeneration
+from mesh.client.client import Answer, Client, Messages, Options, TextGeneration, TransportName
 from mesh.client.types import Completion, ModelInfo, TextDelta
 from mesh.errors import InternalError
 from mesh.identity import Identity
 
 T = TypeVar("T")
+
+_END_SECONDS = 2.0
 
 
 class SyncGeneration:
@@ -57,9 +59,14 @@ class SyncClient:
     """A blocking `Client`: `with SyncClient(peers=[…]) as client: client.generate(…)`."""
 
     def __init__(
-        self, peers: Sequence[str], *, identity: Identity | None = None, runtime_root: Path | None = None
+        self,
+        peers: Sequence[str],
+        *,
+        identity: Identity | None = None,
+        runtime_root: Path | None = None,
+        transport: TransportName = "hivemind",
     ) -> None:
-        self._client = Client(peers, identity=identity, runtime_root=runtime_root)
+        self._client = Client(peers, identity=identity, runtime_root=runtime_root, transport=transport)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._context: AbstractAsyncContextManager[Client] = self._client
@@ -121,9 +128,19 @@ class SyncClient:
         loop, thread = self._loop, self._thread
         self._loop = self._thread = None
         if loop is not None and thread is not None:
+            asyncio.run_coroutine_threadsafe(_end_rest(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+
+async def _end_rest() -> None:
+    """Cancel what is left on the loop: hivemind leaves a timer of its DHT behind."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=_END_SECONDS)
 
 
 class _Owner:

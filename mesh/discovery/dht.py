@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import msgpack
 
+from mesh.discovery.acquaintances import Acquaintances
 from mesh.discovery.directory import LIFETIME, Announcer, Clock
 from mesh.discovery.records import (
     INDEX_KEY,
@@ -30,14 +31,18 @@ from mesh.discovery.records import (
 )
 from mesh.errors import BadRecord, ConfigError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
+from mesh.wire.records import SignedRecord
 
 log = logging.getLogger(__name__)
 
-_MAX_KEYS = 256  # keys that this node stores for the swarm …
+_MAX_KEYS = 1024  # keys that this node stores for the swarm …
 _MAX_KEY_BYTES = 1 << 20  # … and bytes under each; hivemind's answers must stay under 4 MiB or they hang
 _MAX_BOOKS = 256  # models whose newest records this node remembers
 _RPC_TIMEOUT = 2.0  # seconds for one peer's answer
 _CALL_TIMEOUT = 8.0  # seconds for a whole store or search
+_MEET_SECONDS = 5.0  # how often peers that fell silent are asked whether they are back
+_MEET_AT_ONCE = 3  # how many of them at a time …
+_MEET_ALONE = 16  # … and how many when nobody is left
 _MAX_SKEW = 120.0  # seconds ahead of now that a stored record may expire at most
 
 
@@ -50,6 +55,12 @@ class DhtDirectory:
         self._announcer = Announcer(daemon.identity, lifetime=lifetime)
         self._books: dict[bytes, RecordBook] = {}
         self._node: Any = None
+        peers = {maddr.rsplit("/p2p/", 1)[-1]: maddr for maddr in daemon.initial_peers}
+        self._initial = peers
+        self._acquaintances = Acquaintances(peers, time.monotonic())
+        self._meeting = asyncio.Lock()
+        self._meetings: asyncio.Task[None] | None = None
+        self._left = False
 
     async def __aenter__(self) -> Self:
         """Raises `PeerUnreachable` when no initial peer takes part, `ConfigError` when our clock is wrong."""
@@ -76,11 +87,16 @@ class DhtDirectory:
         except (RuntimeError, TimeoutError) as error:
             raise PeerUnreachable(f"no initial peer takes part in the DHT: {', '.join(peers)}") from error
         h.harden(self._node, max_keys=_MAX_KEYS, max_key_bytes=_MAX_KEY_BYTES)
+        self._meetings = asyncio.create_task(self._meet_again(), name="DHT acquaintances")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._meetings is not None:
+            self._meetings.cancel()
+            await asyncio.wait({self._meetings})
+        self._left = True
         try:
             async with asyncio.timeout(_RPC_TIMEOUT):
                 await self._node.shutdown()
@@ -101,9 +117,46 @@ class DhtDirectory:
     async def models(self) -> tuple[ModelKey, ...]:
         return tuple(sorted({record.model_key for record in await self._read(INDEX_KEY)}))
 
+    async def _meet_again(self) -> None:
+        """Ask those that fell silent now and then: Kademlia itself never does."""
+        while True:
+            await asyncio.sleep(_MEET_SECONDS)
+            await self._meet()
+
+    async def _end_solitude(self) -> None:
+        """Where everybody has fallen silent, ask at once rather than find nothing."""
+        from mesh.discovery import _hivemind_dht as h
+
+        if len(self._acquaintances) and not h.present(self._node):
+            async with self._meeting:  # whoever comes while others ask waits for what they find
+                alone = not h.present(self._node)
+            if alone:
+                await self._meet()
+
+    async def _meet(self) -> None:
+        from mesh.discovery import _hivemind_dht as h
+
+        async with self._meeting:
+            now, there = time.monotonic(), h.present(self._node)
+            self._acquaintances.saw(there, now)
+            asked = self._acquaintances.to_ask(there, _MEET_AT_ONCE if there else _MEET_ALONE, now)
+            await asyncio.gather(*(self._ask(peer) for peer in asked))
+
+    async def _ask(self, peer: str) -> None:
+        from mesh.discovery import _hivemind_dht as h
+
+        try:
+            async with asyncio.timeout(2 * _RPC_TIMEOUT):
+                if not await h.ask_whether_there(self._node, peer) and peer in self._initial:
+                    # The daemon forgets addresses too.
+                    await self._daemon.connect(peer, (self._initial[peer],), timeout=_RPC_TIMEOUT)
+        except (TimeoutError, PeerUnreachable) as error:
+            log.debug("%s is still away: %r", peer, error)
+
     async def _store(self, entries: list[tuple[bytes, bytes, float]]) -> None:
         if not entries:
             return
+        await self._end_solitude()
         keys, values, expiries = (list(column) for column in zip(*entries, strict=True))
         subkeys = [self._daemon.peer_id] * len(keys)
         try:
@@ -116,7 +169,20 @@ class DhtDirectory:
             # A peer that is full or has a newer record says no; ours reaches the others, or the next time.
             log.info("the DHT did not take our record under %s", failed)
 
+    async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
+        """The records under a key as their providers signed them, each checked, withdrawals among them."""
+        kept, _ = await self._look(key)
+        return kept
+
     async def _read(self, key: bytes) -> tuple[ProviderRecord, ...]:
+        _, book = await self._look(key)
+        return book.records(now=self._clock())
+
+    async def _look(self, key: bytes) -> tuple[tuple[SignedRecord, ...], RecordBook]:
+        """What the DHT has under a key, checked; and the book of what we ever saw there."""
+        if self._left:
+            raise PeerUnreachable("we have left the DHT")
+        await self._end_solitude()
         try:
             async with asyncio.timeout(_CALL_TIMEOUT):
                 # No expiry suffices (not even an infinite one that a peer makes up): ask every replica.
@@ -126,15 +192,17 @@ class DhtDirectory:
         now = self._clock()
         book = self._book(key, now)
         entries = found.value.items() if found is not None and isinstance(found.value, dict) else ()
+        kept = []
         for peer, entry in entries:
             try:
                 record = decode_record(entry.value, peer=peer, key=key, now=now)
             except BadRecord as error:
                 log.debug("a record from the DHT was dropped: %s", error)
                 continue
-            book.offer(record, now=now)
+            if book.offer(record, now=now):
+                kept.append(SignedRecord(peer, entry.value))
         book.expire(now=now)
-        return book.records(now=now)
+        return tuple(kept), book
 
     def _book(self, key: bytes, now: float) -> RecordBook:
         """What we saw under this key, so that a stale replica cannot bring an older record back."""

@@ -22,6 +22,7 @@ from mesh.discovery.records import (
 )
 from mesh.errors import BadRecord
 from mesh.identity import Identity
+from mesh.wire.records import SignedRecord
 
 Clock = Callable[[], float]
 """Unix time in seconds."""
@@ -98,6 +99,7 @@ class MemoryBoard:
     def __init__(self, *, clock: Clock = time.time) -> None:
         self.clock = clock
         self._books: dict[bytes, RecordBook] = {}
+        self._signed: dict[tuple[bytes, str], SignedRecord] = {}
 
     def store(self, key: bytes, peer: str, data: bytes) -> bool:
         """Keep `data` under (key, peer); False when it is forged, stale, expired or does not belong there."""
@@ -106,7 +108,14 @@ class MemoryBoard:
             record = decode_record(data, peer=peer, key=key, now=now)
         except BadRecord:
             return False
-        return self._books.setdefault(key, RecordBook()).offer(record, now=now)
+        if not self._books.setdefault(key, RecordBook()).offer(record, now=now):
+            return False
+        self._signed[key, peer] = SignedRecord(peer, data)
+        return True
+
+    def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
+        """What was stored last under a key by each peer, withdrawals too."""
+        return tuple(record for (kept, _), record in self._signed.items() if kept == key)
 
     def read(self, key: bytes) -> tuple[ProviderRecord, ...]:
         """The valid records under a key."""
@@ -145,6 +154,11 @@ class MemoryDirectory:
     async def models(self) -> tuple[ModelKey, ...]:
         await asyncio.sleep(0)
         return tuple(sorted({record.model_key for record in self._board.read(INDEX_KEY)}))
+
+    async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
+        """The records under a key as their providers signed them, withdrawals among them."""
+        await asyncio.sleep(0)
+        return self._board.signed(key)
 
     async def _store(self, entries: list[tuple[bytes, bytes, float]]) -> None:
         await asyncio.sleep(0)

@@ -73,6 +73,8 @@ def read_binding(data: bytes, *, peer: str, now: float) -> Binding:
         raise BadRecord(f"the binding does not read: {error}", peer=peer) from error
     if raw.keys() - _READERS.keys():
         raise BadRecord("the binding has unknown fields", peer=peer)
+    if f.pack({name: raw[name] for name in sorted(_READERS)}) != body:
+        raise BadRecord("the binding is not in canonical form", peer=peer)
     binding = Binding(**values)
     if binding.peer != peer or not verify(peer, message, data[:SIGNATURE_SIZE]):
         raise BadRecord("the binding is not signed by this peer", peer=peer)

@@ -227,13 +227,8 @@ class ProviderSettlement(Settler):
         if not isinstance(transaction, dict):
             return None
         try:
-            called = data(transaction.get("input"))
-            function = abi.load("Settlement").function("answerOmission")
-            if called[:4] != function.selector:
-                return None
-            _, units, proof = eth_abi.decode([param.type for param in function.inputs], called[4:])
-            return _checked_leaf(found, root, units, tuple(bytes(each) for each in proof))
-        except (BadAnswer, DecodingError, OverflowError):
+            return leaf_in_call(data(transaction.get("input")), found, root)
+        except BadAnswer:
             return None
 
     async def _rewards(self, clock: Clock, providers: Sequence[str]) -> list[tuple[str, int, int, int]]:
@@ -377,6 +372,18 @@ def leaves_from_bytes(body: bytes, slot: Slot, root: bytes, data_hash: bytes | N
     return check_leaves(
         body, gateway=pair.gateway, model_id=pair.model_id, epoch=slot.epoch, root=root, data_hash=data_hash
     )
+
+
+def leaf_in_call(called: bytes, found: SlotId, root: bytes) -> OwnLeaf | None:
+    """The leaf that a gateway proved in a call of `answerOmission`; None where the bytes are no such call."""
+    function = abi.load("Settlement").function("answerOmission")
+    if called[:4] != function.selector:
+        return None
+    try:
+        _, units, proof = eth_abi.decode([param.type for param in function.inputs], called[4:])
+    except (DecodingError, OverflowError):
+        return None
+    return _checked_leaf(found, root, units, tuple(bytes(each) for each in proof))
 
 
 def _checked_leaf(found: SlotId, root: bytes, units: Any, proof: Sequence[bytes]) -> OwnLeaf | None:

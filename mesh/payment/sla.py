@@ -16,6 +16,7 @@ from chain import safe_json
 from chain.primitives import BPS, key_of
 from chain.vouchers import Domain, SlaReport, digest, is_signed_by
 from mesh.errors import ProtocolViolation
+from shards.shown import shown
 
 VERSION: Final = 1
 MAX_SAMPLES: Final = 4096
@@ -168,7 +169,7 @@ def _read(entry: object, gateway: str, epoch: int, domain: Domain, signer: bytes
 
 def _integer(value: object, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"{value!r:.40} is no integer from 0 to {most}")
+        raise ValueError(f"{shown(value)} is no integer from 0 to {most}")
     return value
 
 

@@ -1,13 +1,25 @@
-"""How a stage serves: what the operator can set."""
+"""What the operator can set: how a node joins, how a stage serves; and how it is asked to leave."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mesh.errors import ConfigError
+from mesh.node import NodeConfig
+from mesh.provider.machine import check_device
+from mesh.provider.model_files import ModelFiles
 from mesh.provider.sessions import AdmissionLimits
 from shards.engine.queue import BatchLimits
+from shards.span import Span
+
+if TYPE_CHECKING:
+    from mesh.payment.desk import Ask, PaymentConfig
 
 PREFILL_CHUNK = 256
+REBALANCE_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,4 +29,73 @@ class ServiceConfig:
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     batch: BatchLimits = field(default_factory=BatchLimits)
     prefill_chunk: int = PREFILL_CHUNK
+    stranger_requests: tuple[float, float] = (50.0, 500.0)
+    """Requests a second, and at once, of a peer that has no session …"""
+    client_requests: tuple[float, float] = (1000.0, 2000.0)
+    """… and of one that has."""
+    channel_seconds: float = 600.0
+    """A channel to us ends after so long without a word, unless a session depends on it."""
     threads: int | None = None
+
+
+async def _approve(what: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfig:
+    """What `mesh join` was asked. `blocks` None chooses automatically, up to `max_blocks` (None: a third).
+
+    Who chooses automatically looks every `rebalance_seconds` (None: never) whether it is needed more elsewhere.
+    """
+
+    model: str
+    node: NodeConfig
+    name: str | None = None
+    blocks: Span | None = None
+    max_blocks: int | None = None
+    rebalance_seconds: float | None = REBALANCE_SECONDS
+    start_at: Span | None = None
+    """Where it starts that chooses automatically, where its node has chosen for several stages together."""
+    device_share: float = 1.0
+    """Which part of the device's free memory is for this stage."""
+    device: str = "cpu"
+    dtype: str = "auto"
+    cache: Path | None = None
+    kv_bytes: int = 1 << 30
+    threads: int | None = None
+    drain_seconds: float = 10.0
+    """How long sessions may go on when we leave."""
+    payment: PaymentConfig | None = None
+    """With which account to be paid; None serves for free."""
+    approve: Ask = field(default=_approve)
+    """Asked once before anything is staked."""
+
+
+class Leaving:
+    """Through this a provider is asked to go once its sessions have ended."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.serving = False
+
+    def ask(self) -> bool:
+        """False when there is nothing to wait for, or it was asked before: whoever wants it to end cancels it."""
+        if not self.serving or self.asked.is_set():
+            return False
+        self.asked.set()
+        return True
+
+
+def check_options(config: JoinConfig, files: ModelFiles) -> None:
+    """Raises `ConfigError` where they do not fit the model or the machine."""
+    n_blocks = files.spec.n_blocks
+    if config.blocks is not None and config.blocks.end > n_blocks:
+        raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
+    if config.start_at is not None and config.start_at.end > n_blocks:
+        raise ConfigError(f"--start-at {config.start_at} is outside the model, which has blocks 0:{n_blocks}")
+    if not 0 < config.device_share <= 1:
+        raise ConfigError(f"--device-share must be above 0 and at most 1, got {config.device_share:g}")
+    if config.max_blocks is not None and config.max_blocks < 1:
+        raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
+    check_device(config.device)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from mesh.errors import MeshError, ProtocolViolation
+from mesh.errors import MeshError, PeerTimeout, ProtocolViolation
 from mesh.transport.port import Channel
 from mesh.wire.frame import Frame
 from mesh.wire.messages import Message, decode, encode
@@ -19,8 +19,16 @@ MAX_OUTGOING = 8192
 class ControlChannel:
     """A client's channel with a bounded outgoing queue; a client that does not read is dropped."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(
+        self, channel: Channel, wait: Callable[[], float] = lambda: 0.0, *, idle_seconds: float | None = None
+    ) -> None:
+        """`wait` counts a request and says for how many seconds the next one is left unread: so who sends too many
+        waits, and nobody else does. `idle_seconds` without a request end the channel, unless it is `busy`.
+        """
         self._channel = channel
+        self._wait = wait
+        self._idle_seconds = idle_seconds
+        self.busy: Callable[[], bool] = lambda: False
         self._outgoing: asyncio.Queue[Frame] = asyncio.Queue(MAX_OUTGOING)
         self._overrun = asyncio.Event()
 
@@ -41,11 +49,22 @@ class ControlChannel:
             writer = tasks.create_task(self._write())
             watcher = tasks.create_task(self._watch())
             try:
-                while (frame := await self._channel.receive()) is not None:
+                while (frame := await self._next()) is not None:
                     handle(decode(frame), frame)
+                    if seconds := self._wait():
+                        await asyncio.sleep(seconds)
             finally:
                 writer.cancel()
                 watcher.cancel()
+
+    async def _next(self) -> Frame | None:
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    return await self._channel.receive()
+            except TimeoutError:
+                if not self.busy():
+                    raise PeerTimeout(f"it asked nothing for {self._idle_seconds:g} s", peer=self.peer) from None
 
     async def _write(self) -> None:
         while True:

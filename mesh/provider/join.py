@@ -7,19 +7,19 @@ import gc
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
-from mesh.errors import ConfigError, MeshError
-from mesh.node import Node, NodeConfig
-from mesh.provider.config import ServiceConfig
+from mesh.errors import MeshError
+from mesh.node import Node
+from mesh.provider.announcer import Announcer, committed_and_claims
+from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
 from mesh.provider.doors import Doors
 from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
-from mesh.provider.machine import check_device, free_bytes, growth, measure, stoppable
+from mesh.provider.machine import free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.mover import Mover
 from mesh.provider.service import StageService
@@ -35,63 +35,16 @@ from shards.span import Span
 from shards.stage import StageModel
 
 if TYPE_CHECKING:
-    from mesh.payment.desk import Ask, Desk, PaymentConfig
+    from mesh.payment.desk import Desk
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_SECONDS = 8.0
 CLAIM_SECONDS = 1.0
 CLAIM_ROUNDS = 20
 STEADY_ROUNDS = 2
 UNKNOWN_RATE = 1.0
 MEMORY_FRACTION = 0.5
 """Of the free memory, what a node takes more blocks into."""
-REBALANCE_SECONDS = 8.0
-
-
-async def _approve(what: str) -> bool:
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class JoinConfig:
-    """What `mesh join` was asked. `blocks` None chooses automatically, up to `max_blocks` (None: a third).
-
-    Who chooses automatically looks every `rebalance_seconds` (None: never) whether it is needed more elsewhere.
-    """
-
-    model: str
-    node: NodeConfig
-    name: str | None = None
-    blocks: Span | None = None
-    max_blocks: int | None = None
-    rebalance_seconds: float | None = REBALANCE_SECONDS
-    device: str = "cpu"
-    dtype: str = "auto"
-    cache: Path | None = None
-    kv_bytes: int = 1 << 30
-    threads: int | None = None
-    drain_seconds: float = 10.0
-    """How long sessions may go on when we leave."""
-    payment: PaymentConfig | None = None
-    """With which account to be paid; None serves for free."""
-    approve: Ask = field(default=_approve)
-    """Asked once before anything is staked."""
-
-
-class Leaving:
-    """Through this a provider is asked to go once its sessions have ended."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.serving = False
-
-    def ask(self) -> bool:
-        """False when there is nothing to wait for, or it was asked before: whoever wants it to end cancels it."""
-        if not self.serving or self.asked.is_set():
-            return False
-        self.asked.set()
-        return True
 
 
 async def join(
@@ -106,7 +59,7 @@ async def join(
     """
     folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, config.name or model_name(config.model, folder), folder)
-    _check_options(config, files)
+    check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
     async with AsyncExitStack() as stack:
         desk = None
@@ -132,7 +85,7 @@ async def join(
                 await provider.run_until(leaving or Leaving(), tell, progress)
             finally:
                 # Also when loading fails or is broken off: nobody shall wait for blocks that will not come.
-                await provider.withdraw()
+                await provider.announcer.withdraw()
                 watcher.cancel()
 
 
@@ -143,12 +96,14 @@ class _Provider:
         self._desk = desk
         self._config = config
         self._node = node
+        self.announcer = Announcer(node.directory)
         self._files = files
         self._dtype = dtype
         self._rate = UNKNOWN_RATE
         self._threads = config.threads
         self._doors = Doors(node.transport)
-        self._share = config.max_blocks or default_max_blocks(files.spec.n_blocks)
+        started = len(config.start_at) if config.start_at is not None else 0
+        self._share = config.max_blocks or max(default_max_blocks(files.spec.n_blocks), started)
         self._memory = 0
         """Blocks that we have memory for, if we may move: 0 stays."""
         self._has_served = asyncio.Event()
@@ -158,7 +113,7 @@ class _Provider:
             interval=config.rebalance_seconds or REBALANCE_SECONDS,
             transport=node.transport,
             look=self._everybody,
-            announce=lambda: self._announce(self._current_record()),
+            announce=lambda: self.announcer.announce(self._current_record()),
             fetch=self._fetch,
         )
         self._serving: tuple[StageService, Span] | None = None
@@ -189,7 +144,7 @@ class _Provider:
             await service.drain(self._config.drain_seconds)
             return
         tell(Draining(len(service.table)))
-        announcing = asyncio.create_task(self._try_to_announce(self._serving_record(service, span)))
+        announcing = asyncio.create_task(self.announcer.try_announce(self._serving_record(service, span)))
         try:
             handed_over = await service.drain(self._config.drain_seconds)
         finally:
@@ -219,7 +174,7 @@ class _Provider:
 
     async def _prepare(self, span: Span, progress: Progress) -> StageModel:
         async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(self._keep_announcing(lambda: self._record(span, "loading")))
+            keeper = tasks.create_task(self.announcer.keep(lambda: self._record(span, "loading")))
             model = await stoppable(lambda report: self._load(span, report), progress)
             self._threads, self._rate = await asyncio.to_thread(measure, model, self._config.threads)
             keeper.cancel()
@@ -243,12 +198,12 @@ class _Provider:
             await ready.wait()
             self._has_served.set()
             self._serving = service, span
-            await self._try_to_announce(self._current_record())
+            await self.announcer.try_announce(self._current_record())
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
             self._leaving.serving = True
-            keeper = tasks.create_task(self._keep_announcing(self._current_record))
+            keeper = tasks.create_task(self.announcer.keep(self._current_record))
             if not self._memory:
                 await asyncio.get_running_loop().create_future()  # we stay
             target = await self._mover.needed_elsewhere(span, lambda: len(service.table))
@@ -268,7 +223,7 @@ class _Provider:
 
     async def _everybody(self, span: Span) -> list[ProviderView]:
         """The swarm with ourselves as we serve now, and with those that have only claimed."""
-        committed, claims = await self._view()
+        committed, claims = await self._look()
         claimed = [ProviderView(claim.peer, claim.span, UNKNOWN_RATE, serving=False) for claim in claims]
         mine = ProviderView(self._node.peer_id, span, self._rate, max_blocks=self._capacity)
         return [*committed, *claimed, mine]
@@ -289,6 +244,9 @@ class _Provider:
         """Claim a span, wait until the claim is steady among those who join at the same time."""
         if self._config.blocks is not None:
             return self._config.blocks
+        if self._config.start_at is not None:
+            await self.announcer.try_announce(self._record(self._config.start_at, "loading"))
+            return self._config.start_at
         n_blocks = self._files.spec.n_blocks
         # A share that nobody asked for is an even one; what an operator offers is used whole.
         offered = self._config.max_blocks is not None
@@ -297,7 +255,7 @@ class _Provider:
         steady = 0
         for round_ in range(CLAIM_ROUNDS):
             try:
-                committed, claims = await self._view()
+                committed, claims = await self._look()
             except MeshError as error:
                 if round_ == CLAIM_ROUNDS - 1:
                     raise
@@ -311,25 +269,15 @@ class _Provider:
             if span != claimed:
                 logger.info("claiming blocks %s", span)
             claimed = span
-            await self._try_to_announce(self._record(span, "joining"))
+            await self.announcer.try_announce(self._record(span, "joining"))
             await asyncio.sleep(CLAIM_SECONDS)
-        await self._try_to_announce(self._record(span, "loading"))
+        await self.announcer.try_announce(self._record(span, "loading"))
         return span
 
-    async def _view(self) -> tuple[list[ProviderView], list[Claim]]:
-        committed: list[ProviderView] = []
-        claims: list[Claim] = []
-        for record in await self._node.directory.providers(ModelKey(self._files.name, self._files.digest)):
-            peer = record.peer
-            if peer == self._node.peer_id:
-                continue
-            if record.state == "joining":
-                claims.append(Claim(peer, record.span))
-            elif record.state in ("loading", "serving"):
-                serving = record.state == "serving"
-                view = ProviderView(peer, record.span, record.throughput, serving, max_blocks=record.max_blocks)
-                committed.append(view)
-        return committed, claims
+    async def _look(self) -> tuple[list[ProviderView], list[Claim]]:
+        """The others of our model: those who serve or load, and those who still choose."""
+        records = await self._node.directory.providers(ModelKey(self._files.name, self._files.digest))
+        return committed_and_claims(records, without={self._node.peer_id})
 
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config
@@ -337,8 +285,9 @@ class _Provider:
         checkpoint = Checkpoint.open(folder, span=span, progress=progress)
         model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
         if config.blocks is None and config.rebalance_seconds is not None:
+            free = free_bytes(config.device) * config.device_share
             each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype)
-            self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free_bytes(config.device) / each)
+            self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)
         return model
 
@@ -372,34 +321,3 @@ class _Provider:
             kv_free_tokens=max(0, service.table.kv_bytes_free) // per_token,
             sessions=len(service.table),
         )
-
-    async def _keep_announcing(self, record: Callable[[], ProviderRecord]) -> None:
-        while True:
-            await asyncio.sleep(ANNOUNCE_SECONDS)
-            await self._try_to_announce(record())
-
-    async def _announce(self, record: ProviderRecord) -> None:
-        await self._node.directory.announce(record)
-
-    async def _try_to_announce(self, record: ProviderRecord) -> None:
-        """A directory that does not answer ends nobody: the next round may reach it again."""
-        try:
-            await self._announce(record)
-        except MeshError as error:
-            logger.warning("could not announce that we are %s: %s", record.state, error)
-
-    async def withdraw(self) -> None:
-        """Take our record back, as far as the directory can be reached."""
-        try:
-            await self._node.directory.withdraw()
-        except MeshError as error:
-            logger.warning("could not withdraw our record (it expires by itself): %s", error)
-
-
-def _check_options(config: JoinConfig, files: ModelFiles) -> None:
-    n_blocks = files.spec.n_blocks
-    if config.blocks is not None and config.blocks.end > n_blocks:
-        raise ConfigError(f"--blocks {config.blocks} is outside the model, which has blocks 0:{n_blocks}")
-    if config.max_blocks is not None and config.max_blocks < 1:
-        raise ConfigError(f"--max-blocks must be at least 1, got {config.max_blocks}")
-    check_device(config.device)

@@ -105,19 +105,26 @@ class Links:
     def __len__(self) -> int:
         return len(self._links)
 
+    def prepare(self, peer: PeerId) -> None:
+        """Open the link to a neighbour already; on a long line that takes longer than what the first frame needs."""
+        self._link(peer)
+
     def push(self, peer: PeerId, frame: Frame) -> None:
         """Send a frame to a neighbour, in order; never blocks. A full buffer breaks the link."""
-        found = self._links.get(peer)
-        if found is None:
-            link = Link(peer, self._transport)
-            found = self._links[peer] = link, self._tasks.create_task(self._run(link))
-        link, task = found
+        link, task = self._link(peer)
         try:
             link.push(frame)
         except PeerUnreachable as error:
             self._drop(link)
             task.cancel()
             self._broken(peer, error)
+
+    def _link(self, peer: PeerId) -> tuple[Link, asyncio.Task[None]]:
+        found = self._links.get(peer)
+        if found is None:
+            link = Link(peer, self._transport)
+            found = self._links[peer] = link, self._tasks.create_task(self._run(link))
+        return found
 
     async def wait_for_room(self, peer: PeerId) -> None:
         """What paces a prompt to the speed of the next hop."""

@@ -17,7 +17,7 @@ from shards.stage import StageModel
 
 T = TypeVar("T")
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 async def stoppable(work: Callable[[Progress], T], progress: Progress) -> T:
@@ -47,7 +47,7 @@ def measure(model: StageModel, threads: int | None) -> tuple[int, float]:
 
 def growth(stored: str, loaded: str) -> float:
     """How many times more bytes weights take when they are loaded."""
-    before, after = (_BYTES.get(name, 4) for name in (stored, loaded))
+    before, after = (DTYPE_BYTES.get(name, 4) for name in (stored, loaded))
     return max(1.0, after / before)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mesh.errors import BadTensor, PeerError, ProtocolViolation
+from mesh.errors import BadTensor, PeerError, PeerTimeout, ProtocolViolation
 from mesh.provider.links import Links
 from mesh.provider.live import LiveSession, activation_frames, answers
 from mesh.provider.running import LiveSessions
@@ -21,6 +21,11 @@ from shards.config import ModelSpec
 from shards.engine.work import Outcome, Work
 
 logger = logging.getLogger(__name__)
+
+MAX_STRAYS = 256
+"""Frames in a row that belong to no session: a few are on their way when one is closed, more nobody needs to send."""
+SILENCE_SECONDS = 120.0
+"""After which the channel of a peer ends that is no session's neighbour."""
 
 
 class Ring:
@@ -40,6 +45,7 @@ class Ring:
         self._wire_dtype = wire_dtype
         self._sessions = sessions
         self._tasks = tasks
+        self.silence_seconds = SILENCE_SECONDS
         self._channels: dict[PeerId, Channel] = {}
         """Each neighbour's newest channel to us."""
 
@@ -50,8 +56,11 @@ class Ring:
         sender = channel.peer
         self._channels[sender] = channel
         try:
-            while (frame := await channel.receive()) is not None:
-                await self._take(sender, frame)
+            strays = 0
+            while (frame := await self._next(channel)) is not None:
+                strays = 0 if await self._take(sender, frame) else strays + 1
+                if strays > MAX_STRAYS:
+                    raise ProtocolViolation(f"{strays} frames in a row for no session of ours", peer=sender)
         except PeerError as error:
             if self._channels.get(sender) is channel:
                 code = "bad_input" if isinstance(error, ProtocolViolation) else "peer_lost"
@@ -64,14 +73,34 @@ class Ring:
             if self._channels.get(sender) is channel:
                 del self._channels[sender]
 
-    async def _take(self, sender: PeerId, frame: Frame) -> None:
-        match decode(frame):
+    async def _next(self, channel: Channel) -> Frame | None:
+        """The next frame. Raises `PeerTimeout` for a peer that no session needs and that says nothing for long."""
+        while True:
+            try:
+                async with asyncio.timeout(self.silence_seconds):
+                    return await channel.receive()
+            except TimeoutError:
+                if not self._sessions.table.neighbours(channel.peer):
+                    raise PeerTimeout(f"it sent nothing for {self.silence_seconds:g} s", peer=channel.peer) from None
+
+    async def _take(self, sender: PeerId, frame: Frame) -> bool:
+        """Whether any of it was for a session of ours with this neighbour."""
+        message = decode(frame)
+        match message:
             case Activations(parts=parts):
+                known = self._knows(sender, parts)
                 await self._activations(sender, parts, frame)
+                return known
             case NextTokens(parts=parts):
+                known = self._knows(sender, parts)
                 await self._next_tokens(sender, parts)
+                return known
             case other:
                 raise ProtocolViolation(f"a {other.kind!r} message makes no sense on the ring", peer=sender)
+
+    def _knows(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]]) -> bool:
+        lives = (self._sessions.get(session) for session, _, _ in parts)
+        return any(live is not None and live.entry.previous == sender for live in lives)
 
     async def _activations(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]], frame: Frame) -> None:
         counts = [count for _, _, count in parts]
@@ -118,7 +147,7 @@ class Ring:
             if live is not None and live.entry.previous == sender:
                 sessions.fail(live, "bad_input", str(error), blamed=sender)
             else:
-                logger.warning("refused a frame of %s: %s", sender, error)
+                logger.debug("refused a frame of %s: %s", sender, error)
             return
         if entry is None or live is None:
             return
@@ -131,6 +160,11 @@ class Ring:
         await sessions.submit(live, Work(session, live.cache, start, count, tokens=tokens, hidden=hidden))
 
     # What goes on.
+
+    def prepare(self, peer: PeerId) -> None:
+        """A session has been admitted that will hand over to this neighbour."""
+        if peer != self._transport.peer_id:
+            self.links.prepare(peer)
 
     def conclude(self, outcomes: Sequence[Outcome]) -> None:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""

@@ -19,7 +19,8 @@ from mesh.provider.ring import Ring
 from mesh.provider.running import LiveSessions
 from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
 from mesh.provider.tensors import WIRE_DTYPES
-from mesh.transport.port import Channel, Transport
+from mesh.transport.port import Channel, PeerId, Transport
+from mesh.transport.quotas import Rates
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
@@ -86,6 +87,8 @@ class StageService:
         self._wire_dtype = WIRE_DTYPES[wire_dtype]
         self.sessions = LiveSessions(self.table, self._wire_dtype, collector)
         self.till = self.sessions.till
+        self._strangers = Rates(*self.config.stranger_requests)
+        self._clients = Rates(*self.config.client_requests)
         self._crash: asyncio.Future[None] | None = None
         self._closing = False
         self.draining = False
@@ -155,7 +158,8 @@ class StageService:
     # What clients ask for.
 
     async def _serve_control(self, channel: Channel) -> None:
-        control = ControlChannel(channel)
+        control = ControlChannel(channel, lambda: self._pause(channel.peer), idle_seconds=self.config.channel_seconds)
+        control.busy = lambda: any(live.owner is control for live in self.sessions)
         try:
             await control.run(lambda message, frame: self._handle(control, message, frame))
         except BaseExceptionGroup as group:
@@ -169,6 +173,12 @@ class StageService:
                     self.sessions.free(live)
             if self.till is not None:
                 self.till.leave(control)
+
+    def _pause(self, peer: PeerId) -> float:
+        """Count a request of a peer; for how long no more of its are read."""
+        now = time.monotonic()
+        seconds = self._strangers.of(peer).wait(now)
+        return self._clients.of(peer).wait(now) if seconds and self.table.of_client(peer) else seconds
 
     def _handle(self, control: ControlChannel, message: Message, frame: Frame) -> None:
         match message:
@@ -207,6 +217,9 @@ class StageService:
                 raise NotAdmitted("closing", "the provider is shutting down")
             if self.till is not None:
                 self.till.check(control.peer)
+            for idle in self.table.in_the_way(request, control.peer, time.monotonic()):
+                if (live := self.sessions.get(idle.id)) is not None:
+                    self.sessions.fail(live, "idle", "nothing happened in it, and others need its place")
             entry = self.table.admit(request, control.peer, time.monotonic())
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
@@ -226,6 +239,7 @@ class StageService:
             return
         self.sessions.add(LiveSession(entry, control, cache, tail, bill=bill))
         control.tell(SessionOpened(entry.id))
+        self.ring.prepare(entry.following)
 
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
@@ -269,7 +283,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()  # calls of their own: a local here would keep a session's cache alive
+            self.sessions.fail_idle()  # a call of its own: a local here would keep the last one's cache alive
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:

@@ -34,12 +34,21 @@ class StageFacts:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """What a stage gives to sessions: their number (in all, and per client), bytes of cache, idle seconds."""
+    """What a stage gives to sessions: their number (in all, and per client), bytes of cache, seconds of silence."""
 
     sessions: int = 256
     sessions_per_client: int = 128
     kv_bytes: int = 1 << 30
+    client_share: float = 0.75
+    """Of the cache, what the sessions of one client may take together; a single session may take it all."""
     idle_seconds: float = 120.0
+    """After which a session in which nothing happens ends …"""
+    unfed_seconds: float = 60.0
+    """… or one that was opened and never got a token …"""
+    unfed_grace: float = 5.0
+    """… and after which that one has to go already where somebody else needs its place …"""
+    idle_grace: float = 30.0
+    """… or one in which nothing happens, of a client that holds more than who needs it."""
 
 
 class NotAdmitted(Exception):
@@ -113,6 +122,10 @@ class SessionTable:
         kv_bytes = self.facts.kv_bytes_per_token(span) * request.capacity
         if kv_bytes > self.limits.kv_bytes:
             raise NotAdmitted("too_large", f"it needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
+        held = self.kv_bytes_of(client)
+        share = self.limits.client_share
+        if held and share < 1 and held + kv_bytes > share * self.limits.kv_bytes:
+            raise NotAdmitted("quota", f"one client may hold {share:.0%} of the cache", self.until_room())
         if kv_bytes > self.kv_bytes_free:
             wait = self.until_room()
             raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", wait)
@@ -135,6 +148,46 @@ class SessionTable:
         self._sessions[session.id] = session
         self.kv_bytes_used += kv_bytes
         return session
+
+    def kv_bytes_of(self, client: str) -> int:
+        """Bytes of cache that a client's sessions have reserved."""
+        return sum(session.kv_bytes for session in self if session.client == client)
+
+    def in_the_way(self, request: OpenSession, client: str, now: float) -> list[HopSession]:
+        """Sessions that do nothing and would have to end for `request` to fit; none where that would not help.
+
+        First those that were opened and never got a token, of whoever holds most; so memory that is merely taken is
+        no use to an attacker, also under many names. Then silent ones of clients that hold more than `client`.
+        """
+        try:
+            kv_bytes = self.facts.kv_bytes_per_token(self._check_shape(request)) * request.capacity
+        except NotAdmitted:
+            return []
+        missing = kv_bytes - self.kv_bytes_free
+        places = len(self._sessions) + 1 - self.limits.sessions
+        if (missing <= 0 and places <= 0) or kv_bytes > self.limits.kv_bytes:
+            return []
+        held: dict[str, int] = {}
+        for each in self:
+            held[each.client] = held.get(each.client, 0) + each.kv_bytes
+        unfed = [each for each in self if each.expected == 0 and now - each.opened > self.limits.unfed_grace]
+        unfed.sort(key=lambda each: (-held[each.client], each.opened))
+        silent = [
+            each
+            for each in self
+            if each.expected > 0
+            and now - each.last_active > self.limits.idle_grace
+            and held[each.client] > held.get(client, 0)
+        ]
+        silent.sort(key=lambda each: (-held[each.client], each.last_active))
+        chosen: list[HopSession] = []
+        for each in (*unfed, *silent):
+            if missing <= 0 and places <= 0:
+                break
+            chosen.append(each)
+            missing -= each.kv_bytes
+            places -= 1
+        return chosen if missing <= 0 and places <= 0 else []
 
     def close(self, session: bytes, client: str) -> HopSession | None:
         """Forget a session of `client`; None if there is none (closing twice is harmless)."""
@@ -167,12 +220,14 @@ class SessionTable:
         return found
 
     def extend(self, session: bytes, client: str, limit: int, now: float) -> HopSession | None:
-        """Positions below `limit` may run; None when `client` has no such session at a first stage."""
+        """Positions below `limit` may run; None when `client` has no such session at a first stage.
+
+        A sign of life it is not: only tokens are.
+        """
         found = self._sessions.get(session)
         if found is None or found.client != client or not found.is_first:
             return None
         found.limit = max(found.limit, min(limit, found.capacity))
-        found.last_active = now
         return found
 
     def arrive(self, session: bytes, sender: str, start: int, count: int, now: float) -> HopSession | None:
@@ -209,7 +264,12 @@ class SessionTable:
 
     def idle(self, now: float) -> list[HopSession]:
         """Sessions in which nothing has happened for too long."""
-        return [session for session in self if now - session.last_active > self.limits.idle_seconds]
+        limits = self.limits
+        return [
+            session
+            for session in self
+            if now - session.last_active > (limits.idle_seconds if session.expected else limits.unfed_seconds)
+        ]
 
     def _check_shape(self, request: OpenSession) -> Span:
         facts = self.facts

@@ -7,6 +7,8 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+from mesh.transport._protobuf import isolate_hivemind
+
 _loaded: SimpleNamespace | None = None
 
 
@@ -14,6 +16,7 @@ def load() -> Any:
     """The parts of hivemind that the adapters use, by name. The first call blocks for 2 to 3 seconds."""
     global _loaded
     if _loaded is None:
+        isolate_hivemind()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it and torch use that is deprecated is not for us to mend
             from hivemind.p2p import P2P, PeerID

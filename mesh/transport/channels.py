@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh.errors import PeerError, PeerUnreachable
 from mesh.transport.port import Channel, Handler, PeerId
+from mesh.transport.quotas import Rates, Unfinished
 from mesh.transport.streams import FrameChannel, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -19,11 +21,22 @@ _CANCEL_TIMEOUT = 5.0  # seconds for the handlers to end once they are cancelled
 
 @dataclass(frozen=True, slots=True)
 class TransportSettings:
-    """The bounds of a transport. Inbound channels over a bound are broken off at once."""
+    """The bounds of a transport. Inbound channels over a peer's own bounds are broken off at once.
+
+    Where all places are taken, whoever has the most gives one up to a peer with fewer.
+    """
 
     stream: StreamSettings = field(default_factory=StreamSettings)
     inbound_per_peer: int = 64
     inbound: int = 1024
+    openings_per_second: float = 20.0
+    """Channels that a peer may open in the long run …"""
+    openings_at_once: float = 128.0
+    """… and at once."""
+    unfinished: int = 512 * 1024 * 1024
+    """Bytes of frames that are not whole yet, of all peers together …"""
+    unfinished_per_peer: int = 160 * 1024 * 1024
+    """… and of one."""
     linger: float = 1.0
     """Seconds that an inbound channel waits for the peer to close too once its handler has returned."""
 
@@ -34,6 +47,10 @@ class OwnedChannel(Channel, Protocol):
     @property
     def closed(self) -> bool:
         """True once the channel can no longer send."""
+
+    @property
+    def heard(self) -> float:
+        """When the last frame came (monotonic; before the first one: when the channel began)."""
 
     async def aclose(self, *, linger: float = 0.0) -> None:
         """Close cleanly; for up to `linger` seconds wait for the peer to close too."""
@@ -50,11 +67,18 @@ class Channels:
         self._open: set[OwnedChannel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inbound: Counter[PeerId] = Counter()
+        self._entered: set[OwnedChannel] = set()
+        self._openings = Rates(settings.openings_per_second, settings.openings_at_once)
+        self._unfinished = Unfinished[OwnedChannel](
+            total=settings.unfinished, per_peer=settings.unfinished_per_peer, peer_of=lambda channel: channel.peer
+        )
         self.closed = False
 
     def opened(self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> FrameChannel:
         """Take charge of a stream that we opened."""
-        channel = FrameChannel(peer, reader, writer, self._settings.stream, on_close=self.forget)
+        channel = FrameChannel(
+            peer, reader, writer, self._settings.stream, on_close=self.forget, on_unfinished=self.hold
+        )
         self.adopt(channel)
         return channel
 
@@ -69,15 +93,41 @@ class Channels:
     def forget(self, channel: OwnedChannel) -> None:
         """The channel has closed."""
         self._open.discard(channel)
+        self._entered.discard(channel)
+        self._unfinished.hold(channel, 0)
+
+    def hold(self, channel: OwnedChannel, size: int) -> None:
+        """The channel has `size` bytes of a frame that is not whole. Breaks off whoever holds too much for too long."""
+        victim = self._unfinished.hold(channel, size)
+        if victim is not None:
+            log.warning("%s holds too many bytes of frames that do not end: broken off", victim.peer)
+            victim.abort("too many bytes of unfinished frames")
 
     def has_room(self, peer: PeerId) -> bool:
-        """True while `peer` may open another channel."""
+        """Whether `peer` may open another channel; where all places are taken, one is made free if that is fair."""
         settings = self._settings
-        return (
-            not self.closed
-            and self._inbound[peer] < settings.inbound_per_peer
-            and self._inbound.total() < settings.inbound
-        )
+        if self.closed or self._inbound[peer] >= settings.inbound_per_peer:
+            return False
+        if not self._openings.of(peer).take(time.monotonic()):
+            return False
+        return len(self._entered) < settings.inbound or self._make_room(peer)
+
+    def is_full(self, peer: PeerId) -> bool:
+        """True while every place that `peer` may take is taken."""
+        settings = self._settings
+        return self.closed or self._inbound[peer] >= settings.inbound_per_peer or len(self._entered) >= settings.inbound
+
+    def _make_room(self, peer: PeerId) -> bool:
+        """End the quietest channel of the peer that has most; False where that has hardly more than `peer`."""
+        most, count = max(self._inbound.items(), key=lambda item: item[1])
+        if count <= self._inbound[peer] + 1:
+            return False
+        quietest = min((each for each in self._entered if each.peer == most), key=lambda each: each.heard, default=None)
+        if quietest is None:
+            return False
+        log.info("%s has %d channels: the quietest makes room for %s", most, count, peer)
+        quietest.abort("others need the place")
+        return True
 
     def accept(
         self,
@@ -98,6 +148,7 @@ class Channels:
         """Start `handler` on an inbound channel that was adopted."""
         peer = channel.peer
         self._inbound[peer] += 1
+        self._entered.add(channel)
         task = asyncio.create_task(self._run(channel, handler), name=f"{protocol} {peer}")
         self._tasks.add(task)
 

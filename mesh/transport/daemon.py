@@ -128,6 +128,18 @@ class Daemon:
         except (h.P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {error}", peer=peer) from error
 
+    async def disconnect(self, peer: str) -> None:
+        """Have the daemon give up its connections to `peer`, so that the next channel dials anew.
+
+        A connection that was cut off for a while only goes on when TCP asks again, at intervals that double.
+        """
+        h = _hivemind.load()
+        try:
+            async with asyncio.timeout(_CONTROL_TIMEOUT):
+                await self.p2p._client.disconnect(h.PeerID.from_base58(peer))
+        except (TimeoutError, OSError, EOFError, ValueError, h.P2PDaemonError) as error:
+            log.debug("p2pd did not disconnect %s: %r", peer, error)
+
     async def refresh_maddrs(self) -> tuple[str, ...]:
         """Ask the daemon again where we can be reached: addresses come and go (a relay, a port mapping)."""
         async with asyncio.timeout(_CONTROL_TIMEOUT):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from mesh.wire.frame import GOODBYE, PREFIX, Frame, FrameLimits, decode_prefix, 
 
 _JOINED = 64 * 1024  # frames up to this size are joined into one write
 _CHUNK = 256 * 1024  # most bytes handed to the writer, or taken from the reader, at once
+COUNTED = 64 * 1024
+"""An unfinished frame smaller than this is not worth counting."""
 _CLOSE_TIMEOUT = 1.0  # seconds that a close waits for what is buffered to leave
 
 
@@ -40,6 +43,7 @@ class FrameChannel:
         "_ended",
         "_header",
         "_on_close",
+        "_on_unfinished",
         "_payload",
         "_peer",
         "_prefix",
@@ -48,6 +52,7 @@ class FrameChannel:
         "_settings",
         "_sizes",
         "_writer",
+        "heard",
     )
 
     def __init__(
@@ -58,13 +63,20 @@ class FrameChannel:
         settings: StreamSettings | None = None,
         *,
         on_close: Callable[[FrameChannel], None] | None = None,
+        on_unfinished: Callable[[FrameChannel, int], None] | None = None,
     ) -> None:
-        """`on_close` is called once, when the channel closes for whatever reason."""
+        """`on_close` is called once, when the channel closes for whatever reason.
+
+        `on_unfinished` is told how many bytes of a large frame have come, and 0 when it is whole.
+        """
         self._peer = peer
         self._reader = reader
         self._writer = writer
         self._settings = settings or StreamSettings()
         self._on_close = on_close
+        self._on_unfinished = on_unfinished
+        self.heard = time.monotonic()
+        """When the last frame came."""
         self._closed = False  # we closed it, or it broke
         self._ended = False  # the peer said goodbye
         self._broken: str | None = None
@@ -166,6 +178,13 @@ class FrameChannel:
                 if not chunk:
                     raise FrameTruncated("the stream ended inside a frame's payload")
                 self._payload += chunk
+                if payload_size > COUNTED and self._on_unfinished is not None:
+                    self._on_unfinished(self, len(self._payload))
+                    if self._closed:
+                        raise self._unreachable("the channel is closed")
+        if payload_size > COUNTED and self._on_unfinished is not None:
+            self._on_unfinished(self, 0)
+        self.heard = time.monotonic()
         frame = Frame(self._header, self._payload)
         self._prefix = bytearray()
         self._sizes = self._header = None

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from mesh.errors import ProtocolViolation
 from mesh.wire import fields as f
 from mesh.wire.frame import Frame
+from shards.shown import shown
 
 Schema = Mapping[type[Any], Mapping[str, Callable[[str, Any], Any]]]
 """For each message class a reader per field; the class's `kind` names it on the wire."""
@@ -41,7 +42,7 @@ class Codec(Generic[M]):
         raw = f.unpack_map(frame.header, limit=self._header_limit)
         cls = self._by_kind.get(kind) if isinstance(kind := raw.pop("t", None), str) else None
         if cls is None:
-            raise ProtocolViolation(f"unknown message kind {kind!r:.60}")
+            raise ProtocolViolation(f"unknown message kind {shown(kind)}")
         if len(frame.payload) > self._payloads.get(cls, 0):
             raise ProtocolViolation(f"{kind!r} message has a payload of {len(frame.payload)} bytes")
         readers = self._schema[cls]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from mesh.errors import ProtocolViolation
+from shards.shown import shown
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def integer(low: int, high: int) -> Callable[[str, Any], int]:
 
     def read(name: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ProtocolViolation(f"field {name!r} must be an integer in [{low}, {high}], got {value!r:.60}")
+            raise ProtocolViolation(f"field {name!r} must be an integer in [{low}, {high}], got {shown(value)}")
         return value
 
     return read
@@ -75,9 +76,9 @@ def number(low: float, high: float) -> Callable[[str, Any], float]:
 
     def read(name: str, value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ProtocolViolation(f"field {name!r} must be a number, got {value!r:.60}")
+            raise ProtocolViolation(f"field {name!r} must be a number, got {shown(value)}")
         if not low <= value <= high or not math.isfinite(value):
-            raise ProtocolViolation(f"field {name!r} must be in [{low:g}, {high:g}], got {value!r:.60}")
+            raise ProtocolViolation(f"field {name!r} must be in [{low:g}, {high:g}], got {shown(value)}")
         return float(value)
 
     return read
@@ -86,7 +87,7 @@ def number(low: float, high: float) -> Callable[[str, Any], float]:
 def boolean(name: str, value: Any) -> bool:
     """A reader for true and false."""
     if not isinstance(value, bool):
-        raise ProtocolViolation(f"field {name!r} must be true or false, got {value!r:.60}")
+        raise ProtocolViolation(f"field {name!r} must be true or false, got {shown(value)}")
     return value
 
 
@@ -106,7 +107,7 @@ def choice(*allowed: str) -> Callable[[str, Any], str]:
 
     def read(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in allowed:
-            raise ProtocolViolation(f"field {name!r} must be one of {', '.join(allowed)}, got {value!r:.60}")
+            raise ProtocolViolation(f"field {name!r} must be one of {', '.join(allowed)}, got {shown(value)}")
         return value
 
     return read

@@ -1,4 +1,4 @@
-"""What every directory does alike: the in-memory twin and the DHT over real p2pd daemons on loopback."""
+"""What every directory does alike: the in-memory twin, the DHT over real p2pd daemons, and asking others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from mesh.discovery import dht
+from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory, MemoryBoard, MemoryDirectory
 from mesh.discovery.records import (
@@ -21,9 +23,12 @@ from mesh.discovery.records import (
     encode_record,
     provider_key,
 )
+from mesh.discovery.records_service import RecordsService, RecordsSettings
 from mesh.identity import Identity
 from mesh.transport import _hivemind
 from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.libp2p.transport import Libp2pTransport
+from mesh.wire.records import RECORDS_PROTOCOL
 from shards.span import Span
 
 pytestmark = pytest.mark.timeout(60)
@@ -87,7 +92,34 @@ async def dht_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
         await raw.shutdown()
 
 
-@pytest.fixture(params=[memory_swarm, dht_swarm], ids=["memory", "dht"])
+class Asked(AskingDirectory):
+    """Finds by asking a node over real connections; announces where that node looks."""
+
+    def __init__(self, own: MemoryDirectory, transport: Libp2pTransport, node: Libp2pTransport) -> None:
+        super().__init__(transport, [node.peer_id])
+        self.announce = own.announce  # type: ignore[method-assign]
+        self.withdraw = own.withdraw  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def asking_swarm(lifetime: float = 30.0) -> AsyncIterator[Swarm]:
+    async with memory_swarm(lifetime) as swarm, AsyncExitStack() as stack:
+        node = Libp2pTransport(Identity.generate(), listen=("/ip4/127.0.0.1/tcp/0",))
+        await stack.enter_async_context(node)
+        seen: Any = swarm.directories[0]
+        service = RecordsService(seen, RecordsSettings(fresh_seconds=0, burst=1000))
+        stack.push_async_callback(service.aclose)
+        await node.serve(RECORDS_PROTOCOL, service)
+        directories: list[Directory] = []
+        for identity, own in zip(swarm.identities, swarm.directories, strict=True):
+            transport = await stack.enter_async_context(Libp2pTransport(identity))
+            transport.learn(node.peer_id, node.maddrs)
+            assert isinstance(own, MemoryDirectory)
+            directories.append(Asked(own, transport, node))
+        yield replace(swarm, directories=directories)
+
+
+@pytest.fixture(params=[memory_swarm, dht_swarm, asking_swarm], ids=["memory", "dht", "asking"])
 def swarm(request: pytest.FixtureRequest) -> SwarmMaker:
     return request.param  # type: ignore[no-any-return]
 
@@ -264,3 +296,29 @@ async def test_a_peer_that_answers_searches_with_rubbish_hides_nobody(monkeypatc
             for directory in s.directories:
                 assert await directory.providers(MODEL) == (sent,)
         assert lied.is_set()
+
+
+async def test_pieces_of_a_dht_that_forgot_each_other_find_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dht, "_MEET_SECONDS", 0.2)
+    async with dht_swarm() as s:
+        pieces = [set(range(2)), {2}]
+        nodes = [directory._node for directory in s.directories]  # type: ignore[attr-defined]
+        tables = [node.protocol.routing_table for node in nodes]
+        async with asyncio.timeout(20):
+            for n, directory in enumerate(s.directories):  # all have met
+                while len(directory._acquaintances) < 2:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                nodes[n].blacklist.register_failure(nodes[n - 1].peer_id)
+        for piece in pieces:  # as after a time in which nobody reached the other piece
+            for n in piece:
+                for other in {0, 1, 2} - piece:
+                    if nodes[other].node_id in tables[n]:
+                        del tables[n][nodes[other].node_id]
+        assert len(tables[2].peer_id_to_uid) <= 1  # the hostile node at most
+        sent = await s.directories[2].announce(record(s.identities[2]))
+        async with asyncio.timeout(20):
+            for directory in s.directories:
+                while await directory.providers(MODEL) != (sent,):
+                    await asyncio.sleep(0.1)
+                    await s.directories[2].announce(record(s.identities[2]))
+                    sent = (await s.directories[2].providers(MODEL))[0]

@@ -19,7 +19,10 @@ import pytest
 from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport.daemon import Daemon, DaemonConfig, GuardKind, arguments
+from mesh.transport.hivemind import HivemindTransport
+from mesh.transport.port import Channel
 from mesh.transport.runtime_dir import RuntimeDirectory
+from mesh.wire.frame import Frame
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -48,7 +51,7 @@ except asyncio.CancelledError:
 @pytest.fixture
 def root() -> Iterator[Path]:
     # Not tmp_path: that one can be too long for a socket.
-    with TemporaryDirectory(prefix="mesh-", dir="/tmp") as directory:
+    with TemporaryDirectory(prefix="mesh-") as directory:
         yield Path(directory)
 
 
@@ -244,3 +247,31 @@ def test_a_root_that_others_can_enter_is_refused(root: Path) -> None:
 def test_a_root_too_long_for_a_socket_is_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match="shorter"), RuntimeDirectory(root / ("x" * 100)):
         pass
+
+
+async def test_a_peer_that_was_disconnected_is_dialled_anew(root: Path) -> None:
+    ended: asyncio.Queue[str] = asyncio.Queue()
+
+    async def serve(channel: Channel) -> None:
+        try:
+            await channel.receive()
+        except PeerUnreachable as error:
+            ended.put_nowait(str(error))
+
+    async with (
+        Daemon(config(root)) as first,
+        HivemindTransport(first) as there,
+        Daemon(config(root, initial_peers=first.visible_maddrs, client_mode=True)) as second,
+        HivemindTransport(second) as here,
+        asyncio.timeout(30),
+    ):
+        await there.serve("/mesh/test/1", serve)
+        channel = await here.open(there.peer_id, "/mesh/test/1")
+        await second.disconnect(there.peer_id)
+        with pytest.raises(PeerUnreachable):
+            await channel.receive()
+        await ended.get()
+        again = await here.open(there.peer_id, "/mesh/test/1")
+        await again.send(Frame(b"x"))
+        await again.aclose()
+        await second.disconnect("12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo")  # a stranger: nothing happens

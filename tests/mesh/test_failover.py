@@ -279,7 +279,7 @@ async def play(swarm: MemorySwarm, span: Span, answer: Answering, lie: Lying = l
     await transport.serve(CONTROL_PROTOCOL, control)
     await transport.serve(RING_PROTOCOL, ring)
     await swarm.announce(identity, span)
-    swarm.backend._views.clear()
+    swarm.backend._outlook.forget()
     return identity.peer_id
 
 

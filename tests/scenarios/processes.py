@@ -19,6 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.guarded import guarded
+from tests.network.namespaces import Namespace
+
 MARK = "MESH_TEST_RUN"
 """Every process of a run inherits this variable, which /proc shows of processes that nobody's child is any more."""
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -39,15 +42,23 @@ def wait_until(true: Callable[[], bool], what: str, *, seconds: float = 20.0, pa
 class MeshProcess:
     """One running `mesh` command: its JSON events, its output and what it says on stderr."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], stdin: bytes | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        stdin: bytes | None = None,
+        host: Namespace | None = None,
+    ) -> None:
         self.arguments = list(arguments)
         self.events: list[dict[str, Any]] = []
         self.stdout = ""
         self.stderr = ""
         self._changed = threading.Condition()
         self._open_pipes = 2
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mesh", *arguments],
+        command = guarded([sys.executable, "-m", "mesh", *arguments])
+        start = subprocess.Popen if host is None else host.popen
+        self._process: subprocess.Popen[bytes] = start(
+            command,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -148,7 +159,7 @@ class Finished:
 class World:
     """The processes of one group of tests, with a runtime folder and identities of their own."""
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-", dir="/tmp")))
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-")))
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     processes: list[MeshProcess] = field(default_factory=list)
 
@@ -193,9 +204,9 @@ class World:
                     os.kill(pid, signal.SIGKILL)
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, *arguments: str, stdin: bytes | None = None) -> MeshProcess:
-        """`mesh ARGUMENTS` in the background."""
-        process = MeshProcess(arguments, self.environment, stdin)
+    def start(self, *arguments: str, stdin: bytes | None = None, host: Namespace | None = None) -> MeshProcess:
+        """`mesh ARGUMENTS` in the background, in a network namespace if one is given."""
+        process = MeshProcess(arguments, self.environment, stdin, host)
         self.processes.append(process)
         return process
 

@@ -144,6 +144,8 @@ def verify_certificate(der: bytes, *, now: datetime.datetime | None = None) -> s
         certificate = _load(der)
         if certificate.public_bytes(Encoding.DER) != der:
             raise ProtocolViolation("the certificate is not in canonical form")
+        if not der.endswith(b"\0" + certificate.signature):
+            raise ProtocolViolation("the certificate's signature is not a whole number of bytes")
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise ProtocolViolation(
                 f"the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to "

@@ -7,13 +7,14 @@ buffer is full, reading stops until somebody receives, so a connection holds at 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final, cast
 
 from mesh.errors import FrameTruncated, InternalError, PeerUnreachable, ProtocolViolation
 from mesh.transport.direct.assembly import FrameAssembly
 from mesh.transport.port import PeerId
-from mesh.transport.streams import StreamSettings
+from mesh.transport.streams import COUNTED, StreamSettings
 from mesh.wire.frame import GOODBYE, Frame, encode_prefix
 
 _JOINED = 64 * 1024  # frames up to this size are joined into one write
@@ -35,6 +36,9 @@ class DirectChannel(asyncio.BufferedProtocol):
         self._peer: PeerId = ""
         self._settings = settings
         self._on_close: Callable[[DirectChannel], None] | None = None
+        self._on_unfinished: Callable[[DirectChannel, int], None] | None = None
+        self.heard = time.monotonic()
+        """When the last frame came."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._gone = False  # the connection no longer exists
@@ -77,12 +81,21 @@ class DirectChannel(asyncio.BufferedProtocol):
         return self._transport
 
     def promote(
-        self, peer: PeerId, settings: StreamSettings, *, on_close: Callable[[DirectChannel], None] | None = None
+        self,
+        peer: PeerId,
+        settings: StreamSettings,
+        *,
+        on_close: Callable[[DirectChannel], None] | None = None,
+        on_unfinished: Callable[[DirectChannel, int], None] | None = None,
     ) -> None:
-        """From now on this is a channel with `peer`. `on_close` is called once, when it closes."""
+        """From now on this is a channel with `peer`. `on_close` is called once, when it closes.
+
+        `on_unfinished` is told how many bytes of a large frame have come, and 0 when it is whole.
+        """
         self._peer = peer
         self._settings = settings
         self._on_close = on_close
+        self._on_unfinished = on_unfinished
         if self._closed and on_close is not None:
             on_close(self)
 
@@ -99,7 +112,12 @@ class DirectChannel(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         assembly = self._assembly
-        if assembly.filled(nbytes):
+        whole = assembly.filled(nbytes)
+        if self._on_unfinished is not None and assembly.expected > COUNTED:
+            self._on_unfinished(self, assembly.payload_filled)
+            if self._closed:
+                return
+        if whole:
             if self._discarding:
                 assembly.discard()
                 return
@@ -160,6 +178,10 @@ class DirectChannel(asyncio.BufferedProtocol):
         frame = assembly.next(self._settings.limits)
         if frame is not None or not assembly.begun:
             self._begun = self._deadline = None
+            if frame is not None:
+                self.heard = self._loop.time()
+                if self._on_unfinished is not None and len(frame.payload) > COUNTED:
+                    self._on_unfinished(self, 0)
         else:
             if self._begun is None:
                 self._begun = self._loop.time()

@@ -219,14 +219,14 @@ class DirectTransport:
 
     def _entered(self, channel: DirectChannel, peer: PeerId, protocol: str) -> None:
         handler = self._handlers.get(protocol)
-        if handler is None or not self._channels.has_room(peer):  # which another one took in the meantime
+        if handler is None or self._channels.is_full(peer):  # which another one took in the meantime
             channel.abort("too many channels are open")
             return
         self._take_charge(channel, peer)
         self._channels.handle(channel, protocol, handler)
 
     def _take_charge(self, channel: DirectChannel, peer: PeerId) -> None:
-        channel.promote(peer, self._settings.transport.stream, on_close=self._forget)
+        channel.promote(peer, self._settings.transport.stream, on_close=self._forget, on_unfinished=self._channels.hold)
         if not channel.closed:
             self._live.add(channel)
         self._channels.adopt(channel)

@@ -24,6 +24,7 @@ from chain.client.staking import StakingClient
 from chain.deploy import Deployment
 from chain.devnet.accounts import faucet
 from chain.wallet import Account
+from tests.guarded import guarded
 
 START_SECONDS = 60.0
 PATIENT = 60.0
@@ -97,7 +98,7 @@ def start_chain(folder: Path, *options: str, anvil: Path | None = None) -> Chain
         command += ["--anvil", "--anvil-path", str(anvil)]
     began = time.monotonic()
     process = subprocess.Popen(
-        command,
+        guarded(command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ from shards.sampling_params import SamplingParams
 from shards.span import Span
 
 DIGEST = "d" * 64
-LIMITS = AdmissionLimits(sessions=5, sessions_per_client=3, kv_bytes=10_000, idle_seconds=60.0)
+LIMITS = AdmissionLimits(sessions=5, sessions_per_client=3, kv_bytes=10_000, client_share=1.0, idle_seconds=60.0)
 FIXED, BIAS = to_wire(SamplingParams())
 
 

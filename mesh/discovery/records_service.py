@@ -1,0 +1,150 @@
+"""Hands out the signed records that this node can find, on `/mesh/records/1`: discovery for peers without a DHT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mesh.discovery.records import INDEX_KEY, ModelKey, provider_key
+from mesh.errors import PeerError, ProtocolViolation
+from mesh.transport.port import Channel, PeerId
+from mesh.wire.records import AskRecords, Busy, Records, SignedRecord, decode, encode, pack_records
+
+log = logging.getLogger(__name__)
+
+_MAX_ASKERS: Final = 4096  # peers whose budget is remembered
+
+
+class SignedSource(Protocol):
+    """A directory that can hand on what providers signed."""
+
+    async def signed(self, key: bytes) -> Sequence[SignedRecord]:
+        """The records under a key, each checked, withdrawals among them. Raises `PeerError`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsSettings:
+    """What may be asked of us."""
+
+    rate: float = 5.0
+    """Questions a second of one peer in the long run …"""
+    burst: float = 40.0
+    """… and at once."""
+    fresh_seconds: float = 1.0
+    """How old an answer may be that is given again."""
+    lookups: int = 8
+    """Searches of ours at a time; who asks for more is told to wait."""
+    kept: int = 64
+    """Answers kept."""
+    patience: float = 120.0
+    """Seconds between two questions on one channel."""
+
+
+class Budget:
+    """A token bucket (pure): `rate` a second, `burst` at once."""
+
+    __slots__ = ("_at", "_left")
+
+    def __init__(self, burst: float, now: float) -> None:
+        self._left, self._at = burst, now
+
+    def take(self, now: float, *, rate: float, burst: float) -> float:
+        """Take one; 0, or the seconds until there is one."""
+        self._left = min(burst, self._left + (now - self._at) * rate)
+        self._at = now
+        if self._left >= 1:
+            self._left -= 1
+            return 0.0
+        return (1 - self._left) / rate
+
+
+class RecordsService:
+    """A handler for `/mesh/records/1`. Its work is bounded per peer, and in all, whatever peer ids cost."""
+
+    def __init__(
+        self,
+        source: SignedSource,
+        settings: RecordsSettings | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._settings = settings or RecordsSettings()
+        self._clock = clock
+        self._budgets: OrderedDict[PeerId, Budget] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[float, Sequence[SignedRecord]]] = OrderedDict()
+        self._searching: dict[bytes, asyncio.Task[Sequence[SignedRecord]]] = {}
+
+    async def __call__(self, channel: Channel) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.patience):
+                    frame = await channel.receive()
+            except TimeoutError:
+                return
+            if frame is None:
+                return
+            question = decode(frame)
+            if not isinstance(question, AskRecords):
+                raise ProtocolViolation("an answer to nothing", peer=channel.peer)
+            wait = self._charge(channel.peer)
+            records = None if wait else await self._find(question)
+            if records is None:
+                await channel.send(encode(Busy(min(wait or 1.0, 3600.0))))
+                continue
+            count, payload = pack_records(random.sample(records, len(records)))
+            await channel.send(encode(Records(count), payload))
+
+    def _charge(self, peer: PeerId) -> float:
+        settings, now = self._settings, self._clock()
+        budget = self._budgets.pop(peer, None)
+        if budget is None:
+            while len(self._budgets) >= _MAX_ASKERS:
+                self._budgets.popitem(last=False)
+            budget = Budget(settings.burst, now)
+        self._budgets[peer] = budget
+        return budget.take(now, rate=settings.rate, burst=settings.burst)
+
+    async def _find(self, question: AskRecords) -> Sequence[SignedRecord] | None:
+        """What is known; None when too much is being looked for already."""
+        match question.what:
+            case "models":
+                key = INDEX_KEY
+            case "providers":
+                key = provider_key(ModelKey(question.name, question.digest))
+        kept = self._kept.get(key)
+        if kept is not None and self._clock() - kept[0] < self._settings.fresh_seconds:
+            return kept[1]
+        search = self._searching.get(key)
+        if search is None:
+            if len(self._searching) >= self._settings.lookups:
+                return None
+            search = self._searching[key] = asyncio.create_task(self._search(key), name="looking for records")
+            search.add_done_callback(lambda _: self._searching.pop(key, None))
+        try:
+            return await asyncio.shield(search)
+        except PeerError as error:
+            log.info("could not look for records: %s", error)
+            return None
+
+    async def _search(self, key: bytes) -> Sequence[SignedRecord]:
+        found = await self._source.signed(key)
+        while len(self._kept) >= self._settings.kept:
+            self._kept.popitem(last=False)
+        self._kept.pop(key, None)
+        self._kept[key] = self._clock(), found
+        return found
+
+    async def aclose(self) -> None:
+        """End the searches that nobody waits for any more."""
+        searches = list(self._searching.values())
+        for search in searches:
+            search.cancel()
+        if searches:
+            await asyncio.wait(searches)

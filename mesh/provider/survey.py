@@ -1,0 +1,229 @@
+"""Looks at what a node with several stages has and at the swarm, and plans which stage serves what (shell)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mesh.discovery.records import ModelKey
+from mesh.errors import ConfigError
+from mesh.identity import Identity
+from mesh.node import Node, NodeConfig
+from mesh.provider.announcer import committed_and_claims
+from mesh.provider.machine import DTYPE_BYTES, check_device, free_bytes, growth, stoppable
+from mesh.provider.model_files import ModelFiles, model_name, read_model_files
+from mesh.provider.stages import Place, Stage, assign, capacity, key_file
+from mesh.swarm.joint import Device, choose_spans
+from mesh.swarm.view import ProviderView
+from shards.checkpoint import INDEX_NAME
+from shards.devices import choose_device
+from shards.loading import choose_dtype
+from shards.progress import Progress, silent
+from shards.source import resolve
+from shards.span import Span
+
+FRACTION = {"cpu": 0.5, "mps": 0.5}
+"""Of the free memory, what weights and caches may take; on a device of its own:"""
+DEVICE_FRACTION = 0.85
+SPEED_BYTES = {"cpu": 1 << 26}
+DEVICE_SPEED_BYTES = 1 << 28
+WIDTH = 4096
+RUNS = 5
+SMALL = 64
+OPERATIONS = 7
+"""Rounds of three small operations: about as many as a decoder block has."""
+CACHE_BYTES = 1 << 30
+CACHE_FRACTION = 0.25
+"""Of what a stage may take, for caches: at most so much where the operator did not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `mesh join` was asked, as far as it decides what is served where."""
+
+    models: tuple[str, ...]
+    places: tuple[Place, ...]
+    peers: tuple[str, ...] = ()
+    name: str | None = None
+    dtype: str = "auto"
+    max_blocks: int | None = None
+    kv_bytes: int | None = None
+    cache: Path | None = None
+    key: Path | None = None
+    """The node's key, beside which those of its stages are: what they announced in an earlier run does not count."""
+    runtime_root: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A stage and where it starts; `span` None: a model's only stage chooses by itself, as any node."""
+
+    stage: Stage
+    span: Span | None
+    kv_bytes: int
+
+
+async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
+    """The stages of a node.
+
+    Raises `MeshError` and `ShardError`: a device that does not work, a model that is not there, no block fits.
+    """
+    places = _expanded(wanted.places)
+    for device in dict.fromkeys(place.device for place in places):
+        await asyncio.to_thread(check_device, device)
+    free = {place.physical: free_bytes(place.device) for place in places}
+    found = {model: await _read(wanted, model, progress) for model in dict.fromkeys(wanted.models)}
+    sizes = {model: size for model, (_, _, size) in found.items()}
+    stages = assign(sizes, places, free, cores=torch.get_num_threads())
+    together = [model for model in found if sum(stage.model == model for stage in stages) > 1]
+    own = own_peers(wanted.key, [stage.label for stage in stages]) if wanted.key is not None else set()
+    others = await _look(wanted, [found[model][0] for model in together], own)
+    usable = {stage.label: _usable(stage, free[stage.place.physical]) for stage in stages}
+    caches = {
+        label: wanted.kv_bytes or max(1, min(CACHE_BYTES, int(CACHE_FRACTION * usable[label]))) for label in usable
+    }
+    spans: dict[str, Span] = {}
+    speeds: dict[tuple[str, str], Speed] = {}
+    for model, views in zip(together, others, strict=True):
+        files, _, size = found[model]
+        mine = [stage for stage in stages if stage.model == model]
+        devices = [
+            await _device(wanted, stage, files, size, usable[stage.label] - caches[stage.label], speeds)
+            for stage in mine
+        ]
+        chosen = choose_spans(files.spec.n_blocks, views, devices)
+        spans |= {stage.label: span for stage, span in zip(mine, chosen, strict=True)}
+    return [Planned(stage, spans.get(stage.label), caches[stage.label]) for stage in stages]
+
+
+def _expanded(places: Sequence[Place]) -> list[Place]:
+    """`all` is every CUDA device, and `auto` the one that a single node would take."""
+    expanded: list[Place] = []
+    for place in places:
+        if place.device == "all" and torch.cuda.is_available():
+            expanded += [Place(f"cuda:{number}", place.model) for number in range(torch.cuda.device_count())]
+        else:
+            expanded.append(Place(choose_device("auto" if place.device == "all" else place.device), place.model))
+    return expanded
+
+
+async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFiles, Path, int]:
+    folder = await stoppable(lambda report: resolve(model, cache=wanted.cache, progress=report), progress)
+    files = await asyncio.to_thread(read_model_files, wanted.name or model_name(model, folder), folder)
+    return files, folder, model_bytes(folder, files)
+
+
+def model_bytes(folder: Path, files: ModelFiles) -> int:
+    """The weights' bytes as stored: what the index says, else the files' sizes, else worked out from the shape."""
+    try:
+        total = json.loads((folder / INDEX_NAME).read_bytes())["metadata"]["total_size"]
+        if isinstance(total, int) and total > 0:
+            return total
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    spec = files.spec
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    parameters = spec.n_blocks * 12 * spec.hidden_size**2 + 2 * spec.vocab_size * spec.hidden_size
+    return stored or parameters * DTYPE_BYTES.get(spec.dtype, 4)
+
+
+async def _look(wanted: Wanted, models: Sequence[ModelFiles], own: Collection[str]) -> list[list[ProviderView]]:
+    """What others serve, load or claim of these models."""
+    if not wanted.peers or not models:
+        return [[] for _ in models]
+    config = NodeConfig(
+        Identity.generate(),
+        initial_peers=wanted.peers,
+        client_mode=True,
+        runtime_root=wanted.runtime_root,
+        direct_port=None,
+    )
+    found = []
+    async with Node(config) as node:
+        for files in models:
+            records = await node.directory.providers(ModelKey(files.name, files.digest))
+            committed, claims = committed_and_claims(records, without=own)
+            found.append([*committed, *(ProviderView(each.peer, each.span, 1.0, serving=False) for each in claims)])
+    return found
+
+
+def _usable(stage: Stage, free: int) -> float:
+    return free * FRACTION.get(torch.device(stage.place.device).type, DEVICE_FRACTION) * stage.share
+
+
+async def _device(
+    wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float, speeds: dict[tuple[str, str], Speed]
+) -> Device:
+    """What a stage's part of its device can do for the model. Raises `ConfigError` when not one block fits.
+
+    `speeds` are the devices measured so far: each once, so that stages that share one are equal.
+    """
+    spec = files.spec
+    dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
+    grown = size * growth(spec.dtype, str(dtype).removeprefix("torch."))
+    edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
+    fits = capacity(spec.n_blocks, usable, int(grown), min(edge, int(grown / 2)))
+    if fits < 1:
+        raise ConfigError(
+            f"stage {stage.label} may take {int(usable) >> 20} MiB of {stage.place.device} for weights, in which not "
+            f"one block of {files.name} fits: serve less on this device, or lower --kv-cache"
+        )
+    measured = stage.place.physical, str(dtype)
+    if measured not in speeds:
+        speeds[measured] = await asyncio.to_thread(measure_speed, stage.place.device, dtype)
+    block = max(1.0, (grown - edge) / spec.n_blocks)
+    return Device(min(fits, wanted.max_blocks or fits), stage.share / speeds[measured].seconds(block))
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What bounds decoding on a device: how fast it reads weights, and what a block takes however small it is."""
+
+    bytes_per_second: float
+    block_seconds: float
+
+    def seconds(self, nbytes: float) -> float:
+        """For one token through a block of so many bytes."""
+        return nbytes / self.bytes_per_second + self.block_seconds
+
+
+def measure_speed(device: str, dtype: torch.dtype) -> Speed:
+    """A few large matrix-vector products, and as many small operations as a block has. Takes well under a second."""
+    kind = torch.device(device).type
+    rows = SPEED_BYTES.get(kind, DEVICE_SPEED_BYTES) // (WIDTH * dtype.itemsize)
+    weights = torch.zeros(rows, WIDTH, dtype=dtype, device=device)
+    vector = torch.zeros(WIDTH, 1, dtype=dtype, device=device)
+    small = torch.zeros(SMALL, SMALL, dtype=dtype, device=device)
+
+    def block() -> torch.Tensor:
+        hidden = small[:1]
+        for _ in range(OPERATIONS):
+            hidden = torch.softmax(hidden @ small, dim=-1) + hidden
+        return hidden
+
+    reading = _median(lambda: (weights @ vector).sum().item())
+    return Speed(weights.nbytes / reading, _median(lambda: block().sum().item()))
+
+
+def _median(run: Callable[[], object]) -> float:
+    """Seconds that `run` takes; it waits for the device itself."""
+    seconds = []
+    for _ in range(RUNS + 1):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return max(1e-9, statistics.median(seconds[1:]))
+
+
+def own_peers(base: Path, labels: Collection[str]) -> set[str]:
+    """The peers that the node's stages are, as far as they have keys already."""
+    files = (key_file(base, label) for label in labels)
+    return {Identity.load_or_create(file).peer_id for file in files if os.access(file, os.R_OK)}

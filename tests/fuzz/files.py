@@ -1,0 +1,266 @@
+"""Decoders of a model's files: safetensors headers, index, config, manifest, tokenizer, chat template."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from shards.checkpoint_files import read_spec, read_weight_map
+from shards.config import ModelSpec
+from shards.errors import CheckpointError, TokenizerError, UnsupportedModel
+from shards.fast_tokenizer import tokenizer_from_files
+from shards.lean_config import LeanConfig, parse_lean
+from shards.manifest import Manifest, read_manifest
+from shards.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+from shards.source import SHIPPED
+from shards.span import Span
+from tests.fuzz.decoder import Decoder
+from tests.fuzz.mutate import mutate_bytes, mutate_json
+from tests.fuzz.scratch import scratch
+
+MODEL = SHIPPED / "tiny-python"
+
+
+# --- safetensors ---
+
+
+def _weights() -> list[bytes]:
+    tensors = [("a", "F32", [2, 3]), ("b.weight", "BF16", [4]), ("scalar", "I64", []), ("empty", "U8", [0, 7])]
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, dtype, shape in tensors:
+        size = math.prod(shape) * ITEM_BYTES[dtype]
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    header = json.dumps(table).encode()
+    spaced = header + b" " * (-len(header) % 8)
+    return [len(each).to_bytes(8, "little") + each + bytes(at) for each in (header, spaced)]
+
+
+def _mutate_weights(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    """Mostly the table, with a length that fits it."""
+    if rng.random() < 0.3:
+        return mutate_bytes(data, rng, others)
+    size = int.from_bytes(data[:8], "little")
+    header = mutate_json(data[8 : 8 + size].rstrip(), rng)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def _header(data: bytes) -> dict[str, TensorEntry]:
+    return read_header(io.BytesIO(data), len(data), "model.safetensors")
+
+
+def _header_wrong(sample: bytes, data: bytes, entries: dict[str, TensorEntry]) -> str | None:
+    position = 8 + int.from_bytes(data[:8], "little")
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != position or entry.nbytes != math.prod(entry.shape) * ITEM_BYTES[entry.dtype]:
+            return f"{name[:40]!r} is at {entry.begin}:{entry.end}, {position} was due"
+        position = entry.end
+    return None if position == len(data) else f"{len(data) - position} bytes belong to nobody"
+
+
+# --- config, index, manifest ---
+
+CONFIGS: tuple[dict[str, Any], ...] = (
+    json.loads((MODEL / "config.json").read_bytes()),
+    {
+        "model_type": "llama", "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "num_hidden_layers": 5, "intermediate_size": 80, "max_position_embeddings": 512, "vocab_size": 300,
+        "rms_norm_eps": 1e-5, "eos_token_id": [1, 2], "torch_dtype": "bfloat16", "attention_bias": True,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 128}, "rope_theta": 500000.0,
+    },
+    {
+        "model_type": "qwen2", "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "num_hidden_layers": 5, "vocab_size": 300, "intermediate_size": 80,
+        "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2,
+        "rope_scaling": {"type": "linear", "factor": 2.0}, "tie_word_embeddings": False,
+    },
+)  # fmt: skip
+
+
+def _config(data: bytes) -> tuple[ModelSpec, LeanConfig | None]:
+    folder = scratch()
+    (folder / "config.json").write_bytes(data)
+    spec = read_spec(folder)
+    try:
+        return spec, parse_lean(spec)
+    except UnsupportedModel:
+        return spec, None
+
+
+def _config_wrong(sample: bytes, data: bytes, found: tuple[ModelSpec, LeanConfig | None]) -> str | None:
+    spec, lean = found
+    numbers = (spec.n_blocks, spec.hidden_size, spec.vocab_size, spec.context_length)
+    if not all(type(number) is int and 0 < number < 1 << 31 for number in numbers):
+        return f"sizes {numbers}"
+    if not all(type(token) is int and 0 <= token < 1 << 31 for token in spec.eos_token_ids):
+        return f"end tokens {str(spec.eos_token_ids)[:80]}"
+    if lean is None:
+        return None
+    if len(lean.windows) != spec.n_blocks or lean.n_heads % lean.n_kv_heads or not 0 < lean.rms_eps < math.inf:
+        return f"{lean}"
+    return None if 0 < lean.rope.theta < math.inf else f"{lean.rope}"
+
+
+def _index() -> list[bytes]:
+    names = [f"model.layers.{block}.mlp.weight" for block in range(5)]
+    table = {name: f"model-0000{1 + at // 3}-of-00002.safetensors" for at, name in enumerate(names)}
+    return [json.dumps({"metadata": {"total_size": 1000}, "weight_map": table}).encode()]
+
+
+def _weight_map(data: bytes) -> dict[str, str]:
+    (scratch() / "model.safetensors.index.json").write_bytes(data)
+    return read_weight_map(scratch())
+
+
+def _map_wrong(sample: bytes, data: bytes, table: dict[str, str]) -> str | None:
+    for name, file in table.items():
+        path = Path("/model") / file
+        if path.parent != Path("/model") or path.suffix != ".safetensors" or not name.isprintable():
+            return f"{name[:40]!r} is in {file[:80]!r}"
+    return None
+
+
+def _manifest(data: bytes) -> Manifest | None:
+    (scratch() / "mesh.manifest.json").write_bytes(data)
+    return read_manifest(scratch())
+
+
+def _manifest_wrong(sample: bytes, data: bytes, manifest: Manifest) -> str | None:
+    for name, entry in manifest.files.items():
+        if len(entry.sha256) != 64 or set(entry.sha256) - set("0123456789abcdef") or type(entry.size) is not int:
+            return f"{name[:40]!r}: {entry}"
+    return None
+
+
+# --- tokenizers: four files behind one another, each with its length ---
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+TEMPLATE = (
+    b"{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}\n{% endfor %}"
+    b"{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def _small_tokenizer() -> bytes:
+    vocab = {character: at for at, character in enumerate("abcdefgh")} | {"<s>": 8, "</s>": 9, "ab": 10}
+    added = [{"id": 9, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+              "special": True}]  # fmt: skip
+    return json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": None, "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
+                                            "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                  "vocab": vocab, "merges": [["a", "b"]]},
+    }).encode()  # fmt: skip
+
+
+def _joined(parts: Sequence[bytes]) -> bytes:
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def _split(data: bytes) -> list[bytes]:
+    parts, at = [], 0
+    for _ in TOKENIZER_FILES:
+        size = int.from_bytes(data[at : at + 4], "big")
+        parts.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    return parts
+
+
+def _tokenizers() -> list[bytes]:
+    settings = json.dumps({"eos_token": {"content": "</s>"}, "bos_token": "<s>"}).encode()
+    return [_joined((_small_tokenizer(), settings, b'{"eos_token_id": [9]}', TEMPLATE))]
+
+
+def _mutate_tokenizer(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    parts = _split(data)
+    at = rng.choice((0, 0, 1, 2, 3))
+    parts[at] = mutate_bytes(parts[at], rng) if at == 3 else mutate_json(parts[at], rng)
+    return _joined(parts)
+
+
+def _tokenizer(data: bytes) -> list[int]:
+    tokenizer = tokenizer_from_files(dict(zip(TOKENIZER_FILES, _split(data), strict=True)))
+    ids = tokenizer.encode("abba cab")
+    tokenizer.decode(ids)
+    if tokenizer.has_chat_template:
+        tokenizer.apply_chat_template([{"role": "user", "content": "ab"}])
+    return [*ids, *tokenizer.eos_token_ids, *([tokenizer.vocab_size - 1] if tokenizer.vocab_size else [])]
+
+
+def _ids_wrong(sample: bytes, data: bytes, ids: list[int]) -> str | None:
+    return None if all(type(token) is int and 0 <= token < 1 << 32 for token in ids) else f"ids {str(ids)[:80]}"
+
+
+def decoders() -> list[Decoder]:
+    """All of this module."""
+    bad_file = (CheckpointError, UnsupportedModel)
+    return [
+        Decoder(
+            "safetensors headers",
+            _weights,
+            _header,
+            (CheckpointError,),
+            _header_wrong,
+            ("shards.safetensors_header:read_header",),
+            _mutate_weights,
+        ),
+        Decoder(
+            "config.json",
+            lambda: [json.dumps(config).encode() for config in CONFIGS],
+            _config,
+            bad_file,
+            _config_wrong,
+            ("shards.config:parse_config", "shards.lean_config:parse_lean", "shards.checkpoint_files:read_spec"),
+            mutate_json,
+        ),
+        Decoder(
+            "index of weight files",
+            _index,
+            _weight_map,
+            (CheckpointError,),
+            _map_wrong,
+            ("shards.checkpoint_files:read_weight_map",),
+            mutate_json,
+        ),
+        Decoder(
+            "manifests",
+            lambda: [(MODEL / "mesh.manifest.json").read_bytes()],
+            _manifest,
+            (CheckpointError,),
+            _manifest_wrong,
+            ("shards.manifest:read_manifest",),
+            mutate_json,
+        ),
+        Decoder(
+            "tokenizer files",
+            _tokenizers,
+            _tokenizer,
+            (TokenizerError,),
+            _ids_wrong,
+            (
+                "shards.fast_tokenizer:tokenizer_from_files",
+                "shards.fast_tokenizer:_json",
+                "shards.fast_tokenizer:_decodes_bytes",
+            ),
+            _mutate_tokenizer,
+            0.15,
+        ),
+        Decoder(
+            "spans",
+            lambda: [b"0:5", b"12:34"],
+            lambda data: Span.parse(data.decode("utf-8", "surrogateescape")),
+            (ValueError,),
+            lambda sample, data, span: None if 0 <= span.start < span.end else "no span",
+            ("shards.span:Span.parse",),
+        ),
+    ]
