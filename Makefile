@@ -41,6 +41,7 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.settlement --smoke
 	$(BIN)/python -m benchmarks.epoch_scale --smoke
 	$(BIN)/python -m benchmarks.survival --smoke
+	$(BIN)/python -m benchmarks.hostile --smoke
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=python3.12 make ...")'

@@ -141,29 +141,31 @@ class Swarm:
             await asyncio.sleep(self._healed[plan.stage] - time.monotonic())
 
     def harm(self, plan: Plan, hops: tuple[Hop, ...]) -> str:
-        """Kill or cut off the provider that serves the stage on a route; returns its peer id."""
-        peer = hops[plan.stage].peer
+        """Kill or cut off the provider of a stage on a route; returns its peer id."""
+        # A stage may be shared by two hops where one of its providers was avoided before: take that of its first block.
+        first = int(STAGES[plan.stage].partition(":")[0])
+        place = next(place for place, hop in enumerate(hops) if hop.span.start <= first < hop.span.end)
+        peer = hops[place].peer
         if plan.harm == "kill":
             self._kill(plan.stage, peer)
         else:
-            self._cut(plan, [hop.peer for hop in hops])
+            self._cut(plan, peer, hops[(place + 1) % len(hops)].peer)
         return peer
 
-    def _cut(self, plan: Plan, route: list[str]) -> None:
+    def _cut(self, plan: Plan, victim: str, following: str) -> None:
         internet = self._lines.internet
         if internet is None:
             raise RuntimeError("loopback cannot be cut")
-        hosts = [self._host(stage, peer) for stage, peer in enumerate(route)]
         others = {
             "cut off": [],
             "cut off from client": [CLIENT],
-            "cut off from next hop": [hosts[(plan.stage + 1) % len(hosts)]],
+            "cut off from next hop": [self._host(following)],
         }[plan.harm]
-        internet.cut([hosts[plan.stage]], others, seconds=self._lines.partition)
+        internet.cut([self._host(victim)], others, seconds=self._lines.partition)
         self._healed[plan.stage] = time.monotonic() + self._lines.partition
 
-    def _host(self, stage: int, peer: str) -> str:
-        return self._stages[stage][peer][1].stem
+    def _host(self, peer: str) -> str:
+        return next(stage[peer][1].stem for stage in self._stages if peer in stage)
 
     def _kill(self, stage: int, peer: str) -> None:
         forked, key = self._stages[stage].pop(peer)

@@ -27,7 +27,8 @@ import psutil
 
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from mesh.identity import Identity
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.libp2p.transport import Libp2pTransport

@@ -35,8 +35,10 @@ GRACE_SECONDS = 5.0
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
-LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid")
-"""Threads that libraries keep for as long as the process runs, by the beginning of their names."""
+LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_")
+"""Threads that libraries keep for as long as the process runs, by the beginning of their names. Those of an event
+loop's executor end with the loop, and a loop that does not end is found by its sockets."""
+LOOP = "anon_inode:[eventpoll]"
 LASTING_FILES = ("torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata")
 """Caches that libraries keep in the temporary folder."""
 
@@ -84,7 +86,7 @@ class Watch:
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
                 target = os.readlink(f"/proc/self/fd/{name}")
-                if target.startswith(("socket:", "anon_inode:[eventpoll]")):
+                if target.startswith(("socket:", LOOP)):
                     found["socket", f"{name} {target}"] = "an open socket or event loop of this process"
         return found
 
@@ -146,8 +148,14 @@ class Keeper:
         return {}
 
     def _unaccounted(self) -> dict[Leftover, str]:
-        known = self._before.union(*self._kept.values())
-        return {what: text for what, text in self.watch.look().items() if what not in known}
+        kept = set().union(*self._kept.values())
+        # A server that lives on in this process opens sockets and threads when it is used: they are judged at its end.
+        lasting = {"socket", "thread"} if any(LOOP in name for _, name in kept) else set()
+        return {
+            what: text
+            for what, text in self.watch.look().items()
+            if what not in self._before and what not in kept and what[0] not in lasting
+        }
 
 
 class LeftoversPlugin:

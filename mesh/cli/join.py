@@ -20,7 +20,18 @@ from mesh.cli.join_stages import (
     several_stages,
     show_plan,
 )
-from mesh.cli.options import AsJson, DirectPort, IdentityFile, LogLevel, Peers, read_blocks, read_size, split_peers
+from mesh.cli.options import (
+    AsJson,
+    DirectPort,
+    IdentityFile,
+    LogLevel,
+    Peers,
+    Relays,
+    choose_relays,
+    read_blocks,
+    read_size,
+    split_peers,
+)
 
 KV_CACHE = "1GiB"
 
@@ -72,6 +83,7 @@ def join(
         typer.Option("--announce-maddrs", help="Address to tell others, where a port is forwarded to this machine."),
     ] = None,
     direct_port: DirectPort = 0,
+    relay: Relays = None,
     identity: IdentityFile = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name under which to serve the model.", show_default="as asked for")
@@ -128,6 +140,8 @@ def join(
     span = read_blocks(blocks)
     kv_bytes = read_size(kv_cache or KV_CACHE)
     listen = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    announced = tuple(announce_maddrs or [])
+    relays = choose_relays(relay, split_peers(peers), listen, announced)
     if plan:
         show_plan(
             PlanOptions(
@@ -152,7 +166,7 @@ def join(
             peers=split_peers(peers),
             shared=given(context),
             host_maddrs=listen,
-            announce_maddrs=tuple(announce_maddrs or ()),
+            announce_maddrs=announced,
             direct_port=direct_port,
             threads=threads,
             kv_cache=kv_cache,
@@ -187,8 +201,9 @@ def join(
             node=NodeConfig(
                 identity=own,
                 host_maddrs=listen,
-                announce_maddrs=tuple(announce_maddrs or []),
+                announce_maddrs=announced,
                 initial_peers=split_peers(peers),
+                relays=relays,
                 runtime_root=runtime_root(),
                 direct_port=None if direct_port < 0 else direct_port,
             ),

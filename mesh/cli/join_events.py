@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from mesh.cli.console import emit, out
 from mesh.cli.paying import show_settlement
+from mesh.cli.tables import short
 
 if TYPE_CHECKING:
     from mesh.provider.events import JoinEvent
@@ -28,12 +30,14 @@ def show(event: JoinEvent, *, as_json: bool) -> None:
 
 def lines(event: JoinEvent) -> list[str]:
     """What a person wants to know of it, with rich's markup; nothing of settlement, which has its own way."""
-    from mesh.provider.events import Chose, Drained, Draining, Joined, Serving, Staked
+    from mesh.provider.events import Chose, Drained, Draining, Joined, Reached, Serving, Staked
 
     match event:
         case Joined(peer=peer, maddrs=maddrs):
             others = [f"others join with: [bold]--peers {maddrs[0]}[/]"] if maddrs else []
             return [f"joined as [bold]{peer}[/]", *others]
+        case Reached(relays=relays):
+            return [reach(relays)]
         case Chose(model=served, span=chosen, n_blocks=total):
             return [f"loading blocks [bold]{chosen}[/] of {total} of {served}"]
         case Staked(what=what, tx=tx):
@@ -61,11 +65,29 @@ def read_event(values: dict[str, Any]) -> JoinEvent | None:
 
         known = {field.name for field in fields(SettlementEvent)}
         return events.Settlement(SettlementEvent(**{name: value for name, value in values.items() if name in known}))
-    for kind in (events.Joined, events.Chose, events.Staked, events.Serving, events.Draining, events.Drained):
+    for kind in (
+        events.Joined,
+        events.Reached,
+        events.Chose,
+        events.Staked,
+        events.Serving,
+        events.Draining,
+        events.Drained,
+    ):
         if values.get("event") == kind.__name__.lower():
             given = {field.name: values[field.name] for field in fields(kind)}
             return kind(**given | ({"span": Span.parse(given["span"])} if "span" in given else {}))
     return None
+
+
+def reach(relays: Sequence[str]) -> str:
+    """What an operator behind a NAT wants to know, or has to do."""
+    if relays:
+        return f"behind a NAT, reached through relay {', '.join(map(short, relays))}"
+    return (
+        "[yellow]behind a NAT, and no relay takes us: nobody can reach this node.[/] Name one with --relay "
+        "(`mesh relay` on a public machine starts one), or forward a port here and name it with --announce-maddrs."
+    )
 
 
 def asdict_shallow(event: object) -> dict[str, object]:

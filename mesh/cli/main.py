@@ -23,6 +23,7 @@ from mesh.cli.generate import chat, generate
 from mesh.cli.join import join
 from mesh.cli.pay import app as key_app
 from mesh.cli.pay import pay
+from mesh.cli.relay import relay
 from mesh.cli.status import status
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, gateway, generate, chat, status, pay):
+for command in (demo, join, gateway, generate, chat, status, relay, pay):
     app.command()(command)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")

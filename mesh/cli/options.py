@@ -47,6 +47,16 @@ DirectPort = Annotated[
         help="TCP port on which other nodes reach this one directly (TLS); 0: any free one, -1: none.",
     ),
 ]
+Relays = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--relay",
+        envvar="MESH_RELAYS",
+        help="Behind a NAT: a node, as `mesh relay` prints it, through which others reach this one; may be repeated. "
+        "auto: those of --peers, where this machine has no public address; none: never.",
+        show_default="auto",
+    ),
+]
 TransportOption = Annotated[
     TransportKind,
     typer.Option(
@@ -74,6 +84,26 @@ def require_peers(peers: list[str] | None) -> tuple[str, ...]:
             param_hint="--peers",
         )
     return found
+
+
+def choose_relays(
+    relays: list[str] | None, peers: tuple[str, ...], host_maddrs: tuple[str, ...], announce_maddrs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The relays to be reached through, from `--relay`. Raises `typer.BadParameter`."""
+    chosen = split_peers(relays) or ("auto",)
+    if chosen == ("none",):
+        return ()
+    if chosen == ("auto",):
+        from mesh.transport.relay.local import own_addresses
+        from mesh.transport.relay.nat import behind_nat
+
+        return behind_nat(own_addresses(), host_maddrs, announce_maddrs, peers)
+    for relay in chosen:
+        if "/p2p/" not in relay:
+            raise typer.BadParameter(
+                f"auto, none, or the address of a relay (`mesh relay` prints it), got {relay}", param_hint="--relay"
+            )
+    return chosen
 
 
 def read_blocks(text: str) -> Span | None:

@@ -51,14 +51,26 @@ def pairs_table(pairs: Iterable[dict[str, Any]]) -> Table:
     table = Table("peer", "peer", "way", "round trip", title="paths", title_justify="left")
     for pair in rows.values():
         seconds = pair["direct_round_trip" if pair["way"] == "direct" else "daemon_round_trip"]
-        why = f" ({pair['problem']})" if pair["problem"] and pair["way"] != "direct" else ""
         table.add_row(
             short(pair["from"]),
             short(pair["peer"]),
-            pair["way"] + why,
+            _way(pair),
             "" if seconds is None else f"{seconds * 1000:.1f} ms",
         )
     return table
+
+
+def _way(pair: dict[str, Any]) -> str:
+    """In words; why it is not direct is only news where neither end is known to be behind a NAT."""
+    match pair["way"]:
+        case "relayed":
+            return f"relayed by {short(pair['relay'])}" if pair["relay"] else "relayed"
+        case "punched":
+            return "hole-punched"
+        case "daemon" if pair["problem"]:
+            return f"daemon ({pair['problem']})"
+        case way:
+            return str(way)
 
 
 def block_line(model: dict[str, Any]) -> str:

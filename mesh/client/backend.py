@@ -23,6 +23,7 @@ from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
+from mesh.client.pair_times import PairTimes
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
@@ -71,6 +72,9 @@ class BackendConfig:
     """How old may be what the directory has said."""
     penalty_seconds: float = 3.0
     """A peer that failed is only used when there is no other; how bad that counts halves in this time."""
+    pairs_delay: float = 5.0
+    pairs_seconds: float = 60.0
+    """When providers are first asked for the round trips between them, and how often."""
     window_tokens: int = 64
     """Tokens that paid hops may compute ahead of who reads them."""
     patience: Patience = field(default_factory=Patience)
@@ -101,6 +105,9 @@ class SwarmBackend:
         self._penalised = Penalties(self._config.penalty_seconds)
         self._full = FullPeers()
         self._hop_times = HopTimes()
+        self._pair_times = PairTimes(
+            transport, self._tasks, delay=self._config.pairs_delay, interval=self._config.pairs_seconds
+        )
         self._tables: dict[str, tuple[Offer, RouteTable]] = {}
         self._noise = np.random.default_rng()
         self._routed: dict[str, float] = {}
@@ -118,6 +125,7 @@ class SwarmBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._links.close()
+        self._pair_times.close()
         self._outlook.close()
         await self._tasks.__aexit__(kind, error, trace)
 
@@ -280,7 +288,11 @@ class SwarmBackend:
         known = self._tables.get(offer.digest)
         if known is not None and known[0] is offer:
             return known[1]
-        latencies = Latencies(to_first=self._links.round_trips(), between=self._hop_times.between(time.monotonic()))
+        self._pair_times.refresh([record.peer for record in offer.records], self._sessions.keys())
+        told = self._pair_times.between(record.peer for record in offer.records)
+        # What we measured ourselves comes before what others say.
+        between = told | self._hop_times.between(time.monotonic())
+        latencies = Latencies(to_first=self._links.round_trips(), between=between)
         table = RouteTable(offer.sample.n_blocks, offer.views(), latencies)
         if len(self._tables) >= MAX_TABLES:
             self._tables.clear()

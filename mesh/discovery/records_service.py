@@ -40,7 +40,7 @@ class RecordsSettings:
     """How old an answer may be that is given again."""
     lookups: int = 8
     """Searches of ours at a time; who asks for more is told to wait."""
-    kept: int = 64
+    kept: int = 16
     """Answers kept."""
     patience: float = 120.0
     """Seconds between two questions on one channel."""

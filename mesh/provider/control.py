@@ -20,10 +20,10 @@ class ControlChannel:
     """A client's channel with a bounded outgoing queue; a client that does not read is dropped."""
 
     def __init__(
-        self, channel: Channel, wait: Callable[[], float] = lambda: 0.0, *, idle_seconds: float | None = None
+        self, channel: Channel, wait: Callable[[int], float] = lambda size: 0.0, *, idle_seconds: float | None = None
     ) -> None:
-        """`wait` counts a request and says for how many seconds the next one is left unread: so who sends too many
-        waits, and nobody else does. `idle_seconds` without a request end the channel, unless it is `busy`.
+        """`wait` counts a request of so many bytes and says for how many seconds the next one is left unread: so who
+        sends too many waits, and nobody else does. `idle_seconds` without a request end a channel that is not `busy`.
         """
         self._channel = channel
         self._wait = wait
@@ -51,7 +51,7 @@ class ControlChannel:
             try:
                 while (frame := await self._next()) is not None:
                     handle(decode(frame), frame)
-                    if seconds := self._wait():
+                    if seconds := self._wait(len(frame.payload)):
                         await asyncio.sleep(seconds)
             finally:
                 writer.cancel()

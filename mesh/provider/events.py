@@ -20,6 +20,14 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """We are behind a NAT, and reached through these relays (peer ids) from now on; none: nobody can reach us."""
+
+    relays: tuple[str, ...]
+    maddrs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Chose:
     """The blocks that this node will serve."""
 
@@ -69,4 +77,4 @@ class Drained:
     handed_over: int
 
 
-JoinEvent = Joined | Chose | Serving | Staked | Settlement | Draining | Drained
+JoinEvent = Joined | Reached | Chose | Serving | Staked | Settlement | Draining | Drained

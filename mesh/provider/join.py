@@ -18,7 +18,7 @@ from mesh.node import Node
 from mesh.provider.announcer import Announcer, committed_and_claims
 from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
 from mesh.provider.doors import Doors
-from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Serving, Settlement, Staked
+from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
 from mesh.provider.machine import free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.mover import Mover
@@ -79,14 +79,18 @@ async def join(
         node = await stack.enter_async_context(Node(config.node))
         tell(Joined(node.peer_id, node.maddrs))
         async with asyncio.TaskGroup() as tasks:
-            watcher = tasks.create_task(node.watch())
+            watchers = [tasks.create_task(node.watch())]
+            if config.node.relays:
+                tell(Reached(node.relays, node.maddrs))
+                watchers.append(tasks.create_task(node.watch_relays(lambda now: tell(Reached(now, node.maddrs)))))
             provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), desk)
             try:
                 await provider.run_until(leaving or Leaving(), tell, progress)
             finally:
                 # Also when loading fails or is broken off: nobody shall wait for blocks that will not come.
-                await provider.announcer.withdraw()
-                watcher.cancel()
+                await provider.withdraw()
+                for watcher in watchers:
+                    watcher.cancel()
 
 
 class _Provider:
@@ -96,7 +100,7 @@ class _Provider:
         self._desk = desk
         self._config = config
         self._node = node
-        self.announcer = Announcer(node.directory)
+        self._announcer = Announcer(node.directory)
         self._files = files
         self._dtype = dtype
         self._rate = UNKNOWN_RATE
@@ -113,12 +117,16 @@ class _Provider:
             interval=config.rebalance_seconds or REBALANCE_SECONDS,
             transport=node.transport,
             look=self._everybody,
-            announce=lambda: self.announcer.announce(self._current_record()),
+            announce=lambda: self._announcer.announce(self._current_record()),
             fetch=self._fetch,
         )
         self._serving: tuple[StageService, Span] | None = None
         """What we serve now."""
         self._leaving = Leaving()
+
+    async def withdraw(self) -> None:
+        """Take our record back, as far as the directory can be reached."""
+        await self._announcer.withdraw()
 
     async def run_until(self, leaving: Leaving, tell: Callable[[JoinEvent], None], progress: Progress) -> None:
         """Run, and drain when we are asked to leave."""
@@ -144,7 +152,8 @@ class _Provider:
             await service.drain(self._config.drain_seconds)
             return
         tell(Draining(len(service.table)))
-        announcing = asyncio.create_task(self.announcer.try_announce(self._serving_record(service, span)))
+        service.draining = True  # which the record says already
+        announcing = asyncio.create_task(self._announcer.try_announce(self._serving_record(service, span)))
         try:
             handed_over = await service.drain(self._config.drain_seconds)
         finally:
@@ -174,7 +183,7 @@ class _Provider:
 
     async def _prepare(self, span: Span, progress: Progress) -> StageModel:
         async with asyncio.TaskGroup() as tasks:
-            keeper = tasks.create_task(self.announcer.keep(lambda: self._record(span, "loading")))
+            keeper = tasks.create_task(self._announcer.keep(lambda: self._record(span, "loading")))
             model = await stoppable(lambda report: self._load(span, report), progress)
             self._threads, self._rate = await asyncio.to_thread(measure, model, self._config.threads)
             keeper.cancel()
@@ -198,12 +207,12 @@ class _Provider:
             await ready.wait()
             self._has_served.set()
             self._serving = service, span
-            await self.announcer.try_announce(self._current_record())
+            await self._announcer.try_announce(self._current_record())
             tell(
                 Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
             )
             self._leaving.serving = True
-            keeper = tasks.create_task(self.announcer.keep(self._current_record))
+            keeper = tasks.create_task(self._announcer.keep(self._current_record))
             if not self._memory:
                 await asyncio.get_running_loop().create_future()  # we stay
             target = await self._mover.needed_elsewhere(span, lambda: len(service.table))
@@ -245,7 +254,7 @@ class _Provider:
         if self._config.blocks is not None:
             return self._config.blocks
         if self._config.start_at is not None:
-            await self.announcer.try_announce(self._record(self._config.start_at, "loading"))
+            await self._announcer.try_announce(self._record(self._config.start_at, "loading"))
             return self._config.start_at
         n_blocks = self._files.spec.n_blocks
         # A share that nobody asked for is an even one; what an operator offers is used whole.
@@ -269,9 +278,9 @@ class _Provider:
             if span != claimed:
                 logger.info("claiming blocks %s", span)
             claimed = span
-            await self.announcer.try_announce(self._record(span, "joining"))
+            await self._announcer.try_announce(self._record(span, "joining"))
             await asyncio.sleep(CLAIM_SECONDS)
-        await self.announcer.try_announce(self._record(span, "loading"))
+        await self._announcer.try_announce(self._record(span, "loading"))
         return span
 
     async def _look(self) -> tuple[list[ProviderView], list[Claim]]:

@@ -140,7 +140,12 @@ class LiveSessions:
         """End the sessions in which nothing has happened for too long."""
         for entry in self.table.idle(time.monotonic()):
             if (live := self._live.get(entry.id)) is not None:
-                self.fail(live, "idle", f"nothing happened for {self.table.limits.idle_seconds:g} s")
+                self.lapse(live, "nothing happened in it for too long")
+
+    def lapse(self, live: LiveSession, reason: str) -> None:
+        """End a session because nothing happens in it."""
+        self.table.lapse(live.entry, time.monotonic())
+        self.fail(live, "idle", reason)
 
     def fail(self, live: LiveSession, code: str, reason: str, *, blamed: str | None = None) -> None:
         """Tell the client that its session ends here and why, and free what it held."""

@@ -53,6 +53,8 @@ T = TypeVar("T")
 
 EXPIRY_SECONDS = 5.0
 DRAIN_PAUSE = 0.1
+REQUEST_BYTES = 16 * 1024
+"""A request with more payload counts as several."""
 
 
 class StageService:
@@ -158,7 +160,9 @@ class StageService:
     # What clients ask for.
 
     async def _serve_control(self, channel: Channel) -> None:
-        control = ControlChannel(channel, lambda: self._pause(channel.peer), idle_seconds=self.config.channel_seconds)
+        control = ControlChannel(
+            channel, lambda size: self._pause(channel.peer, size), idle_seconds=self.config.channel_seconds
+        )
         control.busy = lambda: any(live.owner is control for live in self.sessions)
         try:
             await control.run(lambda message, frame: self._handle(control, message, frame))
@@ -174,11 +178,11 @@ class StageService:
             if self.till is not None:
                 self.till.leave(control)
 
-    def _pause(self, peer: PeerId) -> float:
-        """Count a request of a peer; for how long no more of its are read."""
-        now = time.monotonic()
-        seconds = self._strangers.of(peer).wait(now)
-        return self._clients.of(peer).wait(now) if seconds and self.table.of_client(peer) else seconds
+    def _pause(self, peer: PeerId, size: int) -> float:
+        """Count a request of a peer with so many bytes of payload; for how long no more of its are read."""
+        now, amount = time.monotonic(), 1 + size / REQUEST_BYTES
+        seconds = self._strangers.of(peer).wait(now, amount)
+        return self._clients.of(peer).wait(now, amount) if seconds and self.table.of_client(peer) else seconds
 
     def _handle(self, control: ControlChannel, message: Message, frame: Frame) -> None:
         match message:
@@ -219,7 +223,7 @@ class StageService:
                 self.till.check(control.peer)
             for idle in self.table.in_the_way(request, control.peer, time.monotonic()):
                 if (live := self.sessions.get(idle.id)) is not None:
-                    self.sessions.fail(live, "idle", "nothing happened in it, and others need its place")
+                    self.sessions.lapse(live, "nothing happened in it, and others need its place")
             entry = self.table.admit(request, control.peer, time.monotonic())
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
@@ -283,7 +287,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()  # a call of its own: a local here would keep the last one's cache alive
+            self.sessions.fail_idle()  # calls of their own: a local here would keep a session's cache alive
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:

@@ -16,6 +16,10 @@ FIRST_GUESS_SECONDS = 1.0
 MEAN_WEIGHT = 0.1
 LEAST_RETRY = 1.0
 MOST_RETRY = 30.0
+LAPSE_SECONDS = 60.0
+"""In which half of what a client let lapse is forgotten."""
+MOST_LAPSED = 4096
+"""Clients of which that is remembered."""
 """Bounds of what a client that is refused is told to wait (seconds)."""
 
 
@@ -45,7 +49,7 @@ class AdmissionLimits:
     """After which a session in which nothing happens ends …"""
     unfed_seconds: float = 60.0
     """… or one that was opened and never got a token …"""
-    unfed_grace: float = 5.0
+    unfed_grace: float = 2.0
     """… and after which that one has to go already where somebody else needs its place …"""
     idle_grace: float = 30.0
     """… or one in which nothing happens, of a client that holds more than who needs it."""
@@ -94,6 +98,8 @@ class SessionTable:
     mean_seconds: float = FIRST_GUESS_SECONDS
     """How long a session lives here, on average."""
     _sessions: dict[bytes, HopSession] = field(default_factory=dict)
+    _lapsed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Per client: unused sessions that lapsed, and when that was counted."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -123,9 +129,10 @@ class SessionTable:
         if kv_bytes > self.limits.kv_bytes:
             raise NotAdmitted("too_large", f"it needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
         held = self.kv_bytes_of(client)
-        share = self.limits.client_share
-        if held and share < 1 and held + kv_bytes > share * self.limits.kv_bytes:
-            raise NotAdmitted("quota", f"one client may hold {share:.0%} of the cache", self.until_room())
+        lapses = self.lapses(client, now)
+        share = self.limits.client_share / (1 + lapses)
+        if (held or lapses) and share < 1 and held + kv_bytes > share * self.limits.kv_bytes:
+            raise NotAdmitted("quota", f"this client may hold {share:.0%} of the cache", self.until_room())
         if kv_bytes > self.kv_bytes_free:
             wait = self.until_room()
             raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", wait)
@@ -153,12 +160,30 @@ class SessionTable:
         """Bytes of cache that a client's sessions have reserved."""
         return sum(session.kv_bytes for session in self if session.client == client)
 
+    def lapses(self, client: str, now: float) -> float:
+        """How many sessions a client lately opened and let lapse unused. Each makes its share of the cache smaller."""
+        count, at = self._lapsed.get(client, (0.0, now))
+        left: float = count * 0.5 ** ((now - at) / LAPSE_SECONDS)
+        return left if left > 0.1 else 0.0
+
+    def lapse(self, session: HopSession, now: float) -> None:
+        """A session ends because nothing happened in it; one that never got a token counts against its client."""
+        if session.expected == 0:
+            count = self.lapses(session.client, now) + 1
+            self._lapsed.pop(session.client, None)
+            self._lapsed[session.client] = (count, now)
+            if len(self._lapsed) > MOST_LAPSED:
+                del self._lapsed[next(iter(self._lapsed))]
+
     def in_the_way(self, request: OpenSession, client: str, now: float) -> list[HopSession]:
         """Sessions that do nothing and would have to end for `request` to fit; none where that would not help.
 
         First those that were opened and never got a token, of whoever holds most; so memory that is merely taken is
-        no use to an attacker, also under many names. Then silent ones of clients that hold more than `client`.
+        no use to an attacker, also under many names. Then silent ones of clients that hold more than `client`. A client
+        that let sessions lapse itself pushes nobody out: else attackers would keep each other's sessions young.
         """
+        if self.lapses(client, now):
+            return []
         try:
             kv_bytes = self.facts.kv_bytes_per_token(self._check_shape(request)) * request.capacity
         except NotAdmitted:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
+from itertools import accumulate, combinations
 from statistics import median
 
 from mesh.swarm.placement import Totals, expected, weakest_window
@@ -20,7 +20,7 @@ from mesh.swarm.view import ProviderView, gaps
 from shards.span import Span
 
 EXACT_DEVICES = 8
-"""Up to so many devices every way to deal them out to several gaps is tried; beyond, neighbours in size only."""
+"""Up to so many devices every way to deal them out to several gaps is tried."""
 SAME = 1 + 1e-9
 GAIN = 1.1
 """How many times faster the pipeline must get for a device to help others instead of filling a gap: rates are rough."""
@@ -142,34 +142,57 @@ def _fill(missing: Sequence[Span], devices: Mapping[int, Device]) -> dict[int, S
 
 
 def _deal(lengths: tuple[int, ...], offers: Mapping[int, int]) -> list[tuple[int, ...]] | None:
-    """Disjoint groups of devices, one per length, that offer at least that many blocks; None if there are none."""
-    order = sorted((index for index in offers if offers[index] > 0), key=lambda index: (-offers[index], index))
+    """Disjoint groups of devices, one per length, that offer at least that many blocks; None if there are none.
 
+    With more than `EXACT_DEVICES` it may miss groups that there are.
+    """
+    order = sorted((index for index in offers if offers[index] > 0), key=lambda index: (-offers[index], index))
+    if sum(offers[index] for index in order) < sum(lengths) or len(order) < len(lengths):
+        return None
+    if len(lengths) == 1:
+        return [tuple(order)]
+    return _deal_greedily(lengths, offers, order) if len(order) > EXACT_DEVICES else _try_all(lengths, offers, order)
+
+
+def _try_all(lengths: tuple[int, ...], offers: Mapping[int, int], order: Sequence[int]) -> list[tuple[int, ...]] | None:
     @cache
-    def group(which: int, free: int) -> tuple[tuple[int, ...], ...] | None:
+    def groups(which: int, free: int) -> tuple[tuple[int, ...], ...] | None:
+        """Of the devices in the bits of `free`, for the lengths from `which` on."""
         if which == len(lengths):
             return ()
-        left = [index for place, index in enumerate(order) if free >> place & 1]
-        if sum(offers[index] for index in left) < sum(lengths[which:]):
-            return None
-        for chosen in _choices(left):
-            if sum(offers[index] for index in chosen) >= lengths[which]:
-                rest = group(which + 1, free & ~sum(1 << order.index(index) for index in chosen))
-                if rest is not None:
-                    return (chosen, *rest)
+        left = [place for place in range(len(order)) if free >> place & 1]
+        for size in range(1, len(left) + 1):
+            for chosen in combinations(left, size):
+                if sum(offers[order[place]] for place in chosen) >= lengths[which]:
+                    rest = groups(which + 1, free & ~sum(1 << place for place in chosen))
+                    if rest is not None:
+                        return (tuple(order[place] for place in chosen), *rest)
         return None
 
-    found = group(0, (1 << len(order)) - 1)
+    found = groups(0, (1 << len(order)) - 1)
     return None if found is None else list(found)
 
 
-def _choices(left: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Ways to choose some, fewest first: all of them, or of many only those that are neighbours in size."""
-    for size in range(1, len(left) + 1):
-        if len(left) <= EXACT_DEVICES:
-            yield from combinations(left, size)
-        else:
-            yield from (tuple(left[at : at + size]) for at in range(len(left) - size + 1))
+def _deal_greedily(
+    lengths: tuple[int, ...], offers: Mapping[int, int], order: Sequence[int]
+) -> list[tuple[int, ...]] | None:
+    """The longest first: neighbours in size that offer just enough."""
+    left = list(order)
+    found: dict[int, tuple[int, ...]] = {}
+    for which in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
+        sums = [0, *accumulate(offers[index] for index in left)]
+        windows = [
+            (sums[end] - sums[start], start, end)
+            for start in range(len(left))
+            for end in range(start + 1, len(left) + 1)
+            if sums[end] - sums[start] >= lengths[which]
+        ]
+        if not windows:
+            return None
+        _, start, end = min(windows)
+        found[which] = tuple(left[start:end])
+        del left[start:end]
+    return [found[which] for which in range(len(lengths))]
 
 
 def _lend_a_hand(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from mesh.errors import PeerError, PeerUnreachable
 from mesh.transport.port import Channel, Handler, PeerId
 from mesh.transport.quotas import Rates, Unfinished
 from mesh.transport.streams import FrameChannel, StreamSettings
+from mesh.wire.frame import FrameLimits
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +31,15 @@ class TransportSettings:
     stream: StreamSettings = field(default_factory=StreamSettings)
     inbound_per_peer: int = 64
     inbound: int = 1024
+    inbound_limits: Mapping[str, FrameLimits] = field(default_factory=dict)
+    """For protocols on which less may come than on others; what we ask for ourselves is not bound by it."""
     openings_per_second: float = 20.0
     """Channels that a peer may open in the long run …"""
     openings_at_once: float = 128.0
     """… and at once."""
-    unfinished: int = 512 * 1024 * 1024
+    unfinished: int = 256 * 1024 * 1024
     """Bytes of frames that are not whole yet, of all peers together …"""
-    unfinished_per_peer: int = 160 * 1024 * 1024
+    unfinished_per_peer: int = 96 * 1024 * 1024
     """… and of one."""
     linger: float = 1.0
     """Seconds that an inbound channel waits for the peer to close too once its handler has returned."""
@@ -74,10 +78,23 @@ class Channels:
         )
         self.closed = False
 
-    def opened(self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> FrameChannel:
-        """Take charge of a stream that we opened."""
+    def opened(
+        self,
+        peer: PeerId,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        limits: FrameLimits | None = None,
+    ) -> FrameChannel:
+        """Take charge of a stream that we opened. `limits` are for what comes."""
         channel = FrameChannel(
-            peer, reader, writer, self._settings.stream, on_close=self.forget, on_unfinished=self.hold
+            peer,
+            reader,
+            writer,
+            self._settings.stream,
+            limits=limits,
+            on_close=self.forget,
+            on_unfinished=self.hold,
         )
         self.adopt(channel)
         return channel
@@ -142,7 +159,8 @@ class Channels:
             log.debug("%s: refused a channel from %s: too many are open", protocol, peer)
             writer.transport.abort()
             return
-        self.handle(self.opened(peer, reader, writer), protocol, handler)
+        limits = self._settings.inbound_limits.get(protocol)
+        self.handle(self.opened(peer, reader, writer, limits=limits), protocol, handler)
 
     def handle(self, channel: OwnedChannel, protocol: str, handler: Handler) -> None:
         """Start `handler` on an inbound channel that was adopted."""

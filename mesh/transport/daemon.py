@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
-import socket
 import sys
 from collections import deque
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
+from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket
 from mesh.transport.runtime_dir import RuntimeDirectory
+from mesh.wire import multiaddr
 
 log = logging.getLogger(__name__)
 daemon_log = logging.getLogger("mesh.p2pd")
@@ -29,30 +27,12 @@ _GUARD = Path(__file__).with_name("guard.py")
 _CONTROL_TIMEOUT = 5.0  # seconds for one answer of the daemon's control socket
 _STOP_TIMEOUT = 2.0  # seconds for the daemon to end when asked, before it is killed
 _LINE_LIMIT = 1 << 20  # bytes of one line of its output
-_CIRCUIT = b"\xa2\x02"  # /p2p-circuit in a binary multiaddr; hivemind's own parser trips over what comes before it
 
-GuardKind = Literal["deathsig", "pipe"]
+UNKNOWN = "/unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonConfig:
-    """How the node appears on the network. Addresses are multiaddrs, as in `/ip4/0.0.0.0/tcp/31330`."""
-
-    identity: Identity
-    host_maddrs: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
-    """Where to listen; port 0 takes a free one. Give `/ip4/0.0.0.0/tcp/PORT` to be reached from elsewhere."""
-    announce_maddrs: tuple[str, ...] = ()
-    """The addresses to tell others, where they are not those we listen on (a forwarded port)."""
-    initial_peers: tuple[str, ...] = ()
-    """Peers to join the swarm through, each ending in `/p2p/PEER_ID`. None starts a new swarm."""
-    client_mode: bool = False
-    """Listen nowhere: open connections, accept none."""
-    trusted_relays: tuple[str, ...] = ()
-    """Relays through which to be reached when we are behind a NAT."""
-    startup_timeout: float = 20.0
-    runtime_root: Path | None = None
-    """Where sockets go: a short path that only this user can use (default `/tmp/mesh-UID`)."""
-    guard: GuardKind = "deathsig" if sys.platform == "linux" else "pipe"
+class _Failed(Exception):
+    """p2pd did not do what it was asked."""
 
 
 class Daemon:
@@ -122,10 +102,11 @@ class Daemon:
         """Tell the daemon where `peer` is and connect to it. Raises `PeerUnreachable`."""
         h = _hivemind.load()
         try:
-            async with asyncio.timeout(timeout):
-                addresses = [h.Multiaddr(maddr.removesuffix(f"/p2p/{peer}")) for maddr in maddrs]
-                await self.p2p._client.connect(h.PeerID.from_base58(peer), addresses)
-        except (h.P2PDaemonError, OSError, ValueError, asyncio.IncompleteReadError) as error:
+            # hivemind's own encoding gets relayed addresses wrong.
+            addresses = [multiaddr.encode(maddr.removesuffix(f"/p2p/{peer}")) for maddr in maddrs]
+            request = h.p2pd_pb2.ConnectRequest(peer=h.PeerID.from_base58(peer).to_bytes(), addrs=addresses)
+            await self._ask("CONNECT", timeout=timeout, connect=request)
+        except (_Failed, ValueError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached: {error}", peer=peer) from error
 
     async def disconnect(self, peer: str) -> None:
@@ -135,31 +116,108 @@ class Daemon:
         """
         h = _hivemind.load()
         try:
-            async with asyncio.timeout(_CONTROL_TIMEOUT):
-                await self.p2p._client.disconnect(h.PeerID.from_base58(peer))
-        except (TimeoutError, OSError, EOFError, ValueError, h.P2PDaemonError) as error:
-            log.debug("p2pd did not disconnect %s: %r", peer, error)
+            request = h.p2pd_pb2.DisconnectRequest(peer=h.PeerID.from_base58(peer).to_bytes())
+            await self._ask("DISCONNECT", disconnect=request)
+        except (_Failed, ValueError) as error:
+            log.debug("p2pd did not disconnect %s: %s", peer, error)
 
     async def refresh_maddrs(self) -> tuple[str, ...]:
-        """Ask the daemon again where we can be reached: addresses come and go (a relay, a port mapping)."""
-        async with asyncio.timeout(_CONTROL_TIMEOUT):
-            _, maddrs = await self.p2p._client.identify()
-        self.visible_maddrs = tuple(f"{maddr}/p2p/{self.peer_id}" for maddr in maddrs)
+        """Ask the daemon again where we can be reached: addresses come and go (a port mapping)."""
+        try:
+            answer = await self._ask("IDENTIFY")
+        except _Failed as error:
+            raise InternalError(f"p2pd does not say where it is: {error}") from error
+        known = [self.text_of(maddr) for maddr in answer.identify.addrs]
+        behind_nat = bool(self._config.relays)
+
+        def far(maddr: str) -> tuple[bool, bool]:
+            """Others join through the first: one that leads to us from elsewhere, if there is one."""
+            ip = multiaddr.ip_of(maddr)
+            return multiaddr.is_relayed(maddr) != behind_nat, ip is not None and ip.is_loopback
+
+        known = sorted((maddr for maddr in known if maddr != UNKNOWN), key=far)
+        self.visible_maddrs = tuple(f"{maddr}/p2p/{self.peer_id}" for maddr in known)
         return self.visible_maddrs
 
-    async def relayed_peers(self) -> frozenset[str]:
-        """The peers that we are connected to through relays only. Raises `InternalError` when p2pd is gone."""
+    async def open_stream(self, peer: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream of bytes to a peer. Raises `PeerUnreachable` or `OSError`; the caller sets the deadline."""
+        h = _hivemind.load()
+        pb = h.p2pd_pb2
+        remote = h.PeerID.from_base58(peer).to_bytes()
+        request = pb.Request(
+            type=pb.Request.STREAM_OPEN, streamOpen=pb.StreamOpenRequest(peer=remote, proto=[protocol])
+        )
+        reader, writer, answer = await self._converse(request)
+        if answer.type == pb.Response.ERROR:
+            writer.transport.abort()
+            raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {answer.error.msg}", peer=peer)
+        if answer.streamInfo.peer != remote:
+            writer.transport.abort()
+            raise PeerUnreachable("the daemon connected us to another peer", peer=peer)
+        return reader, writer
+
+    async def connections(self) -> dict[str, tuple[str, ...]]:
+        """Whom we are connected to, and the address at the other end of each connection.
+
+        Raises `InternalError` when p2pd is gone.
+        """
         h = _hivemind.load()
         try:
-            async with asyncio.timeout(_CONTROL_TIMEOUT):
-                peers = await self.p2p.list_peers()
-        except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
-            raise InternalError(f"p2pd does not say whom it knows: {error!r}") from error
-        ways: dict[str, list[bool]] = {}
-        for info in peers:
-            relayed = ways.setdefault(info.peer_id.to_base58(), [])
-            relayed.extend(_CIRCUIT in address.to_bytes() for address in info.addrs)
-        return frozenset(peer for peer, relayed in ways.items() if relayed and all(relayed))
+            answer = await self._ask("LIST_PEERS")
+        except _Failed as error:
+            raise InternalError(f"p2pd does not say whom it knows: {error}") from error
+        ways: dict[str, list[str]] = {}
+        for info in answer.peers:
+            ways.setdefault(h.PeerID(info.id).to_base58(), []).extend(map(self.text_of, info.addrs))
+        return {peer: tuple(addresses) for peer, addresses in ways.items()}
+
+    async def addresses_of(self, peer: str) -> tuple[str, ...]:
+        """Where a peer says that it can be reached, as far as libp2p's own DHT knows. Raises `PeerUnreachable`."""
+        h = _hivemind.load()
+        pb = h.p2pd_pb2
+        wanted = h.PeerID.from_base58(peer).to_bytes()
+        question = pb.DHTRequest(type=pb.DHTRequest.FIND_PEER, peer=wanted, timeout=int(_CONTROL_TIMEOUT))
+        try:
+            answer = await self._ask("DHT", dht=question)
+        except _Failed as error:
+            raise PeerUnreachable(f"{peer} is not found: {error}", peer=peer) from error
+        return tuple(map(self.text_of, answer.dht.peer.addrs))
+
+    async def _ask(self, kind: str, *, timeout: float = _CONTROL_TIMEOUT, **fields: Any) -> Any:
+        """One request to p2pd and its answer. Raises `_Failed`."""
+        pb = _hivemind.load().p2pd_pb2
+        try:
+            async with asyncio.timeout(timeout):
+                _, writer, answer = await self._converse(pb.Request(type=pb.Request.Type.Value(kind), **fields))
+        except TimeoutError as error:
+            raise _Failed(f"no answer in {timeout:g} s") from error
+        except (OSError, EOFError) as error:
+            raise _Failed(repr(error)) from error
+        writer.transport.abort()
+        if answer.type == pb.Response.ERROR:
+            raise _Failed(answer.error.msg)
+        return answer
+
+    async def _converse(self, request: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Any]:
+        """p2pd's answer, on a connection that is the caller's. hivemind's own calls leak theirs when cancelled."""
+        h = _hivemind.load()
+        reader, writer = await self.p2p._client.control.daemon_connector.open_connection()
+        try:
+            await h.write_message(writer, request)
+            answer = h.p2pd_pb2.Response()
+            await h.read_message(reader, answer)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer, answer
+
+    @staticmethod
+    def text_of(address: bytes) -> str:
+        """An address that the daemon gave us; `UNKNOWN` for a kind that we cannot read."""
+        try:
+            return multiaddr.decode(address)
+        except ValueError:
+            return UNKNOWN
 
     async def _start(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
         check_ports(self._config)
@@ -199,7 +257,7 @@ class Daemon:
         private: Any = type("PrivateP2P", (h.P2P,), {"_UNIX_SOCKET_PREFIX": f"/unix{directory}/"})
         try:
             async with asyncio.timeout(_CONTROL_TIMEOUT):
-                self.p2p = await private.replicate(h.Multiaddr(f"/unix{_control_socket(directory)}"))
+                self.p2p = await private.replicate(h.Multiaddr(f"/unix{control_socket(directory)}"))
         except (TimeoutError, h.P2PDaemonError, OSError, asyncio.IncompleteReadError) as error:
             raise InternalError(f"p2pd started but does not answer: {error!r}") from error
         if self.p2p.peer_id.to_base58() != self.peer_id:
@@ -275,79 +333,3 @@ class Daemon:
         if late:
             return InternalError(f"p2pd did not start within {config.startup_timeout:g} s: {output}")
         return InternalError(f"p2pd did not start: {output or 'it said nothing'}")
-
-
-def arguments(config: DaemonConfig, directory: Path) -> list[str]:
-    """The command line of p2pd; its sockets and key are in `directory`. Raises `ConfigError`."""
-    for maddr in config.announce_maddrs:
-        if maddr.endswith(("/tcp/0", "/udp/0")):
-            raise ConfigError(f"an address to announce needs a port: {maddr}")
-    for maddr in config.initial_peers:
-        if "/p2p/" not in maddr:
-            raise ConfigError(f"an initial peer's address ends in /p2p/PEER_ID, got {maddr}")
-    local = all(maddr.startswith(("/ip4/127.", "/ip6/::1/")) for maddr in config.host_maddrs)
-    flags: dict[str, object] = {
-        "listen": f"/unix{_control_socket(directory)}",
-        "id": directory / "identity.key",
-        "idleTimeout": f"{config.startup_timeout + 10:g}s",
-        "dhtClient" if config.client_mode else "dhtServer": 1,
-        "connManager": 1,
-        "tls": 1,
-        "relay": 1,
-        "autonat": int(not local),
-        "natPortMap": int(not local and not config.client_mode),
-    }
-    if config.client_mode:
-        flags["noListenAddrs"] = 1
-    else:
-        flags["hostAddrs"] = ",".join(config.host_maddrs)
-    if config.announce_maddrs:
-        flags["announceAddrs"] = ",".join(config.announce_maddrs)
-    if config.initial_peers:
-        flags["b"] = 1
-        flags["bootstrapPeers"] = ",".join(config.initial_peers)
-    if config.trusted_relays:
-        # Without relayDiscovery=0 the daemon looks for other relays for three minutes before it uses these.
-        flags |= {"autoRelay": 1, "relayDiscovery": 0, "trustedRelays": ",".join(config.trusted_relays)}
-    return [str(_binary()), *(f"-{name}={value}" for name, value in flags.items())]
-
-
-def check_ports(config: DaemonConfig) -> None:
-    """Raise `ConfigError` when a port to listen on is taken.
-
-    p2pd would not notice: it shares a port with another p2pd (SO_REUSEPORT), and each gets half of the calls.
-    """
-    if config.client_mode:
-        return
-    for maddr in config.host_maddrs:
-        match maddr.split("/"):
-            case ["", "ip4" | "ip6" as family, host, "tcp" | "udp" as kind, port, *_] if port.isdecimal():
-                with socket.socket(
-                    socket.AF_INET if family == "ip4" else socket.AF_INET6,
-                    socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM,
-                ) as probe:
-                    if kind == "tcp":  # connections of an earlier run that are still closing do not count
-                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    try:
-                        probe.bind((host, int(port)))
-                    except (OSError, OverflowError) as error:
-                        if getattr(error, "errno", None) == errno.EADDRINUSE:
-                            problem = f"port {port} is already in use ({maddr}): stop what uses it or take another"
-                        else:
-                            problem = f"cannot listen on {maddr}: {error}"
-                        raise ConfigError(problem) from error
-            case _:
-                pass  # p2pd judges it
-
-
-def _control_socket(directory: Path) -> Path:
-    return directory / "p2pd.sock"
-
-
-def _binary() -> Path:
-    spec = find_spec("hivemind")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "hivemind_cli" / "p2pd"
-        if path.is_file():
-            return path
-    raise ConfigError("hivemind's p2pd is not installed: run `pip install --force-reinstall hivemind`")

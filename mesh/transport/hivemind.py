@@ -73,35 +73,13 @@ class HivemindTransport:
             raise PeerUnreachable("the transport is closed", peer=peer)
         if peer == self.peer_id:
             return self._dial_self(protocol)
-        h = _hivemind.load()
         try:
             async with asyncio.timeout(timeout):
-                return await self._dial(h, peer, protocol)
+                return await self._daemon.open_stream(peer, protocol)
         except TimeoutError:
             raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
-        except (h.P2PDaemonError, OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {error}", peer=peer) from error
-
-    async def _dial(self, h: Any, peer: PeerId, protocol: str) -> Streams:
-        # Not `call_binary_stream_handler`: that one leaks its connection when it fails or is cancelled.
-        remote = h.PeerID.from_base58(peer)
-        reader, writer = await self._daemon.p2p._client.control.daemon_connector.open_connection()
-        try:
-            message = h.p2pd_pb2.Request(
-                type=h.p2pd_pb2.Request.STREAM_OPEN,
-                streamOpen=h.p2pd_pb2.StreamOpenRequest(peer=remote.to_bytes(), proto=[protocol]),
-            )
-            await h.write_message(writer, message)
-            answer = h.p2pd_pb2.Response()
-            await h.read_message(reader, answer)
-            if answer.type == h.p2pd_pb2.Response.ERROR:
-                raise h.P2PDaemonError(answer.error.msg)
-            if answer.streamInfo.peer != remote.to_bytes():
-                raise h.P2PDaemonError("the daemon connected us to another peer")
-        except BaseException:
-            writer.transport.abort()
-            raise
-        return reader, writer
 
     def _dial_self(self, protocol: str) -> Streams:
         """A channel to our own handler (gateway and provider in one node); libp2p does not dial itself."""

@@ -1,8 +1,9 @@
 """The `Transport` port: authenticated, ordered channels of frames between peers.
 
-Adapters: `memory` (the in-process twin), `hivemind` (a stream through the Go daemon), `direct` (TLS 1.3 between peers
-that can dial each other), `heartbeat`, which notices that a peer behind another one fell silent, and `choosing`, which
-takes the better of two. All of them pass `tests/conformance/`.
+Adapters: `memory` (the in-process twin), `hivemind` (a stream through the Go daemon), `libp2p` (the same protocols in
+this process, without the daemon), `direct` (TLS 1.3 between peers that can dial each other), `heartbeat`, which notices
+that a peer behind another one fell silent, and `choosing`, which takes the better of two. All of them pass
+`tests/conformance/`.
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ class Rate:
     _used: float = 0.0
     _at: float = 0.0
 
-    def wait(self, now: float) -> float:
-        """Count one; seconds until it would have been let through (0: it is)."""
+    def wait(self, now: float, amount: float = 1.0) -> float:
+        """Count `amount`; seconds until it would have been let through (0: it is)."""
         elapsed = max(0.0, now - self._at)
         self._at = max(now, self._at)
-        self._used = min(max(0.0, self._used - elapsed * self.per_second) + 1.0, 2 * self.burst + 1.0)
+        self._used = min(max(0.0, self._used - elapsed * self.per_second) + amount, 2 * self.burst + amount)
         return max(0.0, (self._used - self.burst) / self.per_second)
 
     def take(self, now: float) -> bool:

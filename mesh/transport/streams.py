@@ -42,6 +42,7 @@ class FrameChannel:
         "_deadline",
         "_ended",
         "_header",
+        "_limits",
         "_on_close",
         "_on_unfinished",
         "_payload",
@@ -62,10 +63,13 @@ class FrameChannel:
         writer: asyncio.StreamWriter,
         settings: StreamSettings | None = None,
         *,
+        limits: FrameLimits | None = None,
         on_close: Callable[[FrameChannel], None] | None = None,
         on_unfinished: Callable[[FrameChannel, int], None] | None = None,
     ) -> None:
-        """`on_close` is called once, when the channel closes for whatever reason.
+        """`limits` are for what comes, where they are not those of `settings`.
+
+        `on_close` is called once, when the channel closes for whatever reason.
 
         `on_unfinished` is told how many bytes of a large frame have come, and 0 when it is whole.
         """
@@ -73,6 +77,7 @@ class FrameChannel:
         self._reader = reader
         self._writer = writer
         self._settings = settings or StreamSettings()
+        self._limits = limits or self._settings.limits
         self._on_close = on_close
         self._on_unfinished = on_unfinished
         self.heard = time.monotonic()
@@ -163,7 +168,7 @@ class FrameChannel:
 
     async def _receive_rest(self) -> Frame:
         if self._sizes is None:
-            self._sizes = decode_prefix(bytes(self._prefix), self._settings.limits)
+            self._sizes = decode_prefix(bytes(self._prefix), self._limits)
             self._deadline += sum(self._sizes) / self._settings.minimum_rate
         header_size, payload_size = self._sizes
         async with asyncio.timeout_at(self._deadline):

@@ -17,8 +17,8 @@ PAIRS_PROTOCOL: Final = "/mesh/pairs/1"
 MAX_PAIRS: Final = 256
 HEADER_LIMIT: Final = 128 * 1024
 
-Way = Literal["direct", "daemon", "relayed"]
-"""TLS between the two; a libp2p connection of their daemons; the same through a relay."""
+Way = Literal["direct", "daemon", "punched", "relayed"]
+"""TLS between the two; a libp2p connection of their daemons; the same between two NATs; the same through a relay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,20 @@ class PairState:
     daemon_round_trip: float | None
     problem: str | None
     """Why it is not direct."""
+    relay: str | None = None
+    """The relay's peer id, where it is relayed and known."""
 
 
 _seconds = f.optional(f.number(0, 3600))
 _read = f.items(
     f.record(
         f.peer_id,
-        f.choice("direct", "daemon", "relayed"),
+        f.choice("direct", "daemon", "punched", "relayed"),
         f.integer(0, 1 << 20),
         _seconds,
         _seconds,
         f.optional(f.text(200)),
+        f.optional(f.peer_id),
     ),
     MAX_PAIRS,
 )
@@ -50,7 +53,10 @@ _read = f.items(
 
 def encode(pairs: Sequence[PairState]) -> Frame:
     """The frame of the first `MAX_PAIRS` pairs."""
-    rows = [[p.peer, p.way, p.channels, p.direct_round_trip, p.daemon_round_trip, p.problem] for p in pairs[:MAX_PAIRS]]
+    rows = [
+        [p.peer, p.way, p.channels, p.direct_round_trip, p.daemon_round_trip, p.problem, p.relay]
+        for p in pairs[:MAX_PAIRS]
+    ]
     return Frame(f.pack({"t": "pairs", "pairs": rows}))
 
 
@@ -60,6 +66,6 @@ def decode(frame: Frame) -> tuple[PairState, ...]:
     if raw.keys() != {"t", "pairs"} or raw["t"] != "pairs" or len(frame.payload):
         raise ProtocolViolation("not a message of pairs")
     return tuple(
-        PairState(peer, cast(Way, way), channels, direct, daemon, problem)
-        for peer, way, channels, direct, daemon, problem in f.take(raw, "pairs", _read)
+        PairState(peer, cast(Way, way), channels, direct, daemon, problem, relay)
+        for peer, way, channels, direct, daemon, problem, relay in f.take(raw, "pairs", _read)
     )

@@ -26,7 +26,8 @@ from mesh.discovery.records import (
 from mesh.discovery.records_service import RecordsService, RecordsSettings
 from mesh.identity import Identity
 from mesh.transport import _hivemind
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.libp2p.transport import Libp2pTransport
 from mesh.wire.records import RECORDS_PROTOCOL
 from shards.span import Span

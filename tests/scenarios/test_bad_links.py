@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -237,7 +236,6 @@ async def test_a_partition_of_bad_lines_changes_no_token(apart: Apart, part: Par
         apart.internet.shape(BOTH)
         began = time.monotonic()
         found = await part_each(apart, client, asked, part, after=8)
-        logging.warning("%.1f s, gaps %s", time.monotonic() - began, [round(g, 2) for *_, g in found])
         assert [tokens for tokens, *_ in found] == expected
         left = PARTITION_SECONDS - (time.monotonic() - began)
         if left > 0:  # what begins meanwhile, and goes on when it is over

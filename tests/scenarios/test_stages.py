@@ -12,7 +12,7 @@ import pytest
 from tests.scenarios.processes import LOOPBACK, MeshProcess, Swarm, World, wait_until
 from tests.scenarios.test_stopping import alive
 
-STOP_SECONDS = 8.0
+STOP_SECONDS = 25.0
 TWO_CPUS = ("--device", "cpu", "--device", "cpu")
 
 

@@ -69,6 +69,7 @@ class MuxedStream(asyncio.Transport):
         if self._pending and self._writing:
             self._writing = False
             self._protocol.pause_writing()
+        self._give_up_if_stuck()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         for data in list_of_data:
@@ -120,6 +121,7 @@ class MuxedStream(asyncio.Transport):
         if size < len(piece):
             self._pending.appendleft(piece[size:])
         if self._pending:
+            self._give_up_if_stuck()
             return self._room > 0
         if not self._writing:
             self._writing = True
@@ -158,6 +160,7 @@ class MuxedStream(asyncio.Transport):
             self._ended = True
             if not self._protocol.eof_received():
                 self.close()
+            self._give_up_if_stuck()
 
     def was_reset(self, reason: str = "the peer reset the stream") -> None:
         """The stream, or its connection, was broken off."""
@@ -169,6 +172,12 @@ class MuxedStream(asyncio.Transport):
             more, self._owed = self._owed, 0
             self._window += more
             self._muxer.grant(self.id, more)
+
+    def _give_up_if_stuck(self) -> None:
+        """A peer that has closed and left no room reads no more: the Go daemon says nothing but FIN then."""
+        if self._ended and self._pending and not self._room and not self._lost:
+            self._muxer.reset(self.id)
+            self._lose(BrokenPipeError("the peer has closed the stream"))
 
     def _finish(self) -> None:
         if not self._lost:

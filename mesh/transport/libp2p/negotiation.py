@@ -6,6 +6,7 @@ py-libp2p has this too, but with deadlines of trio's, which need trio's event lo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Container
 from typing import Final, Protocol
 
@@ -25,6 +26,24 @@ class Bytes(Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send `data`."""
+
+
+class StreamBytes:
+    """A reader and a writer as `Bytes`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, n: int) -> bytes:
+        try:
+            return await self._reader.readexactly(n)
+        except asyncio.IncompleteReadError:
+            raise ConnectionResetError("the stream ended") from None
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
 
 
 async def propose(stream: Bytes, protocol: str) -> None:

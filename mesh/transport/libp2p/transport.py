@@ -22,6 +22,7 @@ from mesh.transport.libp2p.addresses import Address, AddressBook, tcp_address
 from mesh.transport.libp2p.line import Shaker, Wire
 from mesh.transport.libp2p.muxed_stream import MuxedStream
 from mesh.transport.libp2p.muxer import Muxer
+from mesh.transport.libp2p.negotiation import StreamBytes
 from mesh.transport.memory import Streams, pipe
 from mesh.transport.port import Channel, Handler, PeerId
 
@@ -163,7 +164,7 @@ class Libp2pTransport:
             connection = known or await self._connect(peer)
             stream = connection.open()
             try:
-                await negotiation.propose(_Talk(stream), protocol)
+                await negotiation.propose(StreamBytes(stream.reader, stream.writer), protocol)
             except OSError:
                 # A connection that we found may have died unnoticed: then a fresh one is worth a try.
                 stream.abort()
@@ -350,7 +351,7 @@ class Libp2pTransport:
     async def _accept(self, stream: MuxedStream) -> None:
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
-                protocol = await negotiation.respond(_Talk(stream), self._handlers)
+                protocol = await negotiation.respond(StreamBytes(stream.reader, stream.writer), self._handlers)
         except (OSError, ProtocolViolation, TimeoutError) as error:
             log.debug("a stream of %s came to nothing: %s", stream.peer, error)
             stream.abort()
@@ -373,23 +374,6 @@ class Libp2pTransport:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("bug in %s", task.get_name(), exc_info=task.exception())
-
-
-class _Talk:
-    """A stream as the negotiation sees it."""
-
-    def __init__(self, stream: MuxedStream) -> None:
-        self._stream = stream
-
-    async def read(self, n: int) -> bytes:
-        try:
-            return await self._stream.reader.readexactly(n)
-        except asyncio.IncompleteReadError:
-            raise ConnectionResetError("the stream ended") from None
-
-    async def write(self, data: bytes) -> None:
-        self._stream.writer.write(data)
-        await self._stream.writer.drain()
 
 
 def _tune(wire: Wire) -> None:

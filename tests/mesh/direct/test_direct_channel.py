@@ -136,7 +136,7 @@ class FakeSocket:
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="no TCP_INFO here")
 @pytest.mark.parametrize(
     ("unacked", "data_ms", "ack_ms", "dead"),
-    [(1, 4500, 4500, True), (1, 10, 4500, False), (1, 4500, 10, False), (0, 90_000, 90_000, False)],
+    [(1, 6500, 6500, True), (1, 10, 6500, False), (1, 6500, 10, False), (0, 90_000, 90_000, False)],
 )
 def test_silence_is_unacknowledged_data_and_nothing_heard(unacked: int, data_ms: int, ack_ms: int, dead: bool) -> None:
     assert silent(FakeSocket(unacked, data_ms, ack_ms)) is dead

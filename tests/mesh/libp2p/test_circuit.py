@@ -11,13 +11,14 @@ import pytest
 from mesh.errors import PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _libp2p
-from mesh.transport.daemon import Daemon, DaemonConfig
+from mesh.transport.daemon import Daemon
+from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.libp2p import negotiation
 from mesh.transport.libp2p.addresses import Address, AddressBook, tcp_address
 from mesh.transport.libp2p.circuit import HOP_PROTOCOL
 from mesh.transport.libp2p.muxed_stream import MuxedStream
-from mesh.transport.libp2p.transport import Libp2pTransport, _Talk
+from mesh.transport.libp2p.transport import Libp2pTransport
 from mesh.transport.port import Channel
 from mesh.wire.frame import Frame
 
@@ -49,7 +50,7 @@ class Relay(Libp2pTransport):
     async def _accept(self, stream: MuxedStream) -> None:
         h = _libp2p.load()
         hop, stop = h.circuit.HopMessage, h.circuit.StopMessage
-        talk = _Talk(stream)
+        talk = negotiation.StreamBytes(stream.reader, stream.writer)
         if await negotiation.respond(talk, (HOP_PROTOCOL,)) != HOP_PROTOCOL:
             return
         request = hop.FromString(await talk.read((await talk.read(1))[0]))
@@ -67,7 +68,7 @@ class Relay(Libp2pTransport):
             stream.close()
             return
         onward = there.open()
-        other = _Talk(onward)
+        other = negotiation.StreamBytes(onward.reader, onward.writer)
         await negotiation.propose(other, STOP_PROTOCOL)
         asker = h.circuit.PeerId(id=h.ID.from_base58(stream.peer).to_bytes())
         await other.write(framed(stop(type=stop.CONNECT, peer=asker).SerializeToString()))

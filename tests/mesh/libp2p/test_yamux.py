@@ -167,6 +167,28 @@ async def test_a_slow_reader_is_not_sent_more_than_it_has_room_for() -> None:
         await slow.hears(lambda _: sum(h.length for h in slow.frames() if h.kind is DATA) >= 2 * len(whole))
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+async def test_a_peer_that_closed_and_leaves_no_room_breaks_the_channel(early: bool) -> None:
+    broken = asyncio.Event()
+
+    async def flood(channel: Channel) -> None:
+        try:
+            while True:
+                await channel.send(Frame(b"", bytes(100 * KIB)))
+        except PeerUnreachable:
+            broken.set()
+
+    async with Libp2pTransport(Identity.generate(), listen=LOOPBACK) as to, stranger(to) as gone:
+        await to.serve(PROTOCOL, flood)
+        body = b"\x13/multistream/1.0.0\n" + bytes((len(PROTOCOL) + 1,)) + PROTOCOL.encode() + b"\n"
+        gone.say(DATA, Flag.SYN, 1, len(body), body)
+        if not early:  # it is stuck already when the end comes
+            await gone.hears(lambda _: sum(h.length for h in gone.frames() if h.kind is DATA) == 256 * KIB)
+        gone.say(WINDOW, Flag.FIN, 1, 0)
+        async with asyncio.timeout(5):
+            await broken.wait()
+
+
 async def test_streams_over_the_limit_are_reset_one_by_one() -> None:
     few = Libp2pSettings(transport=TransportSettings(inbound_per_peer=2))
     async with listener(few) as to, stranger(to) as peer:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from mesh.provider.sessions import AdmissionLimits, NotAdmitted, SessionTable
+from mesh.provider.sessions import (
+    LAPSE_SECONDS,
+    MOST_LAPSED,
+    AdmissionLimits,
+    HopSession,
+    NotAdmitted,
+    SessionTable,
+)
 from tests.mesh.provider.test_sessions import facts, opening
 
 LIMITS = AdmissionLimits(sessions=8, sessions_per_client=8, kv_bytes=8_000, idle_seconds=60.0, unfed_seconds=20.0)
@@ -16,6 +24,14 @@ SIZE = 25
 
 def identity(number: int) -> bytes:
     return number.to_bytes(16, "big")
+
+
+def lapse(table: SessionTable, gone: list[HopSession], now: float) -> list[str]:
+    """End sessions as the service does; whose they were."""
+    for each in gone:
+        table.lapse(each, now)
+        table.close(each.id, each.client)
+    return [each.client for each in gone]
 
 
 def fill(table: SessionTable, clients: str, *, fed: bool = False, now: float = 0.0) -> None:
@@ -30,11 +46,9 @@ def fill(table: SessionTable, clients: str, *, fed: bool = False, now: float = 0
 def make_room(table: SessionTable, client: str, now: float, *, capacity: int = SIZE) -> list[str]:
     """Who had to go for a session of `client`, which then fits (or `NotAdmitted` is raised)."""
     request = opening(identity(1), capacity=capacity)
-    gone = table.in_the_way(request, client, now)
-    for each in gone:
-        table.close(each.id, each.client)
+    gone = lapse(table, table.in_the_way(request, client, now), now)
     table.admit(request, client, now)
-    return [each.client for each in gone]
+    return gone
 
 
 def test_with_room_nobody_has_to_go() -> None:
@@ -63,13 +77,41 @@ def test_many_names_do_not_help_who_takes_memory_and_does_not_use_it() -> None:
     for round_ in range(20):
         now = 10.0 * (round_ + 1)
         request = opening(identity(500 + round_), capacity=SIZE)
-        gone = table.in_the_way(request, "honest", now)
-        assert len(gone) == 1 and gone[0].client != "honest"
-        table.close(gone[0].id, gone[0].client)
+        gone = lapse(table, table.in_the_way(request, "honest", now), now)
+        assert len(gone) <= 1
         table.admit(request, "honest", now)
         table.prompt(request.session, "honest", 8, now)
         table.close(request.session, "honest")
-        table.admit(opening(identity(900 + round_), capacity=SIZE), gone[0].client, now)
+        for number, client in enumerate("abcdefgh"):
+            with suppress(NotAdmitted):
+                table.admit(opening(identity(900 + 10 * round_ + number), capacity=SIZE), client, now)
+
+
+def test_who_let_sessions_lapse_pushes_nobody_out_and_gets_less_for_a_while() -> None:
+    table = SessionTable(facts(), LIMITS)
+    fill(table, "aaaabbbb")
+    lapse(table, table.in_the_way(opening(identity(1), capacity=4 * SIZE), "honest", 3.0), 3.0)
+    assert table.lapses("a", 3.0) == 4.0 and not table.lapses("b", 3.0)
+    assert table.in_the_way(opening(identity(1), capacity=8 * SIZE), "a", 3.0) == []
+    table.admit(opening(identity(1), capacity=SIZE), "a", 3.0)
+    with pytest.raises(NotAdmitted, match="15%"):
+        table.admit(opening(identity(2), capacity=SIZE), "a", 3.0)
+    table.admit(opening(identity(2), capacity=SIZE), "a", 3.0 + 2 * LAPSE_SECONDS)
+
+
+def test_an_ordinary_silence_is_no_lapse() -> None:
+    table = SessionTable(facts(), LIMITS)
+    fill(table, "a", fed=True)
+    lapse(table, table.idle(1000.0), 1000.0)
+    assert not table.lapses("a", 1000.0) and not len(table)
+
+
+def test_how_many_lapsed_clients_are_remembered_is_bounded() -> None:
+    table = SessionTable(facts(), LIMITS)
+    for number in range(MOST_LAPSED + 10):
+        session = table.admit(opening(identity(1), capacity=SIZE), f"client {number}", 0.0)
+        lapse(table, [session], 0.0)
+    assert len(table._lapsed) == MOST_LAPSED
 
 
 def test_a_session_at_work_is_never_in_the_way() -> None:

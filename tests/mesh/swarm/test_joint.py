@@ -142,3 +142,12 @@ def test_a_device_too_slow_to_help_does_not_slow_the_others_down() -> None:
 def test_those_that_only_load_count_as_soon_as_they_will_serve() -> None:
     loading = [ProviderView("loads", Span(0, 8), 1.0, serving=False)]
     assert choose_spans(16, loading, [Device(16, 900.0), Device(16, 900.0)]) == [Span(8, 12), Span(12, 16)]
+
+
+@given(st.lists(st.builds(Device, st.integers(1, 9), RATES), min_size=9, max_size=16), st.integers(1, 4))
+def test_many_devices_fill_every_gap_that_each_alone_could(devices: list[Device], count: int) -> None:
+    holes = [Span(10 * number, 10 * number + 1) for number in range(count)]
+    providers = [ProviderView(f"p{hole.start}", Span(hole.end, hole.start + 10), 5.0) for hole in holes]
+    spans = choose_spans(10 * count, providers, devices)
+    assert not gaps(10 * count, with_own(providers, spans))
+    assert all(len(span) <= device.capacity for span, device in zip(spans, devices, strict=True))

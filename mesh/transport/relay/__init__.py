@@ -1,0 +1,1 @@
+"""Being a relay for nodes behind a NAT, and being reached through one."""
