@@ -229,7 +229,7 @@ class ProviderHost(Host):
             try:
                 await provider.run_until(leaving, lambda event: self._hear(machine, event), silent)
             finally:
-                await provider.announcer.withdraw()
+                await provider.withdraw()
         if machine.alive:
             machine.end()
             if self.span is not None:
