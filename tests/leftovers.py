@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing.process
 import os
 import re
 import secrets
@@ -35,9 +36,9 @@ GRACE_SECONDS = 5.0
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
-LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_")
-"""Threads that libraries keep for as long as the process runs, by the beginning of their names. Those of an event
-loop's executor end with the loop, and a loop that does not end is found by its sockets."""
+LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces")
+"""Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those
+of an event loop's executor end with the loop, and a loop that does not end is found by its sockets."""
 LOOP = "anon_inode:[eventpoll]"
 LASTING_FILES = ("torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata")
 """Caches that libraries keep in the temporary folder."""
@@ -197,6 +198,10 @@ def install(config: pytest.Config, *, seconds: float = GRACE_SECONDS) -> Callabl
     mark = secrets.token_hex(4)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay where they were
     folder = Path(tempfile.mkdtemp(prefix="mp-", dir="/tmp"))
+    # Python's own folder for sockets between processes: else it is removed when the session's folder is gone already.
+    own = folder / "pymp-session"
+    own.mkdir(mode=0o700)
+    multiprocessing.process.current_process()._config["tempdir"] = str(own)  # type: ignore[attr-defined]
     before = os.environ.get("TMPDIR")
     os.environ[MARK], os.environ["TMPDIR"] = mark, str(folder)
     tempfile.tempdir = None

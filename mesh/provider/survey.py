@@ -125,9 +125,9 @@ def model_bytes(folder: Path, files: ModelFiles) -> int:
     """The weights' bytes as stored: what the index says, else the files' sizes, else worked out from the shape."""
     try:
         total = json.loads((folder / INDEX_NAME).read_bytes())["metadata"]["total_size"]
-        if isinstance(total, int) and total > 0:
+        if type(total) is int and 0 < total < 1 << 62:
             return total
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     spec = files.spec
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz import files, frames, http, money, node, peers, scratch, wire
+from tests.fuzz import files, frames, http, light, money, node, peers, scratch, wire
 from tests.fuzz.decoder import Decoder
 
 ROOT: Final = Path(__file__).parents[2]
@@ -19,7 +19,9 @@ ROOT: Final = Path(__file__).parents[2]
 @cache
 def all_decoders() -> tuple[Decoder, ...]:
     """Every decoder, in a fixed order."""
-    return tuple(each for module in (frames, wire, peers, money, node, files, http) for each in module.decoders())
+    return tuple(
+        each for module in (frames, wire, light, peers, money, node, files, http) for each in module.decoders()
+    )
 
 
 @contextmanager
@@ -37,12 +39,16 @@ def workshop() -> Iterator[tuple[Decoder, ...]]:
 # What reads remote or file input is found by what it calls, or by its name; each must be in the table or here.
 PARSERS: Final = frozenset((
     "unpackb", "Unpacker", "loads", "safe_json.parse", "abi.decode", "eth_abi.decode", "model_validate_json", "unpack",
-    "from_buffer", "load_der_x509_certificate", "decode_keyfile_json", "frombuffer", "rlp.decode",
+    "from_buffer", "load_der_x509_certificate", "decode_keyfile_json", "frombuffer", "rlp.decode", "FromString",
+    "ParseFromString",
 ))  # fmt: skip
 NAMES: Final = re.compile(
     r"_?(decode|parse|recover|verify)(_\w+)?$|read_(header|map|tokens|manifest|spec|reports|binding)$"
 )
+ON_THE_WIRE: Final = re.compile(r"(read|unpack|from)_")
+"""In mesh/wire these names are enough."""
 EXEMPT: Final = {
+    "mesh.transport.libp2p.muxer:Muxer._parse": "its headers are in «yamux frames», its state in test_yamux.py",
     "mesh.payment.account_store:AccountStore._recover": "our own database",
     "shards.fast_tokenizer:FastTokenizer.decode": "takes our own token ids",
     "shards.tokenizer:Tokenizer.decode": "takes our own token ids",
@@ -72,8 +78,13 @@ def found_decoders() -> dict[str, str]:
     for package in ("mesh", "shards", "chain"):
         for path in sorted((ROOT / package).rglob("*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            for name, why in _in_module(ast.parse(path.read_text())):
+            tree = ast.parse(path.read_text())
+            for name, why in _in_module(tree):
                 found[f"{module}:{name}"] = why
+            if module.startswith("mesh.wire."):
+                for part in tree.body:
+                    if isinstance(part, ast.FunctionDef) and ON_THE_WIRE.match(part.name):
+                        found[f"{module}:{part.name}"] = "reads what is on the wire"
     return found
 
 

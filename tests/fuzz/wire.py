@@ -63,7 +63,8 @@ def _comes_back(
     return wrong
 
 
-def _codec(name: str, module: Any, samples: Sequence[Any], covers: Sequence[str]) -> Decoder:
+def codec_decoder(name: str, module: Any, samples: Sequence[Any], covers: Sequence[str]) -> Decoder:
+    """A family of messages."""
     return Decoder(
         f"messages of {name}",
         lambda: [bytes(module.encode(message).header) for message in samples],
@@ -206,14 +207,14 @@ def decoders() -> list[Decoder]:
     """All of this module."""
     refused = (ProtocolViolation,)
     return [
-        _codec(
+        codec_decoder(
             "control and ring",
             messages,
             SAMPLES,
             ("mesh.wire.codec:Codec.decode", "mesh.wire.fields:unpack_map", "mesh.wire.fields:take"),
         ),
-        _codec("direct connections", direct, DIRECT, ()),
-        _codec("leaves", leaves, LEAVES, ()),
+        codec_decoder("direct connections", direct, DIRECT, ()),
+        codec_decoder("leaves", leaves, LEAVES, ()),
         Decoder(
             "messages of pairs",
             lambda: [bytes(pairs.encode(PAIRS).header), pack({"t": "pairs", "pairs": []})],

@@ -36,6 +36,7 @@ def test_a_thousand_hostile_connections_beside_twenty_sessions() -> None:
     assert min(row["ratio"] for row in found["rounds"]) < LENIENT_RATIO
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_a_few_hostile_connections_of_every_kind() -> None:
     found = attacked("--smoke")
