@@ -25,6 +25,7 @@ from mesh.transport.libp2p.muxer import Muxer
 from mesh.transport.libp2p.negotiation import StreamBytes
 from mesh.transport.memory import Streams, pipe
 from mesh.transport.port import Channel, Handler, PeerId
+from mesh.wire.circuit import HOP_PROTOCOL
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +277,7 @@ class Libp2pTransport:
         wire = Wire()
         stream = relay.open(wire)
         try:
-            await negotiation.propose(wire, circuit.HOP_PROTOCOL)
+            await negotiation.propose(wire, HOP_PROTOCOL)
             await circuit.connect(wire, peer)
         except BaseException:
             stream.abort()
