@@ -12,9 +12,11 @@ from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.directory import Directory
 from mesh.errors import ConfigError, PeerError, PeerUnreachable
 from mesh.identity import Identity
+from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.libp2p.addresses import peer_of, tcp_address
 from mesh.transport.libp2p.transport import Libp2pTransport
 from mesh.transport.port import Transport
+from mesh.wire.messages import CONTROL_PROTOCOL
 
 _JOIN_SECONDS: Final = 10.0  # for one of the initial peers to be reached
 
@@ -31,7 +33,7 @@ class LightNode:
         self._initial_peers = tuple(initial_peers)
         self._transport = Libp2pTransport(identity, listen=host_maddrs)
         self._stack = AsyncExitStack()
-        self.transport: Transport = self._transport
+        self.transport: Transport
         self.directory: Directory
 
     @property
@@ -60,6 +62,9 @@ class LightNode:
             for peer, maddrs in seeds.items():
                 transport.learn(peer, maddrs)
             await self._reach(list(seeds))
+            self.transport = await stack.enter_async_context(
+                HeartbeatTransport(transport, protocols={CONTROL_PROTOCOL}, on_silent=transport.disconnect)
+            )
             self.directory = await stack.enter_async_context(
                 AskingDirectory(transport, list(seeds), learn=transport.learn)
             )

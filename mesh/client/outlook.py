@@ -41,13 +41,14 @@ class Outlook:
         self._ask = ask
         self._seen: dict[str, tuple[float, list[Offer]]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def close(self) -> None:
         """End what is under way; from now on nothing is renewed."""
         self._closed = True
-        for looking in self._looking.values():
-            looking.cancel()
+        for task in (*self._looking.values(), *self._keeping):
+            task.cancel()
 
     async def offers(self, name: str, *, fresh: bool = False) -> list[Offer]:
         """What the directory says, or said not long ago; `fresh`: what it says now. Raises `PeerError`s."""
@@ -81,10 +82,12 @@ class Outlook:
                     self._renew(name)
 
         keeping = self._tasks.create_task(keep())
+        self._keeping.add(keeping)
         try:
             yield
         finally:
             keeping.cancel()
+            self._keeping.discard(keeping)
 
     def forget(self) -> None:
         """As if nothing had been seen yet."""

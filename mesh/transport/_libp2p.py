@@ -26,7 +26,6 @@ def load() -> Any:
             from libp2p.crypto.x25519 import create_new_key_pair
             from libp2p.exceptions import BaseLibp2pError
             from libp2p.peer.id import ID
-            from libp2p.relay.circuit_v2.pb import circuit_pb2
             from libp2p.security.noise.transport import Transport as Noise
             from nacl.exceptions import CryptoError
             from noise import exceptions as noise
@@ -48,7 +47,6 @@ def load() -> Any:
             Ed25519PrivateKey=Ed25519PrivateKey,
             KeyPair=KeyPair,
             ID=ID,
-            circuit=circuit_pb2,
             DecodeError=DecodeError,
             Noise=Noise,
             new_noise_key=create_new_key_pair,

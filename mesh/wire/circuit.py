@@ -1,4 +1,4 @@
-"""The messages of libp2p's circuit relay v2 that a relay reads and writes (pure).
+"""The messages of libp2p's circuit relay v2 (pure).
 
 Schema and numbers are those of https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md: protobuf messages
 behind their length. What a peer sends may hold fields that we do not know; they are skipped, as protobuf asks for.
@@ -111,6 +111,11 @@ def read_stop_status(data: bytes) -> int:
     if found.get(1) != _STOP_STATUS or not isinstance(status, int):
         raise ProtocolViolation("not the answer to a circuit")
     return status
+
+
+def hop_connect(peer: str) -> bytes:
+    """The request for a circuit to `peer`, with its length before it."""
+    return _framed(_number(1, _CONNECT) + _part(2, _part(1, peer_to_bytes(peer))))
 
 
 def hop_status(status: Status, limit: Limit | None = None) -> bytes:

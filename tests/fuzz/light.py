@@ -11,7 +11,6 @@ from typing import Any
 
 from mesh.errors import PeerUnreachable, ProtocolViolation
 from mesh.provider.survey import model_bytes
-from mesh.transport import _libp2p
 from mesh.transport.libp2p import circuit, negotiation, yamux_frames
 from mesh.wire import circuit as relaying
 from mesh.wire import multiaddr, records
@@ -21,6 +20,7 @@ from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.peers import ME, OTHER
 from tests.fuzz.scratch import scratch
 from tests.fuzz.wire import codec_decoder, sound
+from tests.mesh.libp2p.relay_messages import circuit_messages
 
 SERVED = ("/mesh/ring/1", "/mesh/control/1")
 ENTRIES = (SignedRecord(ME.peer_id, b"r" * 300), SignedRecord(OTHER.peer_id, b"s" * 70))
@@ -70,8 +70,7 @@ def _yamux_wrong(sample: bytes, data: bytes, header: yamux_frames.Header) -> str
 
 
 def _answers() -> list[bytes]:
-    h = _libp2p.load()
-    hop, status = h.circuit.HopMessage, h.circuit.Status
+    hop, status = circuit_messages().HopMessage, circuit_messages().Status
     found = []
     for each in (status.OK, status.NO_RESERVATION):
         message = hop(type=hop.STATUS, status=each).SerializeToString()

@@ -103,3 +103,10 @@ async def test_while_an_answer_takes_its_time_the_look_stays_young(directory: Di
     asked = directory.asked
     await asyncio.sleep(2 * QUICK.stale_after)
     assert directory.asked == asked
+
+
+async def test_closing_does_not_wait_for_an_answer_that_nobody_reads(directory: Directory) -> None:
+    async with asyncio.timeout(5.0), asyncio.TaskGroup() as tasks:
+        outlook = Outlook(QUICK, tasks, directory.ask)
+        await outlook.kept("m").__aenter__()
+        outlook.close()

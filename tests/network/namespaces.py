@@ -44,9 +44,37 @@ T = TypeVar("T")
 _ENTER = Path(__file__).with_name("enter.py")
 _NAME = re.compile(rf"{PREFIX}(\d+)-[\w-]+")
 _numbers = itertools.count()
-# The parent-death signal comes when the thread that started a process ends, so one thread that lives as long as we do
-# starts them all.
-_starter = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+
+
+class _Starter:
+    """The thread that starts processes: the parent-death signal comes when the thread that started a process ends, so
+    it lives until the last namespace is gone, and whatever ran in one with it."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._users = 0
+        self._thread: ThreadPoolExecutor | None = None
+
+    def enter(self) -> None:
+        with self._changing:
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._changing:
+            self._users -= 1
+            if not self._users and self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+
+    def run(self, start: Callable[[], T]) -> T:
+        with self._changing:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="namespaces")
+            thread = self._thread
+        return thread.submit(start).result()
+
+
+_starter = _Starter()
 
 
 def command(*arguments: str) -> str:
@@ -126,13 +154,17 @@ class Namespaces:
 
     def __enter__(self) -> Self:
         sweep()
+        _starter.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._all:
-            remove(self._all.pop().name)
+        try:
+            while self._all:
+                remove(self._all.pop().name)
+        finally:
+            _starter.leave()
 
     def make(self, label: str) -> Namespace:
         """A host of its own: loopback is up, there is nothing else."""
@@ -182,8 +214,8 @@ class Namespaces:
 
 
 def start_here(start: Callable[[], T]) -> T:
-    """Run `start` on the thread whose end is our own end, and return what it returns."""
-    return _starter.submit(start).result()
+    """Run `start` on the thread that lives as long as any `Namespaces`, and return what it returns."""
+    return _starter.run(start)
 
 
 def remove(name: str) -> None:

@@ -47,10 +47,11 @@ class Homes:
 
     @property
     def peers(self) -> list[str]:
-        return [process.event("relaying")["maddrs"][0] for process in self.relays.values()]
+        """The relays that run."""
+        return [process.event("relaying")["maddrs"][0] for process in self.relays.values() if process.running]
 
     def start_relay(self, name: str, *arguments: str) -> None:
-        others = [peer for other, peer in zip(self.relays, self.peers, strict=True) if other != name]
+        others = self.peers
         options = ["--host-maddrs", f"/ip4/{self.nats.addresses[name]}/tcp/4001", "--json"]
         options += ["--identity", str(self.world.folder / f"{name}.key")]
         if others:
@@ -79,9 +80,8 @@ class Homes:
 
     def ways(self) -> dict[str, dict[str, Any]]:
         """What `mesh status` on the client's host says of the pair, by the home that says it."""
-        peers = [process.event("relaying")["maddrs"][0] for process in self.relays.values() if process.running]
         with self.nats["client"].inside():
-            report = json.loads(self.world.succeed("status", "--peers", ",".join(peers), "--json"))
+            report = json.loads(self.world.succeed("status", "--peers", ",".join(self.peers), "--json"))
         names = {self.peer(home): home for home in self.providers}
         return {
             names[pair["from"]]: pair for pair in report["pairs"] if pair["from"] in names and pair["peer"] in names
@@ -162,6 +162,12 @@ async def test_a_client_may_be_behind_a_router_too(homes: Homes, expected: list[
             assert await read(client, 16) == expected[:16]
 
 
+async def test_a_client_without_the_daemon_reaches_homes_too(homes: Homes, expected: list[int]) -> None:
+    with homes.nats["client"].inside():
+        async with Client(homes.peers, runtime_root=homes.world.runtime, transport="libp2p") as client:
+            assert await read(client, 16) == expected[:16]
+
+
 async def test_a_relay_that_dies_takes_no_session_with_it(homes: Homes, expected: list[int]) -> None:
     with homes.nats["client"].inside():
         async with homes.client() as client:
@@ -180,6 +186,7 @@ async def test_a_relay_that_dies_takes_no_session_with_it(homes: Homes, expected
     wait_until(
         lambda: all(homes.reached_by(home) == set(RELAYS) for home in SPANS), "taken again", seconds=AGAIN_SECONDS
     )
+    homes.relays[relay].stop()
 
 
 @pytest.fixture

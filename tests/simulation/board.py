@@ -45,8 +45,10 @@ class Mood:
 class SimDht:
     """The replicas, and what befalls records on the way to them."""
 
-    def __init__(self, loop: VirtualLoop, random: Random, skews: list[float]) -> None:
+    def __init__(self, loop: VirtualLoop, random: Random, skews: list[float], broken: Callable[[str], None]) -> None:
         self.loop = loop
+        self.broken = broken
+        self.records_read = 0
         self.random = random
         self.mood = Mood()
         self.counts: Counter[str] = Counter()
@@ -110,6 +112,7 @@ class SimDirectory:
         self._dht = dht
         self._announcer = announcer or Announcer(identity)
         self._books: dict[bytes, RecordBook] = {}
+        self._seen: dict[tuple[bytes, str], ProviderRecord] = {}
         self.on_announce: Callable[[ProviderRecord], None] = lambda record: None
 
     async def announce(self, record: ProviderRecord) -> ProviderRecord:
@@ -141,7 +144,19 @@ class SimDirectory:
             except BadRecord:
                 continue
         book.expire(now=now)
-        return book.records(now=now)
+        found = book.records(now=now)
+        self._check(key, found, now)
+        return found
+
+    def _check(self, key: bytes, found: tuple[ProviderRecord, ...], now: float) -> None:
+        """Nobody who was seen is seen as he was before, until what was seen has expired."""
+        self._seen = {place: record for place, record in self._seen.items() if record.expires > now}
+        for record in found:
+            known = self._seen.get((key, record.peer))
+            if known is not None and record.sequence < known.sequence:
+                self._dht.broken(f"record {record.sequence} of {record.peer[-6:]} takes the place of {known.sequence}")
+            self._seen[key, record.peer] = record
+        self._dht.records_read += len(found)
 
     async def _travel(self) -> None:
         machine = MACHINE.get()

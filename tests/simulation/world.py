@@ -97,7 +97,7 @@ class World:
         terms = CreditTerms(shape.choice((64, 256, 1024)), pause_seconds=shape.choice((2.0, 10.0)))
         self.ledger = Ledger(self.n_blocks, terms.tokens, self.broken)
         network = SimNetwork(loop, Random(f"{seed}/network"), note=self.trace.note, sent=self.ledger.sent)
-        dht = SimDht(loop, Random(f"{seed}/dht"), [shape.uniform(-1.0, 1.0) for _ in range(REPLICAS)])
+        dht = SimDht(loop, Random(f"{seed}/dht"), [shape.uniform(-1.0, 1.0) for _ in range(REPLICAS)], self.broken)
         self.site = Site(
             loop,
             Random(f"{seed}/machines"),
@@ -271,5 +271,6 @@ class World:
         result.faults["clock_off"] += sum(1 for skew in self.plan.skews if skew)
         result.checks = self.invariants.checks + self.ledger.checks
         result.checks["each token once and in order"] = result.tokens = sum(len(job.got) for job in self.jobs)
+        result.checks["no record takes the place of a newer one"] = self.site.dht.records_read
         result.attempts = sum(job.attempts for job in self.jobs)
         result.jobs = len(self.jobs)

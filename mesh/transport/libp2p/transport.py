@@ -25,6 +25,7 @@ from mesh.transport.libp2p.muxer import Muxer
 from mesh.transport.libp2p.negotiation import StreamBytes
 from mesh.transport.memory import Streams, pipe
 from mesh.transport.port import Channel, Handler, PeerId
+from mesh.wire.circuit import HOP_PROTOCOL
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,11 @@ class Libp2pTransport:
                     await self._connect(peer)
         except TimeoutError:
             raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Break off every connection to `peer`: one whose line is cut would be used until that is noticed."""
+        for connection in list(self._connections.get(peer, ())):
+            connection.abort("the peer fell silent")
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         if protocol in self._handlers:
@@ -271,7 +277,7 @@ class Libp2pTransport:
         wire = Wire()
         stream = relay.open(wire)
         try:
-            await negotiation.propose(wire, circuit.HOP_PROTOCOL)
+            await negotiation.propose(wire, HOP_PROTOCOL)
             await circuit.connect(wire, peer)
         except BaseException:
             stream.abort()

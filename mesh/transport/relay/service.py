@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +43,8 @@ _CONTROL_SECONDS = 5.0  # for one answer of the daemon's control socket
 _ASK_SECONDS = 10.0  # for a peer to say what it wants
 _CONNECT_SECONDS = 10.0  # for the target of a circuit to answer
 _KEEP_SECONDS = 5.0  # between two looks at who is still connected
-_MAX_STREAMS = 2048  # that are open at a time, circuits included
+_MAX_STREAMS = 2048  # that are open at a time, circuits included …
+_MAX_PEER_STREAMS = 64  # … and as many of one peer
 _CHUNK = 256 * 1024
 _BUFFER = 1 << 20  # bytes of a circuit that wait here for a slow reader, each way
 _REFUSE_ALL = RelayLimits(reservations=0)
@@ -59,6 +61,7 @@ class Relay:
         self._limits = limits or _REFUSE_ALL
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: Counter[str] = Counter()
         self._keeper: asyncio.Task[None] | None = None
         self.places = Places(self._limits)
         self.relayed_bytes = 0
@@ -90,13 +93,22 @@ class Relay:
             await asyncio.wait(tasks)
 
     async def _accept(self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= _MAX_STREAMS:
+        peer = info.peer_id.to_base58()
+        most = max(_MAX_PEER_STREAMS, 2 * self._limits.circuits_per_peer)
+        if len(self._tasks) >= _MAX_STREAMS or self._streams[peer] >= most:
             writer.transport.abort()
             return
-        peer = info.peer_id.to_base58()
         task = asyncio.create_task(self._serve(peer, info.addr.to_bytes(), reader, writer), name=f"relay {peer}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._streams[peer] += 1
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+
+        task.add_done_callback(ended)
 
     async def _serve(
         self, peer: str, address: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -207,10 +219,11 @@ class Relay:
         writer.transport.set_write_buffer_limits(high=_BUFFER)
         passed = 0
         began = time.monotonic()
+        most = min(_CHUNK, max(4096, limits.bytes_per_second // 4)) if limits.bytes_per_second else _CHUNK
         try:
             while True:
                 async with asyncio.timeout(limits.idle_seconds):
-                    data = await reader.read(min(_CHUNK, limits.circuit_bytes - passed))
+                    data = await reader.read(min(most, limits.circuit_bytes - passed))
                     if not data:
                         return "closed" if passed < limits.circuit_bytes else f"{passed} bytes are over the limit"
                     writer.write(data)

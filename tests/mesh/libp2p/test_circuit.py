@@ -16,16 +16,16 @@ from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.hivemind import HivemindTransport
 from mesh.transport.libp2p import negotiation
 from mesh.transport.libp2p.addresses import Address, AddressBook, tcp_address
-from mesh.transport.libp2p.circuit import HOP_PROTOCOL
 from mesh.transport.libp2p.muxed_stream import MuxedStream
 from mesh.transport.libp2p.transport import Libp2pTransport
 from mesh.transport.port import Channel
+from mesh.wire.circuit import HOP_PROTOCOL, STOP_PROTOCOL
 from mesh.wire.frame import Frame
+from tests.mesh.libp2p.relay_messages import circuit_messages
 
 pytestmark = pytest.mark.timeout(60)
 
 PROTOCOL = "/mesh/test/1"
-STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 
 
@@ -49,7 +49,7 @@ class Relay(Libp2pTransport):
 
     async def _accept(self, stream: MuxedStream) -> None:
         h = _libp2p.load()
-        hop, stop = h.circuit.HopMessage, h.circuit.StopMessage
+        hop, stop = circuit_messages().HopMessage, circuit_messages().StopMessage
         talk = negotiation.StreamBytes(stream.reader, stream.writer)
         if await negotiation.respond(talk, (HOP_PROTOCOL,)) != HOP_PROTOCOL:
             return
@@ -63,18 +63,18 @@ class Relay(Libp2pTransport):
             return
         there = self._usable(target)
         if there is None:
-            answer = hop(type=hop.STATUS, status=h.circuit.Status.NO_RESERVATION)
+            answer = hop(type=hop.STATUS, status=circuit_messages().Status.NO_RESERVATION)
             await talk.write(framed(answer.SerializeToString()))
             stream.close()
             return
         onward = there.open()
         other = negotiation.StreamBytes(onward.reader, onward.writer)
         await negotiation.propose(other, STOP_PROTOCOL)
-        asker = h.circuit.PeerId(id=h.ID.from_base58(stream.peer).to_bytes())
+        asker = circuit_messages().PeerId(id=h.ID.from_base58(stream.peer).to_bytes())
         await other.write(framed(stop(type=stop.CONNECT, peer=asker).SerializeToString()))
         answer = stop.FromString(await other.read((await other.read(1))[0]))
-        assert answer.status == h.circuit.Status.OK
-        await talk.write(framed(hop(type=hop.STATUS, status=h.circuit.Status.OK).SerializeToString()))
+        assert answer.status == circuit_messages().Status.OK
+        await talk.write(framed(hop(type=hop.STATUS, status=circuit_messages().Status.OK).SerializeToString()))
         await asyncio.gather(pass_on(stream, onward), pass_on(onward, stream))
 
 

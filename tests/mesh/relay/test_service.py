@@ -153,6 +153,16 @@ async def test_a_circuit_is_cut_at_its_limit(root: Path, limits: RelayLimits) ->
         far_writer.transport.abort()
 
 
+async def test_one_peer_cannot_take_every_stream(root: Path) -> None:
+    async with started(root, RelayLimits(), 2) as (relay, (greedy, other)):
+        streams = [await greedy.open_stream(relay._daemon.peer_id, HOP_PROTOCOL) for _ in range(70)]
+        assert await asyncio.wait_for(streams[-1][0].read(), 5) == b""  # broken off, while the first ones wait
+        assert not streams[0][0].at_eof()
+        assert (await ask(other, relay, RESERVE))[0] == Status.OK
+        for _, writer in streams:
+            writer.transport.abort()
+
+
 async def test_a_circuit_is_no_faster_than_allowed(root: Path) -> None:
     async with started(root, RelayLimits(bytes_per_second=200_000), 2) as (relay, (one, other)):
         _, writer, far_reader, far_writer = await circuit(relay, one, other)
