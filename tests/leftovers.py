@@ -19,7 +19,6 @@ import multiprocessing.process
 import os
 import re
 import secrets
-import shutil
 import tempfile
 import threading
 import time
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mesh.transport.runtime_dir import RuntimeDirectory
 
 MARK = "LEFTOVERS_OF_SESSION"
 GRACE_SECONDS = 5.0
@@ -40,8 +41,8 @@ LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "
 """Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those
 of an event loop's executor end with the loop, and a loop that does not end is found by its sockets."""
 LOOP = "anon_inode:[eventpoll]"
-LASTING_FILES = ("torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata")
-"""Caches that libraries keep in the temporary folder."""
+LASTING_FILES = ("lock", "torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata")
+"""The session's own lock, and caches that libraries keep in the temporary folder."""
 
 Leftover = tuple[str, str]
 """What it is (process, thread, socket, file, namespace) and which."""
@@ -197,7 +198,9 @@ def install(config: pytest.Config, *, seconds: float = GRACE_SECONDS) -> Callabl
     """Begin to watch this session; returns what ends it."""
     mark = secrets.token_hex(4)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay where they were
-    folder = Path(tempfile.mkdtemp(prefix="mp-", dir="/tmp"))
+    # What a session that was killed left is removed by the next one.
+    runtime = RuntimeDirectory(Path(f"/tmp/mp-{os.getuid()}"))
+    folder = runtime.__enter__().path
     # Python's own folder for sockets between processes: else it is removed when the session's folder is gone already.
     own = folder / "pymp-session"
     own.mkdir(mode=0o700)
@@ -214,7 +217,7 @@ def install(config: pytest.Config, *, seconds: float = GRACE_SECONDS) -> Callabl
         else:
             os.environ["TMPDIR"] = before
         tempfile.tempdir = None
-        shutil.rmtree(folder, ignore_errors=True)
+        runtime.__exit__(None, None, None)
 
     return end
 
