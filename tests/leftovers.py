@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import getpass
 import multiprocessing.process
 import os
 import re
@@ -197,7 +198,9 @@ def listed(left: dict[Leftover, str]) -> str:
 def install(config: pytest.Config, *, seconds: float = GRACE_SECONDS) -> Callable[[], None]:
     """Begin to watch this session; returns what ends it."""
     mark = secrets.token_hex(4)
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay where they were
+    usual = tempfile.gettempdir()  # where pytest's own folders and what torch compiles stay
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", usual)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{usual}/torchinductor_{getpass.getuser()}")
     # What a session that was killed left is removed by the next one.
     runtime = RuntimeDirectory(Path(f"/tmp/mp-{os.getuid()}"))
     folder = runtime.__enter__().path
