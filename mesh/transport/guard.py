@@ -13,14 +13,19 @@ import sys
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def exec_with_death_signal(parent: int, command: list[str]) -> None:
-    """Become `command`, to be killed by the kernel as soon as the thread that started us ends."""
+def die_with(parent: int) -> None:
+    """Be killed by the kernel as soon as the thread that started us ends (Linux)."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl failed: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:
         sys.exit("the parent is gone already")  # it died before the request above could take effect
+
+
+def exec_with_death_signal(parent: int, command: list[str]) -> None:
+    """Become `command`, to be killed by the kernel as soon as the thread that started us ends."""
+    die_with(parent)
     os.execv(command[0], command)
 
 

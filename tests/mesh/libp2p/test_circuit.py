@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from mesh.errors import PeerUnreachable
-from mesh.identity import Identity
+from mesh.identity import Identity, peer_id_of
 from mesh.transport import _libp2p
 from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
@@ -158,7 +158,7 @@ async def test_a_relay_that_answers_nonsense_is_refused(lie: bytes) -> None:
         assert relay.asked == [wanted]
 
 
-PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
+PEER, RELAY = peer_id_of(bytes(32)), peer_id_of(bytes(31) + b"\1")
 
 
 @pytest.mark.parametrize(

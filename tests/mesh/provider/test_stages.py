@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError
@@ -56,6 +56,7 @@ def test_models_go_where_there_is_memory_for_them(models: dict[str, int], device
     assert shown(assign(sizes, places(*devices), free)) == stages
 
 
+@example({"a": 1, "b": 1}, [("cpu", "a"), ("cpu", "a")], {}, 1)
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 100), min_size=1),
     st.lists(
@@ -73,7 +74,8 @@ def test_every_model_and_every_device_gets_a_stage_and_shares_add_up(
     stages = assign(models, asked, free, cores=cores)
     assert {stage.model for stage in stages} == set(models)
     assert not Counter(asked) - Counter(stage.place for stage in stages)
-    assert all(stage.model == stage.place.model for stage in stages if stage.place.model and len(asked) >= len(models))
+    if any(place.model is None for place in asked):  # else a model that nobody named has nowhere else to go
+        assert all(stage.model == stage.place.model for stage in stages if stage.place.model)
     shares: Counter[str] = Counter()
     threads: Counter[str] = Counter()
     for stage in stages:
