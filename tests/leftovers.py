@@ -38,15 +38,32 @@ GRACE_SECONDS = 5.0
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
+RUN = "MESH_TEST_RUN"
+"""The variable by which a group of tests knows its own processes (`tests/scenarios/processes.py`)."""
 LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces")
 """Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those
 of an event loop's executor end with the loop, and a loop that does not end is found by its sockets."""
 LOOP = "anon_inode:[eventpoll]"
-LASTING_FILES = ("lock", "torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata")
+LASTING_FILES = ("lock", "torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata", "data-gym-cache")
 """The session's own lock, and caches that libraries keep in the temporary folder."""
+
+_lasting_runs: set[str] = set()
 
 Leftover = tuple[str, str]
 """What it is (process, thread, socket, file, namespace) and which."""
+
+
+@contextlib.contextmanager
+def lasting(run: str) -> Generator[None]:
+    """Meanwhile processes with this value of `RUN`, and threads with it in their names, may outlive a test.
+
+    For a wider fixture whose tests kill and start processes; it has to see to it that all of them end.
+    """
+    _lasting_runs.add(run)
+    try:
+        yield
+    finally:
+        _lasting_runs.discard(run)
 
 
 @dataclass
@@ -57,6 +74,8 @@ class Watch:
     folder: Path
     _strangers: set[int] = field(default_factory=set)
     _ours: dict[int, str] = field(default_factory=dict)
+    _runs: dict[int, str] = field(default_factory=dict)
+    """The value of `RUN` that our processes have."""
 
     def look(self) -> dict[Leftover, str]:
         """Everything of ours that is there now, described."""
@@ -67,6 +86,7 @@ class Watch:
         children = set(_children())
         self._strangers &= there
         self._ours = {pid: text for pid, text in self._ours.items() if pid in there}
+        self._runs = {pid: run for pid, run in self._runs.items() if pid in there}
         wanted = f"{MARK}={self.mark}".encode()
         own = os.getpid()
         for pid in there - self._strangers - self._ours.keys():
@@ -77,12 +97,20 @@ class Watch:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if pid in children or wanted in environment.split(b"\0"):
+            variables = environment.split(b"\0")
+            if pid in children or wanted in variables:
+                for variable in variables:
+                    if variable.startswith(f"{RUN}=".encode()):
+                        self._runs[pid] = variable.partition(b"=")[2].decode(errors="replace")
                 if not any(helper in command for helper in HELPERS):
                     self._ours[pid] = command.replace(b"\0", b" ").decode(errors="replace").strip()[:200]
             elif environment:  # one without has only just been forked, or is dead
                 self._strangers.add(pid)
-        return {("process", str(pid)): text or "(ended, and not waited for)" for pid, text in self._ours.items()}
+        return {
+            ("process", str(pid)): text or "(ended, and not waited for)"
+            for pid, text in self._ours.items()
+            if self._runs.get(pid) not in _lasting_runs
+        }
 
     def _sockets(self) -> dict[Leftover, str]:
         found = {}
@@ -97,7 +125,9 @@ class Watch:
         return {
             ("thread", f"{thread.name} {thread.ident}"): "a thread of this process"
             for thread in threading.enumerate()
-            if thread is not threading.main_thread() and not thread.name.startswith(LASTING_THREADS)
+            if thread is not threading.main_thread()
+            and not thread.name.startswith(LASTING_THREADS)
+            and not any(run in thread.name for run in _lasting_runs)
         }
 
     def _files(self) -> dict[Leftover, str]:

@@ -15,6 +15,7 @@ from mesh.client import backend as module
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.client.catalog import Offer
 from mesh.client.deadlines import DeadlineBounds
+from mesh.client.outlook import LookConfig
 from mesh.client.ring_session import RingSession, SessionPlan
 from mesh.discovery.directory import MemoryDirectory
 from mesh.errors import PeerUnreachable
@@ -68,7 +69,9 @@ async def test_a_client_that_is_closed_answers_from_its_last_look_and_starts_no_
     async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)]) as swarm:
         identity = Identity.generate()
         transport = await swarm.transport(identity.peer_id)
-        backend = SwarmBackend(transport, MemoryDirectory(identity, swarm.board), BackendConfig(view_seconds=0.0))
+        backend = SwarmBackend(
+            transport, MemoryDirectory(identity, swarm.board), BackendConfig(looks=LookConfig(renewed_after=0.0))
+        )
         async with backend:
             offer = await backend.offer(MODEL)
 

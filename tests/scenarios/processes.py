@@ -65,9 +65,12 @@ class MeshProcess:
             env=environment,
             start_new_session=True,
         )
+        run = environment.get(MARK, "")
         self._readers = [
-            threading.Thread(target=self._read, args=(self._process.stdout, "stdout"), daemon=True),
-            threading.Thread(target=self._read, args=(self._process.stderr, "stderr"), daemon=True),
+            threading.Thread(
+                target=self._read, args=(getattr(self._process, pipe), pipe), name=f"{pipe} of {run}", daemon=True
+            )
+            for pipe in ("stdout", "stderr")
         ]
         for reader in self._readers:
             reader.start()

@@ -78,9 +78,10 @@ class Expected:
 
 
 @pytest.fixture(scope="module")
-def anchor(make_world: Callable[[], World], checkpoint: Path) -> Swarm:
+def anchor(checkpoint: Path) -> Iterator[Swarm]:
     """A node that the others find each other through; what it serves plays no part."""
-    return start_stages(make_world(), checkpoint, ["0:1"], "--name", "anchor")
+    with World() as world:
+        yield start_stages(world, checkpoint, ["0:1"], "--name", "anchor")
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def base_url(swarm: Swarm) -> Iterator[str]:
     assert "Traceback" not in gateway.stderr, gateway.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(base_url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0, timeout=60) as client:
         yield client

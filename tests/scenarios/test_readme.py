@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,10 @@ COMMANDS = sorted(
 
 
 @pytest.fixture(scope="module")
-def tiny(make_world: Callable[[], World]) -> Swarm:
+def tiny() -> Iterator[Swarm]:
     """The shipped model on two providers."""
-    return start_stages(make_world(), Path("tiny-python"), ("0:4", "4:8")).wait_serving()
+    with World() as world:
+        yield start_stages(world, Path("tiny-python"), ("0:4", "4:8")).wait_serving()
 
 
 def test_there_are_programs_and_commands_in_the_readme() -> None:

@@ -18,6 +18,7 @@ import pytest
 from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
 from shards.sampling_params import SamplingParams
+from tests.leftovers import lasting
 from tests.scenarios.processes import MeshProcess, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -78,7 +79,7 @@ class Replicated:
 
 @pytest.fixture(scope="module")
 def replicated(checkpoint: Path) -> Iterator[Replicated]:
-    with World() as world:
+    with World() as world, lasting(world.mark):
         yield Replicated(world, checkpoint)
         for process in world.processes:
             if process.running:
