@@ -136,6 +136,13 @@ class LiveSessions:
             case _:
                 self.fail(live, "failed", str(error))
 
+    def fail_all(self, reason: str) -> int:
+        """End every session because we go; how many there were. (A call of its own, which keeps no cache alive.)"""
+        there = list(self._live.values())
+        for live in there:
+            self.fail(live, "closing", reason)
+        return len(there)
+
     def fail_idle(self) -> None:
         """End the sessions in which nothing has happened for too long."""
         for entry in self.table.idle(time.monotonic()):

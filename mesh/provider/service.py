@@ -135,8 +135,7 @@ class StageService:
                 raise error from group
             finally:
                 self._closing = True
-                for live in self.sessions:
-                    self.sessions.fail(live, "closing", "the provider is shutting down")
+                self.sessions.fail_all("the provider is shutting down")
                 self.sessions.engine = None
 
     async def drain(self, seconds: float) -> int:
@@ -148,14 +147,12 @@ class StageService:
         deadline = time.monotonic() + seconds
         while self.sessions and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_PAUSE)
-        handed_over = list(self.sessions)
-        for live in handed_over:
-            self.sessions.fail(live, "closing", "the provider is leaving")
+        handed_over = self.sessions.fail_all("the provider is leaving")
         if handed_over:
             await asyncio.sleep(DRAIN_PAUSE)  # for their clients to be told
         if self.till is not None:
             await self.till.flush()
-        return len(handed_over)
+        return handed_over
 
     # What clients ask for.
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mesh.client.client import Answer, Client
+from tests.leftovers import lasting
 from tests.scenarios.processes import Swarm, World, start_stages, stop_all
 from tests.shards import adapter_models, models
 
@@ -80,7 +81,7 @@ class Expected:
 @pytest.fixture(scope="module")
 def anchor(checkpoint: Path) -> Iterator[Swarm]:
     """A node that the others find each other through; what it serves plays no part."""
-    with World() as world:
+    with World() as world, lasting(world.mark):
         yield start_stages(world, checkpoint, ["0:1"], "--name", "anchor")
 
 

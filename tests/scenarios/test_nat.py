@@ -30,7 +30,7 @@ SPANS = {"a": "0:2", "b": "2:5"}
 RELAYS = ("relay1", "relay2")
 PROMPT = tuple(range(5, 29))
 WITNESSES = 5
-PUNCH_SECONDS = 45.0
+PUNCH_SECONDS = 150.0
 AGAIN_SECONDS = 30.0
 
 

@@ -74,6 +74,23 @@ async def test_the_cache_of_a_session_that_was_dropped_as_idle_is_freed(
         assert cache() is None
 
 
+async def test_the_caches_of_sessions_that_a_leaving_provider_hands_over_are_freed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "DRAIN_PAUSE", 20.0)
+    async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)]) as swarm:
+        (provider,) = swarm.providers
+        async with swarm.backend.generate(GenerateRequest(MODEL, (5, 6, 7), 50, ignore_eos=True)):
+            (live,) = provider.service.sessions
+            cache = weakref.ref(live.cache)
+            del live
+            leaving = asyncio.create_task(provider.service.drain(0.0))
+            await until(lambda: not provider.service.sessions)
+            await until(lambda: gc.collect() >= 0 and cache() is None)
+            assert not leaving.done()
+            leaving.cancel()
+
+
 async def test_what_comes_while_a_service_ends_is_no_bug_of_ours(tmp_path: Path) -> None:
     money = Money()
     async with memory_swarm(make_checkpoint(tmp_path), [Span(0, 5)], money=money) as swarm:
