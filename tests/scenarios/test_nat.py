@@ -30,7 +30,8 @@ SPANS = {"a": "0:2", "b": "2:5"}
 RELAYS = ("relay1", "relay2")
 PROMPT = tuple(range(5, 29))
 WITNESSES = 5
-PUNCH_SECONDS = 150.0
+PUNCH_PAUSES = (20.0, 80.0, 80.0)
+"""Seconds before a session that may find a hole punched: two tries at the start, later what an unused link lives."""
 AGAIN_SECONDS = 30.0
 
 
@@ -208,6 +209,7 @@ def punchable(checkpoint: Path) -> Iterator[Homes]:
             process.terminate()
 
 
+@pytest.mark.timeout(400)
 async def test_a_hole_is_punched_between_routers_that_keep_ports(punchable: Homes, expected: list[int]) -> None:
     def punched() -> bool:
         ways = punchable.ways()
@@ -215,7 +217,11 @@ async def test_a_hole_is_punched_between_routers_that_keep_ports(punchable: Home
 
     with punchable.nats["client"].inside():
         async with punchable.client() as client:
-            assert await read(client, 32) == expected[:32]
-            # What was relayed at first stays so while it is used; what comes later takes the better way.
-            await asyncio.to_thread(wait_until, punched, "a hole is punched", seconds=PUNCH_SECONDS)
-            assert await read(client, 32) == expected[:32]
+            # A line that began relayed stays so while it is used: a later session takes the better way.
+            for pause in PUNCH_PAUSES:
+                await asyncio.sleep(pause)
+                seen: list[bool] = []
+                assert await read(client, 32, lambda: seen.append(punched()), 10) == expected[:32]  # noqa: B023
+                if seen[-1]:
+                    return
+    raise AssertionError(f"no hole was punched in {sum(PUNCH_PAUSES):g} s")
