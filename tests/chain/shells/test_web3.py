@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import requests
 from web3 import AsyncHTTPProvider, AsyncWeb3, Web3
 from web3.exceptions import ContractCustomError, Web3RPCError
 
@@ -60,7 +61,7 @@ def test_the_client_keeps_the_recursion_limit_and_does_not_import_an_evm() -> No
         "from chain.client.rpc import Rpc; Rpc('http://127.0.0.1:1').w3\n"
         "from pathlib import Path; from chain.wallet import Account, create_keystore, open_keystore\n"
         "from chain.transactions import Fees, Transaction; import tempfile\n"
-        "path = Path(tempfile.mkdtemp()) / 'w'\n"
+        "folder = tempfile.TemporaryDirectory(); path = Path(folder.name) / 'w'\n"
         "create_keystore(path, Account.create(), 'p'); open_keystore(path, 'p')\n"
         "Account.create().sign_transaction(Transaction(1, 0, Fees(2, 1), 21000, b'', 0, b''))\n"
         "print(sys.getrecursionlimit() == before, 'eth' in sys.modules, {'py_ecc', 'web3'} <= set(sys.modules))"
@@ -157,6 +158,7 @@ async def plain(url: str) -> AsyncIterator[AsyncWeb3[Any]]:
     w3 = AsyncWeb3(AsyncHTTPProvider(url))
     yield w3
     await w3.provider.disconnect()
+    w3.provider._request_session_manager.session_pool.shutdown()  # type: ignore[attr-defined]
 
 
 async def test_a_web3_user_and_the_client_see_the_same_provider(any_net: Net) -> None:
@@ -206,10 +208,11 @@ async def test_a_web3_user_and_the_client_see_the_same_provider(any_net: Net) ->
 
 
 def test_the_synchronous_web3_reads_the_same_clock(embedded_chain: Any) -> None:
-    w3 = Web3(Web3.HTTPProvider(embedded_chain.url))
-    controller = w3.eth.contract(
-        address=Web3.to_checksum_address(embedded_chain.deployment.address("EpochController")),
-        abi=abi.load("EpochController").abi,
-    )
-    assert controller.functions.epochLength().call() > 0
-    assert w3.eth.chain_id == embedded_chain.deployment.chain_id
+    with requests.Session() as session:
+        w3 = Web3(Web3.HTTPProvider(embedded_chain.url, session=session))
+        controller = w3.eth.contract(
+            address=Web3.to_checksum_address(embedded_chain.deployment.address("EpochController")),
+            abi=abi.load("EpochController").abi,
+        )
+        assert controller.functions.epochLength().call() > 0
+        assert w3.eth.chain_id == embedded_chain.deployment.chain_id
