@@ -7,6 +7,7 @@ by its provider, expires, and is merged by its sequence number. So what one peer
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
@@ -14,9 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from mesh.discovery.books import RecordBooks
 from mesh.discovery.directory import Clock
-from mesh.discovery.records import INDEX_KEY, ModelKey, ProviderRecord, RecordBook, decode_record, provider_key
-from mesh.errors import BadRecord, InternalError, PeerError, PeerFailed, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.discovery.records import INDEX_KEY, ModelKey, ProviderRecord, provider_key
+from mesh.errors import InternalError, PeerError, PeerFailed, PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.transport.port import PeerId, Transport
 from mesh.wire.records import (
     RECORDS_PROTOCOL,
@@ -61,7 +63,7 @@ class AskingDirectory:
         self._clock = clock
         self._helpers: dict[PeerId, None] = {}
         self._distrusted: dict[PeerId, float] = {}
-        self._books: dict[bytes, RecordBook] = {}
+        self._books = RecordBooks(_MAX_BOOKS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,16 +98,7 @@ class AskingDirectory:
         except TimeoutError:
             raise PeerTimeout("nobody told us in time who provides what") from None
         now = self._clock()
-        book = self._book(key, now)
-        for answer in answers:
-            for peer, data in answer:
-                try:
-                    record = decode_record(data, peer=peer, key=key, now=now)
-                except BadRecord as error:
-                    log.debug("a record that we were told of was dropped: %s", error)
-                    continue
-                book.offer(record, now=now)
-        book.expire(now=now)
+        _, book = self._books.hear(key, itertools.chain.from_iterable(answers), now=now)
         return book.records(now=now)
 
     async def _ask_several(self, question: AskRecords) -> list[Sequence[SignedRecord]]:
@@ -170,16 +163,3 @@ class AskingDirectory:
         peers = [peer for peer in {**dict.fromkeys(self._seeds), **self._helpers} if peer != self._transport.peer_id]
         random.shuffle(peers)
         return sorted(peers, key=lambda peer: self._distrusted.get(peer, 0.0))
-
-    def _book(self, key: bytes, now: float) -> RecordBook:
-        """What we heard under this key, so that nobody can bring an older record back."""
-        book = self._books.get(key)
-        if book is None:
-            for old in [old for old in self._books if len(self._books) >= _MAX_BOOKS]:
-                self._books[old].expire(now=now)
-                if not len(self._books[old]):
-                    del self._books[old]
-            if len(self._books) >= _MAX_BOOKS:
-                return RecordBook()
-            book = self._books[key] = RecordBook()
-        return book

@@ -18,6 +18,7 @@ from typing import Any, Self
 import msgpack
 
 from mesh.discovery.acquaintances import Acquaintances
+from mesh.discovery.books import RecordBooks
 from mesh.discovery.directory import LIFETIME, Announcer, Clock
 from mesh.discovery.records import (
     INDEX_KEY,
@@ -53,7 +54,7 @@ class DhtDirectory:
         self._daemon = daemon
         self._clock = clock
         self._announcer = Announcer(daemon.identity, lifetime=lifetime)
-        self._books: dict[bytes, RecordBook] = {}
+        self._books = RecordBooks(_MAX_BOOKS)
         self._node: Any = None
         peers = {maddr.rsplit("/p2p/", 1)[-1]: maddr for maddr in daemon.initial_peers}
         self._initial = peers
@@ -171,14 +172,14 @@ class DhtDirectory:
 
     async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
         """The records under a key as their providers signed them, each checked, withdrawals among them."""
-        kept, _ = await self._look(key)
-        return kept
+        held, _ = await self._look(key)
+        return tuple(SignedRecord(peer, data) for peer, data in held)
 
     async def _read(self, key: bytes) -> tuple[ProviderRecord, ...]:
         _, book = await self._look(key)
         return book.records(now=self._clock())
 
-    async def _look(self, key: bytes) -> tuple[tuple[SignedRecord, ...], RecordBook]:
+    async def _look(self, key: bytes) -> tuple[tuple[tuple[str, bytes], ...], RecordBook]:
         """What the DHT has under a key, checked; and the book of what we ever saw there."""
         if self._left:
             raise PeerUnreachable("we have left the DHT")
@@ -189,34 +190,8 @@ class DhtDirectory:
                 found = (await self._node.get_many([key], sufficient_expiration_time=math.nan))[key]
         except TimeoutError:
             raise PeerTimeout("the DHT did not answer in time") from None
-        now = self._clock()
-        book = self._book(key, now)
         entries = found.value.items() if found is not None and isinstance(found.value, dict) else ()
-        kept = []
-        for peer, entry in entries:
-            try:
-                record = decode_record(entry.value, peer=peer, key=key, now=now)
-            except BadRecord as error:
-                log.debug("a record from the DHT was dropped: %s", error)
-                continue
-            if book.offer(record, now=now):
-                kept.append(SignedRecord(peer, entry.value))
-        book.expire(now=now)
-        return tuple(kept), book
-
-    def _book(self, key: bytes, now: float) -> RecordBook:
-        """What we saw under this key, so that a stale replica cannot bring an older record back."""
-        book = self._books.get(key)
-        if book is None:
-            if len(self._books) >= _MAX_BOOKS:
-                for old in list(self._books):
-                    self._books[old].expire(now=now)
-                    if not len(self._books[old]):
-                        del self._books[old]
-            if len(self._books) >= _MAX_BOOKS:
-                return RecordBook()
-            book = self._books[key] = RecordBook()
-        return book
+        return self._books.hear(key, ((peer, entry.value) for peer, entry in entries), now=self._clock())
 
 
 HashKey = Callable[[bytes], bytes]

@@ -9,16 +9,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from mesh.discovery.records import INDEX_KEY, ModelKey, provider_key
 from mesh.errors import PeerError, ProtocolViolation
-from mesh.transport.port import Channel, PeerId
+from mesh.transport.port import Channel
+from mesh.transport.quotas import Rates
 from mesh.wire.records import AskRecords, Busy, Records, SignedRecord, decode, encode, pack_records
 
 log = logging.getLogger(__name__)
-
-_MAX_ASKERS: Final = 4096  # peers whose budget is remembered
 
 
 class SignedSource(Protocol):
@@ -46,24 +45,6 @@ class RecordsSettings:
     """Seconds between two questions on one channel."""
 
 
-class Budget:
-    """A token bucket (pure): `rate` a second, `burst` at once."""
-
-    __slots__ = ("_at", "_left")
-
-    def __init__(self, burst: float, now: float) -> None:
-        self._left, self._at = burst, now
-
-    def take(self, now: float, *, rate: float, burst: float) -> float:
-        """Take one; 0, or the seconds until there is one."""
-        self._left = min(burst, self._left + (now - self._at) * rate)
-        self._at = now
-        if self._left >= 1:
-            self._left -= 1
-            return 0.0
-        return (1 - self._left) / rate
-
-
 class RecordsService:
     """A handler for `/mesh/records/1`. Its work is bounded per peer, and in all, whatever peer ids cost."""
 
@@ -77,7 +58,7 @@ class RecordsService:
         self._source = source
         self._settings = settings or RecordsSettings()
         self._clock = clock
-        self._budgets: OrderedDict[PeerId, Budget] = OrderedDict()
+        self._rates = Rates(self._settings.rate, self._settings.burst)
         self._kept: OrderedDict[bytes, tuple[float, Sequence[SignedRecord]]] = OrderedDict()
         self._searching: dict[bytes, asyncio.Task[Sequence[SignedRecord]]] = {}
 
@@ -93,23 +74,13 @@ class RecordsService:
             question = decode(frame)
             if not isinstance(question, AskRecords):
                 raise ProtocolViolation("an answer to nothing", peer=channel.peer)
-            wait = self._charge(channel.peer)
+            wait = self._rates.of(channel.peer).refusal(self._clock())
             records = None if wait else await self._find(question)
             if records is None:
                 await channel.send(encode(Busy(min(wait or 1.0, 3600.0))))
                 continue
             count, payload = pack_records(random.sample(records, len(records)))
             await channel.send(encode(Records(count), payload))
-
-    def _charge(self, peer: PeerId) -> float:
-        settings, now = self._settings, self._clock()
-        budget = self._budgets.pop(peer, None)
-        if budget is None:
-            while len(self._budgets) >= _MAX_ASKERS:
-                self._budgets.popitem(last=False)
-            budget = Budget(settings.burst, now)
-        self._budgets[peer] = budget
-        return budget.take(now, rate=settings.rate, burst=settings.burst)
 
     async def _find(self, question: AskRecords) -> Sequence[SignedRecord] | None:
         """What is known; None when too much is being looked for already."""

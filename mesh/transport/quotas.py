@@ -34,10 +34,14 @@ class Rate:
 
     def take(self, now: float) -> bool:
         """Whether one more may pass; one that may not does not count."""
-        if self.wait(now) == 0.0:
-            return True
-        self._used -= 1.0
-        return False
+        return self.refusal(now) == 0.0
+
+    def refusal(self, now: float) -> float:
+        """0 when one more may pass, else the seconds until it may; one that may not does not count."""
+        seconds = self.wait(now)
+        if seconds:
+            self._used -= 1.0
+        return seconds
 
 
 @dataclass(slots=True)
