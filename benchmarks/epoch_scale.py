@@ -112,7 +112,11 @@ def build(demand: Demand, model_id: int, epoch: int) -> tuple[CheckpointLeaves, 
 
 def main() -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.epoch_scale", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.epoch_scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--providers", type=int, default=10_000)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--sample", type=int, default=100, help="providers that prove and claim on the chain")

@@ -7,8 +7,10 @@ all at once: alone, and while other processes (see `benchmarks.attackers`) hold 
 silent, a byte a second, garbage, oversized frames, large frames that never end, floods of requests, sessions that take
 the cache and do not use it, strays on the ring, wrong prompts, garbage introductions, invented records in the DHT, and
 plain TCP connections to both ports that never finish a handshake. Quiet and attacked alternate; the ratio is the median
-of the rounds' ratios. Memory is the providers' resident size with their daemons'. The attackers' own use of the
-processors is reported, since they share them with the swarm here.
+of the rounds' ratios. Memory is the providers' resident size with their daemons'.
+
+Here the attackers share the processors with the swarm, so they run at a lower priority and in a session of their own
+(Linux shares processors out by session); how much of the processors they and the providers used is reported.
 """
 
 from __future__ import annotations
@@ -92,6 +94,10 @@ class Swarm:
         """Resident megabytes of each provider with its daemon."""
         return [sum(_resident(pid) for pid in (forked.pid, *_children(forked.pid))) for forked in self._forked]
 
+    def cpu(self) -> float:
+        """Seconds of processor time that the providers and their daemons have used."""
+        return sum(_cpu(pid) for forked in self._forked for pid in (forked.pid, *_children(forked.pid)))
+
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -104,6 +110,14 @@ def _resident(pid: int) -> float:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     except (OSError, IndexError):
         return 0.0
+
+
+def _cpu(pid: int) -> float:
+    try:
+        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -151,7 +165,9 @@ async def run_sessions(client: Client, asked: list[GenerateRequest]) -> Half:
 async def attacked(targets: Path, done: dict[str, Any]) -> AsyncIterator[None]:
     """While inside, the attackers are at work; afterwards `done` says what they did."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.attackers", str(targets)), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "benchmarks.attackers", str(targets)),
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     stdout = process.stdout
     if stdout is None:
@@ -204,15 +220,20 @@ async def measure(rounds: int, sessions: int, new: int, scale: float, identities
             await run_sessions(client, asked)  # warm
             for round_ in range(rounds):
                 before = swarm.memory()
+                began = swarm.cpu()
                 quiet = await run_sessions(client, asked)
+                used = [swarm.cpu() - began]
                 done: dict[str, Any] = {}
                 peak = list(before)
                 watching = asyncio.create_task(watch(swarm, peak))
                 async with attacked(targets, done):
+                    began = swarm.cpu()
                     stormy = await run_sessions(client, asked)
+                    used.append(swarm.cpu() - began)
                 watching.cancel()
                 await asyncio.sleep(SETTLE_SECONDS)
                 row = _row(quiet, stormy, before, peak, swarm.memory(), done)
+                row["providers_cpu_s"] = [round(each, 1) for each in used]
                 rows.append(row)
                 logging.info("round %d: %s", round_ + 1, json.dumps(row))
         running = swarm.running
@@ -261,10 +282,12 @@ def report(rows: list[dict[str, Any]], running: bool, sessions: int, new: int, i
 
 def main() -> None:
     """Parse options and run; the exit code is 1 when a session was lost, a token differs or memory is out of bounds."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.hostile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sessions", type=int, default=20)
-    parser.add_argument("--new", type=int, default=64, help="tokens to generate")
+    parser.add_argument("--new", type=int, default=256, help="tokens to generate")
     parser.add_argument("--identities", type=int, default=5, help="hostile peers, each with a daemon of its own")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of connections")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
@@ -288,7 +311,8 @@ def main() -> None:
         "connections",
         "memory MB",
         "peak",
-        "CPU s",
+        "providers' CPU s",
+        "attackers'",
     )
     rows = [
         (
@@ -297,6 +321,7 @@ def main() -> None:
             str(row["attack"].get("most_live")),
             str(max(row["memory_before_mb"])),
             str(max(row["memory_peak_mb"])),
+            " → ".join(map(str, row["providers_cpu_s"])),
             str(row["attack"].get("cpu_seconds")),
         )
         for number, row in enumerate(found["rounds"], 1)

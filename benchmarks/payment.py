@@ -54,7 +54,9 @@ class Swarm:
 
 def main() -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.payment", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.payment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
     parser.add_argument("--stages", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=9)

@@ -47,7 +47,9 @@ UNKNOWN_SECONDS = 0.06
 
 def main() -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.placement", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.placement", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--minutes", type=float, default=30.0, help="simulated, after the swarm has been filled")
     parser.add_argument("--seed", type=int, default=SEED, help="the first; 1 to 9 are those that we tuned on")

@@ -122,7 +122,11 @@ class Chain:
 
 def main() -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.settlement", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.settlement",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--providers", type=int, default=1_000)
     parser.add_argument("--transfers", type=int, default=300)
     parser.add_argument("--deposits", type=int, default=100)

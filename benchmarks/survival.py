@@ -346,7 +346,9 @@ def emulated(conditions: Conditions, partition: float, seed: int) -> Iterator[Li
 
 def main() -> None:
     """Parse options and run; the exit code is 1 when a session was lost or a token differs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.survival", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.survival", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--new", type=int, default=96, help="tokens to generate")
     parser.add_argument("--seed", type=int, default=1, help="of the prompts, the kills and the sessions' own seeds")

@@ -62,7 +62,9 @@ class Measured:
 
 def main() -> None:
     """Parse options and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transport", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--echoes", type=int, default=300, help="per round and path")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")

@@ -22,7 +22,9 @@ SHOWN = 10
 
 def main() -> None:
     """Parse options and run; the exit status is 1 when something did not hold."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", default="0:100", help="FIRST:LAST, half open")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: print all that happened")
