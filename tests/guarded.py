@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,4 +16,4 @@ def guarded(command: Sequence[str]) -> list[str]:
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return list(command)
-    return [sys.executable, "-I", "-S", guard.__file__, "deathsig", str(os.getpid()), *command]
+    return guard.guarded(list(command))

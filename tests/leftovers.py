@@ -40,8 +40,6 @@ HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
 RUN = "MESH_TEST_RUN"
 """The variable by which a group of tests knows its own processes (`tests/scenarios/processes.py`)."""
-UNJUDGED = ("tests/chain/",)
-"""Not looked at yet: web3.py keeps threads, and node and forge files, for as long as they run."""
 LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces")
 """Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those
 of an event loop's executor end with the loop, and a loop that does not end is found by its sockets."""
@@ -216,8 +214,6 @@ class LeftoversPlugin:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         result = yield
-        if item.nodeid.startswith(UNJUDGED):
-            return result
         left = self.keeper.left(seconds=self._seconds)
         if left:
             pytest.fail(f"{item.nodeid} left behind:\n{listed(left)}", pytrace=False)

@@ -141,13 +141,14 @@ def join(
     kv_bytes = read_size(kv_cache or KV_CACHE)
     listen = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
     announced = tuple(announce_maddrs or [])
-    relays = choose_relays(relay, split_peers(peers), listen, announced)
+    initial_peers = split_peers(peers)
+    relays = choose_relays(relay, initial_peers, listen, announced)
     if plan:
         show_plan(
             PlanOptions(
                 models=tuple(model),
                 devices=tuple(device or ()),
-                peers=split_peers(peers),
+                peers=initial_peers,
                 name=name,
                 dtype=dtype,
                 max_blocks=max_blocks,
@@ -163,7 +164,7 @@ def join(
         node_options = NodeOptions(
             models=tuple(model),
             devices=tuple(device or ()),
-            peers=split_peers(peers),
+            peers=initial_peers,
             shared=given(context),
             host_maddrs=listen,
             announce_maddrs=announced,
@@ -202,7 +203,7 @@ def join(
                 identity=own,
                 host_maddrs=listen,
                 announce_maddrs=announced,
-                initial_peers=split_peers(peers),
+                initial_peers=initial_peers,
                 relays=relays,
                 runtime_root=runtime_root(),
                 direct_port=None if direct_port < 0 else direct_port,

@@ -9,12 +9,11 @@ import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mesh.errors import ConfigError, MeshError
+from mesh.transport.guard import guarded
 
-GUARD = Path(__file__).parents[1] / "transport" / "guard.py"
 STOP_SECONDS = 10.0
 LAST_WORDS_SECONDS = 2.0
 KEPT_LOG_LINES = 200
@@ -122,7 +121,7 @@ class Children:
         """
         command = [sys.executable, "-m", "mesh", *arguments]
         if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", str(GUARD), "deathsig", str(os.getpid()), *command]
+            command = guarded(command)
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -10,18 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from chain.primitives import Address, Bytes32
 from chain.vouchers import PaymentVoucher
 from mesh.errors import ConfigError
 from mesh.payment.accounts import Account
+from mesh.payment.database import Database
 
 VERSION: Final = 1
 KEPT_CHARGES: Final = 100_000
@@ -66,7 +63,7 @@ class ChargeRecord:
     at: int
 
 
-class AccountStore:
+class AccountStore(Database):
     """Use as a context manager. Every method is one transaction and may be called from any thread."""
 
     def __init__(self, path: Path | None, gateway: str) -> None:
@@ -76,50 +73,28 @@ class AccountStore:
         opened, belongs to another gateway, or is in use.
         """
         self.path = path
-        self._lock = threading.Lock()
-        self._claim: int | None = None
-        self._opened: sqlite3.Connection | None = None
+        self._claim = None if path is None else _claim(path)
         try:
-            if path is not None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._claim = _claim(path)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
-            self._opened = self._db
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
-                raise ConfigError(f"{path} holds accounts of version {version}, this software knows {VERSION}")
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-            self._db.execute("INSERT OR IGNORE INTO gateway VALUES (1, ?)", (gateway,))
-            owner = self._db.execute("SELECT name FROM gateway").fetchone()[0]
+            super().__init__(path, _SCHEMA, version=VERSION, what=f"the file of accounts {path}")
+            with self._transaction() as db:
+                db.execute("INSERT OR IGNORE INTO gateway VALUES (1, ?)", (gateway,))
+                owner = db.execute("SELECT name FROM gateway").fetchone()[0]
             if owner != gateway:
                 raise ConfigError(f"{path} holds the accounts of the gateway {owner!r}, not of {gateway!r}")
             self._recover()
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             self.close()
             raise ConfigError(f"the accounts in {path} cannot be opened: {error}") from error
         except ConfigError:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """May be called twice."""
-        with self._lock:
-            if self._opened is not None:
-                self._opened.close()
-            if self._claim is not None:
-                os.close(self._claim)
-                self._claim = None
+        super().close()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     # --- accounts and keys ---
 
@@ -272,21 +247,14 @@ class AccountStore:
                     "UPDATE charges SET done = 1, amount = ? WHERE id = ?", (amount if begun else "0", identifier)
                 )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
 
 def _claim(path: Path) -> int:
     """Lock the file's neighbour for this process; the kernel frees it however the process ends."""
-    handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the accounts in {path} cannot be opened: {error}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -23,20 +23,25 @@ class Database:
         Raises `ConfigError` when the file cannot be opened, or is of another version.
         """
         self._lock = threading.Lock()
+        self._opened: sqlite3.Connection | None = None
         try:
             if path is not None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
+            self._opened = self._db
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, version):
                 raise ConfigError(f"{what} is of version {found}, this software knows {version}")
-            self._db.executescript(schema)
-            self._db.execute(f"PRAGMA user_version={version}")
+            self._db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version={version}; COMMIT;")
         except (OSError, sqlite3.Error) as error:
+            self.close()
             raise ConfigError(f"{what} cannot be opened: {error}") from error
+        except ConfigError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -44,8 +49,13 @@ class Database:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """May be called twice."""
         with self._lock:
-            self._db.close()
+            if self._opened is not None:
+                self._opened.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

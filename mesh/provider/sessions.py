@@ -16,11 +16,11 @@ FIRST_GUESS_SECONDS = 1.0
 MEAN_WEIGHT = 0.1
 LEAST_RETRY = 1.0
 MOST_RETRY = 30.0
+"""Bounds of what a client that is refused is told to wait (seconds)."""
 LAPSE_SECONDS = 60.0
 """In which half of what a client let lapse is forgotten."""
 MOST_LAPSED = 4096
 """Clients of which that is remembered."""
-"""Bounds of what a client that is refused is told to wait (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +16,13 @@ from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
 from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket
+from mesh.transport.guard import guarded
 from mesh.transport.runtime_dir import RuntimeDirectory
 from mesh.wire import multiaddr
 
 log = logging.getLogger(__name__)
 daemon_log = logging.getLogger("mesh.p2pd")
 
-_GUARD = Path(__file__).with_name("guard.py")
 _CONTROL_TIMEOUT = 5.0  # seconds for one answer of the daemon's control socket
 _STOP_TIMEOUT = 2.0  # seconds for the daemon to end when asked, before it is killed
 _LINE_LIMIT = 1 << 20  # bytes of one line of its output
@@ -224,10 +223,8 @@ class Daemon:
         key = directory / "identity.key"
         key.touch(mode=0o600)
         key.write_bytes(self._config.identity.to_protobuf())
-        python = [sys.executable, "-I", "-S", str(_GUARD), self._config.guard, str(os.getpid())]
         self._process = await asyncio.create_subprocess_exec(
-            *python,
-            *arguments(self._config, directory),
+            *guarded(arguments(self._config, directory), self._config.guard),
             stdin=asyncio.subprocess.PIPE if self._config.guard == "pipe" else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -13,6 +13,14 @@ import sys
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
+def guarded(command: list[str], kind: str = "deathsig") -> list[str]:
+    """The command line that runs `command` (an absolute path and its arguments) so that it ends when we do.
+
+    With `deathsig` the kernel means the thread that starts it.
+    """
+    return [sys.executable, "-I", "-S", __file__, kind, str(os.getpid()), *command]
+
+
 def die_with(parent: int) -> None:
     """Be killed by the kernel as soon as the thread that started us ends (Linux)."""
     import ctypes

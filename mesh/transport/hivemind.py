@@ -12,7 +12,7 @@ from mesh.errors import InternalError, PeerTimeout, PeerUnreachable
 from mesh.transport import _hivemind
 from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.daemon import Daemon
-from mesh.transport.memory import Streams, pipe
+from mesh.transport.memory import Streams, connect
 from mesh.transport.port import Channel, Handler, PeerId
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class HivemindTransport:
         if self._channels.closed:
             raise PeerUnreachable("the transport is closed", peer=peer)
         if peer == self.peer_id:
-            return self._dial_self(protocol)
+            return connect(peer, peer, self._channels, self._handlers, protocol)
         try:
             async with asyncio.timeout(timeout):
                 return await self._daemon.open_stream(peer, protocol)
@@ -80,12 +80,3 @@ class HivemindTransport:
             raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
         except (OSError, EOFError, ValueError) as error:
             raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {error}", peer=peer) from error
-
-    def _dial_self(self, protocol: str) -> Streams:
-        """A channel to our own handler (gateway and provider in one node); libp2p does not dial itself."""
-        handler = self._handlers.get(protocol)
-        if handler is None:
-            raise PeerUnreachable(f"this node does not serve {protocol}", peer=self.peer_id)
-        ours, theirs = pipe()
-        self._channels.accept(self.peer_id, protocol, handler, *theirs)
-        return ours

@@ -7,7 +7,7 @@ tested on this twin holds there; `tests/conformance/test_transport.py` runs on b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,12 +80,21 @@ class MemoryTransport:
         remote = self._network._find(peer)
         if remote is None:
             raise PeerUnreachable(f"no such peer: {peer}", peer=peer)
-        handler = remote._handlers.get(protocol)
-        if handler is None:
-            raise PeerUnreachable(f"the peer does not serve {protocol}", peer=peer)
-        ours, theirs = pipe()
-        remote._channels.accept(self._peer_id, protocol, handler, *theirs)
-        return ours
+        return connect(self._peer_id, peer, remote._channels, remote._handlers, protocol)
+
+
+def connect(us: PeerId, peer: PeerId, channels: Channels, handlers: Mapping[str, Handler], protocol: str) -> Streams:
+    """A stream of ours to a peer in this process, given its channels and handlers; often that is ourselves (gateway and
+    provider in one node), whom no transport dials.
+
+    Raises `PeerUnreachable` where it does not serve the protocol.
+    """
+    handler = handlers.get(protocol)
+    if handler is None:
+        raise PeerUnreachable(f"{'this node' if peer == us else 'the peer'} does not serve {protocol}", peer=peer)
+    ours, theirs = pipe()
+    channels.accept(us, protocol, handler, *theirs)
+    return ours
 
 
 def pipe() -> tuple[Streams, Streams]:

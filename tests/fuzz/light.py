@@ -157,7 +157,7 @@ def decoders() -> list[Decoder]:
             lambda data: _done(circuit.connect(_Heard(data), OTHER.peer_id)),
             refused,
             lambda sample, data, nothing: None,
-            ("mesh.transport.libp2p.circuit:connect", "mesh.transport.libp2p.circuit:_read_message"),
+            ("mesh.transport.libp2p.circuit:connect", "mesh.transport.relay.reading:read_message"),
             _mutate_line,
         ),
         Decoder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,25 +30,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_world() -> Iterator[Callable[[], World]]:
-    """Makes worlds that end with the session (a test that wants its own says `with World()`)."""
-    worlds: list[World] = []
-
-    def make() -> World:
-        worlds.append(World())
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        with world:
-            pass
-
-
-@pytest.fixture(scope="session")
-def swarm(make_world: Callable[[], World], checkpoint: Path) -> Swarm:
+def swarm(checkpoint: Path) -> Iterator[Swarm]:
     """Three providers of `checkpoint`, for tests that only use a swarm and leave it as it is."""
-    # Little memory, so that a session that is not freed soon leaves no room for another.
-    return start_stages(make_world(), checkpoint, ("0:2", "2:4", "4:5"), "--kv-cache", "2MiB").wait_serving()
+    with World() as world:
+        # Little memory, so that a session that is not freed soon leaves no room for another.
+        yield start_stages(world, checkpoint, ("0:2", "2:4", "4:5"), "--kv-cache", "2MiB").wait_serving()
 
 
 @pytest.fixture

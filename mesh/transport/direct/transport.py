@@ -25,7 +25,7 @@ from mesh.transport.direct.dialler import Dialler, DiallerSettings, answer_on
 from mesh.transport.direct.door import Door, DoorSettings
 from mesh.transport.direct.invitations import Invitation, Invitations
 from mesh.transport.direct.liveness import SILENCE_SECONDS, silent
-from mesh.transport.memory import Streams, pipe
+from mesh.transport.memory import Streams, connect
 from mesh.transport.port import Channel, Handler, PeerId, Transport
 from mesh.wire.direct import (
     DIRECT_PROTOCOL,
@@ -139,7 +139,7 @@ class DirectTransport:
         if peer == self.peer_id:
             if self._channels.closed:
                 raise PeerUnreachable("the transport is closed", peer=peer)
-            return self._channels.opened(peer, *self._dial_self(protocol))
+            return self._channels.opened(peer, *connect(peer, peer, self._channels, self._handlers, protocol))
         return self.start(await self.prepare(peer, protocol, timeout=timeout), peer)
 
     async def prepare(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> DirectChannel:
@@ -161,16 +161,8 @@ class DirectTransport:
     async def open_raw(self, peer: PeerId, protocol: str) -> Streams:
         """The bare byte stream of a new channel inside TLS: a hostile peer's view, for tests."""
         if peer == self.peer_id:
-            return self._dial_self(protocol)
+            return connect(peer, peer, self._channels, self._handlers, protocol)
         return await self._dialler.dial_raw(peer, protocol)
-
-    def _dial_self(self, protocol: str) -> Streams:
-        handler = self._handlers.get(protocol)
-        if handler is None:
-            raise PeerUnreachable(f"this node does not serve {protocol}", peer=self.peer_id)
-        ours, theirs = pipe()
-        self._channels.accept(self.peer_id, protocol, handler, *theirs)
-        return ours
 
     # The dialled
 

@@ -23,7 +23,7 @@ from mesh.transport.libp2p.line import Shaker, Wire
 from mesh.transport.libp2p.muxed_stream import MuxedStream
 from mesh.transport.libp2p.muxer import Muxer
 from mesh.transport.libp2p.negotiation import StreamBytes
-from mesh.transport.memory import Streams, pipe
+from mesh.transport.memory import Streams, connect
 from mesh.transport.port import Channel, Handler, PeerId
 from mesh.wire.circuit import HOP_PROTOCOL
 
@@ -155,7 +155,7 @@ class Libp2pTransport:
         if self._channels.closed:
             raise PeerUnreachable("the transport is closed", peer=peer)
         if peer == self.peer_id:
-            return self._dial_self(protocol)
+            return connect(peer, peer, self._channels, self._handlers, protocol)
         try:
             async with asyncio.timeout(timeout):
                 return await self._open(peer, protocol)
@@ -182,15 +182,6 @@ class Libp2pTransport:
             else:
                 return stream.reader, stream.writer
         raise AssertionError("unreachable")
-
-    def _dial_self(self, protocol: str) -> Streams:
-        """A channel to our own handler; nobody dials itself."""
-        handler = self._handlers.get(protocol)
-        if handler is None:
-            raise PeerUnreachable(f"this node does not serve {protocol}", peer=self.peer_id)
-        ours, theirs = pipe()
-        self._channels.accept(self.peer_id, protocol, handler, *theirs)
-        return ours
 
     # Connections.
 

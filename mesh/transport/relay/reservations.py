@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from mesh.errors import InternalError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
-from mesh.transport.relay.service import read_message
+from mesh.transport.relay.reading import read_message
 from mesh.wire.circuit import HOP_PROTOCOL, RESERVE, Answer, Status, read_answer
 from mesh.wire.multiaddr import is_relayed
 
@@ -138,7 +138,7 @@ class Reservations:
                 try:
                     writer.write(RESERVE)
                     await writer.drain()
-                    answer = read_answer(await read_message(reader))
+                    answer = read_answer(await read_message(reader.readexactly))
                 finally:
                     writer.transport.abort()
         except TimeoutError:

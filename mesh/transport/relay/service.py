@@ -21,9 +21,9 @@ from mesh.transport import _hivemind
 from mesh.transport.daemon import Daemon
 from mesh.transport.memory import Streams
 from mesh.transport.relay.places import Places, RelayLimits
+from mesh.transport.relay.reading import read_message
 from mesh.wire.circuit import (
     HOP_PROTOCOL,
-    MAX_MESSAGE,
     STOP_PROTOCOL,
     Connect,
     Limit,
@@ -124,7 +124,7 @@ class Relay:
         reader, writer = stream
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                request = read_hop(await read_message(reader))
+                request = read_hop(await read_message(reader.readexactly))
         except TimeoutError:
             raise PeerTimeout("it asked for nothing", peer=peer) from None
         except ProtocolViolation:
@@ -185,7 +185,7 @@ class Relay:
                 try:
                     writer.write(stop_connect(source, self._limit))
                     await writer.drain()
-                    status = read_stop_status(await read_message(reader))
+                    status = read_stop_status(await read_message(reader.readexactly))
                     if status != Status.OK:
                         raise PeerUnreachable(f"it answers {status}", peer=target)
                 except BaseException:
@@ -251,21 +251,6 @@ class Relay:
                 continue
             for peer in self.places.keep(connected.keys(), self._clock()):
                 log.info("%s is not connected any more", peer)
-
-
-async def read_message(reader: asyncio.StreamReader) -> bytes:
-    """One protobuf message behind its length. Raises `ProtocolViolation` or `EOFError`."""
-    size = 0
-    for shift in (0, 7):
-        byte = (await reader.readexactly(1))[0]
-        size |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-    else:
-        size = MAX_MESSAGE + 1
-    if size > MAX_MESSAGE:
-        raise ProtocolViolation("a message that is too long")
-    return await reader.readexactly(size)
 
 
 async def _say(writer: asyncio.StreamWriter, answer: bytes, *, finish: bool = True) -> None:

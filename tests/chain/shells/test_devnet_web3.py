@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from web3 import AsyncHTTPProvider, AsyncWeb3
+from web3 import AsyncWeb3
 from web3.exceptions import ContractCustomError, TransactionNotFound
 
 from chain import abi
@@ -15,14 +15,14 @@ from chain.devnet.accounts import CHAIN_ID, NATIVE_BALANCE, faucet, faucets
 from chain.devnet.bootstrap import FUNC_EACH
 from chain.errors import RpcRefused
 from tests.chain.shells.test_devnet import STRANGER, raw_transfer
+from tests.chain.shells.test_web3 import plain
 from tests.chain.shells.world import Net
 
 
 @pytest.fixture
 async def web3(any_net: Net) -> AsyncIterator[AsyncWeb3[Any]]:
-    client: AsyncWeb3[Any] = AsyncWeb3(AsyncHTTPProvider(any_net.url))
-    yield client
-    await client.provider.disconnect()
+    async with plain(any_net.url) as client:
+        yield client
 
 
 def contract(web3: AsyncWeb3[Any], deployment: Deployment, name: str) -> Any:

@@ -18,8 +18,9 @@ from mesh.identity import Identity
 from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.relay.places import RelayLimits
+from mesh.transport.relay.reading import read_message
 from mesh.transport.relay.reservations import Reservations
-from mesh.transport.relay.service import Relay, read_message
+from mesh.transport.relay.service import Relay
 from mesh.wire.circuit import HOP_PROTOCOL, RESERVE, STOP_PROTOCOL, Limit, Status, read_answer
 from mesh.wire.multiaddr import peer_to_bytes
 
@@ -52,7 +53,7 @@ async def started(root: Path, limits: RelayLimits | None, nodes: int) -> AsyncIt
 async def ask(node: Daemon, relay: Relay, request: bytes) -> tuple[int, Limit]:
     reader, writer = await node.open_stream(relay._daemon.peer_id, HOP_PROTOCOL)
     writer.write(request)
-    answer = read_answer(await read_message(reader))
+    answer = read_answer(await read_message(reader.readexactly))
     writer.transport.abort()
     return answer.status, answer.limit
 
@@ -69,7 +70,7 @@ async def agreeing(target: Daemon) -> AsyncIterator[asyncio.Queue[tuple[asyncio.
     ends: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
 
     async def agree(info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_message(reader)
+        await read_message(reader.readexactly)
         writer.write(OK)
         ends.put_nowait((reader, writer))
 
@@ -85,7 +86,7 @@ async def circuit(
     async with agreeing(target) as ends:
         reader, writer = await source.open_stream(relay._daemon.peer_id, HOP_PROTOCOL)
         writer.write(connect(target))
-        assert read_answer(await read_message(reader)).status == Status.OK
+        assert read_answer(await read_message(reader.readexactly)).status == Status.OK
         return reader, writer, *(await ends.get())
 
 
