@@ -90,12 +90,15 @@ class NodeProvider(AsyncHTTPProvider):
         loop = asyncio.get_running_loop()
         end = loop.time() + (self.policy.deadline if deadline is None else deadline)
         repeatable = ONCE.isdisjoint(method for method, _ in calls)
+        failure: NodeError | None = None
         for attempt in itertools.count():
             try:
                 async with asyncio.timeout_at(end), self._slots, asyncio.timeout(self.policy.attempt_timeout):
                     return await self._once(calls)
             except TimeoutError:
-                failure: NodeError = NodeTimeout(f"{self.shown} did not answer {calls[0][0]} in time")
+                # Where our deadline cut the last try short, what failed before says more.
+                if failure is None or loop.time() < end:
+                    failure = NodeTimeout(f"{self.shown} did not answer {calls[0][0]} in time")
             except (NodeUnreachable, RateLimited) as error:
                 failure = error
             after = failure.retry_after if isinstance(failure, RateLimited) else None

@@ -15,7 +15,7 @@ from chain.primitives import checksummed
 from chain.units import MAX_AMOUNT
 from chain.vouchers import PaymentVoucher
 from mesh.gateway.billing import Billing, Caller, Holder
-from mesh.gateway.edge import notes_of, parse_body, read_body
+from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
 from mesh.gateway.service import Gateway
 from mesh.payment.accounts import STEPS_PER_INCREMENT
@@ -103,7 +103,11 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
             holder.agents += 1
             try:
                 increment = await _increment(gateway, billing)
-                await _until_due(holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
+                news = _until_due(holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
+                await unless_disconnected(request.receive, news)
+            except ClientLeft:
+                notes_of(request.scope).status = CLIENT_LEFT
+                return {}
             finally:
                 holder.agents -= 1
                 billing.saw_agent(holder)

@@ -15,7 +15,7 @@ from shards.manifest import write_manifest
 from tests.scenarios.processes import MeshProcess, Swarm, World, start_stages, wait_until
 
 POLITE = (signal.SIGINT, signal.SIGTERM)
-STOP_SECONDS = 10.0  # 5 s is what it takes at most on an idle machine; two tests run at a time
+STOP_SECONDS = 5.0
 EXPIRY_SECONDS = 45.0  # a record lives 30
 INTERRUPTED = 130
 

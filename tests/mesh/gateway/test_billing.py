@@ -134,6 +134,21 @@ def test_a_body_that_makes_no_sense_is_refused(paid: Paid, body: bytes) -> None:
         assert http.get("/mesh/account", params={"wait": "0", "spent": "-1"}).status_code == 400
 
 
+def test_an_agent_that_leaves_while_it_waits_for_news_is_not_waited_for(paid: Paid) -> None:
+    """Else a gateway that stops would stand there for half a minute."""
+    key = paid.key()
+    caller = paid.billing.caller(key)
+    assert caller is not None
+    holder = caller.holder
+    with paid.http(key) as http, pytest.raises(httpx.ReadTimeout):
+        http.get("/mesh/account", params={"wait": "30", "spent": "0"}, timeout=0.3)
+    assert paid.billing.has_agent(holder)
+    deadline = time.monotonic() + 5.0
+    while holder.agents and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert holder.agents == 0
+
+
 # --- vouchers ---
 
 
