@@ -110,7 +110,7 @@ def gateway(
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
-    with claim_identity(identity) as own:
+    with claim_identity(identity, "gateway") as own:
         config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable, transport)
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:

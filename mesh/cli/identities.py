@@ -1,17 +1,40 @@
-"""Where a node keeps its key and its sockets, and the lock that keeps two nodes from being the same peer."""
+"""Where a node keeps its key and its sockets, and the lock that keeps two nodes from being the same peer.
+
+Who holds the lock is written in the lock's file, for `mesh leave`; the kernel frees the lock however the process ends.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 
 MAX_NODES_PER_USER = 64
+MAX_HOLDER_BYTES: Final = 4096
+LOOK_SECONDS: Final = 0.02
+"""More than a look at who has a lock takes."""
+
+Role = Literal["provider", "gateway", "relay"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that uses a key now."""
+
+    key: Path
+    role: Role
+    pid: int
+    parent: int
+    """Of a stage: the process that runs all stages of its node."""
 
 
 def data_folder() -> Path:
@@ -27,21 +50,21 @@ def runtime_root() -> Path | None:
 
 
 @contextmanager
-def claim_identity(path: Path | None) -> Iterator[Identity]:
+def claim_identity(path: Path | None, role: Role) -> Iterator[Identity]:
     """The identity of this process, locked while it runs; see `claim_key_file`."""
-    with claim_key_file(path) as file:
+    with claim_key_file(path, role) as file:
         yield Identity.load_or_create(file)
 
 
 @contextmanager
-def claim_key_file(path: Path | None) -> Iterator[Path]:
+def claim_key_file(path: Path | None, role: Role) -> Iterator[Path]:
     """Where the key of this process is, or will be, locked while it runs.
 
     Without a path it is the first key in the data folder that no running node uses, so that several nodes on one
     machine are several peers, each the same at its next start. Raises `ConfigError` when `path` is in use.
     """
     if path is not None:
-        with _locked(path) as free:
+        with _locked(path, role) as free:
             if not free:
                 raise ConfigError(f"{path} is the identity of a node that is running: stop it or give another file")
             yield path
@@ -50,27 +73,77 @@ def claim_key_file(path: Path | None) -> Iterator[Path]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(1, MAX_NODES_PER_USER + 1):
         candidate = folder / ("identity.key" if number == 1 else f"identity-{number}.key")
-        with _locked(candidate) as free:
+        with _locked(candidate, role) as free:
             if free:
                 yield candidate
                 return
     raise ConfigError(f"{MAX_NODES_PER_USER} nodes of this user are running: give --identity for another")
 
 
+def holder_of(key: Path) -> Holder | None:
+    """Who uses this key now, if anybody."""
+    try:
+        handle = os.open(_lock_of(key), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(key, handle)
+    finally:
+        os.close(handle)
+    return None
+
+
+def nodes_here() -> list[Holder]:
+    """This user's running nodes whose keys are in the data folder; of a node with several stages, the one that runs
+    them.
+    """
+    keys = sorted(path.with_suffix("") for path in data_folder().glob("*.key.lock"))
+    found = [holder for key in keys if (holder := holder_of(key)) is not None]
+    pids = {holder.pid for holder in found}
+    return [holder for holder in found if holder.parent not in pids]
+
+
+def _lock_of(key: Path) -> Path:
+    return key.with_name(key.name + ".lock")
+
+
+def _read_holder(key: Path, handle: int) -> Holder | None:
+    try:
+        said = json.loads(os.read(handle, MAX_HOLDER_BYTES))
+        holder = Holder(key, said["role"], int(said["pid"]), int(said["parent"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # it has the lock, and has not said yet who it is
+    return holder if holder.pid > 1 else None
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    lock = path.with_name(path.name + ".lock")
+def _locked(path: Path, role: Role) -> Iterator[bool]:
+    lock = _lock_of(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use {path} as identity: {error}") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(handle):
             yield False
         else:
+            os.truncate(handle, 0)
+            os.write(handle, json.dumps({"role": role, "pid": os.getpid(), "parent": os.getppid()}).encode())
             yield True
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Take the lock, unless somebody keeps it: `holder_of` has it for a moment."""
+    for pause in (LOOK_SECONDS, 0.0):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause)
+        else:
+            return True
+    return False

@@ -190,7 +190,7 @@ def join(
             chain_poll=chain_poll,
         )
     )
-    with claim_identity(identity) as own:
+    with claim_identity(identity, "provider") as own:
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
         from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving

@@ -170,7 +170,7 @@ def _table(rows: Sequence[StagePlan]) -> Table:
 def serve_stages(options: NodeOptions, identity: Path | None, *, as_json: bool) -> None:
     """Run the stages until Ctrl-C."""
     environment = settled_on(lambda: ask_password(options.wallet, options.password_file, os.environ))
-    with claim_key_file(identity) as key:
+    with claim_key_file(identity, "provider") as key:
         stages = StagesOfNode(options, key, environment, as_json=as_json)
         run(stages.run(), ends_on_signal=True, ask=stages.ask)
     if not as_json:

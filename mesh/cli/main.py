@@ -21,6 +21,7 @@ from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
 from mesh.cli.join import join
+from mesh.cli.leave import leave
 from mesh.cli.pay import app as key_app
 from mesh.cli.pay import pay
 from mesh.cli.relay import relay
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, gateway, generate, chat, status, relay, pay):
+for command in (demo, join, leave, gateway, generate, chat, status, relay, pay):
     app.command()(command)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")

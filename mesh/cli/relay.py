@@ -64,7 +64,7 @@ def relay(
     """
     set_up_logging(log_level)
     size, speed = read_size(circuit_size), 0 if rate is None else read_size(rate)
-    with claim_identity(identity) as own:
+    with claim_identity(identity, "relay") as own:
         from mesh.node import NodeConfig
         from mesh.transport.relay.places import RelayLimits
 

@@ -1,7 +1,7 @@
 """The in-process twin of the real transports: the same frames over byte pipes that never leave the process.
 
 Bytes, limits, back-pressure and the ways to end are those of the adapters over sockets, so that what is
-tested on this twin holds there; `tests/conformance/test_transport.py` runs on both.
+tested on this twin holds there; `tests/conformance` runs on both.
 """
 
 from __future__ import annotations

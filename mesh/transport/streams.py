@@ -6,16 +6,29 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from mesh.errors import FrameTruncated, InternalError, PeerUnreachable, ProtocolViolation
 from mesh.transport.port import PeerId
 from mesh.wire.frame import GOODBYE, PREFIX, Frame, FrameLimits, decode_prefix, encode_prefix
 
-_JOINED = 64 * 1024  # frames up to this size are joined into one write
-_CHUNK = 256 * 1024  # most bytes handed to the writer, or taken from the reader, at once
+JOINED: Final = 64 * 1024  # frames up to this size are joined into one write
+CHUNK: Final = 256 * 1024  # most bytes handed to the writer, or taken from the reader, at once
 COUNTED = 64 * 1024
 """An unfinished frame smaller than this is not worth counting."""
 _CLOSE_TIMEOUT = 1.0  # seconds that a close waits for what is buffered to leave
+
+
+def framed(frame: Frame, limits: FrameLimits, peer: PeerId) -> tuple[bytes, memoryview]:
+    """A frame's prefix, and its payload as bytes. Raises `ProtocolViolation` where it is over the limits."""
+    payload = memoryview(frame.payload)
+    if payload.format != "B" or payload.ndim != 1:
+        payload = payload.cast("B")
+    try:
+        return encode_prefix(Frame(frame.header, payload), limits), payload
+    except ProtocolViolation as error:
+        error.peer = peer
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +118,7 @@ class FrameChannel:
         return self._closed
 
     async def send(self, frame: Frame) -> None:
-        payload = memoryview(frame.payload)
-        if payload.format != "B" or payload.ndim != 1:
-            payload = payload.cast("B")
-        try:
-            prefix = encode_prefix(Frame(frame.header, payload), self._settings.limits)
-        except ProtocolViolation as error:
-            error.peer = self._peer
-            raise
+        prefix, payload = framed(frame, self._settings.limits, self._peer)
         if self._closed:
             raise self._unreachable("the channel is closed")
         if self._sending:
@@ -120,13 +126,13 @@ class FrameChannel:
         self._sending = True
         whole = False
         try:
-            if len(payload) <= _JOINED:
+            if len(payload) <= JOINED:
                 self._writer.write(b"".join((prefix, frame.header, payload)))
             else:
                 self._writer.write(prefix + frame.header)
-                for start in range(0, len(payload), _CHUNK):
+                for start in range(0, len(payload), CHUNK):
                     await self._writer.drain()
-                    self._writer.write(payload[start : start + _CHUNK])
+                    self._writer.write(payload[start : start + CHUNK])
             whole = True
             await self._writer.drain()
         except OSError as error:
@@ -179,7 +185,7 @@ class FrameChannel:
                     raise FrameTruncated("the stream ended inside a frame's header") from None
             # The buffer grows with what has come, not with what was promised.
             while len(self._payload) < payload_size:
-                chunk = await self._reader.read(min(payload_size - len(self._payload), _CHUNK))
+                chunk = await self._reader.read(min(payload_size - len(self._payload), CHUNK))
                 if not chunk:
                     raise FrameTruncated("the stream ended inside a frame's payload")
                 self._payload += chunk
@@ -223,7 +229,7 @@ class FrameChannel:
                 try:
                     async with asyncio.timeout(linger):
                         await self._writer.drain()
-                        while await self._reader.read(_CHUNK):
+                        while await self._reader.read(CHUNK):
                             pass
                 except (TimeoutError, OSError):
                     pass

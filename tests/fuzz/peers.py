@@ -19,7 +19,6 @@ from chain.wallet import Account
 from mesh.discovery.dht import RecordCheck
 from mesh.discovery.records import (
     INDEX_KEY,
-    FileDigest,
     ProviderRecord,
     RecordBook,
     claimed_model,
@@ -34,33 +33,14 @@ from mesh.payment import binding as bindings
 from mesh.payment.binding import Binding, read_binding, sign_binding
 from mesh.payment.terms import NotAccepted, accept_binding
 from mesh.transport.direct.certificate import verify_certificate
-from shards.span import Span
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_msgpack
+from tests.mesh.sample_record import NOW, sample_record
 
 ME, OTHER = (Identity(Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)) for seed in (1, 2))
 ACCOUNT = Account(b"\x07" * 32)
 DOMAIN = Domain(31337, bytes(range(20)))
-NOW = 1_800_000_000.0
-RECORD = ProviderRecord(
-    peer=ME.peer_id,
-    model="tiny/llama",
-    digest="ab" * 32,
-    n_blocks=12,
-    span=Span(4, 8),
-    state="serving",
-    context_length=2048,
-    vocab_size=32000,
-    throughput=123.5,
-    queue_depth=3,
-    kv_free_tokens=100_000,
-    sessions=2,
-    maddrs=("/ip4/10.0.0.1/tcp/31330/p2p/" + ME.peer_id,),
-    files={"config.json": FileDigest("cd" * 32, 700), "tokenizer.json": FileDigest("ef" * 32, 9_000_000)},
-    account=b"b" * 200,
-    sequence=7,
-    expires=NOW + 30,
-)
+RECORD = replace(sample_record(ME.peer_id), account=b"b" * 200)
 KEY = provider_key(RECORD.model_key)
 
 

@@ -14,16 +14,10 @@ from mesh.client.generation import Patience
 from mesh.errors import Refused
 from tests.mesh.swarm_in_memory import MemorySwarm, memory_swarm, until
 from tests.mesh.test_failover import EVERYTHING, SPANS, ask
-from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

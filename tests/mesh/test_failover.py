@@ -43,7 +43,6 @@ from mesh.wire.messages import (
 from shards.sampling_params import SamplingParams
 from shards.span import Span
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, collect, memory_swarm, until
-from tests.shards.models import make_checkpoint
 from tests.shards.stages import random_tokens
 
 torch.set_num_threads(1)
@@ -65,11 +64,6 @@ EVERYTHING = SamplingParams(
     frequency_penalty=0.3,
     logprobs=2,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

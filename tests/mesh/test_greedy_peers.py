@@ -27,9 +27,8 @@ from mesh.wire.messages import (
     encode,
 )
 from shards.sampling_params import SamplingParams
+from tests.mesh.stranger import SPANS, Stranger, hidden, stranger
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
-from tests.mesh.test_hostile_peers import SPANS, Stranger, hidden, stranger
-from tests.shards.models import make_checkpoint
 from tests.shards.stages import random_tokens
 
 torch.set_num_threads(1)
@@ -38,11 +37,6 @@ pytestmark = pytest.mark.timeout(60)
 
 REQUEST = GenerateRequest(MODEL, tuple(random_tokens(10)), 20, SamplingParams(), ignore_eos=True)
 CAPACITY = 100
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -29,30 +29,10 @@ from mesh.discovery.records import (
 from mesh.errors import BadRecord, InternalError
 from mesh.identity import Identity
 from shards.span import Span
+from tests.mesh.sample_record import NOW, sample_record
 
 ME = Identity.generate()
-NOW = 1_800_000_000.0
-RECORD = ProviderRecord(
-    peer=ME.peer_id,
-    model="tiny/llama",
-    digest="ab" * 32,
-    n_blocks=12,
-    span=Span(4, 8),
-    state="serving",
-    context_length=2048,
-    vocab_size=32000,
-    throughput=123.5,
-    queue_depth=3,
-    kv_free_tokens=100_000,
-    sessions=2,
-    maddrs=("/ip4/10.0.0.1/tcp/31330/p2p/" + ME.peer_id,),
-    numerics="fp32",
-    wire_dtype="float32",
-    version="0.1.0",
-    files={"config.json": FileDigest("cd" * 32, 700), "tokenizer.json": FileDigest("ef" * 32, 9_000_000)},
-    sequence=7,
-    expires=NOW + 30,
-)
+RECORD = sample_record(ME.peer_id)
 KEY = provider_key(RECORD.model_key)
 
 

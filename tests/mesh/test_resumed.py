@@ -12,16 +12,10 @@ import torch
 from mesh.errors import InvalidRequest
 from tests.mesh.swarm_in_memory import MemorySwarm, memory_swarm
 from tests.mesh.test_failover import BRISK, EVERYTHING, SPANS, ask
-from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

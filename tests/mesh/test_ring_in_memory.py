@@ -17,7 +17,7 @@ from shards.sampling import TokenHistory, sample
 from shards.sampling_params import SamplingParams
 from shards.span import Span
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
-from tests.shards.models import make_checkpoint, reference
+from tests.shards.models import reference
 from tests.shards.stages import random_tokens
 
 torch.set_num_threads(1)
@@ -26,11 +26,6 @@ pytestmark = pytest.mark.timeout(60)
 
 CUTS = {1: (Span(0, 5),), 2: (Span(0, 3), Span(3, 5)), 3: (Span(0, 2), Span(2, 4), Span(4, 5))}
 WARM = SamplingParams(temperature=0.8, seed=1234)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ def test_two_devices_serve_two_stages_that_make_up_the_model(world: World, check
     assert {provider["peer"] for provider in model["providers"]} == {event["peer"] for event in told(node, "joined")}
     assert len(model["providers"]) == 2, "a peer per stage"
     assert world.succeed("generate", "--peers", address(node), "-n", "8", "def f(x):")
-    assert node.stop(seconds=STOP_SECONDS) == 0
+    assert world.succeed("leave").count("has left") == 1, "its stages are not nodes of their own"
+    assert node.wait(seconds=STOP_SECONDS) == 0
     world.assert_nothing_left()
 
 

@@ -14,11 +14,9 @@ from typing import Final, cast
 from mesh.errors import FrameTruncated, InternalError, PeerUnreachable, ProtocolViolation
 from mesh.transport.direct.assembly import FrameAssembly
 from mesh.transport.port import PeerId
-from mesh.transport.streams import COUNTED, StreamSettings
+from mesh.transport.streams import CHUNK, COUNTED, JOINED, StreamSettings, framed
 from mesh.wire.frame import GOODBYE, Frame, encode_prefix
 
-_JOINED = 64 * 1024  # frames up to this size are joined into one write
-_CHUNK = 256 * 1024  # most bytes encrypted at once
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that a close waits for what is buffered to leave."""
 WRITE_HIGH, WRITE_LOW = 128 * 1024, 32 * 1024
@@ -223,14 +221,7 @@ class DirectChannel(asyncio.BufferedProtocol):
     # Sending
 
     async def send(self, frame: Frame) -> None:
-        payload = memoryview(frame.payload)
-        if payload.format != "B" or payload.ndim != 1:
-            payload = payload.cast("B")
-        try:
-            prefix = encode_prefix(Frame(frame.header, payload), self._settings.limits)
-        except ProtocolViolation as error:
-            error.peer = self._peer
-            raise
+        prefix, payload = framed(frame, self._settings.limits, self._peer)
         if self._closed:
             raise self._unreachable("the channel is closed")
         if self._sending:
@@ -239,14 +230,14 @@ class DirectChannel(asyncio.BufferedProtocol):
         whole = False
         try:
             self._check_open()
-            if len(payload) <= _JOINED:
+            if len(payload) <= JOINED:
                 self.transport.write(b"".join((prefix, frame.header, payload)))
             else:
                 self.transport.write(prefix + frame.header)
-                for start in range(0, len(payload), _CHUNK):
+                for start in range(0, len(payload), CHUNK):
                     await self._drain()
                     # TLS encrypts (and so copies) at once: the caller may reuse its buffer when we return.
-                    self.transport.write(payload[start : start + _CHUNK])
+                    self.transport.write(payload[start : start + CHUNK])
             whole = True
             await self._drain()
         finally:

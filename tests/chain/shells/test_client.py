@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from chain.abi import Event
 from chain.client.calls.providers import check_provider_metadata, provider_metadata
 from chain.client.lifecycle import Policy
-from chain.client.staking import StakingClient
 from chain.client.sync import SyncStakingClient
 from chain.client.tickets import Call
 from chain.contract_errors import (
@@ -32,25 +30,9 @@ from chain.errors import (
     JournalError,
     WrongChain,
 )
-from chain.units import WEI_PER_FUNC
 from chain.wallet import Account
+from tests.chain.shells.steps import METADATA, STAKE, names, publish
 from tests.chain.shells.world import Net
-
-FUNC = WEI_PER_FUNC
-STAKE = 100 * FUNC
-METADATA = provider_metadata("https://node.example", "node")
-
-
-async def publish(client: StakingClient, name: str = "model", price: int = 10**15) -> int:
-    result = await client.models.create_model(
-        name, b"\x07" * 32, "ipfs://about", blocks=8, price_per_token=price, royalty_bps=500, model_stake_amount=STAKE
-    )
-    return int(result.event("ModelCreated").arguments.model_id)
-
-
-def names(events: tuple[Event, ...]) -> list[str]:
-    return [event.name for event in events if event.name not in ("Transfer", "Approval")]
-
 
 # --- money before a call ---
 

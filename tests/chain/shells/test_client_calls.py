@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chain.abi import Event
 from chain.client.calls.network import RaterKind
 from chain.client.calls.providers import provider_metadata
-from chain.client.staking import StakingClient
 from chain.contract_errors import (
     ModelNameTaken,
     OwnableUnauthorizedAccount,
@@ -16,24 +14,9 @@ from chain.contract_errors import (
 from chain.devnet.accounts import faucet
 from chain.leaves import CheckpointLeaves
 from chain.primitives import key_of
-from chain.units import WEI_PER_FUNC
 from chain.vouchers import ContributionVoucher, Domain, PaymentVoucher, digest
+from tests.chain.shells.steps import FUNC, METADATA, STAKE, names, publish
 from tests.chain.shells.world import Net
-
-FUNC = WEI_PER_FUNC
-STAKE = 100 * FUNC
-METADATA = provider_metadata("https://node.example", "node")
-
-
-async def publish(client: StakingClient, name: str = "model", price: int = 10**15) -> int:
-    result = await client.models.create_model(
-        name, b"\x07" * 32, "ipfs://about", blocks=8, price_per_token=price, royalty_bps=500, model_stake_amount=STAKE
-    )
-    return int(result.event("ModelCreated").arguments.model_id)
-
-
-def names(events: tuple[Event, ...]) -> list[str]:
-    return [event.name for event in events if event.name not in ("Transfer", "Approval")]
 
 
 async def test_a_provider_s_life(any_net: Net) -> None:

@@ -16,9 +16,11 @@ from mesh.payment.collector import Collector
 from mesh.payment.journal import PaymentJournal
 from mesh.payment.purser import Purser
 from mesh.payment.terms import CreditTerms, NotAccepted, ProviderFacts
+from shards.span import Span
 
 DOMAIN = Domain(31337, bytes(range(20)))
 MODEL_ID = 5
+THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
 
 
 @dataclass

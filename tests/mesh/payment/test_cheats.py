@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,25 +19,13 @@ from mesh.payment.collector import Customer
 from mesh.payment.units import weighted_tokens
 from mesh.wire.paying import Voucher
 from shards.span import Span
-from tests.mesh.payment.money import DOMAIN, MODEL_ID, Money, bind
-from tests.mesh.payment.test_paid_ring import THREE, ask, held, money_of, paid_up
+from tests.mesh.payment.money import DOMAIN, MODEL_ID, THREE, Money, bind
+from tests.mesh.payment.test_paid_ring import ask, held, money_of, paid_up
 from tests.mesh.swarm_in_memory import MemorySwarm, memory_swarm, until
-from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-async def swarm(folder: Path) -> AsyncIterator[MemorySwarm]:
-    async with memory_swarm(folder, THREE, money=Money()) as swarm:
-        yield swarm
 
 
 def customer_of(swarm: MemorySwarm, number: int) -> Customer:

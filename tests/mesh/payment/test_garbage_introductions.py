@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,26 +12,14 @@ from mesh.errors import PeerError
 from mesh.identity import Identity
 from mesh.wire.messages import CONTROL_PROTOCOL, SessionRefused
 from mesh.wire.paying import Hello, Unwelcome, Voucher
-from tests.mesh.payment.money import Money, bind
-from tests.mesh.payment.test_paid_ring import THREE, ask
-from tests.mesh.swarm_in_memory import MemorySwarm, memory_swarm
-from tests.mesh.test_hostile_peers import Stranger, drain, stranger
-from tests.shards.models import make_checkpoint
+from tests.mesh.payment.money import THREE, bind
+from tests.mesh.payment.test_paid_ring import ask
+from tests.mesh.stranger import Stranger, drain, stranger
+from tests.mesh.swarm_in_memory import MemorySwarm
 
 torch.set_num_threads(1)
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-async def swarm(folder: Path) -> AsyncIterator[MemorySwarm]:
-    async with memory_swarm(folder, THREE, money=Money()) as swarm:
-        yield swarm
 
 
 async def test_garbage_is_turned_away_one_by_one_and_who_pays_is_served_meanwhile(swarm: MemorySwarm) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,28 +20,14 @@ from mesh.errors import InvalidRequest, NoRoute, PeerError, UnknownModel
 from mesh.payment.tabs import Pair
 from mesh.payment.terms import CreditTerms
 from mesh.payment.units import weighted_tokens
-from shards.span import Span
-from tests.mesh.payment.money import DOMAIN, MODEL_ID, Money
+from tests.mesh.payment.money import DOMAIN, MODEL_ID, THREE, Money
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
-from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)
 
 pytestmark = pytest.mark.timeout(60)
 
 HASTY = BackendConfig(patience=Patience(attempts=1, route_seconds=0.5, resume_seconds=0.5))
-THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-async def swarm(folder: Path) -> AsyncIterator[MemorySwarm]:
-    async with memory_swarm(folder, THREE, money=Money()) as swarm:
-        yield swarm
 
 
 def ask(prompt: Sequence[int], max_tokens: int = 12, **changes: object) -> GenerateRequest:

@@ -1,0 +1,59 @@
+"""`mesh leave`: a provider is asked from another terminal to go, and is waited for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.scenarios.processes import Swarm, World, start_stages, wait_until
+
+PROMPT = "a span is half-open"
+
+
+def serving(swarm: Swarm, peers: str) -> set[str]:
+    return {provider["peer"] for entry in swarm.world.status(peers) for provider in entry["providers"]}
+
+
+def test_the_only_provider_here_leaves_and_a_session_ends_first(swarm: Swarm, world: World, checkpoint: Path) -> None:
+    own = start_stages(world, checkpoint, ("0:5",), "--name", "leaving", peers=swarm.address).wait_serving()
+    asked = ("generate", PROMPT, "--model", "leaving", "--peers", own.address, "--max-tokens", "400", "--json")
+    whole = json.loads(swarm.world.succeed(*asked))
+    running = world.start(*asked[:-1])
+    wait_until(lambda: len(running.stdout) > 5, "no text")
+    left = json.loads(world.succeed("leave", "--json"))
+    assert left["event"] == "left"
+    assert left["pid"] == own.providers[0].pid
+    assert running.wait() == 0
+    assert running.stdout.strip() == whole["text"].strip()
+    assert own.providers[0].wait() == 0
+    assert own.peer(0) not in serving(swarm, swarm.address)
+    gone = world.run("leave")
+    assert (gone.code, gone.stdout) == (1, "")
+    assert "no provider" in gone.stderr
+
+
+def test_of_several_one_has_to_be_named_or_all(swarm: Swarm, world: World, checkpoint: Path, tmp_path: Path) -> None:
+    key = tmp_path / "other.key"
+    names = ("--name", "several")
+    first = world.join(checkpoint, "--blocks", "0:5", *names, peers=swarm.address)
+    second = world.join(checkpoint, "--blocks", "0:5", *names, peers=swarm.address)
+    elsewhere = world.join(checkpoint, "--blocks", "0:5", *names, "--identity", str(key), peers=swarm.address)
+    gateway = world.start("gateway", "--port", "0", "--json", "--peers", swarm.address)
+    for process in (first, second, elsewhere):
+        process.event("serving")
+    gateway.event("ready")
+    unclear = world.run("leave")
+    assert unclear.code == 1
+    assert "2 providers run here" in unclear.stderr
+    assert f"(process {first.pid})" in unclear.stderr.replace("\n", "")
+    assert first.running and second.running and elsewhere.running
+    assert "has left" in world.succeed("leave", "--identity", str(key))
+    assert elsewhere.wait() == 0
+    assert world.succeed("leave", "--all", "--now").count("has left") == 2
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert gateway.running
+    keys = sorted((world.folder / "data" / "inference-mesh").glob("*.key"))
+    wrong = [world.run("leave", "--identity", str(each)) for each in keys]
+    assert [done.code for done in wrong] == [1] * len(keys)
+    assert sum("is the key of a gateway" in done.stderr.replace("\n", " ") for done in wrong) == 1
+    assert gateway.running
