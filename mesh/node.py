@@ -25,6 +25,7 @@ from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
+from mesh.transport.link_speed import MAX_PROBE, SPEED_PROTOCOL, speed_handler
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
 from mesh.transport.relay.local import fixed, own_addresses, reachable_at
@@ -42,8 +43,10 @@ from mesh.wire.records import RECORDS_PROTOCOL
 
 log = logging.getLogger(__name__)
 
-DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL})
-"""What goes over direct connections where they can be made: the activations. Control stays with the daemon."""
+DIRECT_PROTOCOLS = frozenset({RING_PROTOCOL, SPEED_PROTOCOL})
+"""What goes over direct connections where they can be made: the activations, and the measuring of the line that they
+take. Control stays with the daemon.
+"""
 WATCHED_PROTOCOLS = frozenset({CONTROL_PROTOCOL, RING_PROTOCOL})
 """Channels that are there for long, and may be quiet for long."""
 
@@ -57,6 +60,7 @@ INBOUND_LIMITS = {
     CONTROL_PROTOCOL: FrameLimits(payload=8 << 20),
     DIRECT_PROTOCOL: MESSAGE_LIMITS,
     PAIRS_PROTOCOL: FrameLimits(header=0, payload=0),
+    SPEED_PROTOCOL: FrameLimits(header=0, payload=MAX_PROBE),
     LEAVES_PROTOCOL: FrameLimits(header=4096, payload=0),
     RECORDS_PROTOCOL: FrameLimits(header=4096, payload=0),
 }
@@ -144,6 +148,8 @@ class Node:
                     ChoosingTransport(direct, control, protocols=DIRECT_PROTOCOLS)
                 )
                 await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
+            if not self.config.client_mode:
+                await self.transport.serve(SPEED_PROTOCOL, speed_handler())
             self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon))
             if not self.config.client_mode:
                 records = RecordsService(directory)

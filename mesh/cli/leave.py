@@ -100,7 +100,7 @@ class _Process:
         self.holder = holder
         self._handle: int | None = None
         if sys.platform == "linux":
-            with suppress(ProcessLookupError):
+            with suppress(OSError):
                 self._handle = os.pidfd_open(holder.pid)
 
     def ask(self) -> None:

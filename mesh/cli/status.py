@@ -51,7 +51,8 @@ async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
         models = []
         for offer in await client.backend.offers(model):
             info = offer.info()
-            serving = [view for view in offer.views() if view.serving]
+            views = {view.peer: view for view in offer.views()}
+            serving = [view for view in views.values() if view.serving]
             rates = throughput_per_block(info.n_blocks, serving)
             replicas = replicas_per_block(info.n_blocks, serving)
             models.append(
@@ -72,7 +73,7 @@ async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
                             "peer": record.peer,
                             "blocks": str(record.span),
                             "state": record.state,
-                            "tokens_per_second": round(record.throughput / len(record.span), 1),
+                            "tokens_per_second": round(views[record.peer].tokens_per_second, 1),
                             "sessions": record.sessions,
                             "queue_depth": record.queue_depth,
                             "kv_free_tokens": record.kv_free_tokens,

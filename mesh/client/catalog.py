@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class Offer:
                 block_rate=record.throughput,
                 serving=record.state == "serving",
                 load=max(record.sessions, record.queue_depth, extra_load(record.peer)),
+                link_rate=record.link_rate or math.inf,
             )
             for record in self.records
         ]

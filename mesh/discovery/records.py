@@ -27,6 +27,8 @@ withdraws: it takes the place of its last record until that has expired."""
 MAX_RECORD_BYTES: Final = 8 * 1024
 MAX_LIFETIME: Final = 3600.0
 """Seconds ahead of now that a record may expire at most."""
+MAX_RATE: Final = 1e9
+"""Tokens per second."""
 INDEX_KEY: Final = b"mesh/1/models"
 """The DHT key under which every provider lists the model it serves."""
 
@@ -72,6 +74,8 @@ class ProviderRecord:
     vocab_size: int
     throughput: float = 0.0
     """Tokens per second that one block computes here; 0 while it is not known."""
+    link_rate: float = 0.0
+    """Tokens per second whose hidden states its link carries; 0 while it is not known."""
     queue_depth: int = 0
     """Steps that wait for the engine."""
     kv_free_tokens: int = 0
@@ -225,6 +229,7 @@ def _pack(record: ProviderRecord) -> bytes:
         "expires": float(record.expires),
         "files": {name: [record.files[name].sha256, record.files[name].size] for name in sorted(record.files)},
         "kv_free_tokens": record.kv_free_tokens,
+        "link_rate": float(record.link_rate),
         "maddrs": list(record.maddrs),
         "max_blocks": record.max_blocks,
         "model": record.model,
@@ -271,7 +276,8 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         state=read.state(),
         context_length=read.integer("context_length", 1, 1 << 31),
         vocab_size=read.integer("vocab_size", 1, 1 << 31),
-        throughput=read.number("throughput", 0.0, 1e9),
+        throughput=read.number("throughput", 0.0, MAX_RATE),
+        link_rate=read.number("link_rate", 0.0, MAX_RATE),
         queue_depth=read.integer("queue_depth", 0, 1 << 20),
         kv_free_tokens=read.integer("kv_free_tokens", 0, 1 << 40),
         sessions=read.integer("sessions", 0, 1 << 20),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable
 
 from mesh.discovery.directory import Directory
@@ -61,6 +62,14 @@ def committed_and_claims(
             claims.append(Claim(record.peer, record.span))
         elif record.state in ("loading", "serving"):
             serving = record.state == "serving"
-            view = ProviderView(record.peer, record.span, record.throughput, serving, max_blocks=record.max_blocks)
-            committed.append(view)
+            committed.append(
+                ProviderView(
+                    record.peer,
+                    record.span,
+                    record.throughput,
+                    serving,
+                    max_blocks=record.max_blocks,
+                    link_rate=record.link_rate or math.inf,
+                )
+            )
     return committed, claims

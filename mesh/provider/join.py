@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -24,6 +25,7 @@ from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.mover import Mover
 from mesh.provider.service import StageService
 from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.uplink import Uplink
 from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
@@ -104,6 +106,7 @@ class _Provider:
         self._files = files
         self._dtype = dtype
         self._rate = UNKNOWN_RATE
+        self._uplink = Uplink(node.transport, files.spec.hidden_size * getattr(torch, dtype).itemsize, self._others)
         self._threads = config.threads
         self._doors = Doors(node.transport)
         started = len(config.start_at) if config.start_at is not None else 0
@@ -213,6 +216,7 @@ class _Provider:
             )
             self._leaving.serving = True
             keeper = tasks.create_task(self._announcer.keep(self._current_record))
+            measuring = tasks.create_task(self._uplink.keep())
             if not self._memory:
                 await asyncio.get_running_loop().create_future()  # we stay
             target = await self._mover.needed_elsewhere(span, lambda: len(service.table))
@@ -221,6 +225,7 @@ class _Provider:
             self._leaving.serving = False
             await service.drain(0.0)  # whose time is over goes on elsewhere
             keeper.cancel()
+            measuring.cancel()
             serving.cancel()
         self._serving = self._mover.going = None
         return target
@@ -234,7 +239,13 @@ class _Provider:
         """The swarm with ourselves as we serve now, and with those that have only claimed."""
         committed, claims = await self._look()
         claimed = [ProviderView(claim.peer, claim.span, UNKNOWN_RATE, serving=False) for claim in claims]
-        mine = ProviderView(self._node.peer_id, span, self._rate, max_blocks=self._capacity)
+        mine = ProviderView(
+            self._node.peer_id,
+            span,
+            self._rate,
+            max_blocks=self._capacity,
+            link_rate=self._uplink.rate or math.inf,
+        )
         return [*committed, *claimed, mine]
 
     async def _fetch(self, span: Span) -> None:
@@ -288,6 +299,15 @@ class _Provider:
         records = await self._node.directory.providers(ModelKey(self._files.name, self._files.digest))
         return committed_and_claims(records, without={self._node.peer_id})
 
+    async def _others(self) -> list[str]:
+        """Who else serves our model; nobody where the directory cannot be asked."""
+        try:
+            committed, _ = await self._look()
+        except MeshError as error:
+            logger.debug("nobody to measure the link with: %s", error)
+            return []
+        return [view.peer for view in committed if view.serving]
+
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
@@ -310,6 +330,7 @@ class _Provider:
             span=span,
             state=state,
             throughput=self._rate,
+            link_rate=self._uplink.rate,
             max_blocks=self._capacity,
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,

@@ -17,7 +17,6 @@ from mesh.swarm.walk import Walker
 from shards.span import Span
 
 DEFAULT_HOP_SECONDS = 0.002
-UNMEASURED_BLOCK_RATE = 100.0
 MAX_EXPANSIONS = 20_000
 """Labels that a search may look at; honest swarms need about one per block of the model."""
 LOADING_RETRY_SECONDS = 5.0
@@ -72,8 +71,7 @@ class RouteTable:
         self._peers = [provider.peer for provider in usable]
         self._index = {peer: index for index, peer in enumerate(self._peers)}
         self._loads: Floats = np.array([provider.load for provider in usable], dtype=np.float64)
-        rates: Floats = np.array([provider.block_rate for provider in usable], dtype=np.float64)
-        self._rates: Floats = np.where(rates > 0, rates, UNMEASURED_BLOCK_RATE)
+        self._rates: Floats = np.array([1 / provider.block_seconds for provider in usable], dtype=np.float64)
         self._starts: Ints = np.array([provider.span.start for provider in usable], dtype=np.int64)
         self._ends: Ints = np.array([provider.span.end for provider in usable], dtype=np.int64)
         known = self._index
@@ -106,10 +104,10 @@ class RouteTable:
         near-equals.
 
         A provider may serve any part of its span, but no peer comes twice. A stage's time is its blocks over its
-        rate, stretched by the sessions that it already works on. The cheapest walk, which may visit a peer twice, is
-        found over spans rather than providers; as it nearly always visits nobody twice, it is the answer. Otherwise
-        `Search` finds the cheapest chain; a swarm made to defeat that gets, after `max_expansions`, the cheapest chain
-        whose stages all run to the end of their provider's span.
+        rate, and its part of what the provider's link takes, stretched by the sessions that it already works on. The
+        cheapest walk, which may visit a peer twice, is found over spans rather than providers; as it nearly always
+        visits nobody twice, it is the answer. Otherwise `Search` finds the cheapest chain; a swarm made to defeat that
+        gets, after `max_expansions`, the cheapest chain whose stages all run to the end of their provider's span.
 
         Raises `NoRoute`, naming the gap, or `Refused` where only busy peers could fill it; both say when to try again.
         """
@@ -202,14 +200,10 @@ def route_seconds(
             total += known.to_first.get(hop.peer, known.default)
         else:
             total += known.between.get((sender, hop.peer), known.default)
-        total += len(hop.span) * _block_seconds(views[hop.peer])
+        provider = views[hop.peer]
+        total += len(hop.span) * provider.block_seconds * (1 + provider.load)
         sender = hop.peer
     return total
-
-
-def _block_seconds(provider: ProviderView) -> float:
-    rate = provider.block_rate if provider.block_rate > 0 else UNMEASURED_BLOCK_RATE
-    return (1 + provider.load) / rate
 
 
 def _explain(n_blocks: int, missing: Sequence[Span], some_excluded: bool) -> str:

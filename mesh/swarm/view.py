@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
 from shards.span import Span
+
+UNMEASURED_BLOCK_RATE: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ class ProviderView:
     load: int = 0
     max_blocks: int = 0
     link_rate: float = math.inf
+
+    @property
+    def block_seconds(self) -> float:
+        """Seconds per token and block when it works on nothing else, those of its link spread over its blocks."""
+        rate = self.block_rate if self.block_rate > 0 else UNMEASURED_BLOCK_RATE
+        return 1 / rate + 1 / (self.link_rate * len(self.span))
 
     @property
     def tokens_per_second(self) -> float:

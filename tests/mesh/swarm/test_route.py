@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import replace
@@ -27,7 +28,8 @@ def swarms(draw: st.DrawFn, max_blocks: int = 6, max_peers: int = 5) -> tuple[in
         span = Span(start, draw(st.integers(start + 1, n_blocks)))
         rate = draw(st.sampled_from((0.0, 1.0, 3.0, 10.0, 50.0, 1000.0)))
         serving = draw(st.sampled_from((True, True, True, True, False)))
-        providers.append(ProviderView(f"p{number}", span, rate, serving, draw(st.integers(0, 2))))
+        load, link = draw(st.integers(0, 2)), draw(st.sampled_from((math.inf, math.inf, 5.0)))
+        providers.append(ProviderView(f"p{number}", span, rate, serving, load, link_rate=link))
     names = st.sampled_from([f"p{number}" for number in range(max_peers)])
     seconds = st.sampled_from((0.0, 0.001, 0.05, 0.4, 3.0))
     latencies = Latencies(
@@ -284,3 +286,12 @@ def test_a_swarm_made_to_defeat_the_search_gets_a_route_in_bounded_time() -> Non
 
     assert time.perf_counter() - began < 10.0
     check(60, hostile, hops)
+
+
+def test_of_two_equal_providers_the_one_with_the_better_link_is_taken() -> None:
+    slow = ProviderView("slow", Span(0, 4), 100.0, link_rate=20.0)
+    fast = ProviderView("fast", Span(0, 4), 90.0, link_rate=2000.0)
+    assert [hop.peer for hop in choose_route(4, [slow, fast])] == ["fast"]
+    assert route_seconds((Hop("slow", Span(0, 4)),), [slow], latencies=Latencies(default=0.0)) == pytest.approx(
+        4 / 100 + 1 / 20
+    )
