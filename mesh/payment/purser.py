@@ -39,6 +39,7 @@ class Creditor:
     """Units that may be unpaid before it pauses."""
     say: Callable[[Message], Awaitable[None]]
     lock: asyncio.Lock
+    """Of the tab, which may have a creditor on a channel that has just ended beside this one."""
     signing: bool = False
 
 
@@ -63,6 +64,7 @@ class Purser:
         self._tasks = tasks
         self._creditors: dict[str, Creditor] = {}
         self._tabs: dict[Pair, GatewayTab] = {}
+        self._locks: dict[Pair, asyncio.Lock] = {}
         self.known: dict[str, str] = {}
         """Peers of the active providers that announced themselves, by provider id."""
         self.on_voucher: Callable[[], None] = lambda: None
@@ -121,8 +123,10 @@ class Purser:
         pair = Pair(self.gateway, binding.id, facts.model_id)
         tab = self._tabs.get(pair)
         if tab is None:
-            tab = self._tabs[pair] = await asyncio.to_thread(self._load, pair, answer.credit * blocks)
-        self._creditors[peer] = Creditor(peer, facts.signer, tab, answer.credit * blocks, say, asyncio.Lock())
+            loaded = await asyncio.to_thread(self._load, pair, answer.credit * blocks)
+            tab = self._tabs.setdefault(pair, loaded)
+        lock = self._locks.setdefault(pair, asyncio.Lock())
+        self._creditors[peer] = Creditor(peer, facts.signer, tab, answer.credit * blocks, say, lock)
 
     def _load(self, pair: Pair, credit: int) -> GatewayTab:
         tab = GatewayTab(pair)
