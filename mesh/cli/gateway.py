@@ -15,7 +15,7 @@ import typer
 from mesh.cli import paying
 from mesh.cli.chain_session import read_amount
 from mesh.cli.console import emit, err, out, run, set_up_logging, settled_on
-from mesh.cli.identities import claim_identity, runtime_root
+from mesh.cli.identities import claim_key, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, TransportKind, TransportOption, require_peers
 from mesh.errors import ConfigError
 from mesh.identity import Identity
@@ -110,7 +110,8 @@ def gateway(
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
-    with claim_identity(identity, "gateway") as own:
+    with claim_key(identity, "gateway") as held:
+        own = held.identity()
         config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable, transport)
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:

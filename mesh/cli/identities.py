@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,45 @@ class Holder:
     pid: int
     parent: int
     """Of a stage: the process that runs all stages of its node."""
+    place: str
+    """The machine, and where that matters the container, in which its process id means something."""
+    leaving: bool
+    """It was asked to leave already."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be sent signals from here: data folders may be shared."""
+        return self.place == _place()
+
+    def same(self, other: Holder | None) -> bool:
+        """Whether that is the same process."""
+        return other is not None and (other.key, other.pid, other.place) == (self.key, self.pid, self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that this process has, and nobody else meanwhile."""
+
+    key: Path
+    _lock: int
+    _role: Role
+
+    def identity(self) -> Identity:
+        """The key's identity, made where there is none yet. Raises `ConfigError`."""
+        return Identity.load_or_create(self.key)
+
+    def tell(self, *, leaving: bool = False) -> None:
+        """Write down who we are, for `mesh leave`."""
+        said = {
+            "role": self._role,
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "place": _place(),
+            "leaving": leaving,
+        }
+        data = json.dumps(said).encode()
+        os.pwrite(self._lock, data, 0)
+        os.truncate(self._lock, len(data))
 
 
 def data_folder() -> Path:
@@ -50,32 +90,25 @@ def runtime_root() -> Path | None:
 
 
 @contextmanager
-def claim_identity(path: Path | None, role: Role) -> Iterator[Identity]:
-    """The identity of this process, locked while it runs; see `claim_key_file`."""
-    with claim_key_file(path, role) as file:
-        yield Identity.load_or_create(file)
-
-
-@contextmanager
-def claim_key_file(path: Path | None, role: Role) -> Iterator[Path]:
-    """Where the key of this process is, or will be, locked while it runs.
+def claim_key(path: Path | None, role: Role) -> Iterator[Claim]:
+    """The key of this process, which exists or will, locked while it runs.
 
     Without a path it is the first key in the data folder that no running node uses, so that several nodes on one
     machine are several peers, each the same at its next start. Raises `ConfigError` when `path` is in use.
     """
     if path is not None:
-        with _locked(path, role) as free:
-            if not free:
+        with _locked(path, role) as claim:
+            if claim is None:
                 raise ConfigError(f"{path} is the identity of a node that is running: stop it or give another file")
-            yield path
+            yield claim
         return
     folder = data_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(1, MAX_NODES_PER_USER + 1):
         candidate = folder / ("identity.key" if number == 1 else f"identity-{number}.key")
-        with _locked(candidate, role) as free:
-            if free:
-                yield candidate
+        with _locked(candidate, role) as claim:
+            if claim is not None:
+                yield claim
                 return
     raise ConfigError(f"{MAX_NODES_PER_USER} nodes of this user are running: give --identity for another")
 
@@ -95,14 +128,19 @@ def holder_of(key: Path) -> Holder | None:
     return None
 
 
-def nodes_here() -> list[Holder]:
-    """This user's running nodes whose keys are in the data folder; of a node with several stages, the one that runs
-    them.
-    """
-    keys = sorted(path.with_suffix("") for path in data_folder().glob("*.key.lock"))
-    found = [holder for key in keys if (holder := holder_of(key)) is not None]
-    pids = {holder.pid for holder in found}
-    return [holder for holder in found if holder.parent not in pids]
+def holders_in(folder: Path) -> list[Holder]:
+    """Who uses the keys in a folder, in the order of their names."""
+    keys = sorted(path.with_suffix("") for path in folder.glob("*.key.lock"))
+    return [holder for key in keys if (holder := holder_of(key)) is not None]
+
+
+def _place() -> str:
+    """Of Linux: this boot of this kernel, and our namespace of process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return platform.node()
 
 
 def _lock_of(key: Path) -> Path:
@@ -112,14 +150,15 @@ def _lock_of(key: Path) -> Path:
 def _read_holder(key: Path, handle: int) -> Holder | None:
     try:
         said = json.loads(os.read(handle, MAX_HOLDER_BYTES))
-        holder = Holder(key, said["role"], int(said["pid"]), int(said["parent"]))
+        pid, parent = int(said["pid"]), int(said["parent"])
+        holder = Holder(key, said["role"], pid, parent, said["place"], said["leaving"] is True)
     except (ValueError, KeyError, TypeError):
         return None  # it has the lock, and has not said yet who it is
-    return holder if holder.pid > 1 else None
+    return holder if holder.pid > 0 else None
 
 
 @contextmanager
-def _locked(path: Path, role: Role) -> Iterator[bool]:
+def _locked(path: Path, role: Role) -> Iterator[Claim | None]:
     lock = _lock_of(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -128,11 +167,11 @@ def _locked(path: Path, role: Role) -> Iterator[bool]:
         raise ConfigError(f"cannot use {path} as identity: {error}") from error
     try:
         if not _lock(handle):
-            yield False
+            yield None
         else:
-            os.truncate(handle, 0)
-            os.write(handle, json.dumps({"role": role, "pid": os.getpid(), "parent": os.getppid()}).encode())
-            yield True
+            claim = Claim(path, handle, role)
+            claim.tell()
+            yield claim
     finally:
         os.close(handle)
 

@@ -9,7 +9,7 @@ import typer
 
 from mesh.cli import paying
 from mesh.cli.console import ProgressBars, err, run, set_up_logging, settled_on
-from mesh.cli.identities import claim_identity, runtime_root
+from mesh.cli.identities import claim_key, runtime_root
 from mesh.cli.join_events import show
 from mesh.cli.join_stages import (
     NodeOptions,
@@ -190,7 +190,8 @@ def join(
             chain_poll=chain_poll,
         )
     )
-    with claim_identity(identity, "provider") as own:
+    with claim_key(identity, "provider") as held:
+        own = held.identity()
         # torch and hivemind take seconds to import: only now, so that --help and bad options answer at once.
         from mesh.node import NodeConfig
         from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving
@@ -225,10 +226,15 @@ def join(
         )
         with ProgressBars(enabled=not as_json) as progress:
             leaving = Leaving()
+
+            def ask() -> bool:
+                held.tell(leaving=True)
+                return leaving.ask()
+
             run(
                 join_swarm(config, lambda event: show(event, as_json=as_json), progress, leaving),
                 ends_on_signal=True,
-                ask=leaving.ask,
+                ask=ask,
             )
     if not as_json:
         err.print("left the swarm")

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mesh.cli.console import ProgressBars, emit, err, out, run, settled_on
-from mesh.cli.identities import claim_key_file, runtime_root
+from mesh.cli.identities import claim_key, runtime_root
 from mesh.cli.join_events import lines, read_event
 from mesh.cli.paying import show_settlement
 from mesh.cli.processes import Children, children
@@ -170,9 +170,14 @@ def _table(rows: Sequence[StagePlan]) -> Table:
 def serve_stages(options: NodeOptions, identity: Path | None, *, as_json: bool) -> None:
     """Run the stages until Ctrl-C."""
     environment = settled_on(lambda: ask_password(options.wallet, options.password_file, os.environ))
-    with claim_key_file(identity, "provider") as key:
-        stages = StagesOfNode(options, key, environment, as_json=as_json)
-        run(stages.run(), ends_on_signal=True, ask=stages.ask)
+    with claim_key(identity, "provider") as held:
+        stages = StagesOfNode(options, held.key, environment, as_json=as_json)
+
+        def ask() -> bool:
+            held.tell(leaving=True)
+            return stages.ask()
+
+        run(stages.run(), ends_on_signal=True, ask=ask)
     if not as_json:
         err.print("left the swarm")
 

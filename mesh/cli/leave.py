@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from mesh.cli.console import emit, err, out, run, settled_on
-from mesh.cli.identities import Holder, data_folder, holder_of, nodes_here
+from mesh.cli.identities import Holder, data_folder, holder_of, holders_in
 from mesh.cli.options import AsJson
 from mesh.errors import ConfigError, MeshError
 
@@ -50,8 +50,9 @@ def leave(
 def _choose(keys: Sequence[Path], everyone: bool) -> list[Holder]:
     """Raises `ConfigError` where it is not clear who is meant."""
     if keys:
-        return [_provider_with(key) for key in keys]
-    found = [holder for holder in nodes_here() if holder.role == "provider"]
+        return [_provider_with(key) for key in dict.fromkeys(key.absolute() for key in keys)]
+    here = [holder for holder in holders_in(data_folder()) if holder.is_here]
+    found = [holder for holder in here if holder.role == "provider" and _node_of(holder, here) is None]
     if not found:
         raise ConfigError(f"no provider with a key in {data_folder()} runs: name another's key with --identity")
     if len(found) > 1 and not everyone:
@@ -64,13 +65,23 @@ def _provider_with(key: Path) -> Holder:
     holder = holder_of(key)
     if holder is None:
         raise ConfigError(f"no node with the key {key} runs")
+    if not holder.is_here:
+        raise ConfigError(f"the node with the key {key} runs on another machine, or in another container: ask it there")
     if holder.role != "provider":
         raise ConfigError(f"{key} is the key of a {holder.role}: stop it with Ctrl-C or SIGTERM (process {holder.pid})")
+    node = _node_of(holder, holders_in(key.parent))
+    if node is not None:
+        raise ConfigError(f"{key} is the key of a stage, which its node would start again: leave with {node.key}")
     return holder
 
 
+def _node_of(holder: Holder, others: Sequence[Holder]) -> Holder | None:
+    """The node whose stage this is."""
+    return next((other for other in others if other.pid == holder.parent and other.place == holder.place), None)
+
+
 async def _leave(holders: Sequence[Holder], *, now: bool, timeout: float, as_json: bool) -> None:
-    with _signalled(holders, now=now) as still:
+    with _signalled(holders, as_json=as_json) as still:
         if now:
             await asyncio.sleep(AGAIN_SECONDS)
             for process in still:
@@ -104,18 +115,22 @@ class _Process:
                 self._handle = os.pidfd_open(holder.pid)
 
     def ask(self) -> None:
-        """SIGTERM, if it is still there."""
+        """SIGTERM, if it is still there. Raises `ConfigError` where we may not."""
         if not self.runs():
             return
-        with suppress(ProcessLookupError):
+        try:
             if self._handle is not None:
                 signal.pidfd_send_signal(self._handle, signal.SIGTERM)
             else:
                 os.kill(self.holder.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            raise ConfigError(f"process {self.holder.pid} is not yours: ask its owner") from None
 
     def runs(self) -> bool:
         """Whether it still has its key."""
-        return holder_of(self.holder.key) == self.holder
+        return self.holder.same(holder_of(self.holder.key))
 
     def close(self) -> None:
         if self._handle is not None:
@@ -124,12 +139,15 @@ class _Process:
 
 
 @contextmanager
-def _signalled(holders: Sequence[Holder], *, now: bool) -> Iterator[list[_Process]]:
-    """Ask all of them, so that they leave at the same time."""
+def _signalled(holders: Sequence[Holder], *, as_json: bool) -> Iterator[list[_Process]]:
+    """Ask all of them, so that they leave at the same time. Who leaves already takes another signal for impatience."""
     processes = [_Process(holder) for holder in holders]
     try:
         for process in processes:
-            process.ask()
+            if not process.holder.leaving:
+                process.ask()
+            if as_json:
+                emit("asked", identity=str(process.holder.key), pid=process.holder.pid)
         yield processes
     finally:
         for process in processes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mesh.cli.console import emit, err, out, run, set_up_logging
-from mesh.cli.identities import claim_identity, runtime_root
+from mesh.cli.identities import claim_key, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_size, split_peers
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def relay(
     """
     set_up_logging(log_level)
     size, speed = read_size(circuit_size), 0 if rate is None else read_size(rate)
-    with claim_identity(identity, "relay") as own:
+    with claim_key(identity, "relay") as held:
+        own = held.identity()
         from mesh.node import NodeConfig
         from mesh.transport.relay.places import RelayLimits
 

@@ -73,18 +73,28 @@ class JoinConfig:
 
 
 class Leaving:
-    """Through this a provider is asked to go once its sessions have ended."""
+    """Through this a provider is asked to go once its sessions have ended, and asked again to go at once."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+        self.now = asyncio.Event()
+        """Sessions are not waited for."""
         self.serving = False
+        self._times = 0
 
     def ask(self) -> bool:
-        """False when there is nothing to wait for, or it was asked before: whoever wants it to end cancels it."""
-        if not self.serving or self.asked.is_set():
-            return False
-        self.asked.set()
-        return True
+        """False when whoever wants it to end has to cancel it: it does not serve yet, or is asked a third time.
+
+        The second time it hands its sessions over, and still says goodbye.
+        """
+        self._times += 1
+        if self._times == 1 and self.serving:
+            self.asked.set()
+            return True
+        if self._times == 2:
+            self.now.set()
+            return True
+        return False
 
 
 def check_options(config: JoinConfig, files: ModelFiles) -> None:

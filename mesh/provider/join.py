@@ -29,6 +29,7 @@ from mesh.provider.uplink import Uplink
 from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
+from mesh.wire.multiaddr import on_one_machine
 from shards.checkpoint import Checkpoint
 from shards.loading import choose_dtype, load_stage
 from shards.progress import Progress, silent
@@ -152,13 +153,13 @@ class _Provider:
             return
         service, span = self._serving
         if not len(service.table):  # nobody has to hear of it before the record is withdrawn
-            await service.drain(self._config.drain_seconds)
+            await service.drain(self._config.drain_seconds, self._leaving.now)
             return
         tell(Draining(len(service.table)))
         service.draining = True  # which the record says already
         announcing = asyncio.create_task(self._announcer.try_announce(self._serving_record(service, span)))
         try:
-            handed_over = await service.drain(self._config.drain_seconds)
+            handed_over = await service.drain(self._config.drain_seconds, self._leaving.now)
         finally:
             announcing.cancel()
         tell(Drained(handed_over))
@@ -300,13 +301,14 @@ class _Provider:
         return committed_and_claims(records, without={self._node.peer_id})
 
     async def _others(self) -> list[str]:
-        """Who else serves our model; nobody where the directory cannot be asked."""
+        """Who else serves our model elsewhere than on this machine; nobody where the directory cannot be asked."""
         try:
-            committed, _ = await self._look()
+            records = await self._node.directory.providers(ModelKey(self._files.name, self._files.digest))
         except MeshError as error:
             logger.debug("nobody to measure the link with: %s", error)
             return []
-        return [view.peer for view in committed if view.serving]
+        serving = [record for record in records if record.state == "serving" and record.peer != self._node.peer_id]
+        return [record.peer for record in serving if not on_one_machine(self._node.maddrs, record.maddrs)]
 
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config

@@ -138,14 +138,15 @@ class StageService:
                 self.sessions.fail_all("the provider is shutting down")
                 self.sessions.engine = None
 
-    async def drain(self, seconds: float) -> int:
+    async def drain(self, seconds: float, hurry: asyncio.Event | None = None) -> int:
         """Admit no session any more and let those that run end, at most `seconds`; the others go on elsewhere.
 
-        Returns how many had to: their clients have been told, and open them on another route.
+        Once `hurry` is set they are not waited for any longer. Returns how many had to go: their clients have been
+        told, and open them on another route.
         """
         self.draining = True
         deadline = time.monotonic() + seconds
-        while self.sessions and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self.sessions and time.monotonic() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_PAUSE)
         handed_over = self.sessions.fail_all("the provider is leaving")
         if handed_over:

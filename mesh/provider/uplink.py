@@ -7,11 +7,11 @@ import random
 from collections.abc import Awaitable, Callable, Collection
 
 from mesh.discovery.records import MAX_RATE
-from mesh.transport.link_speed import best_link_speed
+from mesh.transport.link_speed import usual_link_speed
 from mesh.transport.port import PeerId, Transport
 
 ASKED = 3
-"""Neighbours that are asked; the best counts, since a slow one may be slow at its end."""
+"""Neighbours that are asked."""
 UNKNOWN_SECONDS = 20.0
 """Before it is tried again, where nobody could be asked."""
 AGAIN_SECONDS = 1800.0
@@ -32,7 +32,7 @@ class Uplink:
     async def measure(self) -> None:
         """Ask a few of the others. What was known stays where none of them answers."""
         others = sorted(await self._others())
-        speed = await best_link_speed(self._transport, random.sample(others, min(ASKED, len(others))))
+        speed = await usual_link_speed(self._transport, random.sample(others, min(ASKED, len(others))))
         if speed:
             self.rate = min(speed / self._token_bytes, MAX_RATE)
 

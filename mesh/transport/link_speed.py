@@ -1,7 +1,7 @@
 """Measures how many bytes per second go from this node to another: `/mesh/speed/1`, both ends.
 
 The asker sends frames of growing size and the other end answers each with an empty one; what a round takes longer than
-that of an empty frame is what its bytes took. The largest rate counts: TCP begins slowly on a long line.
+that of an empty frame is what its bytes took. The largest rate of a link counts: TCP begins slowly on a long line.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -28,6 +29,8 @@ BYTES_PER_SECOND: Final = 64 * 1024
 """What one peer may send us for this in the long run …"""
 BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 """… and at once."""
+FRAME_COST: Final = 1024.0
+"""Bytes that a frame counts beside its own."""
 LONG_SECONDS: Final = 1.0
 """A frame that takes longer says enough."""
 SHORT_SECONDS: Final = 0.002
@@ -42,12 +45,14 @@ def speed_handler(*, clock: Callable[[], float] = time.monotonic) -> Handler:
     rates = Rates(BYTES_PER_SECOND, BYTES_AT_ONCE)
 
     async def answer(channel: Channel) -> None:
+        rate = rates.of(channel.peer)
         try:
-            while True:
+            while not rate.wait(clock(), 0.0):
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     frame = await channel.receive()
-                    if frame is None or rates.of(channel.peer).wait(clock(), 1024.0 + len(frame.payload)):
+                    if frame is None:
                         return
+                    rate.wait(clock(), FRAME_COST + len(frame.payload))
                     await channel.send(Frame(b"", b""))
         except TimeoutError:
             return
@@ -56,36 +61,52 @@ def speed_handler(*, clock: Callable[[], float] = time.monotonic) -> Handler:
 
 
 async def link_speed(transport: Transport, peer: PeerId, *, timeout: float = MEASURE_SECONDS) -> float:
-    """Bytes per second to a peer; infinite where it is too fast to tell. Raises `PeerError`s."""
+    """Bytes per second to a peer; infinite where it is too fast to tell. Raises `PeerError`s.
+
+    Where the peer or our patience ends before the last frame, what was seen until then counts; where nothing was, that
+    the first frame was not through in time.
+    """
+    clock = asyncio.get_running_loop().time
+    best, sending, began = 0.0, 0, clock()
     try:
         async with asyncio.timeout(timeout):
             channel = await transport.open(peer, SPEED_PROTOCOL, timeout=timeout)
             try:
                 empty = min([await _round(channel, 0) for _ in range(2)])
-                best = 0.0
                 for size in PROBES:
+                    sending, began = size, clock()
                     took = await _round(channel, size) - empty
-                    best = max(best, size / took if took > SHORT_SECONDS else math.inf)
-                    if best == math.inf or took > LONG_SECONDS:
+                    if took > SHORT_SECONDS:
+                        best = max(best, size / took)
+                    elif size == MAX_PROBE:
+                        return math.inf  # a smaller one may fit into what a line lets through at once
+                    if took > LONG_SECONDS:
                         break
-                return best
             finally:
                 await channel.aclose()
     except TimeoutError:
+        if best or sending:
+            return best or sending / (clock() - began)
         raise PeerTimeout(f"{peer} took longer than {timeout:g} s", peer=peer) from None
+    except PeerError:
+        if best:
+            return best
+        raise
+    return best
 
 
-async def best_link_speed(transport: Transport, peers: Iterable[PeerId]) -> float:
-    """The best of these links, one after the other: what we ourselves can send. 0 where none could be measured."""
-    best = 0.0
+async def usual_link_speed(transport: Transport, peers: Iterable[PeerId]) -> float:
+    """The middle one of these links (of two the better), one after the other; 0 where none could be measured.
+
+    One slow neighbour says little of our own line, and neither does one next door.
+    """
+    found = []
     for peer in peers:
         try:
-            best = max(best, await link_speed(transport, peer))
+            found.append(await link_speed(transport, peer))
         except PeerError as error:
             log.debug("the speed of the link to %s could not be measured: %s", peer, error)
-        if best == math.inf:
-            break
-    return best
+    return statistics.median_high(found) if found else 0.0
 
 
 async def _round(channel: Channel, size: int) -> float:

@@ -7,7 +7,7 @@ The format and the code numbers are those of https://github.com/multiformats/mul
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from mesh.identity import peer_id_of, public_key_of
@@ -150,6 +150,13 @@ def ip_of(maddr: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
             except ValueError:
                 return None
     return None
+
+
+def on_one_machine(ours: Iterable[str], theirs: Iterable[str]) -> bool:
+    """Whether two nodes seem to have an IP address in common; loopback counts only where one of them has no other."""
+    own, other = ({ip_of(maddr) for maddr in maddrs if not is_relayed(maddr)} - {None} for maddrs in (ours, theirs))
+    wide, wider = ({ip for ip in found if ip is not None and not ip.is_loopback} for found in (own, other))
+    return bool(wide & wider) if wide and wider else bool(own & other)
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -53,6 +54,9 @@ def voucher(*values):
 purser.Voucher = voucher
 """
 """A gateway that pays with its first voucher again and again."""
+
+PROMPT_TOKENS = 4
+"""Of every request."""
 
 
 @dataclass
@@ -159,6 +163,17 @@ class PaidSwarm:
     def books(self, name: str) -> Path:
         """The folder of a node's journals."""
         return self.chain.folder / f"{name}-books"
+
+    def units(self, name: str, column: str = "voucher_units") -> int:
+        """What a provider's journal holds vouchers for (or another column), in all epochs."""
+        with sqlite3.connect(self.books(name) / f"provider-{name}.sqlite") as db:
+            return int(db.execute(f"SELECT total({column}) FROM slots").fetchone()[0])
+
+    async def until_vouched(self, name: str, units: int) -> None:
+        """Wait until a provider has vouchers for that much: what comes after an epoch's end is settled in the next."""
+        async with asyncio.timeout(EVENT_SECONDS):
+            while self.units(name) < units:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     async def publish(self, name: str, model: Path) -> int:
         """One more model; its number on the chain."""

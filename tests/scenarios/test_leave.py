@@ -18,13 +18,17 @@ def test_the_only_provider_here_leaves_and_a_session_ends_first(swarm: Swarm, wo
     own = start_stages(world, checkpoint, ("0:5",), "--name", "leaving", peers=swarm.address).wait_serving()
     asked = ("generate", PROMPT, "--model", "leaving", "--peers", own.address, "--max-tokens", "400", "--json")
     whole = json.loads(swarm.world.succeed(*asked))
-    running = world.start(*asked[:-1])
-    wait_until(lambda: len(running.stdout) > 5, "no text")
-    left = json.loads(world.succeed("leave", "--json"))
-    assert left["event"] == "left"
-    assert left["pid"] == own.providers[0].pid
-    assert running.wait() == 0
-    assert running.stdout.strip() == whole["text"].strip()
+    running = [world.start(*asked[:-1]) for _ in range(4)]  # together they take some seconds
+    wait_until(lambda: all(len(each.stdout) > 5 for each in running), "no text")
+    waiting = [world.start("leave", "--json")]
+    waiting[0].event("asked")
+    waiting.append(world.start("leave", "--json"))  # asked again, it is no more in a hurry than before
+    for process in waiting:
+        assert process.event("left")["pid"] == own.providers[0].pid
+        assert process.wait() == 0
+    for each in running:
+        assert each.wait() == 0
+        assert each.stdout.strip() == whole["text"].strip()
     assert own.providers[0].wait() == 0
     assert own.peer(0) not in serving(swarm, swarm.address)
     gone = world.run("leave")
@@ -52,6 +56,7 @@ def test_of_several_one_has_to_be_named_or_all(swarm: Swarm, world: World, check
     assert world.succeed("leave", "--all", "--now").count("has left") == 2
     assert (first.wait(), second.wait()) == (0, 0)
     assert gateway.running
+    assert first.stderr == second.stderr == "", "neither was cut off in its goodbye"
     keys = sorted((world.folder / "data" / "inference-mesh").glob("*.key"))
     wrong = [world.run("leave", "--identity", str(each)) for each in keys]
     assert [done.code for done in wrong] == [1] * len(keys)

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.scenarios.paid import paid_swarm, sums
+from mesh.payment.units import weighted_tokens
+from tests.scenarios.paid import PROMPT_TOKENS, paid_swarm, sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -27,6 +28,9 @@ async def test_a_gateway_without_the_daemon_pays_and_settles_to_the_wei(
         epoch = await swarm.chain.next_epoch()
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
         assert (await swarm.ask("gate", checkpoint.name, 25)).status_code == 200
+        work = weighted_tokens(PROMPT_TOKENS, 40) + weighted_tokens(PROMPT_TOKENS, 25)
+        await swarm.until_vouched("ann", 2 * work)
+        await swarm.until_vouched("bob", 3 * work)
         await swarm.chain.next_epoch()
         await swarm.event(gate, "post", epoch=epoch)
         await swarm.chain.next_epoch(3)

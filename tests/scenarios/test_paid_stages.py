@@ -12,11 +12,9 @@ import pytest
 
 from mesh.cli.processes import Child
 from mesh.payment.units import weighted_tokens
-from tests.scenarios.paid import EVENT_SECONDS, LOOPBACK, START_SECONDS, PaidSwarm, paid_swarm, sums
+from tests.scenarios.paid import EVENT_SECONDS, LOOPBACK, PROMPT_TOKENS, START_SECONDS, PaidSwarm, paid_swarm, sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
-
-PROMPT_TOKENS = 4
 
 
 async def start_node(swarm: PaidSwarm, name: str, model: Path) -> Child:

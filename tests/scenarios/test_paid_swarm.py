@@ -14,11 +14,19 @@ import pytest
 from mesh.errors import MeshError
 from mesh.payment.terms import PAUSE_SECONDS
 from mesh.payment.units import weighted_tokens
-from tests.scenarios.paid import GARBAGE, GREEDY, REPLAYING, SKEWED, PaidSwarm, paid_swarm, second_model, sums
+from tests.scenarios.paid import (
+    GARBAGE,
+    GREEDY,
+    PROMPT_TOKENS,
+    REPLAYING,
+    SKEWED,
+    PaidSwarm,
+    paid_swarm,
+    second_model,
+    sums,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
-
-PROMPT_TOKENS = 4
 
 
 def _no_anvil() -> list[str]:
@@ -69,6 +77,9 @@ async def test_three_epochs_with_people_coming_and_going_pay_out_every_wei(
         assert (await swarm.ask("gate", checkpoint.name, 35)).status_code == 200
         assert swarm.charged == cost(40) + cost(20) + cost(30) + cost(25) + cost(35)
 
+        await swarm.until_vouched("ann", 2 * sum(weighted_tokens(PROMPT_TOKENS, each) for each in (40, 30, 25, 35)))
+        await swarm.until_vouched("bob", 3 * sum(weighted_tokens(PROMPT_TOKENS, each) for each in (40, 30, 35)))
+
         last = await swarm.chain.next_epoch() - 1
         await swarm.event(gate, "post", epoch=last)
         await swarm.chain.next_epoch(3)
@@ -98,20 +109,8 @@ async def _served(swarm: PaidSwarm, checkpoint: Path) -> int:
     epoch = await swarm.chain.next_epoch()
     assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
     for name in ("ann", "bob"):
-        await _until_vouched(swarm, name, (2 if name == "ann" else 3) * weighted_tokens(PROMPT_TOKENS, 40))
+        await swarm.until_vouched(name, (2 if name == "ann" else 3) * weighted_tokens(PROMPT_TOKENS, 40))
     return epoch
-
-
-async def _until_vouched(swarm: PaidSwarm, name: str, units: int) -> None:
-    path = swarm.books(name) / f"provider-{name}.sqlite"
-    async with asyncio.timeout(20):
-        while _vouched(path) < units:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-
-
-def _vouched(path: Path, column: str = "voucher_units") -> int:
-    with sqlite3.connect(path) as db:
-        return int(db.execute(f"SELECT total({column}) FROM slots").fetchone()[0])
 
 
 async def test_a_gateway_that_leaves_a_provider_out_is_challenged_and_pays(checkpoint: Path, tmp_path: Path) -> None:
@@ -181,8 +180,8 @@ async def test_wrong_clocks_change_nothing_about_money_or_are_refused(checkpoint
         epoch = await swarm.chain.next_epoch()
 
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
-        await _until_vouched(swarm, "ann", 2 * weighted_tokens(PROMPT_TOKENS, 40))
-        await _until_vouched(swarm, "bob", 3 * weighted_tokens(PROMPT_TOKENS, 40))
+        await swarm.until_vouched("ann", 2 * weighted_tokens(PROMPT_TOKENS, 40))
+        await swarm.until_vouched("bob", 3 * weighted_tokens(PROMPT_TOKENS, 40))
 
         await swarm.chain.next_epoch()
         await swarm.event(gate, "post", epoch=epoch)
@@ -203,8 +202,8 @@ async def test_a_provider_that_claims_more_than_it_did_is_paid_for_what_it_did(
         epoch = await swarm.chain.next_epoch()
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
         honest = weighted_tokens(PROMPT_TOKENS, 40)
-        await _until_vouched(swarm, "ann", 2 * honest)
-        await _until_vouched(swarm, "bob", 3 * honest)
+        await swarm.until_vouched("ann", 2 * honest)
+        await swarm.until_vouched("bob", 3 * honest)
 
         await swarm.chain.next_epoch()
         await swarm.event(gate, "post", epoch=epoch)
@@ -212,8 +211,7 @@ async def test_a_provider_that_claims_more_than_it_did_is_paid_for_what_it_did(
         paid = [(await swarm.event(child, "claim"))["amount"] for child in (ann, bob)]
 
         assert paid[0] * 3 == paid[1] * 2, "two blocks and three, whatever was claimed"
-        books = swarm.books("ann") / "provider-ann.sqlite"
-        assert _vouched(books, "receipt_units") > _vouched(books) == 2 * honest
+        assert swarm.units("ann", "receipt_units") > swarm.units("ann") == 2 * honest
 
 
 async def test_a_provider_that_bills_for_garbage_loses_the_session_and_gets_at_most_its_credit(
@@ -228,7 +226,7 @@ async def test_a_provider_that_bills_for_garbage_loses_the_session_and_gets_at_m
         failed = await swarm.ask("gate", checkpoint.name, 40)
 
         assert failed.status_code in (502, 503, 504)
-        assert _vouched(swarm.books("bad") / "provider-bad.sqlite") <= 1024 * 2
+        assert swarm.units("bad") <= 1024 * 2
         await swarm.provider("ann", checkpoint, "0:2")
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200, "an honest one takes its place"
 
@@ -251,8 +249,8 @@ async def test_a_gateway_that_pays_with_an_old_voucher_again_is_served_its_credi
 
         assert answer.status_code in (429, 502, 503)
         assert "paid" in answer.json()["error"]["message"]
-        vouched = _vouched(swarm.books("ann") / "provider-ann.sqlite")
-        claimed = _vouched(swarm.books("ann") / "provider-ann.sqlite", "receipt_units")
+        vouched = swarm.units("ann")
+        claimed = swarm.units("ann", "receipt_units")
         assert 0 < vouched < claimed <= vouched + 1024 * 5 * (1 + chances)
 
 
@@ -269,7 +267,7 @@ async def test_a_second_gateway_with_the_same_wallet_and_id_is_turned_away(check
         assert refused.status_code in (502, 503)
         assert "is here already" in refused.json()["error"]["message"]
         assert (await swarm.ask("gate", checkpoint.name, 20)).status_code == 200
-        await _until_vouched(swarm, "ann", 5 * 2 * weighted_tokens(PROMPT_TOKENS, 20))
+        await swarm.until_vouched("ann", 5 * 2 * weighted_tokens(PROMPT_TOKENS, 20))
         await swarm.chain.next_epoch()
         await swarm.event(gate, "post", epoch=epoch)
         await swarm.chain.next_epoch(3)

@@ -68,6 +68,8 @@ def test_two_devices_serve_two_stages_that_make_up_the_model(world: World, check
     assert {provider["peer"] for provider in model["providers"]} == {event["peer"] for event in told(node, "joined")}
     assert len(model["providers"]) == 2, "a peer per stage"
     assert world.succeed("generate", "--peers", address(node), "-n", "8", "def f(x):")
+    stage = next((world.folder / "data" / "inference-mesh").glob("identity-llama-1.key"))
+    assert "the key of a stage" in world.run("leave", "--identity", str(stage)).stderr
     assert world.succeed("leave").count("has left") == 1, "its stages are not nodes of their own"
     assert node.wait(seconds=STOP_SECONDS) == 0
     world.assert_nothing_left()
