@@ -164,15 +164,19 @@ class PaidSwarm:
         """The folder of a node's journals."""
         return self.chain.folder / f"{name}-books"
 
-    def units(self, name: str, column: str = "voucher_units") -> int:
-        """What a provider's journal holds vouchers for (or another column), in all epochs."""
+    def units(self, name: str, column: str = "voucher_units", *, since: int = 0) -> int:
+        """What a provider's journal holds vouchers for (or another column), from an epoch on."""
         with sqlite3.connect(self.books(name) / f"provider-{name}.sqlite") as db:
-            return int(db.execute(f"SELECT total({column}) FROM slots").fetchone()[0])
+            found = db.execute(f"SELECT total({column}) FROM slots WHERE epoch >= ?", (since,))
+            return int(found.fetchone()[0])
 
-    async def until_vouched(self, name: str, units: int) -> None:
-        """Wait until a provider has vouchers for that much: what comes after an epoch's end is settled in the next."""
+    async def until_vouched(self, name: str, units: int, *others: str, since: int = 0) -> None:
+        """Wait until a provider, together with others where one of them did the work, has vouchers for that much.
+
+        What comes after an epoch's end is settled in the next.
+        """
         async with asyncio.timeout(EVENT_SECONDS):
-            while self.units(name) < units:  # noqa: ASYNC110
+            while sum(self.units(each, since=since) for each in (name, *others)) < units:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
     async def publish(self, name: str, model: Path) -> int:

@@ -72,13 +72,13 @@ async def test_three_epochs_with_people_coming_and_going_pay_out_every_wei(
         cid = await swarm.provider("cid", checkpoint, "2:5")
         assert (await swarm.ask("gate", checkpoint.name, 25)).status_code == 200
 
-        await swarm.chain.next_epoch()
+        third = await swarm.chain.next_epoch()
         bob = await swarm.provider("bob", checkpoint, "2:5")
         assert (await swarm.ask("gate", checkpoint.name, 35)).status_code == 200
         assert swarm.charged == cost(40) + cost(20) + cost(30) + cost(25) + cost(35)
 
-        await swarm.until_vouched("ann", 2 * sum(weighted_tokens(PROMPT_TOKENS, each) for each in (40, 30, 25, 35)))
-        await swarm.until_vouched("bob", 3 * sum(weighted_tokens(PROMPT_TOKENS, each) for each in (40, 30, 35)))
+        await swarm.until_vouched("ann", 2 * weighted_tokens(PROMPT_TOKENS, 35), since=third)
+        await swarm.until_vouched("bob", 3 * weighted_tokens(PROMPT_TOKENS, 35), "cid", since=third)
 
         last = await swarm.chain.next_epoch() - 1
         await swarm.event(gate, "post", epoch=last)
