@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from mesh.errors import ConfigError
 from mesh.identity import Identity
@@ -25,6 +25,7 @@ LOOK_SECONDS: Final = 0.02
 """More than a look at who has a lock takes."""
 
 Role = Literal["provider", "gateway", "relay"]
+ROLES: Final = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def holder_of(key: Path) -> Holder | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read_holder(key, handle)
+        return read_holder(key, os.read(handle, MAX_HOLDER_BYTES))
     finally:
         os.close(handle)
     return None
@@ -147,14 +148,18 @@ def _lock_of(key: Path) -> Path:
     return key.with_name(key.name + ".lock")
 
 
-def _read_holder(key: Path, handle: int) -> Holder | None:
+def read_holder(key: Path, data: bytes) -> Holder | None:
+    """What stands in a lock's file; None for what makes no sense, or is not whole yet."""
     try:
-        said = json.loads(os.read(handle, MAX_HOLDER_BYTES))
-        pid, parent = int(said["pid"]), int(said["parent"])
-        holder = Holder(key, said["role"], pid, parent, said["place"], said["leaving"] is True)
-    except (ValueError, KeyError, TypeError):
-        return None  # it has the lock, and has not said yet who it is
-    return holder if holder.pid > 0 else None
+        said = json.loads(data)
+        role, pid, parent = said["role"], said["pid"], said["parent"]
+        place, leaving = said["place"], said["leaving"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    numbers = all(type(number) is int and 0 <= number < 1 << 31 for number in (pid, parent))
+    if not numbers or not pid or not isinstance(place, str) or role not in ROLES or type(leaving) is not bool:
+        return None
+    return Holder(key, role, pid, parent, place, leaving)
 
 
 @contextmanager

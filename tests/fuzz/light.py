@@ -9,6 +9,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from mesh.cli.identities import ROLES, read_holder
 from mesh.errors import PeerUnreachable, ProtocolViolation
 from mesh.provider.survey import model_bytes
 from mesh.transport.libp2p import circuit, negotiation, yamux_frames
@@ -209,6 +210,19 @@ def decoders() -> list[Decoder]:
             (),
             lambda sample, data, size: None if type(size) is int and size > 0 else f"a size of {size!r}",
             ("mesh.provider.survey:model_bytes",),
+            mutate_json,
+        ),
+        Decoder(
+            "who has a key",
+            lambda: [
+                json.dumps({"role": "provider", "pid": 7, "parent": 1, "place": "a b", "leaving": False}).encode(),
+            ],
+            lambda data: read_holder(Path("key"), data),
+            (),
+            lambda sample, data, found: (
+                None if found is None or (found.role in ROLES and 0 < found.pid < 1 << 31) else f"a holder like {found}"
+            ),
+            ("mesh.cli.identities:read_holder",),
             mutate_json,
         ),
     ]

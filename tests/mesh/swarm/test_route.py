@@ -112,6 +112,7 @@ def test_loads_and_penalties_given_at_choosing_count_as_if_the_view_had_them(
             p,
             load=max(p.load, loads.get(p.peer, 0)),
             block_rate=(p.block_rate or 100.0) / factors.get(p.peer, 1.0),
+            link_rate=p.link_rate / factors.get(p.peer, 1.0),
         )
         for p in providers
     ]
