@@ -148,7 +148,7 @@ MUTATIONS = (
             Edit("mesh.payment.collector", "Collector._load", "tab.doubtful = tab.claimed", "pass"),
             Edit("mesh.payment.collector", "Collector.run", "elif customer.dropped and", "elif False and"),
         ),
-        first=40,
+        first=120,
     ),
     Mutation(
         "a provider gives up when the directory does not answer",
