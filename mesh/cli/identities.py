@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,15 @@ class Claim:
     def identity(self) -> Identity:
         """The key's identity, made where there is none yet. Raises `ConfigError`."""
         return Identity.load_or_create(self.key)
+
+    def noting(self, ask: Callable[[], bool]) -> Callable[[], bool]:
+        """`ask`, which asks this process to leave, after writing down that it was asked."""
+
+        def noted() -> bool:
+            self.tell(leaving=True)
+            return ask()
+
+        return noted
 
     def tell(self, *, leaving: bool = False) -> None:
         """Write down who we are, for `mesh leave`."""

@@ -226,15 +226,10 @@ def join(
         )
         with ProgressBars(enabled=not as_json) as progress:
             leaving = Leaving()
-
-            def ask() -> bool:
-                held.tell(leaving=True)
-                return leaving.ask()
-
             run(
                 join_swarm(config, lambda event: show(event, as_json=as_json), progress, leaving),
                 ends_on_signal=True,
-                ask=ask,
+                ask=held.noting(leaving.ask),
             )
     if not as_json:
         err.print("left the swarm")

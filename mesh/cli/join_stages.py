@@ -172,12 +172,7 @@ def serve_stages(options: NodeOptions, identity: Path | None, *, as_json: bool) 
     environment = settled_on(lambda: ask_password(options.wallet, options.password_file, os.environ))
     with claim_key(identity, "provider") as held:
         stages = StagesOfNode(options, held.key, environment, as_json=as_json)
-
-        def ask() -> bool:
-            held.tell(leaving=True)
-            return stages.ask()
-
-        run(stages.run(), ends_on_signal=True, ask=ask)
+        run(stages.run(), ends_on_signal=True, ask=held.noting(stages.ask))
     if not as_json:
         err.print("left the swarm")
 

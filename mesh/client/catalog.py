@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -28,14 +27,7 @@ class Offer:
     def views(self, extra_load: Callable[[str], int] = lambda peer: 0) -> list[ProviderView]:
         """The swarm's view for routing; `extra_load` adds sessions that the records do not know of yet."""
         return [
-            ProviderView(
-                peer=record.peer,
-                span=record.span,
-                block_rate=record.throughput,
-                serving=record.state == "serving",
-                load=max(record.sessions, record.queue_depth, extra_load(record.peer)),
-                link_rate=record.link_rate or math.inf,
-            )
+            record.view(load=max(record.sessions, record.queue_depth, extra_load(record.peer)))
             for record in self.records
         ]
 

@@ -18,6 +18,7 @@ import msgpack
 
 from mesh.errors import BadRecord, InternalError
 from mesh.identity import SIGNATURE_SIZE, Identity, verify
+from mesh.swarm.view import ProviderView
 from shards.span import Span
 
 State = Literal["joining", "loading", "serving", "draining", "gone"]
@@ -99,6 +100,18 @@ class ProviderRecord:
     @property
     def model_key(self) -> ModelKey:
         return ModelKey(self.model, self.digest)
+
+    def view(self, *, load: int = 0) -> ProviderView:
+        """The provider for routes and placement. A link whose speed is not known is taken to carry everything."""
+        return ProviderView(
+            peer=self.peer,
+            span=self.span,
+            block_rate=self.throughput,
+            serving=self.state == "serving",
+            load=load,
+            max_blocks=self.max_blocks,
+            link_rate=self.link_rate or math.inf,
+        )
 
 
 def provider_key(model: ModelKey) -> bytes:

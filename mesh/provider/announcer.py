@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable
 
 from mesh.discovery.directory import Directory
@@ -61,15 +60,5 @@ def committed_and_claims(
         if record.state == "joining":
             claims.append(Claim(record.peer, record.span))
         elif record.state in ("loading", "serving"):
-            serving = record.state == "serving"
-            committed.append(
-                ProviderView(
-                    record.peer,
-                    record.span,
-                    record.throughput,
-                    serving,
-                    max_blocks=record.max_blocks,
-                    link_rate=record.link_rate or math.inf,
-                )
-            )
+            committed.append(record.view())
     return committed, claims

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -295,15 +295,18 @@ class _Provider:
         await self._announcer.try_announce(self._record(span, "loading"))
         return span
 
+    async def _records(self) -> Sequence[ProviderRecord]:
+        """Everybody's of our model."""
+        return await self._node.directory.providers(ModelKey(self._files.name, self._files.digest))
+
     async def _look(self) -> tuple[list[ProviderView], list[Claim]]:
         """The others of our model: those who serve or load, and those who still choose."""
-        records = await self._node.directory.providers(ModelKey(self._files.name, self._files.digest))
-        return committed_and_claims(records, without={self._node.peer_id})
+        return committed_and_claims(await self._records(), without={self._node.peer_id})
 
     async def _others(self) -> list[str]:
         """Who else serves our model elsewhere than on this machine; nobody where the directory cannot be asked."""
         try:
-            records = await self._node.directory.providers(ModelKey(self._files.name, self._files.digest))
+            records = await self._records()
         except MeshError as error:
             logger.debug("nobody to measure the link with: %s", error)
             return []

@@ -11,10 +11,22 @@ from mesh.errors import (
 )
 from mesh.transport.channels import TransportSettings
 from mesh.transport.heartbeat import HeartbeatTransport
+from mesh.transport.port import Channel
 from mesh.wire.frame import MAGIC, PREFIX, VERSION, Frame
-from tests.conformance.transports import DEADLINE, PROTOCOL, Inbox, Pair, echo, receive
+from tests.conformance.transports import DEADLINE, PROTOCOL, Inbox, Pair, Side, echo, receive
 
 pytestmark = pytest.mark.timeout(30)
+
+
+async def three_and_not_a_fourth(a: Side, b: Side, inbox: Inbox) -> list[Channel]:
+    """Channels that are let in; one more is broken off."""
+    kept = [await a.open(b.peer_id, PROTOCOL) for _ in range(3)]
+    for _ in kept:
+        await inbox.next()
+    with pytest.raises(PeerUnreachable):
+        surplus = await a.open(b.peer_id, PROTOCOL)
+        await receive(surplus)
+    return kept
 
 
 async def test_too_many_channels_of_one_peer_are_broken_off(pair: Pair) -> None:
@@ -23,12 +35,7 @@ async def test_too_many_channels_of_one_peer_are_broken_off(pair: Pair) -> None:
         if isinstance(a, HeartbeatTransport):
             pytest.skip("its heartbeats take one of the places")
         await b.serve(PROTOCOL, inbox)
-        kept = [await a.open(b.peer_id, PROTOCOL) for _ in range(3)]
-        for _ in kept:
-            await inbox.next()
-        with pytest.raises(PeerUnreachable):
-            surplus = await a.open(b.peer_id, PROTOCOL)
-            await receive(surplus)
+        kept = await three_and_not_a_fourth(a, b, inbox)
 
         inbox.release.set()  # the handlers return, and there is room again
         for channel in kept:
@@ -55,12 +62,7 @@ async def test_who_opens_channels_too_fast_is_refused_for_a_while(pair: Pair) ->
         if isinstance(a, HeartbeatTransport):
             pytest.skip("its heartbeats are one of the openings")
         await b.serve(PROTOCOL, inbox)
-        kept = [await a.open(b.peer_id, PROTOCOL) for _ in range(3)]
-        for _ in kept:
-            await inbox.next()
-        with pytest.raises(PeerUnreachable):
-            surplus = await a.open(b.peer_id, PROTOCOL)
-            await receive(surplus)
+        kept = await three_and_not_a_fourth(a, b, inbox)
         for channel in kept:
             assert not channel.closed  # type: ignore[attr-defined]
 
