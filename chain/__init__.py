@@ -1,1 +1,1 @@
-"""The money: contracts, ledger, vouchers and the staking client."""
+"""The money: contracts, vouchers and the staking client."""

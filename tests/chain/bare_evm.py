@@ -27,8 +27,8 @@ from eth_utils.crypto import keccak
 
 from chain.contract_errors.decode import decode_revert
 from chain.errors import ContractError
-from chain.ledger import Genesis
 from chain.primitives import Address, Bytes32
+from tests.chain.spec import Genesis
 
 GAS = 10**9
 GENESIS_ROOT = bytes.fromhex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421")

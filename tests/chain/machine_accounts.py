@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-from chain.ledger.models import RaterKind
 from chain.primitives import MAX_UINT256, ZERO_ADDRESS, keccak256, key_of, word
 from chain.vouchers import PaymentVoucher, digest, sign
 from tests.chain.machine_base import (
@@ -20,6 +19,7 @@ from tests.chain.machine_base import (
     mostly,
     pick,
 )
+from tests.chain.spec.models import RaterKind
 
 
 class Accounts(Base):

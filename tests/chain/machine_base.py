@@ -17,12 +17,12 @@ from chain.contract_errors import InvalidProof
 from chain.contract_errors.library import MerkleProofInvalidMultiproof
 from chain.emission import HalvingSchedule
 from chain.errors import ContractError, Panicked
-from chain.ledger import Addresses, Genesis, Ledger, Tx
 from chain.merkle import ContributionTree
 from chain.primitives import MAX_UINT256, Address, Bytes32, keccak256, key_of, word
 from chain.vouchers import address_of
 from tests.chain.bare_evm import BareEvm, Contracts
 from tests.chain.observe import Scope, observations, plain
+from tests.chain.spec import Addresses, Genesis, Ledger, Tx
 
 T = TypeVar("T")
 

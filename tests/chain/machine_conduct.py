@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from chain.ledger.disputes import CaseStatus
 from chain.primitives import key_of
 from chain.vouchers import (
     SlaReport,
@@ -13,6 +12,7 @@ from chain.vouchers import (
 from tests.chain.machine_accounts import fresh
 from tests.chain.machine_base import ACTORS, GATEWAYS, OWNER, PROVIDERS, action, mostly, pick
 from tests.chain.machine_work import Work
+from tests.chain.spec.disputes import CaseStatus
 
 
 class Conduct(Work):

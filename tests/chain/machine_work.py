@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from chain.ledger.settlement_state import ChallengeKind, ChallengeStatus
 from chain.merkle import ContributionTree, Leaf
 from chain.primitives import Address, Bytes32, key_of
 from chain.vouchers import (
@@ -19,6 +18,7 @@ from chain.vouchers import (
 )
 from tests.chain.machine_accounts import Accounts, fresh
 from tests.chain.machine_base import ACTORS, GATEWAYS, OWNER, PROVIDERS, SIGNING, action, mostly, pick
+from tests.chain.spec.settlement_state import ChallengeKind, ChallengeStatus
 
 
 class Work(Accounts):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import IntEnum
 from typing import Any
 
-from chain.ledger import Ledger
 from chain.primitives import Address, Bytes32, checksummed, key_of
+from tests.chain.spec import Ledger
 
 PARTS = ("escrow", "settlement", "disputes", "reward_pool", "gateway_staking", "providers", "gateways", "slashing")
 

@@ -29,10 +29,10 @@ from chain.contract_errors import (
 )
 from chain.emission import HalvingSchedule
 from chain.errors import ContractError
-from chain.ledger import Genesis, Ledger, Tx
 from chain.merkle import ContributionTree, Leaf
 from chain.primitives import MAX_UINT256, Address, keccak256, key_of, word
 from chain.vouchers import PaymentVoucher, address_of, digest, sign
+from tests.chain.spec import Genesis, Ledger, Tx
 
 OWNER = keccak256(b"owner")[12:]
 CREATOR, ALICE, BOB, GARY = (keccak256(name)[12:] for name in (b"creator", b"alice", b"bob", b"gary"))

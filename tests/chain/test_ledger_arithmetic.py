@@ -8,7 +8,7 @@ from chain.contract_errors import (
     NothingToClaim,
 )
 from chain.emission import HalvingSchedule, emission_for, fill_pot, rewards, split_fees
-from chain.ledger.journal import Cell, Journal, Table
+from tests.chain.spec.journal import Cell, Journal, Table
 
 
 def test_emission_is_scaled_to_the_budget_and_bounded_by_the_cap() -> None:

@@ -63,7 +63,6 @@ EXEMPT: Final = {
     "shards.chat_template:_Environment._parse": "jinja's hook; templates are in «tokenizer files»",
     "shards.training": "runs on a developer's own files",
     "chain.devnet": "a development chain takes no strangers",
-    "chain.ledger": "a model of the contracts, for tests",
     "chain.consensus:": "takes values, not bytes",
     "chain.mining:": "takes values, not bytes",
     "chain.plots:": "takes values, not bytes",

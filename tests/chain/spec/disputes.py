@@ -21,12 +21,12 @@ from chain.contract_errors import (
     WrongStatus,
     ZeroAddress,
 )
-from chain.ledger.base import Part, Tx, call, check_bounds
-from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_ADDRESS, Address, Bytes32, checksummed, keccak256, key_of, share_of, word
+from tests.chain.spec.base import Part, Tx, call, check_bounds
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 PANEL: Final = 3
 MAX_VERIFIERS: Final = 64

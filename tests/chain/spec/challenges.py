@@ -28,8 +28,11 @@ from chain.contract_errors import (
     WrongModel,
     ZeroAmount,
 )
-from chain.ledger.base import Tx, call, check_bounds
-from chain.ledger.settlement_state import (
+from chain.merkle import Leaf
+from chain.primitives import MAX_UINT96, Address, Bytes32, share_of
+from chain.vouchers import CheckpointCommitment, ContributionReceipt, ContributionVoucher
+from tests.chain.spec.base import Tx, call, check_bounds
+from tests.chain.spec.settlement_state import (
     Challenge,
     ChallengeKind,
     ChallengeStatus,
@@ -39,9 +42,6 @@ from chain.ledger.settlement_state import (
     SettlementState,
     Slot,
 )
-from chain.merkle import Leaf
-from chain.primitives import MAX_UINT96, Address, Bytes32, share_of
-from chain.vouchers import CheckpointCommitment, ContributionReceipt, ContributionVoucher
 
 
 class Challenges(SettlementState):

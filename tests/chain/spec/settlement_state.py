@@ -7,13 +7,13 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from chain.contract_errors import InvalidSignature, NoCheckpoint, NothingToClaim
-from chain.ledger.base import Part, Tx, at_epoch, call, check_bounds, with_change
-from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_HASH, Address, Bytes32, share_of
 from chain.vouchers import Domain, Message, digest, is_signed_by
+from tests.chain.spec.base import Part, Tx, at_epoch, call, check_bounds, with_change
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from chain.contract_errors import (
     UnknownModel,
     WrongPool,
 )
-from chain.ledger.base import Part, Stoppable, Tx, call, check_range
-from chain.ledger.journal import Cell, Table
-from chain.ledger.providers import Provider
 from chain.primitives import Address, Bytes32, checksummed, key_of
+from tests.chain.spec.base import Part, Stoppable, Tx, call, check_range
+from tests.chain.spec.journal import Cell, Table
+from tests.chain.spec.providers import Provider
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ from chain.contract_errors import (
     ZeroAddress,
     ZeroAmount,
 )
-from chain.ledger.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
-from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed, key_of
+from tests.chain.spec.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 
 @dataclass(frozen=True, slots=True)

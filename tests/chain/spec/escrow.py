@@ -19,13 +19,13 @@ from chain.contract_errors import (
     ZeroAddress,
     ZeroAmount,
 )
-from chain.ledger.base import Stoppable, Tx, call, uint128
-from chain.ledger.journal import Table
 from chain.primitives import MAX_UINT64, ZERO_ADDRESS, Address, Bytes32, checksummed, key_of
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
+from tests.chain.spec.base import Stoppable, Tx, call, uint128
+from tests.chain.spec.journal import Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from chain.contract_errors import (
     ZeroAddress,
 )
 from chain.errors import ContractError
-from chain.ledger.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
-from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_ADDRESS, Address, Bytes32, checksummed, key_of
+from tests.chain.spec.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 MAX_PROVIDERS_PER_OWNER: Final = 100
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from chain.ledger.base import Part, Tx, call, check_bounds
-from chain.ledger.journal import Cell
 from chain.primitives import MAX_UINT64, Address
+from tests.chain.spec.base import Part, Tx, call, check_bounds
+from tests.chain.spec.journal import Cell
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 MIN_LENGTH: Final = 2
 MAX_LENGTH: Final = 1_000_000

@@ -20,13 +20,13 @@ from chain.contract_errors import (
     TooFewReports,
     WrongReport,
 )
-from chain.ledger.base import Stoppable, Tx, call, check_bounds
-from chain.ledger.journal import Cell, Table
 from chain.primitives import ZERO_HASH, Address, Bytes32, checksummed, key_of, share_of
 from chain.vouchers import Domain, SlaReport, digest, is_signed_by
+from tests.chain.spec.base import Stoppable, Tx, call, check_bounds
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 MAX_PENALTY_BPS: Final = 1000
 

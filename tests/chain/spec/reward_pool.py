@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from chain.contract_errors import CapTooSmall, EpochPassed, UnknownModel, ZeroAmount
 from chain.emission import EmissionSchedule, emission_for
-from chain.ledger.base import Stoppable, Tx, call
-from chain.ledger.journal import Cell, Table
 from chain.primitives import Address
+from tests.chain.spec.base import Stoppable, Tx, call
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 
 class RewardPool(Stoppable):

@@ -27,10 +27,10 @@ from chain.contract_errors import (
     ZeroRoot,
 )
 from chain.emission import split_fees
-from chain.ledger.base import Tx, call, check_bounds
-from chain.ledger.challenges import Challenges
-from chain.ledger.settlement_state import Checkpoint, CheckpointStatus, Slot
 from chain.primitives import MAX_UINT96, ZERO_HASH, Address, Bytes32, checksummed, key_of
+from tests.chain.spec.base import Tx, call, check_bounds
+from tests.chain.spec.challenges import Challenges
+from tests.chain.spec.settlement_state import Checkpoint, CheckpointStatus, Slot
 
 
 class Settlement(Challenges):

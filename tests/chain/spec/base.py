@@ -17,11 +17,11 @@ from chain.contract_errors import (
     OwnableUnauthorizedAccount,
     SafeCastOverflowedUintDowncast,
 )
-from chain.ledger.journal import Cell
 from chain.primitives import MAX_UINT128, ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed
+from tests.chain.spec.journal import Cell
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 MAX_ID_BYTES: Final = 64
 MAX_METADATA_BYTES: Final = 1024

@@ -14,12 +14,12 @@ from chain.contract_errors import (
     SupplyCapExceeded,
     ZeroAddress,
 )
-from chain.ledger.base import Part, Tx, call
-from chain.ledger.journal import Cell, Table
 from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address, checksummed
+from tests.chain.spec.base import Part, Tx, call
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 SUPPLY_CAP: Final = 10**28
 

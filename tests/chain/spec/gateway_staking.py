@@ -19,12 +19,12 @@ from chain.contract_errors import (
     WindDownNotOver,
     ZeroAmount,
 )
-from chain.ledger.base import Stoppable, Tx, call, check_bounds, check_range, uint128
-from chain.ledger.journal import Cell, Table
 from chain.primitives import Address, Bytes32, key_of
+from tests.chain.spec.base import Stoppable, Tx, call, check_bounds, check_range, uint128
+from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
-    from chain.ledger.world import Ledger
+    from tests.chain.spec.world import Ledger
 
 MAX_MIN_STAKE: Final = 10**26
 

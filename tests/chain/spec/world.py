@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from chain.emission import EmissionSchedule, HalvingSchedule
-from chain.ledger.clock import EpochController
-from chain.ledger.disputes import Disputes
-from chain.ledger.escrow import Escrow
-from chain.ledger.gateway_staking import GatewayStaking
-from chain.ledger.gateways import GatewayRegistry
-from chain.ledger.journal import Journal
-from chain.ledger.models import ModelRegistry
-from chain.ledger.pools import ProviderStaking, Router
-from chain.ledger.providers import ProviderRegistry
-from chain.ledger.reward_pool import RewardPool
-from chain.ledger.settlement import Settlement
-from chain.ledger.slashing import Slashing
-from chain.ledger.token import FuncToken
 from chain.primitives import FUNC, Address, Bytes32, keccak256, word
+from tests.chain.spec.clock import EpochController
+from tests.chain.spec.disputes import Disputes
+from tests.chain.spec.escrow import Escrow
+from tests.chain.spec.gateway_staking import GatewayStaking
+from tests.chain.spec.gateways import GatewayRegistry
+from tests.chain.spec.journal import Journal
+from tests.chain.spec.models import ModelRegistry
+from tests.chain.spec.pools import ProviderStaking, Router
+from tests.chain.spec.providers import ProviderRegistry
+from tests.chain.spec.reward_pool import RewardPool
+from tests.chain.spec.settlement import Settlement
+from tests.chain.spec.slashing import Slashing
+from tests.chain.spec.token import FuncToken
 
 Wallet = Callable[[Bytes32, bytes], bool]
 """A contract account's answer to (digest, signature), as by ERC-1271. Must be pure."""
