@@ -14,7 +14,7 @@ from chain.errors import ChainConfigError, ContractError
 from chain.units import format_func
 from mesh.cli.chain_session import Session, chain_command, chain_folder
 from mesh.cli.console import err, out
-from mesh.payment.earnings import (
+from mesh.payment.settlement.earnings import (
     Compensated,
     Earning,
     Pending,
@@ -30,7 +30,7 @@ from mesh.payment.earnings import (
 if TYPE_CHECKING:
     from chain.client.calls.network import EpochStatus
     from chain.client.staking import StakingClient
-    from mesh.payment.journal import Side, Slot
+    from mesh.payment.credit.store import Side, Slot
 
 POSTED = 1
 OTHER_FILES = ("-settlement",)
@@ -138,7 +138,7 @@ async def _pending(client: StakingClient, ids: set[str], folder: Path) -> list[P
 
 def _slots(folder: Path, side: Side) -> list[Slot]:
     """Every voucher in this user's journals of one side."""
-    from mesh.payment.journal import PaymentJournal
+    from mesh.payment.credit.store import PaymentJournal
 
     role = "provider" if side == "held" else "gateway"
     found: list[Slot] = []

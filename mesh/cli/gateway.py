@@ -23,7 +23,7 @@ from mesh.identity import Identity
 if TYPE_CHECKING:
     import uvicorn
 
-    from mesh.payment.desk import Ask, PaymentConfig, Tell
+    from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
 

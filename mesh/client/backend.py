@@ -29,7 +29,7 @@ from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
-from mesh.payment.purser import Purser
+from mesh.payment.credit.issuer import Purser
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport

@@ -18,7 +18,7 @@ from mesh.errors import Cancelled, ConfigError, InternalError, InvalidRequest, N
 from mesh.identity import Identity
 from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
-from mesh.payment.purser import Purser
+from mesh.payment.credit.issuer import Purser
 from shards.sampling_params import SEED_BITS, SamplingParams
 
 DEFAULT_MAX_TOKENS = 256

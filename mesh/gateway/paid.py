@@ -13,15 +13,15 @@ from mesh.client.client import Client
 from mesh.gateway.billing import Billing, BillingConfig, billing_for
 from mesh.gateway.metrics import Metrics
 from mesh.identity import Identity
-from mesh.payment.desk import Ask, Desk, PaymentConfig, Tell, gateway_desk
-from mesh.payment.gateway_settlement import GatewaySettlement
-from mesh.payment.known_gateways import KnownGateways
-from mesh.payment.leaves_service import LeavesService
-from mesh.payment.prober import Prober
-from mesh.payment.purser import Purser
-from mesh.payment.settling import SettlementEvent
-from mesh.payment.sla import SlaBook
-from mesh.payment.sla_enforcer import SlaEnforcer
+from mesh.payment.credit.issuer import Purser
+from mesh.payment.onchain.registration import Ask, Desk, PaymentConfig, Tell, gateway_desk
+from mesh.payment.settlement.gateway import GatewaySettlement
+from mesh.payment.settlement.leaves import LeavesService
+from mesh.payment.settlement.loop import SettlementEvent
+from mesh.payment.sla.enforcer import SlaEnforcer
+from mesh.payment.sla.known_gateways import KnownGateways
+from mesh.payment.sla.prober import Prober
+from mesh.payment.sla.reports import SlaBook
 from mesh.transport.port import PeerId
 
 

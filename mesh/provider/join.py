@@ -38,7 +38,7 @@ from shards.span import Span
 from shards.stage import StageModel
 
 if TYPE_CHECKING:
-    from mesh.payment.desk import Desk
+    from mesh.payment.onchain.registration import Desk
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ async def join(
     async with AsyncExitStack() as stack:
         desk = None
         if config.payment is not None:
-            from mesh.payment.desk import provider_desk  # who serves for free needs nothing of the chain
+            # Needed only here: a provider that serves for free needs nothing of the chain.
+            from mesh.payment.onchain.registration import provider_desk
 
             desk = await stack.enter_async_context(
                 provider_desk(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from mesh.errors import MeshError
-from mesh.payment.collector import Collector
+from mesh.payment.credit.collector import Collector
 from mesh.provider.control import ControlChannel
 from mesh.provider.live import LiveSession
 from mesh.provider.sessions import SessionTable

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from mesh.errors import BadTensor, InternalError, ProtocolViolation
-from mesh.payment.collector import Collector
+from mesh.payment.credit.collector import Collector
 from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
 from mesh.provider.live import LiveSession, tail_for

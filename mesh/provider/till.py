@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 
 from mesh.errors import MeshError, ProtocolViolation
-from mesh.payment.collector import Bill, Collector, Customer
-from mesh.payment.terms import NotAccepted
-from mesh.payment.units import W_PROMPT
+from mesh.payment.credit.collector import Bill, Collector, Customer
+from mesh.payment.credit.terms import NotAccepted
+from mesh.payment.credit.units import W_PROMPT
 from mesh.provider.control import ControlChannel
 from mesh.provider.live import LiveSession
 from mesh.provider.sessions import HopSession, NotAdmitted

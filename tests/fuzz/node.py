@@ -32,7 +32,7 @@ from chain.primitives import key_of
 from chain.units import parse_func
 from chain.wallet import open_keystore, read_private_key
 from mesh.errors import ProtocolViolation
-from mesh.payment.known_gateways import peer_of
+from mesh.payment.sla.known_gateways import peer_of
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.peers import ME
@@ -262,7 +262,7 @@ def decoders() -> list[Decoder]:
             lambda data: peer_of(_text(data)) or _nothing(),
             (ProtocolViolation,),
             lambda sample, data, peer: None if peer.encode() in data else "another peer",
-            ("mesh.payment.known_gateways:peer_of",),
+            ("mesh.payment.sla.known_gateways:peer_of",),
             mutate_json,
         ),
         Decoder(

@@ -15,7 +15,7 @@ from mesh.client.types import Completion, GenerateRequest, TokenLogprob
 from mesh.discovery.directory import MemoryBoard, MemoryDirectory
 from mesh.discovery.records import FileDigest, ProviderRecord
 from mesh.identity import Identity
-from mesh.payment.journal import PaymentJournal
+from mesh.payment.credit.store import PaymentJournal
 from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.service import StageService

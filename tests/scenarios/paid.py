@@ -34,7 +34,7 @@ runpy.run_module("mesh", run_name="__main__", alter_sys=True)
 SKEWED = "import time; right = time.time; time.time = lambda: right() + {ahead}"
 """A clock that is wrong."""
 GREEDY = """
-from mesh.payment.collector import Collector
+from mesh.payment.credit.collector import Collector
 finish = Collector.finish
 Collector.finish = lambda self, bill, begun, done: finish(self, bill, begun, done + done // 4)
 """
@@ -46,7 +46,7 @@ live.hidden_payload = lambda pieces: honest([piece * float("nan") for piece in p
 """
 """A provider that hands over what is no number."""
 REPLAYING = """
-import mesh.payment.purser as purser
+import mesh.payment.credit.issuer as purser
 honest, sent = purser.Voucher, []
 def voucher(*values):
     sent.append(honest(*values))

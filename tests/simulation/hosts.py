@@ -20,11 +20,11 @@ from chain.wallet import Account
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.identity import Identity
 from mesh.node import NodeConfig
-from mesh.payment.binding import Binding, Role, sign_binding
-from mesh.payment.collector import Collector
-from mesh.payment.journal import PaymentJournal
-from mesh.payment.purser import Purser
-from mesh.payment.terms import CreditTerms, ProviderFacts
+from mesh.payment.credit.binding import Binding, Role, sign_binding
+from mesh.payment.credit.collector import Collector
+from mesh.payment.credit.issuer import Purser
+from mesh.payment.credit.store import PaymentJournal
+from mesh.payment.credit.terms import CreditTerms, ProviderFacts
 from mesh.provider.events import Chose, JoinEvent, Serving
 from mesh.provider.join import JoinConfig, Leaving, _Provider
 from mesh.provider.model_files import ModelFiles

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from mesh.payment.tabs import GatewayTab, Pair, ProviderTab
-from mesh.payment.units import W_GENERATED, SessionMeter
+from mesh.payment.credit.line import GatewayTab, Pair, ProviderTab
+from mesh.payment.credit.units import W_GENERATED, SessionMeter
 from mesh.transport.port import PeerId
 from mesh.wire.frame import Frame
 from mesh.wire.messages import CONTROL_PROTOCOL, OpenSession, decode

@@ -33,10 +33,10 @@ class Mutation:
     simulation: Literal["swarm", "placement", "paying"] = "swarm"
 
 
-_JOURNAL = "mesh.payment.journal"
+_JOURNAL = "mesh.payment.credit.store"
 _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
-_TABS = "mesh.payment.tabs"
+_TABS = "mesh.payment.credit.line"
 _BILLING = "mesh.gateway.billing"
 _FREE = "self.table.close(live.entry.id, live.entry.client)"
 _KEEP = "keep = next(iter(self.sessions), locals().get('keep'))"
@@ -74,7 +74,7 @@ MUTATIONS = (
         "a provider counts a voucher before it is written down",
         (
             Edit(
-                "mesh.payment.collector",
+                "mesh.payment.credit.collector",
                 "Collector.voucher",
                 "        await asyncio.to_thread(",
                 "        customer.tab.accept(message.epoch, message.units)\n        await asyncio.to_thread(",
@@ -145,8 +145,8 @@ MUTATIONS = (
     Mutation(
         "who has once used up its credit gets no second chance",
         (
-            Edit("mesh.payment.collector", "Collector._load", "tab.doubtful = tab.claimed", "pass"),
-            Edit("mesh.payment.collector", "Collector.run", "elif customer.dropped and", "elif False and"),
+            Edit("mesh.payment.credit.collector", "Collector._load", "tab.doubtful = tab.claimed", "pass"),
+            Edit("mesh.payment.credit.collector", "Collector.run", "elif customer.dropped and", "elif False and"),
         ),
         first=120,
     ),

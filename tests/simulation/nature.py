@@ -20,10 +20,10 @@ from unittest.mock import patch
 import numpy as np
 
 import mesh.discovery.records as records
-import mesh.payment.binding as binding
-import mesh.payment.collector as collector
-import mesh.payment.purser as purser
-import mesh.payment.terms as terms
+import mesh.payment.credit.binding as binding
+import mesh.payment.credit.collector as collector
+import mesh.payment.credit.issuer as purser
+import mesh.payment.credit.terms as terms
 import mesh.provider.join as join
 import mesh.provider.service as service
 from chain import primitives, vouchers

@@ -11,11 +11,11 @@ from chain.primitives import checksummed
 from chain.vouchers import Domain
 from chain.wallet import Account
 from mesh.identity import Identity
-from mesh.payment.binding import Binding, sign_binding
-from mesh.payment.collector import Collector
-from mesh.payment.journal import PaymentJournal
-from mesh.payment.purser import Purser
-from mesh.payment.terms import CreditTerms, NotAccepted, ProviderFacts
+from mesh.payment.credit.binding import Binding, sign_binding
+from mesh.payment.credit.collector import Collector
+from mesh.payment.credit.issuer import Purser
+from mesh.payment.credit.store import PaymentJournal
+from mesh.payment.credit.terms import CreditTerms, NotAccepted, ProviderFacts
 from shards.span import Span
 
 DOMAIN = Domain(31337, bytes(range(20)))
@@ -25,7 +25,7 @@ THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
 
 @dataclass
 class MemoryChain:
-    """`mesh.payment.terms.ChainView`: what tests write into it is what the chain says."""
+    """`mesh.payment.credit.terms.ChainView`: what tests write into it is what the chain says."""
 
     domain: Domain = DOMAIN
     epoch: int = 7
