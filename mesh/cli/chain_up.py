@@ -110,8 +110,8 @@ async def fund(
     native: Annotated[str, typer.Option("--gas", help="The coin that pays gas, to give.")] = "10",
 ) -> None:
     """Give FUNC and gas money from the development chain's account 0."""
+    from chain.client.pending import Call
     from chain.client.staking import StakingClient
-    from chain.client.tickets import Call
     from chain.deploy import Deployment, read_address
     from chain.devnet.accounts import CHAIN_ID, faucet
     from chain.errors import ChainConfigError

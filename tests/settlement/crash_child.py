@@ -19,7 +19,7 @@ from mesh.errors import PeerUnreachable
 from mesh.payment.credit.store import PaymentJournal, Slot
 from mesh.payment.settlement.gateway import GatewaySettlement
 from mesh.payment.settlement.leaves import CheckedLeaves
-from mesh.payment.settlement.loop import Settler
+from mesh.payment.settlement.loop import SettlementLoop
 from mesh.payment.settlement.provider import ProviderSettlement, leaves_from_bytes
 from mesh.payment.settlement.store import SettlementStore
 
@@ -90,7 +90,7 @@ async def settle(
             return leaves_from_bytes(body, slot, root, data_hash)
 
         async with client:
-            settlement: Settler
+            settlement: SettlementLoop
             if name.startswith("gate"):
                 settlement = GatewaySettlement(client, name, payments, store, Vouchers(vouchers))
             else:

@@ -1,4 +1,4 @@
-"""The provider's cashier: who may open sessions, what they owe, receipts out and vouchers in."""
+"""The provider's collector of vouchers: who may open sessions, what they owe, receipts out and vouchers in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureEr
 from chain.wallet import Account
 from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import Identity
-from mesh.payment.credit.line import GENESIS, EpochTab, Pair, ProviderTab
+from mesh.payment.credit.line import GENESIS, CreditLine, EpochUnits, Pair
 from mesh.payment.credit.store import PaymentJournal
 from mesh.payment.credit.terms import ChainView, CreditTerms, NotAccepted, accept_binding
 from mesh.payment.credit.units import W_GENERATED, SessionMeter
@@ -38,7 +38,7 @@ class Customer:
 
     peer: str
     signer: str
-    tab: ProviderTab
+    line: CreditLine
     tell: Callable[[Message], None]
     receipted_at: float = 0.0
     stalled_since: float | None = None
@@ -61,7 +61,7 @@ class Bill:
     def begin(self, processed: int) -> int:
         """Units that running positions below `processed` adds; they count as running."""
         units = self.blocks * self.meter.advance(processed)
-        self.customer.tab.begin(units)
+        self.customer.line.begin(units)
         return units
 
     def price_of(self, processed: int) -> int:
@@ -74,10 +74,10 @@ class Bill:
         known = SessionMeter(self.meter.prompt, self.meter.fed, min(received, self.meter.processed))
         rest = self.blocks * (self.meter.tokens - known.tokens)
         if rest > 0:
-            self.customer.tab.excuse(rest, FREE_POSITIONS * W_GENERATED * self.blocks)
+            self.customer.line.excuse(rest, FREE_POSITIONS * W_GENERATED * self.blocks)
 
 
-class Collector:
+class VoucherCollector:
     """One provider's books. `run` beside the service that asks it."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Collector:
             binding = accept_binding(data, peer=peer, role="gateway", domain=self._chain.domain)
             await self._chain.check_gateway(binding)
             pair = Pair(binding.id, self.provider, self.model_id)
-            rival = next((c for c in self._customers.values() if c.tab.pair == pair and c.peer != peer), None)
+            rival = next((c for c in self._customers.values() if c.line.pair == pair and c.peer != peer), None)
             if rival is not None:
                 raise NotAccepted(f"gateway {binding.id!r} is here already, as peer {rival.peer}")
         except (BadRecord, NotAccepted) as error:
@@ -123,31 +123,31 @@ class Collector:
             tell(Unwelcome("not_accepted", str(error)[:2000], 5000))
             return
         known = self._customers.get(peer)
-        if known is None or known.tab.pair != pair:
-            tab, last = await asyncio.to_thread(self._load, pair)
-            known = Customer(peer, binding.address, tab, tell, last=last)
+        if known is None or known.line.pair != pair:
+            line, last = await asyncio.to_thread(self._load, pair)
+            known = Customer(peer, binding.address, line, tell, last=last)
         known.tell, known.signer = tell, binding.address
         self._customers[peer] = known
-        known.tab.turn(self._chain.epoch)
+        known.line.turn(self._chain.epoch)
         tell(Welcome(self.provider, self.model_id, self.terms.tokens))
-        if known.last is not None and known.last.epoch == known.tab.epoch:
+        if known.last is not None and known.last.epoch == known.line.epoch:
             tell(known.last)
 
-    def _load(self, pair: Pair) -> tuple[ProviderTab, Receipt | None]:
-        """What an earlier process left: the newest epoch's tab, and its last receipt."""
-        tab = ProviderTab(pair, self.terms.tokens * self._blocks)
-        tab.sequence, tab.link = self._journal.chain("held", pair)
+    def _load(self, pair: Pair) -> tuple[CreditLine, Receipt | None]:
+        """What an earlier process left: a line with the newest epoch, and its last receipt."""
+        line = CreditLine(pair, self.terms.tokens * self._blocks)
+        line.sequence, line.link = self._journal.chain("held", pair)
         for slot in self._journal.slots("held", pair=pair):
-            tab.epoch = slot.epoch
-            tab.epochs = {slot.epoch: EpochTab(slot.receipt_units, slot.voucher_units)}
+            line.epoch = slot.epoch
+            line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units)}
         # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
-        tab.doubtful = tab.claimed
+        line.doubtful = line.claimed
         rows = self._journal.receipts("held", pair)[-2:]
         if not rows:
-            return tab, None
+            return line, None
         previous = rows[0][3] if len(rows) == 2 else GENESIS
         sequence, epoch, units, link, signature = rows[-1]
-        return tab, Receipt(epoch, sequence, units, previous, signature, self._identity.sign(link))
+        return line, Receipt(epoch, sequence, units, previous, signature, self._identity.sign(link))
 
     def customer(self, peer: str) -> Customer | None:
         return self._customers.get(peer)
@@ -162,11 +162,11 @@ class Collector:
         """The bill of a new session. Raises `NotAccepted` when the customer has used up its credit."""
         if customer.dropped:
             raise NotAccepted(
-                f"{customer.tab.unpaid} units are unpaid, more than the credit of {customer.tab.credit}: "
+                f"{customer.line.unpaid} units are unpaid, more than the credit of {customer.line.credit}: "
                 "sign a voucher for the last receipt"
             )
         meter = SessionMeter(prompt, fed)
-        allowed = customer.tab.paid // max(1, self._blocks) + REPLAY_CREDITS * self.terms.tokens
+        allowed = customer.line.paid // max(1, self._blocks) + REPLAY_CREDITS * self.terms.tokens
         if customer.replayed + meter.replayed > allowed:
             raise NotAccepted("more is resumed here than was ever paid for")
         customer.replayed += meter.replayed
@@ -174,9 +174,9 @@ class Collector:
 
     def finish(self, bill: Bill, begun: int, done: int) -> None:
         """Work that was begun has ended; `done` of its units count."""
-        tab = bill.customer.tab
-        tab.finish(begun, done)
-        if 4 * tab.open >= tab.credit:
+        line = bill.customer.line
+        line.finish(begun, done)
+        if 4 * line.open >= line.credit:
             self._nudge.set()
 
     def wait(self, customer: Customer) -> None:
@@ -193,8 +193,8 @@ class Collector:
         customer = self._customers.get(peer)
         if customer is None:
             raise ProtocolViolation("a voucher came before an introduction", peer=peer)
-        pair = customer.tab.pair
-        if not customer.tab.check(message.epoch, message.units):
+        pair = customer.line.pair
+        if not customer.line.check(message.epoch, message.units):
             return
         signed = ContributionVoucher(
             key_of(pair.gateway), key_of(pair.provider), pair.model_id, message.epoch, message.units
@@ -208,7 +208,7 @@ class Collector:
         await asyncio.to_thread(
             self._journal.record_voucher, "held", pair, peer, message.epoch, message.units, message.signature
         )
-        customer.tab.accept(message.epoch, message.units)
+        customer.line.accept(message.epoch, message.units)
         customer.stalled_since, customer.dropped = None, False
         self.release(customer)
 
@@ -223,22 +223,22 @@ class Collector:
             self._nudge.clear()
             now, epoch = time.monotonic(), self._chain.epoch
             for customer in tuple(self._customers.values()):
-                customer.tab.turn(epoch)
+                customer.line.turn(epoch)
                 if self._receipt_due(customer, now):
                     await self._send_receipt(customer, now)
                 stalled = customer.stalled_since
                 if stalled is not None and now - stalled > self.terms.pause_seconds and not customer.dropped:
                     customer.dropped = True
-                    customer.pardoned_at = now + customer.tab.pardon_after(self.terms.pause_seconds)
+                    customer.pardoned_at = now + customer.line.pardon_after(self.terms.pause_seconds)
                     logger.warning(
                         "gateway %s has not paid for %d units in %g s: its sessions are dropped",
-                        customer.tab.pair.gateway,
-                        customer.tab.unpaid,
+                        customer.line.pair.gateway,
+                        customer.line.unpaid,
                         self.terms.pause_seconds,
                     )
                     self.drop(customer)
                 elif customer.dropped and now >= customer.pardoned_at:
-                    customer.tab.pardon()
+                    customer.line.pardon()
                     customer.stalled_since, customer.dropped = None, False
 
     async def flush(self, seconds: float) -> None:
@@ -247,17 +247,17 @@ class Collector:
         for customer in tuple(self._customers.values()):
             customer.receipted_at = 0.0
         self._nudge.set()
-        while any(c.tab.claimed for c in self._customers.values()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while any(c.line.claimed for c in self._customers.values()) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(TICK_SECONDS)
 
     def _receipt_due(self, customer: Customer, now: float) -> bool:
-        tab = customer.tab
-        if not tab.open:
+        line = customer.line
+        if not line.open:
             return False
-        return 4 * tab.open >= tab.credit or now - customer.receipted_at >= self.terms.receipt_seconds
+        return 4 * line.open >= line.credit or now - customer.receipted_at >= self.terms.receipt_seconds
 
     async def _send_receipt(self, customer: Customer, now: float) -> None:
-        claim = customer.tab.claim()
+        claim = customer.line.claim()
         if claim is None:
             return
         pair = claim.pair

@@ -1,4 +1,4 @@
-"""The gateway's cashier: introduces us to providers, counts what they have done for us, and signs vouchers for it."""
+"""The gateway's issuer of vouchers: introduces us to providers, counts what they have done, and signs for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mesh.discovery.records import ProviderRecord
 from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation
 from mesh.identity import verify
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.line import EpochTab, GatewayTab, Pair, ReceiptClaim
+from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim, VoucherLine
 from mesh.payment.credit.store import PaymentJournal, Sealed
 from mesh.payment.credit.terms import ChainView, NotAccepted, accept_binding
 from mesh.wire.messages import Message
@@ -34,16 +34,16 @@ class Creditor:
 
     peer: str
     signer: str
-    tab: GatewayTab
+    line: VoucherLine
     credit: int
     """Units that may be unpaid before it pauses."""
     say: Callable[[Message], Awaitable[None]]
     lock: asyncio.Lock
-    """Of the tab, which may have a creditor on a channel that has just ended beside this one."""
+    """Of the line, which may have a creditor on a channel that has just ended beside this one."""
     signing: bool = False
 
 
-class Purser:
+class VoucherIssuer:
     """One gateway's books. Nothing is signed for tokens that have not reached us. `binding` makes our own, fresh."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Purser:
         self._chain = chain
         self._tasks = tasks
         self._creditors: dict[str, Creditor] = {}
-        self._tabs: dict[Pair, GatewayTab] = {}
+        self._lines: dict[Pair, VoucherLine] = {}
         self._locks: dict[Pair, asyncio.Lock] = {}
         self.known: dict[str, str] = {}
         """Peers of the active providers that announced themselves, by provider id."""
@@ -107,7 +107,7 @@ class Purser:
         blocks: int,
         say: Callable[[Message], Awaitable[None]],
     ) -> None:
-        """Open (or go on with) the tab of a provider that answered; `account` is the binding in its record.
+        """Open (or go on with) the line of a provider that answered; `account` is the binding in its record.
 
         Raises `PeerFailed` when it does not want us, `ProtocolViolation` when it is not who its record says.
         """
@@ -121,20 +121,20 @@ class Purser:
         if (answer.provider, answer.model_id) != (binding.id, facts.model_id) or answer.credit > MAX_CREDIT:
             raise ProtocolViolation(f"{peer} welcomes us as somebody else than it announced", peer=peer)
         pair = Pair(self.gateway, binding.id, facts.model_id)
-        tab = self._tabs.get(pair)
-        if tab is None:
+        line = self._lines.get(pair)
+        if line is None:
             loaded = await asyncio.to_thread(self._load, pair, answer.credit * blocks)
-            tab = self._tabs.setdefault(pair, loaded)
+            line = self._lines.setdefault(pair, loaded)
         lock = self._locks.setdefault(pair, asyncio.Lock())
-        self._creditors[peer] = Creditor(peer, facts.signer, tab, answer.credit * blocks, say, lock)
+        self._creditors[peer] = Creditor(peer, facts.signer, line, answer.credit * blocks, say, lock)
 
-    def _load(self, pair: Pair, credit: int) -> GatewayTab:
-        tab = GatewayTab(pair)
-        tab.sequence, tab.link = self._journal.chain("issued", pair)
+    def _load(self, pair: Pair, credit: int) -> VoucherLine:
+        line = VoucherLine(pair)
+        line.sequence, line.link = self._journal.chain("issued", pair)
         for slot in self._journal.slots("issued", pair=pair):
-            tab.epochs[slot.epoch] = EpochTab(slot.receipt_units, slot.voucher_units)
-            tab.grace = credit
-        return tab
+            line.epochs[slot.epoch] = EpochUnits(slot.receipt_units, slot.voucher_units)
+            line.grace = credit
+        return line
 
     # --- what was done for us ---
 
@@ -143,7 +143,7 @@ class Purser:
         creditor = self._creditors.get(peer)
         if creditor is None or not units:
             return
-        creditor.tab.verified += units
+        creditor.line.verified += units
         self._consider(creditor)
 
     def receipt(self, peer: str, message: Receipt) -> None:
@@ -151,17 +151,17 @@ class Purser:
         creditor = self._creditors.get(peer)
         if creditor is None:
             raise ProtocolViolation("a receipt came before an introduction", peer=peer)
-        tab = creditor.tab
-        if message.sequence == tab.sequence:
+        line = creditor.line
+        if message.sequence == line.sequence:
             self._again(creditor)  # sent again after a broken connection
             return
-        claim = tab.check_receipt(message.epoch, message.sequence, message.units)
+        claim = line.check_receipt(message.epoch, message.sequence, message.units)
         if message.previous != claim.previous:
-            logger.warning("receipts of %s between %d and %d are missing", peer, tab.sequence, message.sequence)
+            logger.warning("receipts of %s between %d and %d are missing", peer, line.sequence, message.sequence)
             claim = ReceiptClaim(claim.pair, claim.epoch, claim.sequence, claim.units, message.previous)
         if not verify(peer, claim.link, message.endorsement):
             raise ProtocolViolation("a receipt that its peer did not sign", peer=peer)
-        pair = tab.pair
+        pair = line.pair
         signed = ContributionReceipt(
             key_of(pair.gateway), key_of(pair.provider), pair.model_id, claim.epoch, claim.units
         )
@@ -171,19 +171,19 @@ class Purser:
             raise ProtocolViolation(f"a receipt with a bad signature: {error}", peer=peer) from error
         if checksummed(signer) != creditor.signer:
             raise ProtocolViolation("a receipt that the provider's key did not sign", peer=peer)
-        tab.follow(claim)
+        line.follow(claim)
         self.on_receipt()
         self._tasks.create_task(self._keep(creditor, claim, message.signature))
 
     def _again(self, creditor: Creditor) -> None:
         """The provider may have missed our last voucher: say it once more, or sign a higher one."""
-        tab = creditor.tab
+        line = creditor.line
         self._consider(creditor)
-        if not creditor.signing and tab.epochs:
-            self._tasks.create_task(self._repeat(creditor, max(tab.epochs)))
+        if not creditor.signing and line.epochs:
+            self._tasks.create_task(self._repeat(creditor, max(line.epochs)))
 
     async def _repeat(self, creditor: Creditor, epoch: int) -> None:
-        slots = await asyncio.to_thread(self._journal.slots, "issued", epoch=epoch, pair=creditor.tab.pair)
+        slots = await asyncio.to_thread(self._journal.slots, "issued", epoch=epoch, pair=creditor.line.pair)
         for slot in slots:
             if slot.voucher_signature is not None:
                 try:
@@ -205,7 +205,7 @@ class Purser:
                 signature,
             )
             # Only now may a voucher rest on it: a voucher without its receipt would be a leaf without support.
-            creditor.tab.receipt(claim)
+            creditor.line.receipt(claim)
         self._consider(creditor)
 
     # --- vouchers ---
@@ -217,21 +217,21 @@ class Purser:
 
     def _next_epoch(self, creditor: Creditor) -> int | None:
         """The epoch to sign for: the newest with something due that may still be signed."""
-        tab, current = creditor.tab, self._chain.epoch
-        for epoch in sorted(tab.epochs, reverse=True):
-            if abs(epoch - current) <= 1 and tab.due(epoch) is not None:
+        line, current = creditor.line, self._chain.epoch
+        for epoch in sorted(line.epochs, reverse=True):
+            if abs(epoch - current) <= 1 and line.due(epoch) is not None:
                 return epoch
         return None
 
     async def _sign(self, creditor: Creditor) -> None:
-        tab = creditor.tab
+        line = creditor.line
         try:
             async with creditor.lock:
                 epoch = self._next_epoch(creditor)
-                units = tab.due(epoch) if epoch is not None else None
+                units = line.due(epoch) if epoch is not None else None
                 if epoch is None or units is None:
                     return
-                pair = tab.pair
+                pair = line.pair
                 voucher = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, units)
                 signature = self._account.sign_digest(vouchers.digest(self._chain.domain, voucher))
                 try:
@@ -240,9 +240,9 @@ class Purser:
                     )
                 except Sealed:
                     # The provider claims it anew once it sees the new epoch.
-                    tab.epochs[epoch].receipted = tab.epochs[epoch].vouched
+                    line.epochs[epoch].receipted = line.epochs[epoch].vouched
                     return
-                tab.sign(epoch, units)
+                line.sign(epoch, units)
             self.on_voucher()
             await creditor.say(Voucher(epoch, units, signature))
         except PeerError as error:

@@ -51,7 +51,7 @@ class ReceiptClaim:
 
 
 @dataclass(slots=True)
-class EpochTab:
+class EpochUnits:
     """Cumulative units of one epoch: claimed by receipts, and covered by vouchers."""
 
     receipted: int = 0
@@ -59,7 +59,7 @@ class EpochTab:
 
 
 @dataclass(slots=True)
-class ProviderTab:
+class CreditLine:
     """The provider's side. `credit` is how many units may be unpaid before it stops working.
 
     So a gateway that never signs again costs at most `credit` units, once more for each time that we start again or
@@ -74,7 +74,7 @@ class ProviderTab:
     """Done, and in no receipt yet."""
     running: int = 0
     """Being computed."""
-    epochs: dict[int, EpochTab] = field(default_factory=dict)
+    epochs: dict[int, EpochUnits] = field(default_factory=dict)
     sequence: int = 0
     link: bytes = GENESIS
     excused: int = 0
@@ -91,7 +91,7 @@ class ProviderTab:
     @property
     def claimed(self) -> int:
         """Done, and covered by no voucher."""
-        return self.open + sum(tab.receipted - tab.vouched for tab in self.epochs.values())
+        return self.open + sum(counts.receipted - counts.vouched for counts in self.epochs.values())
 
     @property
     def unpaid(self) -> int:
@@ -116,9 +116,9 @@ class ProviderTab:
             return
         self.epoch, self.forgiven = epoch, 0
         for past in [each for each in self.epochs if each < epoch]:
-            tab = self.epochs[past]
-            self.open += tab.receipted - tab.vouched
-            tab.receipted = tab.vouched
+            counts = self.epochs[past]
+            self.open += counts.receipted - counts.vouched
+            counts.receipted = counts.vouched
             if past < epoch - KEPT_EPOCHS:
                 del self.epochs[past]
         self.open, self.excused = max(0, self.open - self.excused), 0
@@ -127,11 +127,11 @@ class ProviderTab:
         """The next receipt, or None when there is nothing new to say."""
         if not self.open:
             return None
-        tab = self.epochs.setdefault(self.epoch, EpochTab())
-        tab.receipted += self.open
+        counts = self.epochs.setdefault(self.epoch, EpochUnits())
+        counts.receipted += self.open
         self.open = 0
         self.sequence += 1
-        claim = ReceiptClaim(self.pair, self.epoch, self.sequence, tab.receipted, self.link)
+        claim = ReceiptClaim(self.pair, self.epoch, self.sequence, counts.receipted, self.link)
         self.link = claim.link
         return claim
 
@@ -140,23 +140,23 @@ class ProviderTab:
 
         One for an epoch whose shortfall has been claimed anew since is taken too.
         """
-        tab = self.epochs.get(epoch)
-        if tab is None:
+        counts = self.epochs.get(epoch)
+        if counts is None:
             raise ProtocolViolation(f"a voucher for epoch {epoch}, in which nothing was claimed")
         late = self.claimed if epoch < self.epoch else 0
-        if units > tab.receipted + late:
-            raise ProtocolViolation(f"a voucher for {units} units, of which {tab.receipted} were claimed")
-        return max(0, units - tab.vouched)
+        if units > counts.receipted + late:
+            raise ProtocolViolation(f"a voucher for {units} units, of which {counts.receipted} were claimed")
+        return max(0, units - counts.vouched)
 
     def accept(self, epoch: int, units: int) -> None:
         """Count a voucher that `check` passed and that is safely written down."""
-        tab = self.epochs[epoch]
-        gained = units - tab.vouched
+        counts = self.epochs[epoch]
+        gained = units - counts.vouched
         if gained <= 0:
             return
-        late = max(0, units - tab.receipted)
-        tab.vouched = units
-        tab.receipted = max(tab.receipted, units)
+        late = max(0, units - counts.receipted)
+        counts.vouched = units
+        counts.receipted = max(counts.receipted, units)
         taken = min(late, self.open)
         self.open -= taken
         self.excused += late - taken  # claimed anew already: that claim asks for too much by this
@@ -186,7 +186,7 @@ class ProviderTab:
 
 
 @dataclass(slots=True)
-class GatewayTab:
+class VoucherLine:
     """The gateway's side. `grace` is paid on the provider's word after a restart, when our own count is lost."""
 
     pair: Pair
@@ -195,17 +195,17 @@ class GatewayTab:
     """Units that tokens which reached us bear out, since we started."""
     signed: int = 0
     """Units that we signed for since we started."""
-    epochs: dict[int, EpochTab] = field(default_factory=dict)
+    epochs: dict[int, EpochUnits] = field(default_factory=dict)
     sequence: int = 0
     link: bytes = GENESIS
 
     def check_receipt(self, epoch: int, sequence: int, units: int) -> ReceiptClaim:
         """The claim in a receipt that follows the last one. Raises `ProtocolViolation`."""
-        tab = self.epochs.get(epoch, EpochTab())
+        counts = self.epochs.get(epoch, EpochUnits())
         if sequence <= self.sequence:
             raise ProtocolViolation(f"receipt {sequence} comes after receipt {self.sequence}")
-        if units < tab.receipted:
-            raise ProtocolViolation(f"a receipt takes back {tab.receipted - units} units")
+        if units < counts.receipted:
+            raise ProtocolViolation(f"a receipt takes back {counts.receipted - units} units")
         return ReceiptClaim(self.pair, epoch, sequence, units, self.link)
 
     def follow(self, claim: ReceiptClaim) -> None:
@@ -215,19 +215,19 @@ class GatewayTab:
 
     def receipt(self, claim: ReceiptClaim) -> None:
         """Count a receipt that is safely written down."""
-        tab = self.epochs.setdefault(claim.epoch, EpochTab())
-        tab.receipted = max(tab.receipted, claim.units)
+        counts = self.epochs.setdefault(claim.epoch, EpochUnits())
+        counts.receipted = max(counts.receipted, claim.units)
 
     def due(self, epoch: int) -> int | None:
         """Cumulative units of `epoch` to sign for now, or None when that would say nothing new."""
-        tab = self.epochs.get(epoch)
-        if tab is None:
+        counts = self.epochs.get(epoch)
+        if counts is None:
             return None
-        more = min(tab.receipted - tab.vouched, self.verified + self.grace - self.signed)
-        return tab.vouched + more if more > 0 else None
+        more = min(counts.receipted - counts.vouched, self.verified + self.grace - self.signed)
+        return counts.vouched + more if more > 0 else None
 
     def sign(self, epoch: int, units: int) -> None:
         """Count a voucher that is written down."""
-        tab = self.epochs[epoch]
-        self.signed += units - tab.vouched
-        tab.vouched = units
+        counts = self.epochs[epoch]
+        self.signed += units - counts.vouched
+        counts.vouched = units

@@ -24,7 +24,7 @@ from chain.wallet import Account
 from mesh.errors import Cancelled, ConfigError
 from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding, Role, sign_binding
-from mesh.payment.credit.collector import Collector
+from mesh.payment.credit.collector import VoucherCollector
 from mesh.payment.credit.store import PaymentJournal
 from mesh.payment.credit.terms import CreditTerms
 from mesh.payment.onchain.view import POLL_SECONDS, StakingView
@@ -65,8 +65,8 @@ class PaymentConfig:
 
 
 @dataclass(slots=True)
-class Desk:
-    """A registered and staked node. Made by `provider_desk` and `gateway_desk`."""
+class ChainRegistration:
+    """A registered and staked node. Made by `provider_registration` and `gateway_registration`."""
 
     role: Role
     id: str
@@ -109,11 +109,11 @@ class Desk:
             tell=tell,
         )
 
-    def collector(self, blocks: int) -> Collector:
+    def collector(self, blocks: int) -> VoucherCollector:
         """The books of a provider that serves so many blocks."""
         if self.model is None:
             raise ValueError("only a provider collects")
-        return Collector(
+        return VoucherCollector(
             provider=self.id,
             model_id=self.model.model_id,
             blocks=blocks,
@@ -126,9 +126,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def provider_desk(
+async def provider_registration(
     config: PaymentConfig, identity: Identity, *, digest: str, name: str, ask: Ask, tell: Tell
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[ChainRegistration]:
     """Register and stake as a provider of the model with this digest, after asking once, unless that is done.
 
     Raises `ConfigError` (model not published, id taken), `Cancelled` (the operator said no), `ChainError`.
@@ -162,12 +162,14 @@ async def provider_desk(
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
         with _books(config, "provider", identifier) as (journal, store):
-            yield Desk("provider", identifier, config, client, view, journal, store, identity, model)
+            yield ChainRegistration("provider", identifier, config, client, view, journal, store, identity, model)
 
 
 @asynccontextmanager
-async def gateway_desk(config: PaymentConfig, identity: Identity, *, ask: Ask, tell: Tell) -> AsyncIterator[Desk]:
-    """Register and stake as a gateway, after asking once, unless that is done. Raises as `provider_desk`."""
+async def gateway_registration(
+    config: PaymentConfig, identity: Identity, *, ask: Ask, tell: Tell
+) -> AsyncIterator[ChainRegistration]:
+    """Register and stake as a gateway, after asking once, unless that is done. Raises as `provider_registration`."""
     identifier = config.identifier or identity.peer_id
     async with _connected(config, tell) as client:
         address = client.address
@@ -194,7 +196,7 @@ async def gateway_desk(config: PaymentConfig, identity: Identity, *, ask: Ask, t
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
         with _books(config, "gateway", identifier) as (journal, store):
-            yield Desk("gateway", identifier, config, client, view, journal, store, identity)
+            yield ChainRegistration("gateway", identifier, config, client, view, journal, store, identity)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from chain.client.staking import StakingClient
 from chain.units import format_func
-from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, Settler, Tell
+from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, SettlementLoop, Tell
 
 
-class CreatorSettlement(Settler):
+class CreatorSettlement(SettlementLoop):
     """Claims what `models`, created by the client's account, have earned."""
 
     def __init__(

@@ -27,7 +27,7 @@ from mesh.payment.settlement.gateway_plan import (
     Uncovered,
     plan_gateway,
 )
-from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, Settler, Tell
+from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, SettlementLoop, Tell
 from mesh.payment.settlement.store import SettlementStore
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 
@@ -54,7 +54,7 @@ class ServiceReports(Protocol):
         """The signed reports of an epoch (JSON), or None when there are none. `domain` is Slashing's."""
 
 
-class GatewaySettlement(Settler):
+class GatewaySettlement(SettlementLoop):
     """Settles for one gateway, whose signer and owner is the client's account.
 
         settlement = GatewaySettlement(client, "my-gateway", journal, store, accounts, tell=print)

@@ -50,7 +50,7 @@ class SettlementEvent:
 Tell = Callable[[SettlementEvent], None]
 
 
-class Settler(ABC):
+class SettlementLoop(ABC):
     """Looks at the chain every `poll` seconds and carries out what is due, one step after the other.
 
     Use `run()` in a task of its own, or call `round()`. A node that fails is asked again later; a step that the chain
@@ -115,14 +115,14 @@ class Settler(ABC):
 
     async def _finish_earlier(self) -> None:
         """Wait for what a killed process had under way, so that the first look already sees it."""
-        for ticket in list(self._client.transactor.recovered):
+        for pending in list(self._client.transactor.recovered):
             try:
-                outcome = await ticket.outcome(MOST_WAIT_SECONDS)
+                outcome = await pending.outcome(MOST_WAIT_SECONDS)
             except TransactionError as error:
-                self._say(SettlementEvent("trouble", ticket.intent.label, str(error), tx_hash=ticket.tx_hash))
+                self._say(SettlementEvent("trouble", pending.intent.label, str(error), tx_hash=pending.tx_hash))
             else:
-                text = f"{ticket.intent.label}, begun by an earlier run"
-                self._say(SettlementEvent("sent", ticket.intent.label, text, tx_hash=outcome.tx_hash))
+                text = f"{pending.intent.label}, begun by an earlier run"
+                self._say(SettlementEvent("sent", pending.intent.label, text, tx_hash=outcome.tx_hash))
 
     # --- sending ---
 

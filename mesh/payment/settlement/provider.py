@@ -21,7 +21,7 @@ from chain.vouchers import ContributionVoucher
 from mesh.errors import MeshError
 from mesh.payment.credit.store import PaymentJournal, Slot
 from mesh.payment.settlement.leaves import CheckedLeaves, check_leaves, fetch_leaves
-from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, Settler, Tell
+from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, SettlementLoop, Tell
 from mesh.payment.settlement.provider_plan import (
     Challenge,
     ChallengeOmission,
@@ -70,7 +70,7 @@ def fetch_over(transport: Transport) -> Fetch:
     return fetch
 
 
-class ProviderSettlement(Settler):
+class ProviderSettlement(SettlementLoop):
     """Settles for the providers of one wallet, from the vouchers in its journal.
 
         settlement = ProviderSettlement(client, journal, store, fetch_over(transport), claims=True, tell=print)

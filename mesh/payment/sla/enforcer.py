@@ -12,7 +12,7 @@ from chain.primitives import key_of
 from chain.vouchers import Domain
 from mesh.errors import MeshError
 from mesh.payment.settlement.leaves import fetch_document
-from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, Settler, Tell
+from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, SettlementLoop, Tell
 from mesh.payment.settlement.store import SettlementStore
 from mesh.payment.settlement.windows import Clock
 from mesh.payment.sla.reports import MAX_REPORTS, SignedReport, read_reports, shows_miss
@@ -25,7 +25,7 @@ Gateways = Callable[[], Mapping[str, PeerId]]
 """Peers of the gateways that we know, by gateway id."""
 
 
-class SlaEnforcer(Settler):
+class SlaEnforcer(SettlementLoop):
     """Once an epoch, while its evidence is accepted, fetches the reports of every gateway that is known and active.
 
     `own` is our own gateway's id and store, whose reports need no fetching. Whoever has a wallet may run one: the

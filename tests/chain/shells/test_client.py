@@ -11,8 +11,8 @@ import pytest
 
 from chain.client.calls.providers import check_provider_metadata, provider_metadata
 from chain.client.lifecycle import Policy
+from chain.client.pending import Call
 from chain.client.sync import SyncStakingClient
-from chain.client.tickets import Call
 from chain.contract_errors import (
     ERC20InsufficientBalance,
     NotProviderOwner,

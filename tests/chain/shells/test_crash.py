@@ -127,6 +127,6 @@ async def test_what_a_killed_process_left_is_finished_even_if_something_else_is_
             await net.revert(snapshot)
             moment += 1
         async with net.client(ACCOUNT, journal=journal) as client:
-            assert [ticket.intent.label for ticket in client.transactor.recovered] == ["Escrow.deposit"]
+            assert [pending.intent.label for pending in client.transactor.recovered] == ["Escrow.deposit"]
             await client.gateways.register("another matter", "")
     assert await state_of(net) == (balance + AMOUNT, nonce + 3)

@@ -30,9 +30,9 @@ pytestmark = pytest.mark.timeout(60)
 
 def customer_of(swarm: MemorySwarm, number: int) -> Customer:
     """What a provider knows of the only gateway."""
-    till = swarm.providers[number].service.till
-    assert till is not None
-    (customer,) = till._collector._customers.values()
+    gate = swarm.providers[number].service.payment_gate
+    assert gate is not None
+    (customer,) = gate._collector._customers.values()
     return customer
 
 
@@ -47,7 +47,7 @@ def signed(
 async def test_a_provider_that_claims_more_than_its_work_gets_vouchers_for_what_arrived(swarm: MemorySwarm) -> None:
     await swarm.generate(ask((1, 2, 3), 4))
     await paid_up(swarm, weighted_tokens(3, 4))
-    customer_of(swarm, 0).tab.open += 40  # it claims units that nobody has seen
+    customer_of(swarm, 0).line.open += 40  # it claims units that nobody has seen
     await swarm.generate(ask((1, 2, 3), 4))
 
     honest = 2 * weighted_tokens(3, 4)
@@ -84,14 +84,14 @@ async def test_a_voucher_that_comes_again_is_worth_nothing(swarm: MemorySwarm) -
     await swarm.generate(ask((1, 2, 3), 20))
     await paid_up(swarm, weighted_tokens(3, 20))
     customer, account = customer_of(swarm, 0), money_of(swarm).account("gateway")
-    till = swarm.providers[0].service.till
-    assert till is not None
-    paid = customer.tab.paid
+    gate = swarm.providers[0].service.payment_gate
+    assert gate is not None
+    paid = customer.line.paid
 
-    await till._collector.voucher(customer.peer, signed(account, 7, held(swarm, 0)))
-    await till._collector.voucher(customer.peer, signed(account, 7, 1))
+    await gate._collector.voucher(customer.peer, signed(account, 7, held(swarm, 0)))
+    await gate._collector.voucher(customer.peer, signed(account, 7, 1))
 
-    assert customer.tab.paid == paid
+    assert customer.line.paid == paid
     assert held(swarm, 0) == 2 * weighted_tokens(3, 20)
 
 
@@ -99,9 +99,9 @@ async def test_a_voucher_of_another_key_provider_chain_or_epoch_is_refused(swarm
     await swarm.generate(ask((1, 2, 3), 20))
     await paid_up(swarm, weighted_tokens(3, 20))
     customer, account = customer_of(swarm, 0), money_of(swarm).account("gateway")
-    customer.tab.epochs[7].receipted += 100  # so that a higher voucher could be true
-    till = swarm.providers[0].service.till
-    assert till is not None
+    customer.line.epochs[7].receipted += 100  # so that a higher voucher could be true
+    gate = swarm.providers[0].service.payment_gate
+    assert gate is not None
     units = held(swarm, 0) + 50
     elsewhere = vouchers.Domain(1, DOMAIN.contract)
     other_contract = vouchers.Domain(DOMAIN.chain_id, bytes(20))
@@ -116,7 +116,7 @@ async def test_a_voucher_of_another_key_provider_chain_or_epoch_is_refused(swarm
         signed(account, 7, units + 1000),
     ):
         with pytest.raises(ProtocolViolation):
-            await till._collector.voucher(customer.peer, forged)
+            await gate._collector.voucher(customer.peer, forged)
     assert held(swarm, 0) == 2 * weighted_tokens(3, 20)
 
 
@@ -136,10 +136,10 @@ async def test_a_gateway_cannot_present_another_ones_binding(swarm: MemorySwarm)
 
     with pytest.raises(BadRecord):
         read_binding(stolen, peer=thief.peer_id, now=0)
-    till = swarm.providers[0].service.till
-    assert till is not None
+    gate = swarm.providers[0].service.payment_gate
+    assert gate is not None
     told: list[object] = []
-    await till._collector.greet(thief.peer_id, stolen, told.append)
+    await gate._collector.greet(thief.peer_id, stolen, told.append)
     assert [type(message).__name__ for message in told] == ["Unwelcome"]
 
 

@@ -1,4 +1,4 @@
-"""The gateway's cashier by itself."""
+"""The gateway's issuer of vouchers by itself."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ async def test_what_is_signed_grows_though_a_new_channel_begins_while_a_voucher_
 
     peer, welcome = provider.peer_id, Welcome("ann", MODEL_ID, 64)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        purser = money.gateway(Identity.generate(), "gate")(tasks)
-        await purser.welcomed(peer, welcome, ann.binding, 2, say)
-        purser.receipt(peer, receipt(1, 10))
-        purser.accrue(peer, 100)
+        issuer = money.gateway(Identity.generate(), "gate")(tasks)
+        await issuer.welcomed(peer, welcome, ann.binding, 2, say)
+        issuer.receipt(peer, receipt(1, 10))
+        issuer.accrue(peer, 100)
         await asyncio.to_thread(journal.begun.wait, 10)
 
-        purser.leave(peer)
-        await purser.welcomed(peer, welcome, ann.binding, 2, say)
-        purser.receipt(peer, receipt(2, 14))
+        issuer.leave(peer)
+        await issuer.welcomed(peer, welcome, ann.binding, 2, say)
+        issuer.receipt(peer, receipt(2, 14))
         await asyncio.sleep(0.2)  # for it to be signed, if nothing kept it from that
         journal.go_on.set()
         while 14 not in said:  # noqa: ASYNC110
@@ -80,7 +80,7 @@ async def test_what_is_signed_grows_though_a_new_channel_begins_while_a_voucher_
     ann.journal.close()
 
 
-async def test_two_channels_that_begin_at_once_share_one_tab() -> None:
+async def test_two_channels_that_begin_at_once_share_one_line() -> None:
     money, provider = Money(), Identity.generate()
     ann = money.provider(provider, "ann", "ab" * 32, 2)
 
@@ -88,14 +88,14 @@ async def test_two_channels_that_begin_at_once_share_one_tab() -> None:
         pass
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        purser = money.gateway(Identity.generate(), "gate")(tasks)
+        issuer = money.gateway(Identity.generate(), "gate")(tasks)
         welcome = Welcome("ann", MODEL_ID, 64)
-        first = purser.welcomed(provider.peer_id, welcome, ann.binding, 2, say)
-        second = purser.welcomed(provider.peer_id, welcome, ann.binding, 2, say)
+        first = issuer.welcomed(provider.peer_id, welcome, ann.binding, 2, say)
+        second = issuer.welcomed(provider.peer_id, welcome, ann.binding, 2, say)
         kept = []
         for work in asyncio.as_completed([first, second]):
             await work
-            kept.append(purser._creditors[provider.peer_id].tab)
+            kept.append(issuer._creditors[provider.peer_id].line)
     assert kept[0] is kept[1]
     for name in ("ann", "gate"):
         money.journal(name).close()

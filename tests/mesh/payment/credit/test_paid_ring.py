@@ -102,11 +102,11 @@ async def test_no_provider_ever_gives_more_credit_than_it_said(swarm: MemorySwar
     async def watch() -> None:
         while True:
             for number, provider in enumerate(swarm.providers):
-                till = provider.service.till
-                assert till is not None
-                for customer in till._collector._customers.values():
-                    tab = customer.tab
-                    worst[number] = max(worst[number], (tab.unpaid + tab.running) / len(provider.span))
+                gate = provider.service.payment_gate
+                assert gate is not None
+                for customer in gate._collector._customers.values():
+                    line = customer.line
+                    worst[number] = max(worst[number], (line.unpaid + line.running) / len(provider.span))
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(watch())
@@ -196,18 +196,18 @@ async def test_a_provider_staked_for_another_model_is_not_routed_to(swarm: Memor
 async def test_a_gateway_that_stops_signing_is_paused_and_then_dropped_with_a_reason(folder: Path) -> None:
     async with memory_swarm(folder, THREE, backend=HASTY, money=Money(terms=CreditTerms(64, 0.3, 0.02))) as swarm:
         await swarm.generate(ask((1, 2, 3), 4))
-        purser = swarm.backend.purser
-        assert purser is not None
-        purser._next_epoch = lambda creditor: None  # type: ignore[method-assign]
+        issuer = swarm.backend.issuer
+        assert issuer is not None
+        issuer._next_epoch = lambda creditor: None  # type: ignore[method-assign]
 
         with pytest.raises(PeerError, match=r"unpaid|not paid"):
             await swarm.generate(ask((1, 2, 3), 200))
 
         for provider in swarm.providers:
-            till = provider.service.till
-            assert till is not None
-            (customer,) = till._collector._customers.values()
-            assert customer.tab.unpaid <= 64 * len(provider.span)
+            gate = provider.service.payment_gate
+            assert gate is not None
+            (customer,) = gate._collector._customers.values()
+            assert customer.line.unpaid <= 64 * len(provider.span)
         await until(lambda: swarm.empty)
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from mesh.errors import MeshError, ProtocolViolation
-from mesh.payment.credit.collector import Bill, Collector, Customer
+from mesh.payment.credit.collector import Bill, Customer, VoucherCollector
 from mesh.payment.credit.terms import NotAccepted
 from mesh.payment.credit.units import W_PROMPT
 from mesh.provider.control import ControlChannel
@@ -24,7 +24,7 @@ BUSY_SECONDS = 0.01
 FLUSH_SECONDS = 1.0
 
 
-class Till:
+class PaymentGate:
     """The service's side of the collector.
 
     `submit` gives work to the engine, False when its queue is full; `fail` ends a session with a code and a reason.
@@ -32,7 +32,7 @@ class Till:
 
     def __init__(
         self,
-        collector: Collector,
+        collector: VoucherCollector,
         submit: Callable[[Work], bool],
         fail: Callable[[LiveSession, str, str], None],
     ) -> None:
@@ -110,7 +110,7 @@ class Till:
         if bill is None:
             return True
         end = work.start + work.count
-        if not live.held and bill.customer.tab.has_room(bill.price_of(end)):
+        if not live.held and bill.customer.line.has_room(bill.price_of(end)):
             live.begun[id(work)] = bill.begin(end)
             return True
         live.held.append(work)
@@ -144,7 +144,7 @@ class Till:
             while live.held:
                 work = live.held[0]
                 end = work.start + work.count
-                if not customer.tab.has_room(bill.price_of(end)):
+                if not customer.line.has_room(bill.price_of(end)):
                     self._collector.wait(customer)
                     return
                 if not self._submit(work):

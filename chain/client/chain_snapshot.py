@@ -1,4 +1,4 @@
-"""One look at the chain for every transaction under way: the head, the account's nonces, and the receipts."""
+"""A snapshot of the chain for every transaction under way: the head, the account's nonces, and the receipts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chain.client.rpc import Rpc
 from chain.errors import RpcRefused
 
 
-async def look(
+async def chain_snapshot(
     rpc: Rpc, address: str, hashes: Sequence[bytes], confirmations: int
 ) -> tuple[View, dict[bytes, Mapping[str, Any] | None]]:
     """The chain as it is now, and the receipt (or None) of each attempt that the node could tell about.

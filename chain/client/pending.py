@@ -1,4 +1,4 @@
-"""What a caller sees of a transaction: the call, what it would cost, the ticket of one on its way, and its outcome."""
+"""What a caller sees of a transaction: the call, what it would cost, one on its way, and its outcome."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Outcome:
         return self.gas_used * self.gas_price
 
 
-class Ticket:
-    """A transaction on its way. `await ticket.outcome()` waits for its end."""
+class PendingTx:
+    """A transaction on its way. `await pending.outcome()` waits for its end."""
 
     def __init__(self, intent: Intent, resumed: bool) -> None:
         self.intent = intent
@@ -110,14 +110,14 @@ class Ticket:
             self._end.exception()  # seen: nobody may be waiting
 
 
-def outcome_of(ticket: Ticket, receipt: Mapping[str, Any]) -> Outcome:
+def outcome_of(pending: PendingTx, receipt: Mapping[str, Any]) -> Outcome:
     """The good end of a transaction, from its receipt."""
     return Outcome(
-        label=ticket.intent.label,
+        label=pending.intent.label,
         tx_hash=str(receipt["transactionHash"]),
         block=quantity(receipt["blockNumber"]),
         gas_used=quantity(receipt["gasUsed"]),
         gas_price=quantity(receipt.get("effectiveGasPrice", "0x0")),
         logs=tuple(receipt["logs"]),
-        resumed=ticket.resumed,
+        resumed=pending.resumed,
     )
