@@ -4,6 +4,7 @@ MeshError
 ├── ConfigError             what the operator asked for cannot be done (bad option, port in use, bad key file)
 ├── InvalidRequest          what the developer asked for cannot be served
 │   ├── UnknownModel        no provider serves a model of this name
+│   ├── ModelChanged        a model of this name is served, but it is another one than before
 │   └── ContextLengthExceeded
 ├── NoRoute                 the model's blocks are not all covered right now
 ├── Refused                 a hop had no room for the session; says when to try again
@@ -42,6 +43,10 @@ class InvalidRequest(MeshError):
 
 class UnknownModel(InvalidRequest):
     """No provider serves a model of this name."""
+
+
+class ModelChanged(InvalidRequest):
+    """A model of this name is served, but not the one that the name meant to us before."""
 
 
 class ContextLengthExceeded(InvalidRequest):

@@ -15,7 +15,7 @@ import typer
 from mesh.cli import paying
 from mesh.cli.chain_session import read_amount
 from mesh.cli.console import emit, err, out, run, set_up_logging, settled_on
-from mesh.cli.identities import claim_key, runtime_root
+from mesh.cli.identities import PINS, claim_key, data_folder, runtime_root
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, TransportKind, TransportOption, require_peers
 from mesh.errors import ConfigError
 from mesh.identity import Identity
@@ -77,6 +77,14 @@ def gateway(
     claim: paying.Claim = True,
     chain_poll: paying.ChainPoll = 2.0,
     yes: paying.Yes = False,
+    digests: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--digest",
+            help="NAME=DIGEST: which model a name means, where no chain says it; may be repeated.",
+            show_default="the one that was used first",
+        ),
+    ] = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
@@ -112,7 +120,20 @@ def gateway(
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
     with claim_key(identity, "gateway") as held:
         own = held.identity()
-        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable, transport)
+        config = _Config(
+            joined,
+            own,
+            host,
+            port,
+            keys,
+            max_concurrent,
+            as_json,
+            payment,
+            limits,
+            reachable,
+            transport,
+            _read_pins(digests),
+        )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
@@ -143,6 +164,7 @@ class _Config:
     key_limits: _KeyLimits
     host_maddrs: tuple[str, ...]
     transport: TransportKind
+    digests: dict[str, str]
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -178,6 +200,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
             host_maddrs=config.host_maddrs if paid is not None else (),
             issuer=paid.issuer if paid is not None else None,
             transport=config.transport.value,
+            digests=config.digests,
+            pins=data_folder() / PINS if paid is None else None,
         )
         await stack.enter_async_context(client)
         if paid is not None:
@@ -221,6 +245,13 @@ async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socke
             if connection.transport is not None:
                 connection.transport.abort()
         await serving
+
+
+def _read_pins(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.rpartition("=") for text in texts or []]
+    if any(not name or not digest for name, _, digest in pairs):
+        raise typer.BadParameter("write NAME=DIGEST", param_hint="--digest")
+    return {name: digest for name, _, digest in pairs}
 
 
 def _read_keys(path: Path | None) -> frozenset[str]:

@@ -69,6 +69,24 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model to use; may be left out where the swarm serves one.")
 ]
 
+DigestOption = Annotated[
+    str | None,
+    typer.Option(
+        "--digest",
+        help="Which model --model means, by the digest that `mesh status` shows; kept for the next time.",
+        show_default="the one that was used first",
+    ),
+]
+
+
+def read_digests(model: str | None, digest: str | None) -> dict[str, str]:
+    """`--digest` as what `Client` takes. Raises `typer.BadParameter`."""
+    if digest is None:
+        return {}
+    if model is None:
+        raise typer.BadParameter("say which --model has this digest", param_hint="--digest")
+    return {model: digest}
+
 
 def split_peers(peers: list[str] | None) -> tuple[str, ...]:
     """`--peers a,b --peers c` and MESH_PEERS="a b" as one tuple."""

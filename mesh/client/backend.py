@@ -24,6 +24,7 @@ from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
+from mesh.client.pins import ModelPins
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
@@ -90,8 +91,13 @@ class SwarmBackend:
         config: BackendConfig | None = None,
         *,
         issuer: Callable[[asyncio.TaskGroup], VoucherIssuer] | None = None,
+        pins: ModelPins | None = None,
     ) -> None:
-        """`issuer` makes the one that pays the hops; without it only providers that want no pay serve us."""
+        """`issuer` makes the one that pays the hops; without it only providers that want no pay serve us.
+
+        `pins`: what names mean to us where no issuer looks them up on a chain; forgotten in the end unless given.
+        """
+        self._pins = pins or ModelPins()
         self._make_issuer = issuer
         self.issuer: VoucherIssuer | None = None
         self._transport = transport
@@ -133,7 +139,8 @@ class SwarmBackend:
         """Every model that somebody announces, by name."""
         names = sorted({key.name for key in await self._directory.models()})
         found = await asyncio.gather(*(self._outlook.offers(name) for name in names))
-        return [choice[0].info() for choice in found if choice]
+        known = [self._known(name, choice) for name, choice in zip(names, found, strict=True)]
+        return [choice[0].info() for choice in known if choice]
 
     async def offers(self, model: str | None = None) -> Sequence[Offer]:
         """Everything that is announced, of one model name or of all: what `mesh status` shows."""
@@ -142,13 +149,21 @@ class SwarmBackend:
         return [offer for choice in found for offer in choice]
 
     async def offer(self, model: str) -> Offer:
-        """The providers of a model that belong together. Raises `UnknownModel`."""
+        """The providers of a model that belong together. Raises `UnknownModel`, `ModelChanged`."""
         found = await self._outlook.offers(model)
-        if not found:
+        if self.issuer is not None:
+            chosen = found[0] if found else None
+        else:
+            chosen = await asyncio.to_thread(self._pins.choose, model, found)  # which may write it down
+        if chosen is None:
             raise UnknownModel(
                 f"no provider serves a model named {model!r}: see `mesh status` for what there is", param="model"
             )
-        return found[0]
+        return chosen
+
+    def _known(self, model: str, found: Sequence[Offer]) -> Sequence[Offer]:
+        """Of the offers of a name those that it means to us; on a chain `issuer.vet` has seen to that."""
+        return found if self.issuer is not None else self._pins.known(model, found)
 
     async def tokenizer(self, model: str) -> Tokenizer:
         """The model's tokenizer, fetched from a provider once and checked against its record."""

@@ -226,17 +226,27 @@ async def _connected(config: PaymentConfig, tell: Tell) -> AsyncIterator[Staking
 
 
 async def _find_model(client: StakingClient, digest: str, name: str) -> ModelInfo:
-    """The model on the chain whose manifest is this checkpoint."""
-    models = [model for model in await client.models.list() if model.manifest_hash.hex() == digest]
-    enabled = [model for model in models if model.enabled]
-    if enabled:
-        return min(enabled, key=lambda model: model.model_id)
-    if models:
-        raise ConfigError(f"model {models[0].model_id} ({models[0].name}) is disabled by its creator")
-    raise ConfigError(
-        f"nobody has published {name} (manifest {digest[:12]}…) on this chain: `mesh model publish NAME --manifest "
-        f"{name} …` does, or serve without --wallet"
-    )
+    """The marketplace's entry of this name, which must be of this checkpoint.
+
+    The name decides, not the digest: it is unique on the chain, while anybody may publish a stranger's digest under
+    another name, with a royalty of their own.
+    """
+    model_id = int(await client.core.view("ModelRegistry", "modelIdOf", name))
+    if not model_id:
+        raise ConfigError(
+            f"nobody has published {name!r} on this chain: `mesh model publish {name} --manifest …` does; --name says "
+            "under which name it was published; or serve without --wallet"
+        )
+    model = await client.models.show(model_id)
+    if model.manifest_hash.hex() != digest:
+        raise ConfigError(
+            f"{name!r} on this chain (model {model_id} of {model.creator}) has manifest "
+            f"{model.manifest_hash.hex()[:12]}…, and these files have {digest[:12]}…: they are another model, or another "
+            "version of it"
+        )
+    if not model.enabled:
+        raise ConfigError(f"model {model_id} ({name}) is disabled by its creator")
+    return model
 
 
 async def _sure(ask: Ask, what: str) -> None:
