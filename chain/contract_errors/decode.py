@@ -25,7 +25,7 @@ def by_selector() -> dict[bytes, type[ContractError]]:
     """Every error class by its selector."""
     import chain.contract_errors  # registers the classes  # noqa: F401
 
-    return {cls.selector(): cls for cls in ContractError.known if cls is not UnknownRevert}
+    return {cls.selector(): cls for cls in ContractError.known}
 
 
 def decode_revert(data: bytes, depth: int = 0) -> ContractError:

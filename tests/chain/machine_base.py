@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from chain.contract_errors import InvalidProof
-from chain.contract_errors.library import MerkleProofInvalidMultiproof
+from chain.contract_errors import InvalidProof, MerkleProofInvalidMultiproof
 from chain.emission import HalvingSchedule
 from chain.errors import ContractError, Panicked
 from chain.merkle import ContributionTree
