@@ -92,6 +92,9 @@ interface IGatewayStaking is ICommon {
 
     function effectiveStakeOfKey(bytes32 key) external view returns (uint256);
 
+    /// @notice Effective stake above `minGatewayStake`: what fees and new lines may take.
+    function spareStakeOfKey(bytes32 key) external view returns (uint256);
+
     /// @notice True when there is no effective stake.
     function isOverdrawn(bytes32 key) external view returns (bool);
 
