@@ -33,6 +33,7 @@ contract SettlementChallenges is ISettlementChallenges, SettlementPenalties {
         Checkpoint storage posted = _checkpoints[_slot(voucher.gateway, voucher.modelId, epoch)];
         if (posted.status == CheckpointStatus.Posted) {
             _show(posted, voucher, leafUnits, proof);
+            emit LeafShown(voucher.gateway, voucher.provider, epoch, leafUnits, proof);
         } else {
             if (current <= epoch + 1) revert ChallengeWindowNotOpen(epoch);
             if (leafUnits != 0 || proof.length != 0) revert InvalidProof();

@@ -117,6 +117,10 @@ interface ISettlementTypes is ICommon {
         uint256 units,
         uint64 answerBy
     );
+    /// @notice The leaf, with its proof, that `challengeOmission` was shown: so that nobody can hide behind having shown it.
+    event LeafShown(
+        bytes32 indexed gateway, bytes32 indexed provider, uint64 indexed epoch, uint256 units, Sibling[] proof
+    );
     /// @notice The leaf that a challenge asked for, with its proof, through whatever contract it came.
     event OmissionAnswered(uint256 indexed challengeId, uint256 units, Sibling[] proof);
     event ChallengeUpheld(uint256 indexed challengeId);
