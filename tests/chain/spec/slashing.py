@@ -124,7 +124,7 @@ class Slashing(Stoppable):
         key = key_of(identifier)
         model_id = self.ledger.providers.known(key).model_id
         promised, current = self._slas[key], self.epoch(tx)
-        if not promised.from_epoch <= epoch <= promised.until_epoch:
+        if not promised.until_epoch or not promised.from_epoch <= epoch <= promised.until_epoch:
             raise NoSla(key, epoch)
         delay = self.ledger.epochs.epoch_reward_delay
         if not epoch + delay <= current <= epoch + 2 * delay:
