@@ -4,6 +4,13 @@ from chain.contract_errors.decode import decode_revert as decode_revert
 from chain.contract_errors.decode import revert_data as revert_data
 from chain.errors import ContractError
 
+class AccessControlBadConfirmation(ContractError): ...
+
+class AccessControlUnauthorizedAccount(ContractError):
+    account: str
+    needed_role: bytes
+    def __init__(self, account: str, needed_role: bytes) -> None: ...
+
 class AlreadyChallenged(ContractError): ...
 
 class AlreadyDeactivated(ContractError):
@@ -44,6 +51,8 @@ class AnswerWindowOpen(ContractError):
     answer_by: int
     def __init__(self, challenge_id: int, answer_by: int) -> None: ...
 
+class AutoWhitelistOff(ContractError): ...
+
 class CapTooSmall(ContractError):
     cap: int
     scheduled: int
@@ -61,11 +70,6 @@ class ChallengeWindowNotOpen(ContractError):
     epoch: int
     def __init__(self, epoch: int) -> None: ...
 
-class ChallengesOpen(ContractError):
-    model_id: int
-    epoch: int
-    def __init__(self, model_id: int, epoch: int) -> None: ...
-
 class CheckpointExists(ContractError):
     gateway: bytes
     model_id: int
@@ -73,6 +77,11 @@ class CheckpointExists(ContractError):
     def __init__(self, gateway: bytes, model_id: int, epoch: int) -> None: ...
 
 class CheckpointUnorderedInsertion(ContractError): ...
+
+class DrawTooEarly(ContractError):
+    draw_block: int
+    def __init__(self, draw_block: int) -> None: ...
+
 class ECDSAInvalidSignature(ContractError): ...
 
 class ECDSAInvalidSignatureLength(ContractError):
@@ -142,24 +151,22 @@ class EvidenceWindow(ContractError):
     def __init__(self, epoch: int, current: int) -> None: ...
 
 class ExpectedPause(ContractError): ...
+class FailedCall(ContractError): ...
 class FailedDeployment(ContractError): ...
 
 class GatewayIdTaken(ContractError):
     key: bytes
     def __init__(self, key: bytes) -> None: ...
 
+class GatewayInDebt(ContractError):
+    key: bytes
+    debt: int
+    def __init__(self, key: bytes, debt: int) -> None: ...
+
 class GatewayJailed(ContractError):
     key: bytes
     until_epoch: int
     def __init__(self, key: bytes, until_epoch: int) -> None: ...
-
-class GatewayNotActive(ContractError):
-    gateway: bytes
-    def __init__(self, gateway: bytes) -> None: ...
-
-class GatewayNotBonded(ContractError):
-    gateway: bytes
-    def __init__(self, gateway: bytes) -> None: ...
 
 class GatewayNotWoundDown(ContractError):
     key: bytes
@@ -170,10 +177,6 @@ class GatewayOverdrawn(ContractError):
     wanted: int
     effective: int
     def __init__(self, key: bytes, wanted: int, effective: int) -> None: ...
-
-class GatewayStillStaked(ContractError):
-    gateway: bytes
-    def __init__(self, gateway: bytes) -> None: ...
 
 class GatewayWindingDown(ContractError):
     key: bytes
@@ -188,6 +191,11 @@ class InsufficientCover(ContractError):
     wanted: int
     available: int
     def __init__(self, wanted: int, available: int) -> None: ...
+
+class InsufficientStake(ContractError):
+    wanted: int
+    spare: int
+    def __init__(self, wanted: int, spare: int) -> None: ...
 
 class InvalidAccountNonce(ContractError):
     account: str
@@ -211,22 +219,21 @@ class InvalidScore(ContractError):
 
 class InvalidShortString(ContractError): ...
 class InvalidSignature(ContractError): ...
-
-class LeafBarred(ContractError):
-    provider: bytes
-    gateway: bytes
-    epoch: int
-    def __init__(self, provider: bytes, gateway: bytes, epoch: int) -> None: ...
-
-class LeavesNotSorted(ContractError): ...
 class LengthMismatch(ContractError): ...
-class MerkleProofInvalidMultiproof(ContractError): ...
+
+class LineHeld(ContractError):
+    key: bytes
+    provider: bytes
+    def __init__(self, key: bytes, provider: bytes) -> None: ...
+
+class LinesOpen(ContractError):
+    key: bytes
+    reserved: int
+    def __init__(self, key: bytes, reserved: int) -> None: ...
 
 class MetadataTooLong(ContractError):
     length: int
     def __init__(self, length: int) -> None: ...
-
-class MinterAlreadySet(ContractError): ...
 
 class ModelAlreadyDisabled(ContractError):
     model_id: int
@@ -292,11 +299,6 @@ class NotOnPanel(ContractError):
     verifier: str
     def __init__(self, case_id: int, verifier: str) -> None: ...
 
-class NotOverdrawn(ContractError):
-    owed: int
-    cover: int
-    def __init__(self, owed: int, cover: int) -> None: ...
-
 class NotProviderOwner(ContractError):
     key: bytes
     caller: str
@@ -306,6 +308,10 @@ class NotRated(ContractError):
     model_id: int
     rater: bytes
     def __init__(self, model_id: int, rater: bytes) -> None: ...
+
+class NotServed(ContractError):
+    gateway: bytes
+    def __init__(self, gateway: bytes) -> None: ...
 
 class NotStaked(ContractError):
     key: bytes
@@ -323,8 +329,8 @@ class NothingDue(ContractError):
 class NothingMissing(ContractError): ...
 
 class NothingThawing(ContractError):
-    payer: str
-    def __init__(self, payer: str) -> None: ...
+    account: str
+    def __init__(self, account: str) -> None: ...
 
 class NothingToClaim(ContractError): ...
 
@@ -372,6 +378,11 @@ class SafeERC20FailedOperation(ContractError):
     token: str
     def __init__(self, token: str) -> None: ...
 
+class ServedIncomplete(ContractError):
+    sum: int
+    units: int
+    def __init__(self, sum: int, units: int) -> None: ...
+
 class SignerInUse(ContractError):
     signer: str
     def __init__(self, signer: str) -> None: ...
@@ -383,8 +394,8 @@ class SlaAlreadyPenalized(ContractError):
 
 class SlaKept(ContractError):
     missed: int
-    reports: int
-    def __init__(self, missed: int, reports: int) -> None: ...
+    all: int
+    def __init__(self, missed: int, all: int) -> None: ...
 
 class SlaRunning(ContractError):
     key: bytes
@@ -408,17 +419,39 @@ class StringTooLong(ContractError):
     text: str
     def __init__(self, text: str) -> None: ...
 
-class SumIsRight(ContractError): ...
-
 class SupplyCapExceeded(ContractError):
     wanted: int
     cap: int
     def __init__(self, wanted: int, cap: int) -> None: ...
 
+class TimelockInsufficientDelay(ContractError):
+    delay: int
+    min_delay: int
+    def __init__(self, delay: int, min_delay: int) -> None: ...
+
+class TimelockInvalidOperationLength(ContractError):
+    targets: int
+    payloads: int
+    values: int
+    def __init__(self, targets: int, payloads: int, values: int) -> None: ...
+
+class TimelockUnauthorizedCaller(ContractError):
+    caller: str
+    def __init__(self, caller: str) -> None: ...
+
+class TimelockUnexecutedPredecessor(ContractError):
+    predecessor_id: bytes
+    def __init__(self, predecessor_id: bytes) -> None: ...
+
+class TimelockUnexpectedOperationState(ContractError):
+    operation_id: bytes
+    expected_states: bytes
+    def __init__(self, operation_id: bytes, expected_states: bytes) -> None: ...
+
 class TooFewReports(ContractError):
-    reports: int
+    gateways: int
     quorum: int
-    def __init__(self, reports: int, quorum: int) -> None: ...
+    def __init__(self, gateways: int, quorum: int) -> None: ...
 
 class TooFewVerifiers(ContractError):
     have: int
@@ -435,11 +468,6 @@ class TooManyVerifiers(ContractError): ...
 class Unauthorized(ContractError):
     caller: str
     def __init__(self, caller: str) -> None: ...
-
-class UnitsExceedTotal(ContractError):
-    units: int
-    left: int
-    def __init__(self, units: int, left: int) -> None: ...
 
 class UnknownCase(ContractError):
     case_id: int
