@@ -173,6 +173,18 @@ class Artifact:
             raise InvalidArgument(f"{self.name} has no function {name} with {count} arguments", argument="function")
         return found[0]
 
+    def read_call(self, data: bytes) -> tuple[str, Record]:
+        """The function that call data is for, and its arguments; ("", nothing) where it is none of ours."""
+        for function in (each for listed in self.functions.values() for each in listed):
+            if function.selector == data[:4]:
+                try:
+                    values = abi.decode([param.raw_type for param in function.inputs], data[4:])
+                except (DecodingError, OverflowError):
+                    break
+                named = enumerate(zip(function.inputs, values, strict=True))
+                return function.name, Record({_name(each, at): plain(each, value) for at, (each, value) in named})
+        return "", Record({})
+
     def topic(self, event: str) -> bytes:
         """First topic of an event's logs. Raises `InvalidArgument`."""
         for topic, (name, _) in self.events.items():

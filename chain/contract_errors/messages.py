@@ -118,6 +118,7 @@ MESSAGES: Final = {
     "ReportsNotSorted": "the gateways are not in ascending order",
     "ServedIncomplete": "the gateways named were served {sum} units of the {units} that the provider has proven",
     "SlaAlreadyPenalized": "the commitment that holds in epoch {epoch} has been penalised",
+    "SlaKept": "of {all} wei of stake, or units of work, only {missed} say that the commitment was missed",
     "SlaRunning": "a commitment runs through epoch {until_epoch}, and its evidence window after it",
     "TooFewReports": "{reports} reports are below the quorum of {quorum}",
     "TooFewVerifiers": "there are {have} verifiers, {need} are needed",
@@ -152,5 +153,13 @@ MESSAGES: Final = {
     "SafeCastOverflowedUintDowncast": "{value} does not fit {bits} bits",
     "SafeERC20FailedOperation": "the token {token} refused a transfer",
     "StringTooLong": "a name is too long: {text!r}",
-    "TimelockUnauthorizedCaller": "{caller} may not do this to the timelock",
+    "AccessControlBadConfirmation": "a role is given up only by the account that has it",
+    "AccessControlUnauthorizedAccount": "{account} has not the role that this needs at the timelock",
+    "FailedCall": "a call to another contract failed without saying why",
+    "TimelockInsufficientDelay": "a delay of {delay} s is shorter than the timelock's own of {min_delay} s",
+    "TimelockInvalidOperationLength": "the lists of an operation have different lengths",
+    "TimelockUnauthorizedCaller": "{caller} may not do this: the timelock itself has to",
+    "TimelockUnexecutedPredecessor": "another operation has to be executed before this one",
+    "TimelockUnexpectedOperationState": "the operation is not in the state for that: not scheduled, its delay not "
+    "over, or done already",
 }

@@ -171,9 +171,7 @@ class Gateways:
 
     def release_line(self, identifier: str, provider: str) -> Action:
         """Make effective stake again of what has thawed and is not held."""
-        return self._core.action(
-            "GatewayStaking", "releaseLine", check_id(identifier), check_id(provider, "provider")
-        )
+        return self._core.action("GatewayStaking", "releaseLine", check_id(identifier), check_id(provider, "provider"))
 
     async def line(self, identifier: str, provider: str) -> Line:
         """A gateway's line to a provider; all zero where there is none."""

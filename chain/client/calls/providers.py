@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chain.client.actions import Action, Prepared, Result, Spend
@@ -147,16 +147,19 @@ class Providers:
         """
         if not 1 <= first <= last < 2**64:
             raise InvalidArgument(f"epochs {first} … {last} are no range: from 1, ascending", argument="epochs")
-        pools = [(each, (await self._find(each))[1]) for each in await self.owned() if not isinstance(each, Unreadable)]
-        due = [part for part in cluster_ranges(len(pools), first, last) if await self._anything(pools, *part)]
-        return [self.claim_rewards_cluster(*part) for part in due or cluster_ranges(len(pools), first, last)[-1:]]
+        owned = await self.owned()
+        pools: dict[str, list[str]] = {}
+        for each in owned:
+            if not isinstance(each, Unreadable):
+                pools.setdefault((await self._find(each))[1], []).append(each)
+        parts = cluster_ranges(len(owned), first, last)
+        due = [part for part in parts if await self._anything(pools, *part)]
+        return [self.claim_rewards_cluster(*part) for part in due or parts[-1:]]
 
-    async def _anything(self, pools: Sequence[tuple[str, str]], first: int, last: int) -> bool:
-        for identifier, pool in pools:
-            answer = await self._core.try_views(
-                [("ProviderStaking", "viewRewards", (identifier, first, last))], at=pool
-            )
-            if answer[0]:  # also an error: the claim itself will say why
+    async def _anything(self, pools: Mapping[str, Sequence[str]], first: int, last: int) -> bool:
+        for pool, owned in pools.items():
+            calls = [("ProviderStaking", "viewRewards", (each, first, last)) for each in owned]
+            if any(await self._core.try_views(calls, at=pool)):  # also an error: the claim itself will say why
                 return True
         return False
 
@@ -178,9 +181,8 @@ class Providers:
                     if not isinstance(failed.get(event.arguments.id, error), NothingToClaim):
                         continue  # a worse reason stands already
                     failed[event.arguments.id] = error
-        return ClusterClaim(
-            amount, {each: why for each, why in failed.items() if each not in paid or not isinstance(why, NothingToClaim)}
-        )
+        unpaid = {each: why for each, why in failed.items() if not (each in paid and isinstance(why, NothingToClaim))}
+        return ClusterClaim(amount, unpaid)
 
     # --- staking, in the model's pool ---
 

@@ -105,7 +105,7 @@ class Settlement:
         if missing <= 0:
             return 0
         fee = await self._core.view("ModelRegistry", "feeFor", voucher.model_id, voucher.epoch, missing)
-        return max(1, fee * parameters.bond_bps // BPS)
+        return max(1, int(fee) * int(parameters.bond_bps) // BPS)
 
     def answer_omission(self, challenge_id: int, units: int, proof: Sequence[Sibling]) -> Action:
         """Show the leaf that a challenge asks for."""
