@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from mesh.cli.console import out, run, set_up_logging
-from mesh.cli.demo_chain import DEPOSIT, PASSWORD_VARIABLE, DemoChain, settle, show, start_chain
+from mesh.cli.demo_chain import DEPOSIT, PASSWORD_VARIABLE, DemoChain, reserve, settle, show, start_chain
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
@@ -26,6 +26,7 @@ START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
 PROMPT = "def read_lines(path):\n"
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+GATEWAY_ID = "demo-gateway"
 
 
 def demo(
@@ -104,6 +105,7 @@ async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: 
     from mesh.client.payer import Payer
 
     developer = chain.accounts["developer"]
+    await reserve(chain, GATEWAY_ID)
     async with GatewayHttp(swarm.url) as http:
         key = await http.make_key(developer, developer.canonical, await http.terms())
     epoch = await chain.next_epoch()
@@ -164,7 +166,7 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
             address = (await nodes[0].wait_for("joined", START_SECONDS))["maddrs"][0]
     arguments = ["gateway", "--port", "0", "--json", "--peers", address, "--identity", str(folder / "gateway.key")]
     if chain is not None:
-        arguments += [*chain.options("gateway"), "--gateway-id", "demo-gateway", "--host-maddrs", LOOPBACK]
+        arguments += [*chain.options("gateway"), "--gateway-id", GATEWAY_ID, "--host-maddrs", LOOPBACK]
     gateway = await family.start("gateway", *arguments)
     served, spans = model, {}
     for node in nodes:

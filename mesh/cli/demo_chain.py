@@ -154,6 +154,14 @@ async def start_chain(
     return chain
 
 
+async def reserve(chain: DemoChain, gateway: str) -> None:
+    """Reserve the developer's deposit for one gateway: its vouchers are paid from that and from nothing else."""
+    async with chain.client("developer") as client:
+        result = await client.escrow.reserve(gateway, DEPOSIT)
+        text = f"reserved {format_func(DEPOSIT)} FUNC for {gateway}"
+        chain.sent.append(Sent("developer", text, result.tx_hash))
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """One line of the settlement: who, for what, and what he received, in wei."""

@@ -120,6 +120,8 @@ class SwarmBackend:
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
         self._records: dict[str, ProviderRecord] = {}
+        self.on_hop: Callable[[str, bool], None] = lambda peer, served: None
+        """Hears of every hop of a request whether it served it to the end."""
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -229,6 +231,9 @@ class SwarmBackend:
         try:
             async with self._outlook.kept(request.model), generating as generation:
                 yield generation
+                if generation.completion is not None:
+                    for hop in generation.hops:
+                        self.on_hop(hop.peer, True)
                 self._learn(generation, offer)
         finally:
             self._sessions.subtract(counted)
@@ -357,6 +362,7 @@ class SwarmBackend:
 
     def _blame(self, peer: str) -> None:
         self._penalised.blame(peer, time.monotonic())
+        self.on_hop(peer, False)
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
         """The tokenizer's files by name, from the first provider that gives them.

@@ -68,6 +68,7 @@ class PaidGateway:
         leaves = LeavesService(transport, registration.store, registration.id)
         await leaves.start()
         book, others = SlaBook(), KnownGateways(registration.client)
+        client.backend.on_hop = partial(_observe, client, book, lambda: registration.view.epoch)
         async with asyncio.TaskGroup() as tasks:
 
             def tell(event: SettlementEvent) -> None:
@@ -109,6 +110,14 @@ async def _targets(client: Client) -> Mapping[str, PeerId]:
     """The active providers that we know, by their id."""
     issuer = client.backend.issuer
     return dict(issuer.known) if issuer is not None else {}
+
+
+def _observe(client: Client, book: SlaBook, epoch: Callable[[], int], peer: PeerId, served: bool) -> None:
+    """A request that a provider served or failed, into the book of service levels."""
+    issuer = client.backend.issuer
+    known = issuer.known if issuer is not None else {}
+    for provider in [name for name, at in known.items() if at == peer]:
+        book.observe(provider, epoch(), served, request=True)
 
 
 class _Redeemable:

@@ -55,6 +55,8 @@ issuer.Voucher = voucher
 """
 """A gateway that pays with its first voucher again and again."""
 
+RESERVED = 50 * WEI_PER_FUNC
+"""For the developer at each gateway."""
 PROMPT_TOKENS = 4
 """Of every request."""
 
@@ -112,6 +114,9 @@ class PaidSwarm:
         child = await self._start(name, arguments, patch)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
         developer = self.chain.accounts["developer"]
+        if twin_of is None and name not in self.keys:
+            async with self.chain.client("developer") as client:
+                await client.escrow.deposit_and_reserve(name, RESERVED)
         if name not in self.keys:
             async with GatewayHttp(self.urls[name]) as http:
                 self.keys[name] = await http.make_key(developer, developer.canonical, await http.terms())
