@@ -61,7 +61,9 @@ async def test_a_gateway_s_life(any_net: Net) -> None:
         wound = await client.gateways.wind_down_gateways(["g", "h"])
         assert names(wound.events) == ["GatewayWoundDown"] * 2
         await client.gateways.restart_gateway("h")
-        assert await client.gateways.is_active("h") and not await client.gateways.is_active("g")
+        # A gateway that winds down is active still, as the seeds say, but works no more.
+        assert await client.gateways.is_eligible("h") and not await client.gateways.is_eligible("g")
+        assert await client.gateways.is_active("g")
         status = await client.gateways.status("g")
         await any_net.to_epoch(client, max(status.wind_down_end, status.unlock_epoch))
         assert names((await client.gateways.unstake_for_gateway("g")).events) == ["GatewayUnstaked"]
@@ -261,7 +263,7 @@ async def test_a_leaf_that_nobody_shows_is_paid_for_and_what_cannot_be_paid_is_a
     async with any_net.client(1) as provider, any_net.client(2) as gateway:
         model = await publish(provider)
         await provider.providers.register_and_stake("p", model, METADATA)
-        await gateway.gateways.register_and_stake("g", "", 100 * FUNC)
+        await gateway.gateways.register_and_stake("g", "", 101 * FUNC)
         epoch, _ = await work(any_net, gateway, "g", model, {"q": 8})
         voucher, signature = _voucher(any_net, model, epoch, 1_600_000)  # 200 FUNC
         opened = await provider.settlement.open_omission_challenge(voucher, signature)
