@@ -89,10 +89,8 @@ def forged_trees(draw: st.DrawFn) -> Node:
     while len(nodes) > 1:
         left, right = (nodes.pop(draw(st.integers(0, len(nodes) - 1))) for _ in range(2))
         # The author may name other units than a child has.
-        named = [
-            Sibling(node.hash, draw(st.sampled_from([node.units, 0, node.units // 2, node.units + 1])))
-            for node, _ in (left, right)
-        ]
+        options = [(node, [node.units, 0, node.units // 2, node.units + 1]) for node, _ in (left, right)]
+        named = [Sibling(node.hash, draw(st.sampled_from(units))) for node, units in options]
         below = {}
         for (_, leaves), beside in ((left, named[1]), (right, named[0])):
             below |= {number: (leaf, (*proof, beside)) for number, (leaf, proof) in leaves.items()}
