@@ -29,7 +29,7 @@ class Conduct(Challenges):
     def enforce_sla(self, rng: Random) -> None:
         """Mostly of an epoch in which the provider has proven work, by those that it served."""
         proven = [key for key in sorted(self.ledger.settlement.all_proven_units()) if mostly(rng, 2)]
-        gateway, provider, epoch = pick(rng, proven) if proven else (key_of("g0"), key_of("p0"), self.epoch)
+        _, provider, epoch = pick(rng, proven) if proven else (b"", key_of("p0"), self.epoch)
         served = sorted(g for g, p, e in self.ledger.settlement.all_proven_units() if (p, e) == (provider, epoch))
         self.report(rng, self.name_of(provider), epoch, served if mostly(rng) else self.not_served(rng, served))
 
