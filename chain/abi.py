@@ -71,7 +71,7 @@ class Param:
 
     @property
     def raw_type(self) -> str:
-        """The type to decode as: strings as bytes, which they are on the chain; `plain` makes text of them."""
+        """The type to decode as: strings as bytes, which they are on the chain; `to_python` makes text of them."""
         return self.type.replace("string", "bytes")
 
     @classmethod
@@ -114,7 +114,7 @@ class Function:
             values = abi.decode([param.raw_type for param in self.outputs], output)
         except (DecodingError, OverflowError) as error:
             raise BadAnswer(f"the result of {self.name} does not decode: {error}") from error
-        plain = [plain(param, value) for param, value in zip(self.outputs, values, strict=True)]
+        plain = [to_python(param, value) for param, value in zip(self.outputs, values, strict=True)]
         if not plain:
             return None
         if len(plain) == 1:
@@ -182,7 +182,7 @@ class Artifact:
                 except (DecodingError, OverflowError):
                     break
                 named = enumerate(zip(function.inputs, values, strict=True))
-                return function.name, Record({_name(each, at): plain(each, value) for at, (each, value) in named})
+                return function.name, Record({_name(each, at): to_python(each, value) for at, (each, value) in named})
         return "", Record({})
 
     def topic(self, event: str) -> bytes:
@@ -227,7 +227,7 @@ class Artifact:
                 values[param.name] = topic if whole else abi.decode([param.type], topic)[0]
         except (DecodingError, ValueError, OverflowError) as error:
             raise BadAnswer(f"a log of {name} does not decode: {error}") from error
-        plain = {_name(param, index): plain(param, values[param.name]) for index, param in enumerate(params)}
+        plain = {_name(param, index): to_python(param, values[param.name]) for index, param in enumerate(params)}
         return Event(
             self.name,
             name,
@@ -323,15 +323,15 @@ def _flat(param: Param, value: Any) -> Any:
     )
 
 
-def plain(param: Param, value: Any) -> Any:
+def to_python(param: Param, value: Any) -> Any:
     """A value decoded as `param.raw_type`, as callers see it: text, `Record`s, checksummed addresses."""
     if param.type.endswith("]"):
         inner = Param(param.name, param.type[: param.type.rindex("[")], param.parts)
-        return [plain(inner, each) for each in value]
+        return [to_python(inner, each) for each in value]
     if param.parts:
         return Record(
             {
-                _name(part, index): plain(part, each)
+                _name(part, index): to_python(part, each)
                 for index, (part, each) in enumerate(zip(param.parts, value, strict=True))
             }
         )

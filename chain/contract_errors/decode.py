@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from chain.abi import Param, plain
+from chain.abi import Param, to_python
 from chain.errors import ContractError, Panicked, RevertedWithReason, UnknownRevert
 from chain.text import read_text
 
@@ -48,7 +48,7 @@ def decode_revert(data: bytes, depth: int = 0) -> ContractError:
     except (DecodingError, OverflowError):
         return UnknownRevert(data)
     if cls is not RevertedWithReason:
-        return cls(*(plain(param, value) for param, value in zip(params, values, strict=True)))
+        return cls(*(to_python(param, value) for param, value in zip(params, values, strict=True)))
     reason = bytes(values[0])
     if depth < MAX_DEPTH and reason[:4] in by_selector():
         inner = decode_revert(reason, depth + 1)
