@@ -4,10 +4,10 @@
 
 Requests are simulated and not served: each draws a way to cut the model into hops, a provider for every hop (some are
 drawn far more often than others), and the lengths of prompt and answer; every hop earns blocks × weighted tokens, as
-`mesh.payment.units` counts them. All of it is integers and a seed. The leaves after the first thousandth, hundredth
-and tenth of the requests and after all of them are built into trees and posted in epochs of their own on an embedded
-chain; in the last of these epochs, the largest, a sample of providers proves and claims. Every provider has a leaf
-from the first of these checkpoints on, one unit if it has not served yet, so that only the requests differ.
+`mesh.payment.credit.units` counts them. All of it is integers and a seed. The leaves after the first thousandth,
+hundredth and tenth of the requests and after all of them are built into trees and posted in epochs of their own on an
+embedded chain; in the last of these epochs, the largest, a sample of providers proves and claims. Every provider has a
+leaf from the first of these checkpoints on, one unit if it has not served yet, so that only the requests differ.
 Each amount paid is compared with pot × units ÷ all units.
 """
 
@@ -36,7 +36,7 @@ from chain.merkle import ContributionTree, leaf_hash, verify
 from chain.primitives import key_of
 from chain.units import WEI_PER_FUNC
 from mesh.cli.processes import children
-from mesh.payment.units import weighted_tokens
+from mesh.payment.credit.units import weighted_tokens
 
 BLOCKS = 32
 CUTS = (1, 2, 4, 8)

@@ -30,7 +30,7 @@ from mesh.cli.demo_chain import PASSWORD_VARIABLE, DemoChain, start_chain
 from mesh.cli.processes import Child, Children, children
 from mesh.client.gateway_http import GatewayHttp
 from mesh.client.payer import Payer
-from mesh.payment.units import weighted_tokens
+from mesh.payment.credit.units import weighted_tokens
 from mesh.provider.model_files import read_model_files
 from mesh.wire.frame import Frame
 from mesh.wire.messages import encode

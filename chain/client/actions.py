@@ -12,7 +12,7 @@ from eth_utils import keccak
 from chain import abi
 from chain.abi import Event
 from chain.client.answers import data
-from chain.client.tickets import Call, Outcome, Quote, Ticket
+from chain.client.pending import Call, Outcome, PendingTx, Quote
 from chain.errors import BadAnswer, RpcRefused
 
 if TYPE_CHECKING:
@@ -99,11 +99,15 @@ class Action:
     def __await__(self) -> Generator[Any, None, Result]:
         return self.execute().__await__()
 
+    async def prepared(self) -> Prepared:
+        """The call as it would be sent now."""
+        return await self._prepare()
+
     async def execute(self, *, key: str | None = None, timeout: float | None = None) -> Result:
         """Send it, after an approval where one is missing, and wait for the end.
 
         `key` makes it unique for good; `timeout` defaults to the client's. Raises `ContractError` before anything is
-        sent where it would revert; else what `Transactor.submit` and `Ticket.outcome` raise.
+        sent where it would revert; else what `Transactor.submit` and `PendingTx.outcome` raise.
         """
         return await self._core.spending.execute(await self._prepare(), key=key, timeout=timeout)
 
@@ -135,8 +139,8 @@ class Spending:
         """Approve what is missing, send, wait for the end."""
         waiting = self._timeout if timeout is None else timeout
         if prepared.spend is None:
-            ticket = await self._core.signer.submit(prepared.call, key=key)
-            return self.result(await ticket.outcome(waiting))
+            pending = await self._core.signer.submit(prepared.call, key=key)
+            return self.result(await pending.outcome(waiting))
         allowance = self._allowances.setdefault(prepared.spend.spender, _Allowance())
         amount = prepared.spend.amount
         async with allowance.lock:
@@ -149,19 +153,19 @@ class Spending:
             allowance.all_signed.clear()
         try:
             try:
-                ticket = await self._core.signer.submit(prepared.call, key=key)
+                pending = await self._core.signer.submit(prepared.call, key=key)
             finally:
                 allowance.unsigned -= 1
                 if not allowance.unsigned:
                     allowance.all_signed.set()
-            outcome = await ticket.outcome(waiting)
+            outcome = await pending.outcome(waiting)
             # With its lower nonce the approval is at least as deep.
             approvals = () if approval is None else (self.result(await approval.outcome(waiting)),)
             return self.result(outcome, approvals)
         finally:
             allowance.in_flight -= amount
 
-    async def _approve(self, spend: Spend, allowance: _Allowance, timeout: float) -> Ticket | None:
+    async def _approve(self, spend: Spend, allowance: _Allowance, timeout: float) -> PendingTx | None:
         """Approve exactly `spend`, until that is in a block; None if what is allowed and not on its way suffices.
 
         What is on its way has a lower nonce than the approval, so it is taken before the allowance is set anew; that is
@@ -173,11 +177,11 @@ class Spending:
         if allowance.unsigned:
             await allowance.all_signed.wait()
         call = self._core.call("FuncToken", "approve", spend.spender, spend.amount)
-        ticket = await self._core.signer.submit(call)
-        await ticket.wait_mined(min(timeout, MINED_SECONDS))
+        pending = await self._core.signer.submit(call)
+        await pending.wait_mined(min(timeout, MINED_SECONDS))
         if self._on_approval is not None:
-            self._on_approval(self._core.name_of(spend.spender), spend.amount, ticket.tx_hash)
-        return ticket
+            self._on_approval(self._core.name_of(spend.spender), spend.amount, pending.tx_hash)
+        return pending
 
     async def dry_run(self, prepared: Prepared) -> DryRun:
         """Estimate what `execute` would send. Raises `ContractError` where it would revert."""

@@ -9,10 +9,10 @@ from chain import abi
 from chain.abi import Artifact, Event
 from chain.client.actions import Action, Prepared, Spend, Spending
 from chain.client.answers import data, quantity
+from chain.client.pending import Call
 from chain.client.pricing import read_revert
 from chain.client.retry import is_too_large
 from chain.client.rpc import Rpc
-from chain.client.tickets import Call
 from chain.client.transactor import Transactor
 from chain.deploy import Deployment
 from chain.errors import BadAnswer, ChainConfigError, RpcRefused, WrongChain

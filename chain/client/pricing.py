@@ -9,8 +9,8 @@ from typing import Any
 
 from chain.client.answers import quantity
 from chain.client.lifecycle import Refusal, read_refusal
+from chain.client.pending import Call, Quote
 from chain.client.rpc import Rpc
-from chain.client.tickets import Call, Quote
 from chain.contract_errors.decode import decode_revert, is_revert, revert_data
 from chain.errors import (
     ChainConfigError,

@@ -15,12 +15,12 @@ from typing import Any
 
 from chain.client import lifecycle
 from chain.client.answers import quantity
+from chain.client.chain_snapshot import chain_snapshot
 from chain.client.journal import Journal
 from chain.client.lifecycle import Attempt, Intent, Policy, Refusal, read_refusal
-from chain.client.look import look
+from chain.client.pending import Call, Outcome, PendingTx, outcome_of
 from chain.client.pricing import Pricing, cannot_send, read_revert
 from chain.client.rpc import Rpc
-from chain.client.tickets import Call, Outcome, Ticket, outcome_of
 from chain.errors import (
     BadAnswer,
     ContractError,
@@ -56,14 +56,14 @@ class Transactor:
         self.account = account
         self.policy = policy or Policy()
         self.journal = journal
-        self.recovered: list[Ticket] = []
+        self.recovered: list[PendingTx] = []
         """What earlier sessions left unfinished; handed out once to a call that is the same."""
         self.pricing = Pricing(rpc, account.address)
         self._rpc = rpc
         self._chain_id = chain_id
         self._poll = poll
         self._clock = clock
-        self._tickets: dict[int, Ticket] = {}
+        self._pending: dict[int, PendingTx] = {}
         self._displaced: dict[int, float] = {}
         self._quiet_until: dict[int, float] = {}
         self._wake = asyncio.Event()
@@ -82,17 +82,17 @@ class Transactor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        for ticket in self._tickets.values():
-            ticket.resolve(StillPending(f"{ticket.intent.label} was not awaited", tx_hash=ticket.tx_hash))
+        for pending in self._pending.values():
+            pending.resolve(StillPending(f"{pending.intent.label} was not awaited", tx_hash=pending.tx_hash))
 
     # --- sending ---
 
     async def send(self, call: Call, *, key: str | None = None, timeout: float | None = None) -> Outcome:
-        """Send and wait for the end. Raises what `submit` and `Ticket.outcome` raise."""
-        ticket = await self.submit(call, key=key)
-        return await ticket.outcome(timeout)
+        """Send and wait for the end. Raises what `submit` and `PendingTx.outcome` raise."""
+        pending = await self.submit(call, key=key)
+        return await pending.outcome(timeout)
 
-    async def submit(self, call: Call, *, key: str | None = None) -> Ticket:
+    async def submit(self, call: Call, *, key: str | None = None) -> PendingTx:
         """Sign, write down, and hand to a node. The same call that an earlier process left unfinished is not repeated.
 
         `key` makes a call unique for good: a second one with the same key is the first one.
@@ -125,30 +125,30 @@ class Transactor:
             floor=price.nonce,
             sign=sign,
         )
-        ticket = self._track(intent, resumed=False)
+        pending = self._track(intent, resumed=False)
         # From here on it must be looked after, also when our caller gives up: that is the task's business.
         self._quiet_until[intent.id] = self._clock() + self.policy.resend_after
         try:
-            refusal = await self._broadcast(ticket, intent.current)
+            refusal = await self._broadcast(pending, intent.current)
         finally:
             self._quiet_until.pop(intent.id, None)
             self._wake.set()
         if refusal is not None and refusal[0] in (Refusal.FUNDS, Refusal.OTHER):
-            ticket.intent = self.journal.record_refused(ticket.intent)
-            self._tickets.pop(intent.id, None)
+            pending.intent = self.journal.record_refused(pending.intent)
+            self._pending.pop(intent.id, None)
             error = cannot_send(refusal[1], call)
-            ticket.resolve(error)
+            pending.resolve(error)
             raise error from refusal[1]
-        return ticket
+        return pending
 
     def has_earlier(self, call: Call, key: str | None = None) -> bool:
         """True if `submit` would not send this call, because it was sent before."""
         if key is not None:
             return self.journal.by_key(self.account.address, key) is not None
         payload = (self.account.address, call.target, call.value, call.data)
-        return any(ticket.intent.payload == payload and ticket.intent.key is None for ticket in self.recovered)
+        return any(pending.intent.payload == payload and pending.intent.key is None for pending in self.recovered)
 
-    def _earlier(self, call: Call, to: bytes, key: str | None) -> Ticket | None:
+    def _earlier(self, call: Call, to: bytes, key: str | None) -> PendingTx | None:
         payload = (self.account.address, to, call.value, call.data)
         if key is not None:
             intent = self.journal.by_key(self.account.address, key)
@@ -157,54 +157,54 @@ class Transactor:
                     raise JournalError(f"the key {key!r} stands for another call: {intent.label}")
                 if intent.session != self.journal.session and not intent.state.final:
                     raise JournalError(f"another process is sending {intent.label} (key {key!r})")
-                ticket = self._tickets.get(intent.id) or self._track(intent, resumed=True)
+                pending = self._pending.get(intent.id) or self._track(intent, resumed=True)
                 self.recovered = [each for each in self.recovered if each.intent.id != intent.id]
                 self._wake.set()
-                return ticket
+                return pending
             return None
-        for ticket in self.recovered:
-            if ticket.intent.payload == payload and ticket.intent.key is None:
-                self.recovered.remove(ticket)
-                return ticket
+        for pending in self.recovered:
+            if pending.intent.payload == payload and pending.intent.key is None:
+                self.recovered.remove(pending)
+                return pending
         return None
 
     def _sign(self, nonce: int, fees: Fees, gas: int, to: bytes, value: int, body: bytes) -> SignedTransaction:
         return self.account.sign_transaction(Transaction(self._chain_id, nonce, fees, gas, to, value, body))
 
-    def _track(self, intent: Intent, *, resumed: bool) -> Ticket:
-        ticket = Ticket(intent, resumed)
-        self._tickets[intent.id] = ticket
-        return ticket
+    def _track(self, intent: Intent, *, resumed: bool) -> PendingTx:
+        pending = PendingTx(intent, resumed)
+        self._pending[intent.id] = pending
+        return pending
 
-    async def _broadcast(self, ticket: Ticket, attempt: Attempt) -> tuple[Refusal, RpcRefused] | None:
+    async def _broadcast(self, pending: PendingTx, attempt: Attempt) -> tuple[Refusal, RpcRefused] | None:
         """Hand one attempt to the node. What it refused, if it did; trouble on the way is left to the next round."""
         try:
             await self._rpc.call("eth_sendRawTransaction", "0x" + attempt.raw.hex())
         except RpcRefused as error:
             refusal = read_refusal(str(error))
             if refusal is not Refusal.KNOWN:
-                log.info("%s: the node says %r", ticket.intent.label, str(error))
+                log.info("%s: the node says %r", pending.intent.label, str(error))
                 if refusal is Refusal.FEE_TOO_LOW:
-                    await self._replace(ticket, attempt.fees)
+                    await self._replace(pending, attempt.fees)
                 return refusal, error
         except NodeError as error:
-            log.warning("%s may or may not have been sent: %s", ticket.intent.label, error)
+            log.warning("%s may or may not have been sent: %s", pending.intent.label, error)
             return None
-        ticket.intent = self.journal.record_sent(ticket.intent, attempt)
+        pending.intent = self.journal.record_sent(pending.intent, attempt)
         return None
 
-    async def _replace(self, ticket: Ticket, before: Fees) -> None:
+    async def _replace(self, pending: PendingTx, before: Fees) -> None:
         price = await self.pricing.now()
         fees = lifecycle.raised(before, price.base_fee, self.policy.max_fee)
-        if fees is None or len(ticket.intent.attempts) >= self.policy.max_attempts:
+        if fees is None or len(pending.intent.attempts) >= self.policy.max_attempts:
             return
-        await self._send_again(ticket, fees)
+        await self._send_again(pending, fees)
 
-    async def _send_again(self, ticket: Ticket, fees: Fees) -> None:
-        intent = ticket.intent
+    async def _send_again(self, pending: PendingTx, fees: Fees) -> None:
+        intent = pending.intent
         signed = self._sign(intent.nonce, fees, intent.gas, intent.to, intent.value, intent.data)
-        ticket.intent = self.journal.record_replacement(intent, signed, fees)
-        await self._broadcast(ticket, ticket.intent.current)
+        pending.intent = self.journal.record_replacement(intent, signed, fees)
+        await self._broadcast(pending, pending.intent.current)
 
     # --- looking after ---
 
@@ -213,7 +213,7 @@ class Transactor:
             failures = 0
             while True:
                 self._wake.clear()
-                live = list(self._tickets.values())
+                live = list(self._pending.values())
                 wait: float | None = None
                 if live:
                     try:
@@ -232,17 +232,19 @@ class Transactor:
             raise
         except BaseException as error:
             # A bug or a full disk: whoever waits must hear of it now, not at a deadline.
-            for ticket in self._tickets.values():
-                ticket.resolve(TransactionError(f"looking after transactions failed: {error}", tx_hash=ticket.tx_hash))
+            for pending in self._pending.values():
+                pending.resolve(
+                    TransactionError(f"looking after transactions failed: {error}", tx_hash=pending.tx_hash)
+                )
             raise
 
-    async def _round(self, live: Sequence[Ticket]) -> None:
-        hashes = [attempt.hash for ticket in live for attempt in ticket.intent.attempts]
-        view, receipts = await look(self._rpc, self.account.address, hashes, self.policy.confirmations)
-        for ticket in live:
-            intent = ticket.intent
+    async def _round(self, live: Sequence[PendingTx]) -> None:
+        hashes = [attempt.hash for pending in live for attempt in pending.intent.attempts]
+        view, receipts = await chain_snapshot(self._rpc, self.account.address, hashes, self.policy.confirmations)
+        for pending in live:
+            intent = pending.intent
             if intent.state.final:
-                await self._recall(ticket, receipts)
+                await self._recall(pending, receipts)
                 continue
             if self._quiet_until.get(intent.id, 0) > self._clock():
                 continue
@@ -250,62 +252,62 @@ class Transactor:
             step = lifecycle.decide(intent, view, self.policy, self._clock())
             if unknown and not isinstance(step, lifecycle.Finish | lifecycle.Mined):
                 continue  # the node could not tell about every attempt: nothing may be concluded from silence
-            await self._carry_out(ticket, step, receipts)
+            await self._carry_out(pending, step, receipts)
         await self._fill_gap(view.nonce)
 
-    async def _recall(self, ticket: Ticket, receipts: Mapping[bytes, Mapping[str, Any] | None]) -> None:
+    async def _recall(self, pending: PendingTx, receipts: Mapping[bytes, Mapping[str, Any] | None]) -> None:
         """Answer for a call that an earlier session brought to its end."""
-        self._tickets.pop(ticket.intent.id, None)
-        receipt = receipts.get(ticket.intent.mined_hash or b"")
+        self._pending.pop(pending.intent.id, None)
+        receipt = receipts.get(pending.intent.mined_hash or b"")
         if receipt is None:
             message = (
-                f"{ticket.intent.label} ended in block {ticket.intent.block_number}, which this node does not know"
+                f"{pending.intent.label} ended in block {pending.intent.block_number}, which this node does not know"
             )
-            ticket.resolve(TransactionError(message, tx_hash=ticket.tx_hash))
+            pending.resolve(TransactionError(message, tx_hash=pending.tx_hash))
         elif quantity(receipt["status"]) == 1:
-            ticket.resolve(outcome_of(ticket, receipt))
+            pending.resolve(outcome_of(pending, receipt))
         else:
-            ticket.resolve(await self._failure(ticket, receipt))
+            pending.resolve(await self._failure(pending, receipt))
 
     async def _carry_out(
-        self, ticket: Ticket, step: lifecycle.Step, receipts: Mapping[bytes, Mapping[str, Any] | None]
+        self, pending: PendingTx, step: lifecycle.Step, receipts: Mapping[bytes, Mapping[str, Any] | None]
     ) -> None:
-        intent = ticket.intent
+        intent = pending.intent
         if not isinstance(step, lifecycle.Renumber):
             self._displaced.pop(intent.id, None)
         match step:
             case lifecycle.Wait():
                 pass
             case lifecycle.Broadcast(attempt):
-                refusal = await self._broadcast(ticket, attempt)
+                refusal = await self._broadcast(pending, attempt)
                 if refusal is not None:
                     self._quiet_until[intent.id] = self._clock() + min(self.policy.resend_after, 5.0)
             case lifecycle.Replace(fees):
                 log.info("%s is stuck: replacing it with higher fees", intent.label)
-                await self._send_again(ticket, fees)
+                await self._send_again(pending, fees)
             case lifecycle.Mined(seen):
-                ticket.intent = self.journal.record_mined(intent, seen)
-                ticket.mined.set()
+                pending.intent = self.journal.record_mined(intent, seen)
+                pending.mined.set()
             case lifecycle.Lost():
                 log.warning("%s was reorganised away: sending it again", intent.label)
-                ticket.intent = self.journal.record_lost(intent)
+                pending.intent = self.journal.record_lost(intent)
                 self._wake.set()
             case lifecycle.Renumber():
                 since = self._displaced.setdefault(intent.id, self._clock())
                 if self._clock() - since >= self.policy.renumber_after:
-                    await self._renumber(ticket)
+                    await self._renumber(pending)
             case lifecycle.Finish(seen):
-                ticket.intent = self.journal.record_end(intent, seen)
-                self._tickets.pop(intent.id, None)
+                pending.intent = self.journal.record_end(intent, seen)
+                self._pending.pop(intent.id, None)
                 receipt = receipts[seen.hash]
                 assert receipt is not None  # `seen` was made from it
                 if seen.succeeded:
-                    ticket.resolve(outcome_of(ticket, receipt))
+                    pending.resolve(outcome_of(pending, receipt))
                 else:
-                    ticket.resolve(await self._failure(ticket, receipt))
+                    pending.resolve(await self._failure(pending, receipt))
 
-    async def _renumber(self, ticket: Ticket) -> None:
-        intent = ticket.intent
+    async def _renumber(self, pending: PendingTx) -> None:
+        intent = pending.intent
         log.warning("nonce %d was used by another transaction: signing %s again", intent.nonce, intent.label)
         self.pricing.forget()
         price = await self.pricing.now()
@@ -315,8 +317,8 @@ class Transactor:
             return self._sign(nonce, fees, intent.gas, intent.to, intent.value, intent.data), fees
 
         self._displaced.pop(intent.id, None)
-        ticket.intent = self.journal.record_renumbered(intent, price.nonce, sign)
-        await self._broadcast(ticket, ticket.intent.current)
+        pending.intent = self.journal.record_renumbered(intent, price.nonce, sign)
+        await self._broadcast(pending, pending.intent.current)
 
     async def _fill_gap(self, nonce: int) -> None:
         """Later transactions wait for one nonce: use it up, or send again what a deep reorganisation has undone."""
@@ -336,8 +338,8 @@ class Transactor:
             return  # somebody's transaction waits there
         await self.submit(Call(address, b"", "use up a nonce", gas=INTRINSIC_GAS))
 
-    async def _failure(self, ticket: Ticket, receipt: Mapping[str, Any]) -> TransactionFailed:
-        intent = ticket.intent
+    async def _failure(self, pending: PendingTx, receipt: Mapping[str, Any]) -> TransactionFailed:
+        intent = pending.intent
         request = {
             "from": intent.sender,
             "data": "0x" + intent.data.hex(),
@@ -358,4 +360,4 @@ class Transactor:
             if reason is not None:
                 break
         why = f": {reason}" if reason is not None else ", and the node cannot tell why (out of gas?)"
-        return TransactionFailed(f"{intent.label} failed{why}", tx_hash=ticket.tx_hash, reason=reason)
+        return TransactionFailed(f"{intent.label} failed{why}", tx_hash=pending.tx_hash, reason=reason)

@@ -111,8 +111,8 @@ async def start_chain(
 
     `arguments` are further ones of `mesh chain up`.
     """
+    from chain.client.pending import Call
     from chain.client.staking import StakingClient
-    from chain.client.tickets import Call
     from chain.deploy import Deployment
     from chain.devnet.accounts import faucet
     from chain.wallet import Account, create_keystore

@@ -23,7 +23,7 @@ from mesh.identity import Identity
 if TYPE_CHECKING:
     import uvicorn
 
-    from mesh.payment.desk import Ask, PaymentConfig, Tell
+    from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
 
@@ -176,7 +176,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             identity=config.identity,
             runtime_root=runtime_root(),
             host_maddrs=config.host_maddrs if paid is not None else (),
-            purser=paid.purser if paid is not None else None,
+            issuer=paid.issuer if paid is not None else None,
             transport=config.transport.value,
         )
         await stack.enter_async_context(client)
@@ -188,8 +188,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
             from mesh.gateway.leaves_api import leaves_routes
 
             app.include_router(leaves_routes(leaves))
-        if paid is not None and client.backend.purser is not None:
-            paid.count(client.backend.purser, app.state.gateway.metrics)
+        if paid is not None and client.backend.issuer is not None:
+            paid.count(client.backend.issuer, app.state.gateway.metrics)
         running = await stack.enter_async_context(server(app, listener))
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:

@@ -61,7 +61,7 @@ def read_event(values: dict[str, Any]) -> JoinEvent | None:
     from shards.span import Span
 
     if values.get("event") == "settlement":
-        from mesh.payment.settling import SettlementEvent
+        from mesh.payment.settlement.loop import SettlementEvent
 
         known = {field.name for field in fields(SettlementEvent)}
         return events.Settlement(SettlementEvent(**{name: value for name, value in values.items() if name in known}))

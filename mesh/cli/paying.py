@@ -15,8 +15,8 @@ from mesh.cli.chain_session import DEFAULT_RPC, chain_folder, default_deployment
 from mesh.cli.console import emit, err, out
 
 if TYPE_CHECKING:
-    from mesh.payment.desk import Ask, PaymentConfig
-    from mesh.payment.settling import SettlementEvent
+    from mesh.payment.onchain.registration import Ask, PaymentConfig
+    from mesh.payment.settlement.loop import SettlementEvent
 
 Chain = Annotated[
     str | None,
@@ -79,9 +79,9 @@ def read_payment(
         return None
     from chain.deploy import Deployment as DeploymentRecord
     from chain.wallet import find_password, keystore_address, open_keystore
-    from mesh.payment.chain_view import POLL_SECONDS
-    from mesh.payment.desk import PaymentConfig
-    from mesh.payment.terms import CreditTerms
+    from mesh.payment.credit.terms import CreditTerms
+    from mesh.payment.onchain.registration import PaymentConfig
+    from mesh.payment.onchain.view import POLL_SECONDS
 
     found = DeploymentRecord.read(deployment or default_deployment())
     address = keystore_address(wallet)

@@ -29,7 +29,7 @@ from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
-from mesh.payment.purser import Purser
+from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
@@ -89,11 +89,11 @@ class SwarmBackend:
         directory: Directory,
         config: BackendConfig | None = None,
         *,
-        purser: Callable[[asyncio.TaskGroup], Purser] | None = None,
+        issuer: Callable[[asyncio.TaskGroup], VoucherIssuer] | None = None,
     ) -> None:
-        """`purser` makes the one that pays the hops; without it only providers that want no pay serve us."""
-        self._make_purser = purser
-        self.purser: Purser | None = None
+        """`issuer` makes the one that pays the hops; without it only providers that want no pay serve us."""
+        self._make_issuer = issuer
+        self.issuer: VoucherIssuer | None = None
         self._transport = transport
         self._directory = directory
         self._config = config or BackendConfig()
@@ -117,8 +117,8 @@ class SwarmBackend:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        if self._make_purser is not None:
-            self.purser = self._make_purser(self._tasks)
+        if self._make_issuer is not None:
+            self.issuer = self._make_issuer(self._tasks)
         return self
 
     async def __aexit__(
@@ -177,7 +177,7 @@ class SwarmBackend:
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
-            window=self._config.window_tokens if self.purser is not None else None,
+            window=self._config.window_tokens if self.issuer is not None else None,
         )
         counted: list[str] = []
 
@@ -197,7 +197,7 @@ class SwarmBackend:
                 current,
                 admit_seconds=config.admit_seconds,
                 deadlines=config.deadlines,
-                accrue=self.purser.accrue if self.purser is not None else None,
+                accrue=self.issuer.accrue if self.issuer is not None else None,
             )
 
         generating = MeshGeneration(
@@ -254,8 +254,8 @@ class SwarmBackend:
         keys = [key for key in await self._directory.models() if key.name == name]
         listed = await asyncio.gather(*(self._directory.providers(key) for key in keys))
         records = list(itertools.chain.from_iterable(listed))
-        if self.purser is not None:
-            records = await self.purser.vet(records)
+        if self.issuer is not None:
+            records = await self.issuer.vet(records)
         self._records.update((record.peer, record) for record in records)
         return offers(name, records)
 
@@ -317,17 +317,17 @@ class SwarmBackend:
 
     async def _greet(self, link: HopLink) -> None:
         """Tell a provider who pays, on a new channel. Raises `PeerError` when it does not want us."""
-        purser, record = self.purser, self._records.get(link.peer)
-        if purser is None or record is None:
+        issuer, record = self.issuer, self._records.get(link.peer)
+        if issuer is None or record is None:
             return
         early: list[Receipt] = []  # with its welcome a provider may send the last receipt of an earlier connection
         link.on_receipt = early.append
-        link.on_end = partial(purser.leave, link.peer)
-        answer = await link.introduce(*purser.hello())
-        await purser.welcomed(link.peer, answer, record.account, len(record.span), link.send)
-        link.on_receipt = partial(purser.receipt, link.peer)
+        link.on_end = partial(issuer.leave, link.peer)
+        answer = await link.introduce(*issuer.hello())
+        await issuer.welcomed(link.peer, answer, record.account, len(record.span), link.send)
+        link.on_receipt = partial(issuer.receipt, link.peer)
         for receipt in early[:MAX_EARLY]:
-            purser.receipt(link.peer, receipt)
+            issuer.receipt(link.peer, receipt)
 
     async def reach(self, peers: Sequence[str]) -> None:
         """Connect to providers, so that they can open channels to us although they do not know our address.

@@ -18,7 +18,7 @@ from mesh.errors import Cancelled, ConfigError, InternalError, InvalidRequest, N
 from mesh.identity import Identity
 from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
-from mesh.payment.purser import Purser
+from mesh.payment.credit.issuer import VoucherIssuer
 from shards.sampling_params import SEED_BITS, SamplingParams
 
 DEFAULT_MAX_TOKENS = 256
@@ -145,7 +145,7 @@ class Client:
         identity: Identity | None = None,
         runtime_root: Path | None = None,
         host_maddrs: tuple[str, ...] = (),
-        purser: Callable[[asyncio.TaskGroup], Purser] | None = None,
+        issuer: Callable[[asyncio.TaskGroup], VoucherIssuer] | None = None,
         transport: TransportName = "hivemind",
     ) -> None:
         """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
@@ -153,7 +153,7 @@ class Client:
         With the transport `libp2p` the client starts no Go daemon: lighter and sooner there, but it speaks TCP only,
         directly or through a provider's relay.
 
-        A gateway that pays its providers has a `purser`, and listens on `host_maddrs`, so that they can reach it.
+        A gateway that pays its providers has a `issuer`, and listens on `host_maddrs`, so that they can reach it.
         """
         own = identity or Identity.generate()
         match transport:
@@ -171,14 +171,14 @@ class Client:
                 self._node = Node(config)
             case _:
                 raise ConfigError(f"the transport is hivemind or libp2p, got {transport!r}")
-        self._purser = purser
+        self._issuer = issuer
         self._stack = AsyncExitStack()
         self._backend: SwarmBackend | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._node)
-            backend = SwarmBackend(self._node.transport, self._node.directory, purser=self._purser)
+            backend = SwarmBackend(self._node.transport, self._node.directory, issuer=self._issuer)
             self._backend = await stack.enter_async_context(backend)
             self._stack = stack.pop_all()
         return self

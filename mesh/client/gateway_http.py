@@ -17,8 +17,8 @@ from chain.primitives import Address, Bytes32, checksummed, key_of
 from chain.vouchers import Domain, PaymentVoucher, digest
 from chain.wallet import Account
 from mesh.errors import ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable, ProtocolViolation
-from mesh.payment.accounts import PayerView
-from mesh.payment.api_keys import KeyRequest
+from mesh.payment.accounts.api_keys import KeyRequest
+from mesh.payment.accounts.balance import PayerView
 
 MAX_ANSWER: Final = 1 << 20
 TIMEOUT_SECONDS: Final = 30.0

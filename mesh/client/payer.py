@@ -17,7 +17,7 @@ from chain.wallet import Account
 from mesh.client.gateway_http import AccountState, GatewayHttp, check_terms
 from mesh.client.payer_store import PayerStore
 from mesh.errors import ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable
-from mesh.payment.accounts import next_voucher
+from mesh.payment.accounts.balance import next_voucher
 
 log = logging.getLogger(__name__)
 

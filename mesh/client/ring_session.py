@@ -23,7 +23,7 @@ from mesh.errors import (
     ProtocolViolation,
     Refused,
 )
-from mesh.payment.units import SessionMeter
+from mesh.payment.credit.units import SessionMeter
 from mesh.swarm.route import Hop
 from mesh.wire.messages import (
     SESSION_BYTES,

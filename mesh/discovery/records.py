@@ -92,7 +92,7 @@ class ProviderRecord:
     files: Mapping[str, FileDigest] = field(default_factory=dict, hash=False)
     """Small files that the provider hands out, by name."""
     account: bytes = b""
-    """Its binding to an account on a chain (`mesh.payment.binding`), or nothing where it serves for free."""
+    """Its binding to an account on a chain (`mesh.payment.credit.binding`), or nothing where it serves for free."""
     sequence: int = 0
     expires: float = 0.0
     """Unix time (seconds)."""

@@ -18,9 +18,9 @@ from mesh.gateway.billing import Billing, Caller, Holder
 from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
 from mesh.gateway.service import Gateway
-from mesh.payment.accounts import STEPS_PER_INCREMENT
-from mesh.payment.api_keys import KeyRequest
-from mesh.payment.units import W_GENERATED, W_PROMPT
+from mesh.payment.accounts.api_keys import KeyRequest
+from mesh.payment.accounts.balance import STEPS_PER_INCREMENT
+from mesh.payment.credit.units import W_GENERATED, W_PROMPT
 
 MAX_BODY = 4096
 MAX_WAIT = 30

@@ -15,7 +15,7 @@ from mesh.gateway.errors import ApiError, ApiFailure
 from mesh.gateway.job import Job
 from mesh.gateway.schemas import Cost, Usage
 from mesh.gateway.sessions import Ended, Event, Failed, Piece
-from mesh.payment.accounts import Account, Charge, Tariff
+from mesh.payment.accounts.balance import Account, Charge, Tariff
 
 
 class Bill(Protocol):

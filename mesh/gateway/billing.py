@@ -18,11 +18,11 @@ from eth_utils import to_canonical_address
 from chain.primitives import Address, checksummed, key_of
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
-from mesh.payment.account_store import AccountStore, KeyRefused
-from mesh.payment.accounts import Account, Tariff, VoucherRefused
-from mesh.payment.api_keys import KEY_RANDOM_BYTES, KeyRequest, hash_key, make_key
-from mesh.payment.limits import Places, TokenBucket
-from mesh.payment.ports import Backing, EscrowView, PriceSource, Unavailable
+from mesh.payment.accounts.api_keys import KEY_RANDOM_BYTES, KeyRequest, hash_key, make_key
+from mesh.payment.accounts.balance import Account, Tariff, VoucherRefused
+from mesh.payment.accounts.limits import Places, TokenBucket
+from mesh.payment.accounts.ports import Backing, EscrowView, PriceSource, Unavailable
+from mesh.payment.accounts.store import AccountStore, KeyRefused
 
 if TYPE_CHECKING:
     from chain.client.staking import StakingClient
@@ -344,7 +344,7 @@ def billing_for(
 
     `models` (digest → number on the chain) is needed only where several models on the chain have one manifest.
     """
-    from mesh.payment.chain_accounts import ChainEscrow, ChainPrices
+    from mesh.payment.accounts.onchain import ChainEscrow, ChainPrices
 
     domain = Domain(client.deployment.chain_id, to_canonical_address(client.deployment.address("Escrow")))
     store = AccountStore(store_path, gateway_id)

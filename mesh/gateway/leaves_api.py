@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import Response
 
-from mesh.payment.leaves_service import LeavesService
+from mesh.payment.settlement.leaves import LeavesService
 
 MAX_NUMBER = 2**63 - 1
 

@@ -1,4 +1,4 @@
-"""A gateway that is paid and pays: its desk on the chain, its developers' accounts, its books with providers."""
+"""A gateway that is paid and pays: registration on the chain, its developers' accounts, its books with providers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mesh.client.client import Client
 from mesh.gateway.billing import Billing, BillingConfig, billing_for
 from mesh.gateway.metrics import Metrics
 from mesh.identity import Identity
-from mesh.payment.desk import Ask, Desk, PaymentConfig, Tell, gateway_desk
-from mesh.payment.gateway_settlement import GatewaySettlement
-from mesh.payment.known_gateways import KnownGateways
-from mesh.payment.leaves_service import LeavesService
-from mesh.payment.prober import Prober
-from mesh.payment.purser import Purser
-from mesh.payment.settling import SettlementEvent
-from mesh.payment.sla import SlaBook
-from mesh.payment.sla_enforcer import SlaEnforcer
+from mesh.payment.credit.issuer import VoucherIssuer
+from mesh.payment.onchain.registration import Ask, ChainRegistration, PaymentConfig, Tell, gateway_registration
+from mesh.payment.settlement.gateway import GatewaySettlement
+from mesh.payment.settlement.leaves import LeavesService
+from mesh.payment.settlement.loop import SettlementEvent
+from mesh.payment.sla.enforcer import SlaEnforcer
+from mesh.payment.sla.known_gateways import KnownGateways
+from mesh.payment.sla.prober import Prober
+from mesh.payment.sla.reports import SlaBook
 from mesh.transport.port import PeerId
 
 
@@ -29,7 +29,7 @@ from mesh.transport.port import PeerId
 class PaidGateway:
     """Use `open` before the client to the swarm is made, and `running` around what it serves."""
 
-    desk: Desk
+    registration: ChainRegistration
     billing: Billing
     tell: Tell
 
@@ -38,61 +38,66 @@ class PaidGateway:
     async def open(
         cls, config: PaymentConfig, limits: BillingConfig, identity: Identity, ask: Ask, tell: Tell
     ) -> AsyncIterator[PaidGateway]:
-        """Register and stake, and open the accounts. Raises as `gateway_desk`."""
-        async with gateway_desk(config, identity, ask=ask, tell=tell) as desk:
-            store = config.folder / f"accounts-{desk.file_name}.sqlite"
-            async with billing_for(limits, desk.client, store, desk.id) as billing:
-                yield cls(desk, billing, tell)
+        """Register and stake, and open the accounts. Raises as `gateway_registration`."""
+        async with gateway_registration(config, identity, ask=ask, tell=tell) as registration:
+            store = config.folder / f"accounts-{registration.file_name}.sqlite"
+            async with billing_for(limits, registration.client, store, registration.id) as billing:
+                yield cls(registration, billing, tell)
 
-    def count(self, purser: Purser, metrics: Metrics) -> None:
-        """Show what the purser does among the gateway's metrics."""
-        purser.on_voucher, purser.on_receipt = metrics.vouchers.inc, metrics.receipts.inc
+    def count(self, issuer: VoucherIssuer, metrics: Metrics) -> None:
+        """Show what the issuer does among the gateway's metrics."""
+        issuer.on_voucher, issuer.on_receipt = metrics.vouchers.inc, metrics.receipts.inc
 
-    def purser(self, tasks: asyncio.TaskGroup) -> Purser:
+    def issuer(self, tasks: asyncio.TaskGroup) -> VoucherIssuer:
         """The one that pays the hops."""
-        desk = self.desk
-        return Purser(
-            gateway=desk.id,
-            binding=desk.binding,
-            account=desk.config.account,
-            journal=desk.journal,
-            chain=desk.view,
+        registration = self.registration
+        return VoucherIssuer(
+            gateway=registration.id,
+            binding=registration.binding,
+            account=registration.config.account,
+            journal=registration.journal,
+            chain=registration.view,
             tasks=tasks,
         )
 
     @asynccontextmanager
     async def running(self, client: Client, show: Callable[[SettlementEvent], None]) -> AsyncIterator[LeavesService]:
         """Follow the chain, publish checkpoints, probe providers and settle epochs while the block runs."""
-        desk, config = self.desk, self.desk.config
+        registration, config = self.registration, self.registration.config
         transport = client.node.transport
-        leaves = LeavesService(transport, desk.store, desk.id)
+        leaves = LeavesService(transport, registration.store, registration.id)
         await leaves.start()
-        book, others = SlaBook(), KnownGateways(desk.client)
+        book, others = SlaBook(), KnownGateways(registration.client)
         async with asyncio.TaskGroup() as tasks:
 
             def tell(event: SettlementEvent) -> None:
                 show(event)
                 if event.what == "post" and event.epoch is not None:
                     # They will want to see their leaves; we may have come back under another address.
-                    peers = {slot.peer for slot in desk.journal.slots("issued", epoch=event.epoch)}
+                    peers = {slot.peer for slot in registration.journal.slots("issued", epoch=event.epoch)}
                     tasks.create_task(client.backend.reach(sorted(peers)))
 
             settlement = GatewaySettlement(
-                desk.client,
-                desk.id,
-                desk.journal,
-                desk.store,
+                registration.client,
+                registration.id,
+                registration.journal,
+                registration.store,
                 _Redeemable(self.billing),
                 sla=book,
                 claims=config.claims,
                 poll=config.settle_seconds,
                 tell=tell,
             )
-            prober = Prober(transport, partial(_targets, client), lambda: desk.view.epoch, book)
+            prober = Prober(transport, partial(_targets, client), lambda: registration.view.epoch, book)
             enforcer = SlaEnforcer(
-                desk.client, transport, others, own=(desk.id, desk.store), poll=config.settle_seconds, tell=show
+                registration.client,
+                transport,
+                others,
+                own=(registration.id, registration.store),
+                poll=config.settle_seconds,
+                tell=show,
             )
-            work = [tasks.create_task(each.run()) for each in (desk.view, settlement, prober, others, enforcer)]
+            work = [tasks.create_task(each.run()) for each in (registration.view, settlement, prober, others, enforcer)]
             try:
                 yield leaves
             finally:
@@ -102,8 +107,8 @@ class PaidGateway:
 
 async def _targets(client: Client) -> Mapping[str, PeerId]:
     """The active providers that we know, by their id."""
-    purser = client.backend.purser
-    return dict(purser.known) if purser is not None else {}
+    issuer = client.backend.issuer
+    return dict(issuer.known) if issuer is not None else {}
 
 
 class _Redeemable:

@@ -15,7 +15,7 @@ from mesh.gateway.config import GatewayConfig
 from mesh.gateway.job import Job
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.reports import RequestLog
-from mesh.payment.limits import Places
+from mesh.payment.accounts.limits import Places
 
 _MAX_QUOTED_NAME = 100
 

@@ -16,7 +16,7 @@ from shards.engine.queue import BatchLimits
 from shards.span import Span
 
 if TYPE_CHECKING:
-    from mesh.payment.desk import Ask, PaymentConfig
+    from mesh.payment.onchain.registration import Ask, PaymentConfig
 
 PREFILL_CHUNK = 256
 REBALANCE_SECONDS = 8.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shards.span import Span
 
 if TYPE_CHECKING:
-    from mesh.payment.settling import SettlementEvent
+    from mesh.payment.settlement.loop import SettlementEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from shards.span import Span
 from shards.stage import StageModel
 
 if TYPE_CHECKING:
-    from mesh.payment.desk import Desk
+    from mesh.payment.onchain.registration import ChainRegistration
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +65,13 @@ async def join(
     check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
     async with AsyncExitStack() as stack:
-        desk = None
+        registration = None
         if config.payment is not None:
-            from mesh.payment.desk import provider_desk  # who serves for free needs nothing of the chain
+            # Needed only here: a provider that serves for free needs nothing of the chain.
+            from mesh.payment.onchain.registration import provider_registration
 
-            desk = await stack.enter_async_context(
-                provider_desk(
+            registration = await stack.enter_async_context(
+                provider_registration(
                     config.payment,
                     config.node.identity,
                     digest=files.digest,
@@ -86,7 +87,7 @@ async def join(
             if config.node.relays:
                 tell(Reached(node.relays, node.maddrs))
                 watchers.append(tasks.create_task(node.watch_relays(lambda now: tell(Reached(now, node.maddrs)))))
-            provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), desk)
+            provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), registration)
             try:
                 await provider.run_until(leaving or Leaving(), tell, progress)
             finally:
@@ -99,8 +100,10 @@ async def join(
 class _Provider:
     """The state of one joining or serving provider."""
 
-    def __init__(self, config: JoinConfig, node: Node, files: ModelFiles, dtype: str, desk: Desk | None) -> None:
-        self._desk = desk
+    def __init__(
+        self, config: JoinConfig, node: Node, files: ModelFiles, dtype: str, registration: ChainRegistration | None
+    ) -> None:
+        self._registration = registration
         self._config = config
         self._node = node
         self._announcer = Announcer(node.directory)
@@ -168,8 +171,8 @@ class _Provider:
         """Choose, load and serve, and do so again wherever we are needed more."""
         span = await self._choose()
         async with asyncio.TaskGroup() as tasks:
-            if self._desk is not None:
-                tasks.create_task(self._settle(self._desk, tell))
+            if self._registration is not None:
+                tasks.create_task(self._settle(self._registration, tell))
             while True:
                 tell(Chose(self._files.name, span, self._files.spec.n_blocks))
                 # The stage is handed over, so that nobody holds it any more when another takes its place.
@@ -177,12 +180,12 @@ class _Provider:
                 await self._doors.shut()
                 gc.collect()
 
-    async def _settle(self, desk: Desk, tell: Callable[[JoinEvent], None]) -> None:
+    async def _settle(self, registration: ChainRegistration, tell: Callable[[JoinEvent], None]) -> None:
         """Look after the money, from the first time we serve on and whatever blocks we serve later."""
         await self._has_served.wait()
-        settlement = desk.settlement(self._node.transport, lambda event: tell(Settlement(event)))
+        settlement = registration.settlement(self._node.transport, lambda event: tell(Settlement(event)))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(desk.view.run())
+            tasks.create_task(registration.view.run())
             tasks.create_task(settlement.run())
 
     async def _prepare(self, span: Span, progress: Progress) -> StageModel:
@@ -203,7 +206,7 @@ class _Provider:
             files=files.contents,
             wire_dtype=self._dtype,
             config=ServiceConfig(admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads),
-            collector=self._desk.collector(len(span)) if self._desk is not None else None,
+            collector=self._registration.collector(len(span)) if self._registration is not None else None,
         )
         ready = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -344,7 +347,7 @@ class _Provider:
             wire_dtype=self._dtype,
             version=VERSION,
             files={name: FileDigest(*entry) for name, entry in self._files.hashes.items()},
-            account=self._desk.binding() if self._desk is not None else b"",
+            account=self._registration.binding() if self._registration is not None else b"",
         )
 
     def _serving_record(self, service: StageService, span: Span) -> ProviderRecord:

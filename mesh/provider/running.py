@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 
 from mesh.errors import MeshError
-from mesh.payment.collector import Collector
+from mesh.payment.credit.collector import VoucherCollector
 from mesh.provider.control import ControlChannel
 from mesh.provider.live import LiveSession
+from mesh.provider.payment_gate import PaymentGate
 from mesh.provider.sessions import SessionTable
-from mesh.provider.till import Till
 from mesh.transport.port import PeerId
 from mesh.wire.messages import MAX_REASON, SessionFailed
 from shards.engine.engine import Engine
@@ -29,9 +29,9 @@ FULL_QUEUE_PAUSE = 0.005
 class LiveSessions:
     """The sessions that a stage has admitted, by id. With a `collector` their work is paid for."""
 
-    def __init__(self, table: SessionTable, wire_dtype: torch.dtype, collector: Collector | None) -> None:
+    def __init__(self, table: SessionTable, wire_dtype: torch.dtype, collector: VoucherCollector | None) -> None:
         self.table = table
-        self.till = Till(collector, self._try_submit, self.fail) if collector is not None else None
+        self.payment_gate = PaymentGate(collector, self._try_submit, self.fail) if collector is not None else None
         self.engine: Engine | None = None
         """What runs their work; None while the stage does not run."""
         self._wire_dtype = wire_dtype
@@ -78,7 +78,7 @@ class LiveSessions:
         work.tail = live.tail
         work.wire_dtype = self._wire_dtype
         live.begin(work)
-        if self.till is not None and not self.till.may_run(live, work):
+        if self.payment_gate is not None and not self.payment_gate.may_run(live, work):
             return
         while True:
             if self._try_submit(work):
@@ -104,8 +104,8 @@ class LiveSessions:
         if live is None or live.cache is not work.cache:
             return None
         live.end(work)
-        if self.till is not None:
-            self.till.done(live, work, ok=outcome.error is None)
+        if self.payment_gate is not None:
+            self.payment_gate.done(live, work, ok=outcome.error is None)
         live.entry.tokens += work.count
         live.entry.busy_seconds += outcome.seconds
         if outcome.error is not None:
@@ -163,8 +163,8 @@ class LiveSessions:
     def free(self, live: LiveSession, received: int | None = None) -> None:
         """Give back what a session held; `received` is how far its client says it got."""
         self._live.pop(live.entry.id, None)
-        if self.till is not None:
-            self.till.close(live, received)
+        if self.payment_gate is not None:
+            self.payment_gate.close(live, received)
         self.table.close(live.entry.id, live.entry.client)
         for work in live.pending.values():
             work.cancelled = True

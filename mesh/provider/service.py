@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from mesh.errors import BadTensor, InternalError, ProtocolViolation
-from mesh.payment.collector import Collector
+from mesh.payment.credit.collector import VoucherCollector
 from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
 from mesh.provider.live import LiveSession, tail_for
@@ -69,7 +69,7 @@ class StageService:
         files: Mapping[str, bytes],
         wire_dtype: str,
         config: ServiceConfig | None = None,
-        collector: Collector | None = None,
+        collector: VoucherCollector | None = None,
     ) -> None:
         """With a `collector` work is paid for: only gateways that have introduced themselves may open sessions."""
         self.config = config or ServiceConfig()
@@ -88,7 +88,7 @@ class StageService:
         self.table = SessionTable(facts, self.config.admission)
         self._wire_dtype = WIRE_DTYPES[wire_dtype]
         self.sessions = LiveSessions(self.table, self._wire_dtype, collector)
-        self.till = self.sessions.till
+        self.payment_gate = self.sessions.payment_gate
         self._strangers = Rates(*self.config.stranger_requests)
         self._clients = Rates(*self.config.client_requests)
         self._crash: asyncio.Future[None] | None = None
@@ -119,8 +119,8 @@ class StageService:
                     self._tasks = tasks
                     self.ring = Ring(self._transport, self.model.spec, self._wire_dtype, self.sessions, tasks)
                     tasks.create_task(self._expire())
-                    if self.till is not None:
-                        tasks.create_task(self.till.run())
+                    if self.payment_gate is not None:
+                        tasks.create_task(self.payment_gate.run())
                     await self._transport.serve(CONTROL_PROTOCOL, self._serve_control)
                     await self._transport.serve(RING_PROTOCOL, self.ring.serve)
                     ready()
@@ -151,8 +151,8 @@ class StageService:
         handed_over = self.sessions.fail_all("the provider is leaving")
         if handed_over:
             await asyncio.sleep(DRAIN_PAUSE)  # for their clients to be told
-        if self.till is not None:
-            await self.till.flush()
+        if self.payment_gate is not None:
+            await self.payment_gate.flush()
         return handed_over
 
     # What clients ask for.
@@ -173,8 +173,8 @@ class StageService:
             for live in self.sessions:
                 if live.owner is control:
                     self.sessions.free(live)
-            if self.till is not None:
-                self.till.leave(control)
+            if self.payment_gate is not None:
+                self.payment_gate.leave(control)
 
     def _pause(self, peer: PeerId, size: int) -> float:
         """Count a request of a peer with so many bytes of payload; for how long no more of its are read."""
@@ -206,8 +206,8 @@ class StageService:
                 control.tell(FileData(request, error), data or b"")
             case Ping(nonce=nonce):
                 control.tell(Pong(nonce))
-            case Hello() | Voucher() if self.till is not None:
-                self.till.hear(control, message, frame)
+            case Hello() | Voucher() if self.payment_gate is not None:
+                self.payment_gate.hear(control, message, frame)
             case Hello():
                 control.tell(Unwelcome("free", "nobody pays here: this provider serves without a chain", 0))
             case _:
@@ -217,8 +217,8 @@ class StageService:
         try:
             if self.engine is None or self._closing or self.draining:
                 raise NotAdmitted("closing", "the provider is shutting down")
-            if self.till is not None:
-                self.till.check(control.peer)
+            if self.payment_gate is not None:
+                self.payment_gate.check(control.peer)
             for idle in self.table.in_the_way(request, control.peer, time.monotonic()):
                 if (live := self.sessions.get(idle.id)) is not None:
                     self.sessions.lapse(live, "nothing happened in it, and others need its place")
@@ -227,7 +227,7 @@ class StageService:
             self._refuse(control, request, refusal)
             return
         try:
-            bill = self.till.bill(entry) if self.till is not None else None
+            bill = self.payment_gate.bill(entry) if self.payment_gate is not None else None
             tail = tail_for(request, frame.payload, self.model.spec) if entry.is_last else None
             cache = self.model.new_cache(entry.span, entry.capacity)
         except NotAdmitted as refusal:
@@ -264,7 +264,11 @@ class StageService:
     async def _feed(self, live: LiveSession, ids: torch.Tensor) -> None:
         """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
         entry = live.entry
-        size = self.config.prefill_chunk if self.till is None else min(self.config.prefill_chunk, self.till.chunk)
+        size = (
+            self.config.prefill_chunk
+            if self.payment_gate is None
+            else min(self.config.prefill_chunk, self.payment_gate.chunk)
+        )
         for start in range(0, len(ids), size):
             chunk = ids[start : start + size]
             work = Work(entry.id, live.cache, start, len(chunk), tokens=chunk)

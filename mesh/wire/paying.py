@@ -23,7 +23,7 @@ class Hello:
 class Welcome:
     """The provider works for the gateway: under which id, for which model on the chain, and how much on credit.
 
-    `credit` is in weighted tokens (`mesh.payment.units`): beyond it sessions wait for vouchers.
+    `credit` is in weighted tokens (`mesh.payment.credit.units`): beyond it sessions wait for vouchers.
     """
 
     kind: ClassVar[str] = "welcome"

@@ -18,7 +18,7 @@ from mesh.gateway.edge import parse_body
 from mesh.gateway.errors import ApiFailure
 from mesh.gateway.sampling import sampling_params, stop_strings, top_logprobs
 from mesh.gateway.schemas import ChatRequest, CompletionRequest, SamplingFields
-from mesh.payment.api_keys import KeyRequest
+from mesh.payment.accounts.api_keys import KeyRequest
 from shards.errors import InvalidSampling
 from shards.sampling_params import SamplingParams
 from tests.fuzz.decoder import Decoder

@@ -23,10 +23,10 @@ from chain.vouchers import (
     sign,
 )
 from mesh.errors import ProtocolViolation
-from mesh.payment.leaves_service import check_leaves
-from mesh.payment.provider_plan import SlotId
-from mesh.payment.provider_settlement import leaf_in_call
-from mesh.payment.sla import Measured, read_reports, sign_reports
+from mesh.payment.settlement.leaves import check_leaves
+from mesh.payment.settlement.provider import leaf_in_call
+from mesh.payment.settlement.provider_plan import SlotId
+from mesh.payment.sla.reports import Measured, read_reports, sign_reports
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_json
 
@@ -186,7 +186,7 @@ def decoders() -> list[Decoder]:
             _leaf_in_call,
             refused,
             _proved,
-            ("mesh.payment.provider_settlement:leaf_in_call", "chain.merkle:verify"),
+            ("mesh.payment.settlement.provider:leaf_in_call", "chain.merkle:verify"),
         ),
         Decoder(
             "leaves of a checkpoint",
@@ -194,7 +194,7 @@ def decoders() -> list[Decoder]:
             _leaves,
             refused,
             _leaves_wrong,
-            ("mesh.payment.leaves_service:check_leaves", "mesh.payment.provider_settlement:leaves_from_bytes"),
+            ("mesh.payment.settlement.leaves:check_leaves", "mesh.payment.settlement.provider:leaves_from_bytes"),
             mutate_json,
         ),
         Decoder(
@@ -212,7 +212,7 @@ def decoders() -> list[Decoder]:
             _read_reports,
             refused,
             _reports_wrong,
-            ("mesh.payment.sla:read_reports",),
+            ("mesh.payment.sla.reports:read_reports",),
             mutate_json,
         ),
     ]

@@ -24,7 +24,6 @@ from chain.errors import (
     ContractError,
     InvalidArgument,
     RateLimited,
-    UnknownRevert,
     WalletError,
     WrongPassword,
 )
@@ -32,7 +31,7 @@ from chain.primitives import key_of
 from chain.units import parse_func
 from chain.wallet import open_keystore, read_private_key
 from mesh.errors import ProtocolViolation
-from mesh.payment.known_gateways import peer_of
+from mesh.payment.sla.known_gateways import peer_of
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.peers import ME
@@ -165,9 +164,8 @@ def _logged(data: bytes) -> Any:
 def _reverts() -> list[bytes]:
     examples = []
     for cls in sorted(ContractError.known, key=lambda cls: cls.__name__):
-        if cls is not UnknownRevert:
-            kinds = list(cls.fields().values())
-            examples.append(cls.selector() + eth_abi.encode(kinds, [_example(kind) for kind in kinds]))
+        kinds = list(cls.fields().values())
+        examples.append(cls.selector() + eth_abi.encode(kinds, [_example(kind) for kind in kinds]))
     inner = bytes.fromhex("08c379a0") + eth_abi.encode(["bytes"], [examples[0]])
     return [*examples, bytes.fromhex("08c379a0") + eth_abi.encode(["bytes"], [inner])]
 
@@ -262,7 +260,7 @@ def decoders() -> list[Decoder]:
             lambda data: peer_of(_text(data)) or _nothing(),
             (ProtocolViolation,),
             lambda sample, data, peer: None if peer.encode() in data else "another peer",
-            ("mesh.payment.known_gateways:peer_of",),
+            ("mesh.payment.sla.known_gateways:peer_of",),
             mutate_json,
         ),
         Decoder(

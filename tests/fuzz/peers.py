@@ -29,9 +29,9 @@ from mesh.discovery.records import (
 )
 from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import SIGNATURE_SIZE, Identity, peer_id_of, public_key_of, verify
-from mesh.payment import binding as bindings
-from mesh.payment.binding import Binding, read_binding, sign_binding
-from mesh.payment.terms import NotAccepted, accept_binding
+from mesh.payment.credit import binding as bindings
+from mesh.payment.credit.binding import Binding, read_binding, sign_binding
+from mesh.payment.credit.terms import NotAccepted, accept_binding
 from mesh.transport.direct.certificate import verify_certificate
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_msgpack
@@ -190,7 +190,7 @@ def decoders() -> list[Decoder]:
     """All of this module."""
     refused = (ProtocolViolation,)
     record = ("mesh.discovery.records:decode_record", "mesh.discovery.records:_parse")
-    bound = ("mesh.payment.binding:read_binding", "chain.vouchers:recover")
+    bound = ("mesh.payment.credit.binding:read_binding", "chain.vouchers:recover")
     return [
         Decoder("records", _records, _decode, refused, _only_the_sample, record, _signed_body),
         Decoder(
@@ -261,6 +261,6 @@ def decoders() -> list[Decoder]:
             _accepted,
             (ProtocolViolation, NotAccepted),
             _only_the_sample,
-            ("mesh.payment.terms:accept_binding",),
+            ("mesh.payment.credit.terms:accept_binding",),
         ),
     ]

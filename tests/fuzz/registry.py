@@ -49,7 +49,7 @@ ON_THE_WIRE: Final = re.compile(r"(read|unpack|from)_")
 """In mesh/wire these names are enough."""
 EXEMPT: Final = {
     "mesh.transport.libp2p.muxer:Muxer._parse": "its headers are in «yamux frames», its state in test_yamux.py",
-    "mesh.payment.account_store:AccountStore._recover": "our own database",
+    "mesh.payment.accounts.store:AccountStore._recover": "our own database",
     "shards.fast_tokenizer:FastTokenizer.decode": "takes our own token ids",
     "shards.tokenizer:Tokenizer.decode": "takes our own token ids",
     "shards.chat_template:_GenerationTag.parse": "jinja's hook; templates are in «tokenizer files»",

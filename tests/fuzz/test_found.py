@@ -20,8 +20,8 @@ from chain.units import parse_func
 from chain.wallet import Account, create_keystore, open_keystore
 from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import Identity
-from mesh.payment.api_keys import KeyRequest
-from mesh.payment.binding import _LABEL, Binding, read_binding, sign_binding
+from mesh.payment.accounts.api_keys import KeyRequest
+from mesh.payment.credit.binding import _LABEL, Binding, read_binding, sign_binding
 from mesh.transport.direct.certificate import Credentials, verify_certificate
 from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame

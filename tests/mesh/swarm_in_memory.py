@@ -15,7 +15,7 @@ from mesh.client.types import Completion, GenerateRequest, TokenLogprob
 from mesh.discovery.directory import MemoryBoard, MemoryDirectory
 from mesh.discovery.records import FileDigest, ProviderRecord
 from mesh.identity import Identity
-from mesh.payment.journal import PaymentJournal
+from mesh.payment.credit.store import PaymentJournal
 from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.service import StageService
@@ -104,9 +104,9 @@ class MemorySwarm:
         identity = Identity.generate()
         transport = await self.transport(identity.peer_id)
         directory = MemoryDirectory(identity, self.board)
-        till = None
+        paid = None
         if self.money is not None:
-            till = self.money.provider(identity, f"provider-{len(self.providers)}", self.files.digest, len(span))
+            paid = self.money.provider(identity, f"provider-{len(self.providers)}", self.files.digest, len(span))
         service = StageService(
             load_stage(self.checkpoint, span),
             digest=self.files.digest,
@@ -114,7 +114,7 @@ class MemorySwarm:
             files=self.files.contents,
             wire_dtype=WIRE_DTYPE,
             config=config or self.config,
-            collector=till.collector if till is not None else None,
+            collector=paid.collector if paid is not None else None,
         )
         ready = asyncio.Event()
         task = asyncio.create_task(service.run(ready.set))
@@ -122,9 +122,9 @@ class MemorySwarm:
         self.stack.push_async_callback(_stop, provider)
         await ready.wait()
         record = self.record(identity.peer_id, span, throughput)
-        if till is not None:
-            record = replace(record, account=till.binding)
-            provider.account, provider.journal = till.account, till.journal
+        if paid is not None:
+            record = replace(record, account=paid.binding)
+            provider.account, provider.journal = paid.account, paid.journal
         await directory.announce(record)
         self.providers.append(provider)
         return provider
@@ -159,10 +159,10 @@ class MemorySwarm:
         identity = Identity.generate()
         transport = await self.transport(identity.peer_id)
         directory = MemoryDirectory(identity, self.board)
-        purser = None
+        issuer = None
         if gateway is not None and self.money is not None:
-            purser = self.money.gateway(identity, gateway)
-        return await self.stack.enter_async_context(SwarmBackend(transport, directory, config, purser=purser))
+            issuer = self.money.gateway(identity, gateway)
+        return await self.stack.enter_async_context(SwarmBackend(transport, directory, config, issuer=issuer))
 
     async def generate(self, request: GenerateRequest, *, backend: SwarmBackend | None = None) -> Answer:
         """Run a generation to its end."""

@@ -191,7 +191,7 @@ async def test_a_stage_that_does_not_hear_is_killed_when_nobody_waits_any_more()
 
 def test_an_event_of_a_child_is_the_event_that_it_told(capsys: pytest.CaptureFixture[str]) -> None:
     from mesh.cli.join_events import lines, read_event, show
-    from mesh.payment.settling import SettlementEvent
+    from mesh.payment.settlement.loop import SettlementEvent
     from mesh.provider import events
     from shards.span import Span
 

@@ -34,9 +34,9 @@ runpy.run_module("mesh", run_name="__main__", alter_sys=True)
 SKEWED = "import time; right = time.time; time.time = lambda: right() + {ahead}"
 """A clock that is wrong."""
 GREEDY = """
-from mesh.payment.collector import Collector
-finish = Collector.finish
-Collector.finish = lambda self, bill, begun, done: finish(self, bill, begun, done + done // 4)
+from mesh.payment.credit.collector import VoucherCollector
+finish = VoucherCollector.finish
+VoucherCollector.finish = lambda self, bill, begun, done: finish(self, bill, begun, done + done // 4)
 """
 """A provider that claims a quarter more than it does."""
 GARBAGE = """
@@ -46,12 +46,12 @@ live.hidden_payload = lambda pieces: honest([piece * float("nan") for piece in p
 """
 """A provider that hands over what is no number."""
 REPLAYING = """
-import mesh.payment.purser as purser
-honest, sent = purser.Voucher, []
+import mesh.payment.credit.issuer as issuer
+honest, sent = issuer.Voucher, []
 def voucher(*values):
     sent.append(honest(*values))
     return sent[0]
-purser.Voucher = voucher
+issuer.Voucher = voucher
 """
 """A gateway that pays with its first voucher again and again."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mesh.payment.units import weighted_tokens
+from mesh.payment.credit.units import weighted_tokens
 from tests.scenarios.paid import PROMPT_TOKENS, paid_swarm, sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

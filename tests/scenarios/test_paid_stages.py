@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mesh.cli.processes import Child
-from mesh.payment.units import weighted_tokens
+from mesh.payment.credit.units import weighted_tokens
 from tests.scenarios.paid import EVENT_SECONDS, LOOPBACK, PROMPT_TOKENS, START_SECONDS, PaidSwarm, paid_swarm, sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import MeshError
-from mesh.payment.terms import PAUSE_SECONDS
-from mesh.payment.units import weighted_tokens
+from mesh.payment.credit.terms import PAUSE_SECONDS
+from mesh.payment.credit.units import weighted_tokens
 from tests.scenarios.paid import (
     GARBAGE,
     GREEDY,

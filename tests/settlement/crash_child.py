@@ -16,12 +16,12 @@ from chain.deploy import Deployment
 from chain.devnet.accounts import faucet
 from chain.vouchers import PaymentVoucher
 from mesh.errors import PeerUnreachable
-from mesh.payment.gateway_settlement import GatewaySettlement
-from mesh.payment.journal import PaymentJournal, Slot
-from mesh.payment.leaves_service import CheckedLeaves
-from mesh.payment.provider_settlement import ProviderSettlement, leaves_from_bytes
-from mesh.payment.settlement_store import SettlementStore
-from mesh.payment.settling import Settler
+from mesh.payment.credit.store import PaymentJournal, Slot
+from mesh.payment.settlement.gateway import GatewaySettlement
+from mesh.payment.settlement.leaves import CheckedLeaves
+from mesh.payment.settlement.loop import SettlementLoop
+from mesh.payment.settlement.provider import ProviderSettlement, leaves_from_bytes
+from mesh.payment.settlement.store import SettlementStore
 
 QUICK = Policy(resend_after=0.5, stuck_after=2.0, renumber_after=0.5)
 WRITES: dict[type[Any], tuple[str, ...]] = {
@@ -90,7 +90,7 @@ async def settle(
             return leaves_from_bytes(body, slot, root, data_hash)
 
         async with client:
-            settlement: Settler
+            settlement: SettlementLoop
             if name.startswith("gate"):
                 settlement = GatewaySettlement(client, name, payments, store, Vouchers(vouchers))
             else:

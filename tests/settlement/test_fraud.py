@@ -10,9 +10,9 @@ from chain.leaves import CheckpointLeaves
 from chain.merkle import Leaf
 from chain.primitives import BPS, FUNC, key_of
 from chain.vouchers import ContributionVoucher, digest
-from mesh.payment.creator_settlement import CreatorSettlement
-from mesh.payment.gateway_settlement import GatewaySettlement
-from mesh.payment.tabs import Pair
+from mesh.payment.credit.line import Pair
+from mesh.payment.settlement.creator import CreatorSettlement
+from mesh.payment.settlement.gateway import GatewaySettlement
 from tests.settlement.town import GATEWAY, GATEWAY_STAKE, MODEL, OTHER_GATEWAY, OWNERS, ROYALTY_BPS, Town
 
 

@@ -7,9 +7,9 @@ import random
 from typing import Any
 
 from chain.client.retry import RetryPolicy
-from mesh.payment.gateway_settlement import GatewaySettlement
-from mesh.payment.provider_settlement import ProviderSettlement
-from mesh.payment.settling import SettlementEvent
+from mesh.payment.settlement.gateway import GatewaySettlement
+from mesh.payment.settlement.loop import SettlementEvent
+from mesh.payment.settlement.provider import ProviderSettlement
 from tests.chain.shells.proxy import Verdict, proxy
 from tests.chain.shells.world import eventually
 from tests.settlement.town import GATEWAY, MODEL, Town

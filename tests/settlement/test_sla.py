@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from mesh.identity import Identity
-from mesh.payment.leaves_service import LeavesService
-from mesh.payment.sla import SlaBook
-from mesh.payment.sla_enforcer import SlaEnforcer
+from mesh.payment.settlement.leaves import LeavesService
+from mesh.payment.sla.enforcer import SlaEnforcer
+from mesh.payment.sla.reports import SlaBook
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from tests.settlement.town import GATEWAY, GATEWAY_STAKE, OTHER_GATEWAY, OWNERS, STAKE, Town
 

@@ -17,13 +17,13 @@ from chain.devnet.accounts import faucet, faucets
 from chain.primitives import FUNC, key_of
 from chain.vouchers import ContributionReceipt, ContributionVoucher, Domain, PaymentVoucher, digest
 from mesh.errors import PeerUnreachable
-from mesh.payment.gateway_settlement import GatewaySettlement
-from mesh.payment.journal import PaymentJournal, Slot
-from mesh.payment.leaves_service import CheckedLeaves
-from mesh.payment.provider_settlement import ProviderSettlement, leaves_from_bytes
-from mesh.payment.settlement_store import SettlementStore
-from mesh.payment.settling import SettlementEvent
-from mesh.payment.tabs import Pair
+from mesh.payment.credit.line import Pair
+from mesh.payment.credit.store import PaymentJournal, Slot
+from mesh.payment.settlement.gateway import GatewaySettlement
+from mesh.payment.settlement.leaves import CheckedLeaves
+from mesh.payment.settlement.loop import SettlementEvent
+from mesh.payment.settlement.provider import ProviderSettlement, leaves_from_bytes
+from mesh.payment.settlement.store import SettlementStore
 from tests.chain.shells.world import Net
 
 EPOCH_LENGTH = 60

@@ -20,11 +20,11 @@ from chain.wallet import Account
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.identity import Identity
 from mesh.node import NodeConfig
-from mesh.payment.binding import Binding, Role, sign_binding
-from mesh.payment.collector import Collector
-from mesh.payment.journal import PaymentJournal
-from mesh.payment.purser import Purser
-from mesh.payment.terms import CreditTerms, ProviderFacts
+from mesh.payment.credit.binding import Binding, Role, sign_binding
+from mesh.payment.credit.collector import VoucherCollector
+from mesh.payment.credit.issuer import VoucherIssuer
+from mesh.payment.credit.store import PaymentJournal
+from mesh.payment.credit.terms import CreditTerms, ProviderFacts
 from mesh.provider.events import Chose, JoinEvent, Serving
 from mesh.provider.join import JoinConfig, Leaving, _Provider
 from mesh.provider.model_files import ModelFiles
@@ -121,7 +121,7 @@ class Host:
             await asyncio.wait({self.task})
 
 
-class _Desk:
+class _Registration:
     """What a provider needs of its place on the chain."""
 
     def __init__(self, host: ProviderHost) -> None:
@@ -131,16 +131,16 @@ class _Desk:
     def binding(self) -> bytes:
         return binding_of("provider", self._host.name)
 
-    def settlement(self, *_: object) -> _Desk:
+    def settlement(self, *_: object) -> _Registration:
         return self
 
     async def run(self) -> NoReturn:
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
-    def collector(self, blocks: int) -> Collector:
+    def collector(self, blocks: int) -> VoucherCollector:
         host = self._host
-        return Collector(
+        return VoucherCollector(
             provider=host.name,
             model_id=MODEL_ID,
             blocks=blocks,
@@ -174,7 +174,7 @@ class SimProvider(_Provider):
             kv_bytes=host.kv_bytes,
             drain_seconds=host.drain_seconds,
         )
-        super().__init__(config, node, host.site.files, "float32", _Desk(host))  # type: ignore[arg-type]
+        super().__init__(config, node, host.site.files, "float32", _Registration(host))  # type: ignore[arg-type]
         self.host = host
         self.models: list[HashModel] = []
 
@@ -289,8 +289,8 @@ class GatewayHost(Host):
         transport = SimTransport(self.peer, site.network, machine)
         directory = SimDirectory(identity_of(name), site.dht)
 
-        def purser(tasks: asyncio.TaskGroup) -> Purser:
-            return Purser(
+        def issuer(tasks: asyncio.TaskGroup) -> VoucherIssuer:
+            return VoucherIssuer(
                 gateway=name,
                 binding=lambda: binding_of("gateway", name),
                 account=account_of(name),
@@ -299,7 +299,7 @@ class GatewayHost(Host):
                 tasks=tasks,
             )
 
-        async with transport, SwarmBackend(transport, directory, self.config, purser=purser) as backend:
+        async with transport, SwarmBackend(transport, directory, self.config, issuer=issuer) as backend:
             self.backend = backend
             self.ready.set()
             await asyncio.get_running_loop().create_future()

@@ -71,13 +71,13 @@ class Invariants:
                 left.append(f"{host.name}: {service.sessions.awaited} pieces of work are waited for")
             if service.engine is not None and service.engine.queued:
                 left.append(f"{host.name}: {service.engine.queued} pieces of work wait")
-            till = service.till
-            if till is not None:
-                if till._waiting or till._working:
-                    left.append(f"{host.name}: the till waits for somebody")
-                for customer in till._collector._customers.values():
-                    if customer.tab.running:
-                        left.append(f"{host.name}: {customer.tab.running} units count as running")
+            gate = service.payment_gate
+            if gate is not None:
+                if gate._waiting or gate._working:
+                    left.append(f"{host.name}: the payment gate waits for somebody")
+                for customer in gate._collector._customers.values():
+                    if customer.line.running:
+                        left.append(f"{host.name}: {customer.line.running} units count as running")
         for gateway in self._gateways:
             backend = gateway.backend
             if backend is None or not gateway.is_up:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from mesh.payment.tabs import GatewayTab, Pair, ProviderTab
-from mesh.payment.units import W_GENERATED, SessionMeter
+from mesh.payment.credit.line import CreditLine, Pair, VoucherLine
+from mesh.payment.credit.units import W_GENERATED, SessionMeter
 from mesh.transport.port import PeerId
 from mesh.wire.frame import Frame
 from mesh.wire.messages import CONTROL_PROTOCOL, OpenSession, decode
@@ -95,42 +95,42 @@ class Ledger:
     @contextmanager
     def probes(self) -> Iterator[None]:
         """See every voucher at the moment at which it begins to count."""
-        accept, sign, begin, pardon = ProviderTab.accept, GatewayTab.sign, ProviderTab.begin, ProviderTab.pardon
+        accept, sign, begin, pardon = CreditLine.accept, VoucherLine.sign, CreditLine.begin, CreditLine.pardon
 
-        def accepting(tab: ProviderTab, epoch: int, units: int) -> None:
+        def accepting(line: CreditLine, epoch: int, units: int) -> None:
             self.checks["voucher written before it counts"] += 1
-            if self._written(tab.pair, "held", epoch)[0] < units:
-                self._broken(f"{tab.pair.provider} counts a voucher for {units} units that is not written down")
-            accept(tab, epoch, units)
-            key = tab.pair, epoch
+            if self._written(line.pair, "held", epoch)[0] < units:
+                self._broken(f"{line.pair.provider} counts a voucher for {units} units that is not written down")
+            accept(line, epoch, units)
+            key = line.pair, epoch
             self._accepted[key] = max(units, self._accepted.get(key, 0))
 
-        def signing(tab: GatewayTab, epoch: int, units: int) -> None:
+        def signing(line: VoucherLine, epoch: int, units: int) -> None:
             self.checks["no more is signed than was received"] += 1
-            if units < tab.epochs[epoch].vouched:
-                self._broken(f"{tab.pair.gateway} signs for less than before")
-            sign(tab, epoch, units)
-            if tab.signed > tab.verified + tab.grace:
-                self._broken(f"{tab.pair.gateway} signs for {tab.signed} units and has received {tab.verified}")
+            if units < line.epochs[epoch].vouched:
+                self._broken(f"{line.pair.gateway} signs for less than before")
+            sign(line, epoch, units)
+            if line.signed > line.verified + line.grace:
+                self._broken(f"{line.pair.gateway} signs for {line.signed} units and has received {line.verified}")
 
-        def beginning(tab: ProviderTab, units: int) -> None:
-            begin(tab, units)
+        def beginning(line: CreditLine, units: int) -> None:
+            begin(line, units)
             self.checks["no more is at risk than the credit"] += 1
-            if units and tab.unpaid + tab.running > tab.credit:
+            if units and line.unpaid + line.running > line.credit:
                 self._broken(
-                    f"{tab.pair.provider} risks {tab.unpaid + tab.running} units with a credit of {tab.credit}"
+                    f"{line.pair.provider} risks {line.unpaid + line.running} units with a credit of {line.credit}"
                 )
 
-        def pardoning(tab: ProviderTab) -> None:
-            pardon(tab)
-            self._pardons[tab.pair] += 1
+        def pardoning(line: CreditLine) -> None:
+            pardon(line)
+            self._pardons[line.pair] += 1
 
         with ExitStack() as stack:
             for owner, name, probe in (
-                (ProviderTab, "accept", accepting),
-                (GatewayTab, "sign", signing),
-                (ProviderTab, "begin", beginning),
-                (ProviderTab, "pardon", pardoning),
+                (CreditLine, "accept", accepting),
+                (VoucherLine, "sign", signing),
+                (CreditLine, "begin", beginning),
+                (CreditLine, "pardon", pardoning),
             ):
                 stack.enter_context(patch.object(owner, name, probe))
             yield

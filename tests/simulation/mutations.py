@@ -33,10 +33,10 @@ class Mutation:
     simulation: Literal["swarm", "placement", "paying"] = "swarm"
 
 
-_JOURNAL = "mesh.payment.journal"
+_STORE = "mesh.payment.credit.store"
 _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
-_TABS = "mesh.payment.tabs"
+_LINE = "mesh.payment.credit.line"
 _BILLING = "mesh.gateway.billing"
 _FREE = "self.table.close(live.entry.id, live.entry.client)"
 _KEEP = "keep = next(iter(self.sessions), locals().get('keep'))"
@@ -52,7 +52,7 @@ MUTATIONS = (
         "a provider does not write vouchers down",
         (
             Edit(
-                _JOURNAL,
+                _STORE,
                 "PaymentJournal.record_voucher",
                 "with self._transaction",
                 "if side == 'held':\n            return True\n        with self._transaction",
@@ -63,7 +63,7 @@ MUTATIONS = (
         "a gateway does not write vouchers down",
         (
             Edit(
-                _JOURNAL,
+                _STORE,
                 "PaymentJournal.record_voucher",
                 "with self._transaction",
                 "if side == 'issued':\n            return True\n        with self._transaction",
@@ -74,20 +74,20 @@ MUTATIONS = (
         "a provider counts a voucher before it is written down",
         (
             Edit(
-                "mesh.payment.collector",
-                "Collector.voucher",
+                "mesh.payment.credit.collector",
+                "VoucherCollector.voucher",
                 "        await asyncio.to_thread(",
-                "        customer.tab.accept(message.epoch, message.units)\n        await asyncio.to_thread(",
+                "        customer.line.accept(message.epoch, message.units)\n        await asyncio.to_thread(",
             ),
         ),
     ),
     Mutation(
         "a gateway signs for whatever is claimed",
-        (Edit(_TABS, "GatewayTab.due", "self.verified + self.grace - self.signed", "1 << 60"),),
+        (Edit(_LINE, "VoucherLine.due", "self.verified + self.grace - self.signed", "1 << 60"),),
     ),
     Mutation(
         "a provider works on without being paid",
-        (Edit(_TABS, "ProviderTab.has_room", "return self", "return True or self"),),
+        (Edit(_LINE, "CreditLine.has_room", "return self", "return True or self"),),
     ),
     Mutation(
         "a client takes tokens in any order",
@@ -140,13 +140,19 @@ MUTATIONS = (
     ),
     Mutation(
         "the work of a session that failed counts as running for ever",
-        (Edit("mesh.provider.till", "Till.close", "self._collector.finish(live.bill, units, 0)", "pass"),),
+        (
+            Edit(
+                "mesh.provider.payment_gate", "PaymentGate.close", "self._collector.finish(live.bill, units, 0)", "pass"
+            ),
+        ),
     ),
     Mutation(
         "who has once used up its credit gets no second chance",
         (
-            Edit("mesh.payment.collector", "Collector._load", "tab.doubtful = tab.claimed", "pass"),
-            Edit("mesh.payment.collector", "Collector.run", "elif customer.dropped and", "elif False and"),
+            Edit("mesh.payment.credit.collector", "VoucherCollector._load", "line.doubtful = line.claimed", "pass"),
+            Edit(
+                "mesh.payment.credit.collector", "VoucherCollector.run", "elif customer.dropped and", "elif False and"
+            ),
         ),
         first=120,
     ),

@@ -20,10 +20,10 @@ from unittest.mock import patch
 import numpy as np
 
 import mesh.discovery.records as records
-import mesh.payment.binding as binding
-import mesh.payment.collector as collector
-import mesh.payment.purser as purser
-import mesh.payment.terms as terms
+import mesh.payment.credit.binding as binding
+import mesh.payment.credit.collector as collector
+import mesh.payment.credit.issuer as issuer
+import mesh.payment.credit.terms as terms
 import mesh.provider.join as join
 import mesh.provider.service as service
 from chain import primitives, vouchers
@@ -110,11 +110,11 @@ def nature(loop: VirtualLoop, seed: object, *, verbose: bool = False) -> Iterato
         (records, "_parse", _read),
         (Identity, "sign", lambda identity, message: signatures.sign(identity, message)),
         (Account, "sign_digest", lambda account, digest: signatures.sign_digest(account, digest)),
-        *((owner, "verify", signatures.verify) for owner in (records, binding, purser)),
+        *((owner, "verify", signatures.verify) for owner in (records, binding, issuer)),
         *((owner, "recover", signatures.recover) for owner in (binding, vouchers)),
         (vouchers, "keccak256", _keccak256),
-        *((owner, "checksummed", _checksummed) for owner in (binding, collector, purser, terms)),
-        *((owner, "key_of", _key_of) for owner in (collector, purser)),
+        *((owner, "checksummed", _checksummed) for owner in (binding, collector, issuer, terms)),
+        *((owner, "key_of", _key_of) for owner in (collector, issuer)),
         (service, "Engine", VirtualEngine),
         (join, "measure", lambda model, threads: (1, model.block_rate)),
         (collector, "TICK_SECONDS", TICK_SECONDS),

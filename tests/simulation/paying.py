@@ -30,10 +30,10 @@ from mesh.gateway.billing import Billing, BillingConfig
 from mesh.gateway.errors import ApiFailure
 from mesh.gateway.job import Job
 from mesh.gateway.sessions import Piece
-from mesh.payment.account_store import AccountStore
-from mesh.payment.accounts import STEPS_PER_INCREMENT
-from mesh.payment.api_keys import hash_key
-from mesh.payment.ports import Backing
+from mesh.payment.accounts.api_keys import hash_key
+from mesh.payment.accounts.balance import STEPS_PER_INCREMENT
+from mesh.payment.accounts.ports import Backing
+from mesh.payment.accounts.store import AccountStore
 from tests.mesh.gateway.paid import DOMAIN, GATEWAY, MemoryChain
 from tests.simulation.hosts import account_of
 from tests.simulation.loop import Clock, Machine, VirtualLoop, run_on

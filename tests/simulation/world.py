@@ -10,7 +10,7 @@ from random import Random
 
 import torch
 
-from mesh.payment.terms import CreditTerms
+from mesh.payment.credit.terms import CreditTerms
 from shards.span import Span
 from tests.mesh.payment.money import MemoryChain
 from tests.simulation import loop as loops

@@ -61,7 +61,7 @@ async def state_of(net: Net) -> tuple[int, int]:
     address = faucet(ACCOUNT).address
     nonce = int(await net.rpc.call("eth_getTransactionCount", address, "latest"), 16)
     async with net.client(None) as reader:
-        return (await reader.escrow.balance(address)).balance, nonce
+        return await reader.escrow.free_of(address), nonce
 
 
 @pytest.mark.slow
@@ -127,6 +127,6 @@ async def test_what_a_killed_process_left_is_finished_even_if_something_else_is_
             await net.revert(snapshot)
             moment += 1
         async with net.client(ACCOUNT, journal=journal) as client:
-            assert [ticket.intent.label for ticket in client.transactor.recovered] == ["Escrow.deposit"]
+            assert [pending.intent.label for pending in client.transactor.recovered] == ["Escrow.deposit"]
             await client.gateways.register("another matter", "")
     assert await state_of(net) == (balance + AMOUNT, nonce + 3)

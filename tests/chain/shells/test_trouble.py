@@ -11,9 +11,9 @@ import pytest
 
 from chain.client.journal import Journal
 from chain.client.lifecycle import Policy, State
+from chain.client.pending import Call
 from chain.client.retry import RetryPolicy
 from chain.client.staking import chain_name
-from chain.client.tickets import Call
 from chain.contract_errors import UnknownGateway
 from chain.devnet.accounts import CHAIN_ID, faucet
 from chain.errors import InsufficientFunds, NodeError, StillPending, TransactionError, TransactionFailed
@@ -131,19 +131,19 @@ async def test_a_transaction_that_is_reorganised_away_is_sent_again(any_net: Net
     async with any_net.client(6, policy=deep, journal=tmp_path / "j.sqlite") as client:
         before = await count(any_net, client.address)
         snapshot = await any_net.snapshot()
-        ticket = await client.transactor.submit(transfer(5))
-        await ticket.wait_mined(20)
-        first_block = ticket.intent.block_hash
+        pending = await client.transactor.submit(transfer(5))
+        await pending.wait_mined(20)
+        first_block = pending.intent.block_hash
         await any_net.mine(1)
         await any_net.revert(snapshot)  # its block, and one more, are gone
         await any_net.mine(1)
 
         async def mined_again() -> bool:
-            return ticket.intent.state is State.MINED and ticket.intent.block_hash != first_block
+            return pending.intent.state is State.MINED and pending.intent.block_hash != first_block
 
         await eventually(mined_again, "it is in another block")
         await any_net.mine(4)
-        outcome = await ticket.outcome(30)
+        outcome = await pending.outcome(30)
         assert await count(any_net, client.address) == before + 1
         receipt = await any_net.rpc.call("eth_getTransactionReceipt", outcome.tx_hash)
         assert int(receipt["blockNumber"], 16) == outcome.block
@@ -151,12 +151,12 @@ async def test_a_transaction_that_is_reorganised_away_is_sent_again(any_net: Net
 
 async def test_a_confirmation_waits_for_as_many_blocks_as_asked(any_net: Net) -> None:
     async with any_net.client(6, policy=Policy(confirmations=3)) as client:
-        ticket = await client.transactor.submit(transfer(5))
-        await ticket.wait_mined(20)
+        pending = await client.transactor.submit(transfer(5))
+        await pending.wait_mined(20)
         with pytest.raises(StillPending):
-            await ticket.outcome(0.5)
+            await pending.outcome(0.5)
         await any_net.mine(2)
-        assert (await ticket.outcome(20)).gas_used == 21_000
+        assert (await pending.outcome(20)).gas_used == 21_000
 
 
 # --- fees ---
@@ -166,18 +166,18 @@ async def test_a_stuck_transaction_is_replaced_and_only_one_of_them_is_mined(any
     async with any_net.client(6, journal=tmp_path / "j.sqlite") as client:
         before = await count(any_net, client.address)
         await any_net.automine(False)
-        ticket = await client.transactor.submit(transfer(5))
+        pending = await client.transactor.submit(transfer(5))
 
         async def replaced() -> bool:
-            return len(ticket.intent.attempts) >= 2 and ticket.intent.state is State.SENT
+            return len(pending.intent.attempts) >= 2 and pending.intent.state is State.SENT
 
         await eventually(replaced, "a replacement with higher fees")
         await any_net.mine()
-        outcome = await ticket.outcome(20)
-        first, *later = ticket.intent.attempts
+        outcome = await pending.outcome(20)
+        first, *later = pending.intent.attempts
         assert outcome.tx_hash in ["0x" + each.hash.hex() for each in later]
         assert later[0].fees.max_fee * 10 >= first.fees.max_fee * 11
-        assert {each.nonce for each in ticket.intent.attempts} == {before}
+        assert {each.nonce for each in pending.intent.attempts} == {before}
         assert await count(any_net, client.address) == before + 1
 
 
@@ -189,15 +189,15 @@ async def test_a_nonce_that_a_stranger_used_is_replaced_by_another(any_net: Net,
     async with any_net.client(6, journal=tmp_path / "j.sqlite") as client:
         before = await count(any_net, client.address)
         await any_net.automine(False)
-        ticket = await client.transactor.submit(transfer(5))
+        pending = await client.transactor.submit(transfer(5))
         stranger = faucet(6).sign_transaction(
             Transaction(CHAIN_ID, before, Fees(10**12, 10**11), 21_000, faucet(9).canonical, 1, b"")
         )
         await any_net.rpc.call(SEND, "0x" + stranger.raw.hex())
         await any_net.mine()
         await any_net.automine(True)
-        outcome = await ticket.outcome(30)
-        assert ticket.intent.nonce == before + 1 and outcome.tx_hash != "0x" + stranger.hash.hex()
+        outcome = await pending.outcome(30)
+        assert pending.intent.nonce == before + 1 and outcome.tx_hash != "0x" + stranger.hash.hex()
         assert await count(any_net, client.address) == before + 2
 
 
@@ -240,8 +240,8 @@ async def test_a_gap_below_transactions_that_wait_is_filled(any_net: Net, tmp_pa
         )
         journal.record_refused(first)
     async with any_net.client(6, journal=path) as client:
-        (ticket,) = client.transactor.recovered
-        assert (await ticket.outcome(30)).tx_hash == "0x" + second.current.hash.hex()
+        (pending,) = client.transactor.recovered
+        assert (await pending.outcome(30)).tx_hash == "0x" + second.current.hash.hex()
         labels = [each.label for each in client.transactor.journal.history(client.address)]
         assert labels == ["use up a nonce", "waiting", "refused"]
         assert await count(any_net, client.address) == before + 2

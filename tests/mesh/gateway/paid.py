@@ -18,9 +18,9 @@ from chain.wallet import Account
 from mesh.gateway.app import create_app
 from mesh.gateway.billing import Billing, BillingConfig
 from mesh.gateway.config import GatewayConfig
-from mesh.payment.account_store import AccountStore
-from mesh.payment.api_keys import KeyRequest
-from mesh.payment.ports import Backing, Unavailable
+from mesh.payment.accounts.api_keys import KeyRequest
+from mesh.payment.accounts.ports import Backing, Unavailable
+from mesh.payment.accounts.store import AccountStore
 from tests.mesh.gateway.conftest import models, serve_app
 from tests.mesh.gateway.echo_backend import EchoBackend
 

@@ -15,7 +15,7 @@ import pytest
 
 from chain.vouchers import Domain
 from mesh.gateway.billing import BillingConfig
-from mesh.payment.ports import Backing
+from mesh.payment.accounts.ports import Backing
 from tests.mesh.gateway.paid import ANN, BOB, EVE, GATEWAY, PRICE, K, Paid, serving_paid
 
 PROMPT = "the swarm"

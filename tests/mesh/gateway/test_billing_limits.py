@@ -10,8 +10,8 @@ import httpx
 
 from mesh.gateway.billing import BillingConfig
 from mesh.gateway.config import GatewayConfig
-from mesh.payment.account_store import AccountStore
-from mesh.payment.ports import Backing
+from mesh.payment.accounts.ports import Backing
+from mesh.payment.accounts.store import AccountStore
 from tests.mesh.gateway.paid import ANN, BOB, EVE, GATEWAY, PRICE, K, MemoryChain, serving_paid
 from tests.mesh.gateway.test_billing import PROMPT_TOKENS, ask, cost, error_of
 

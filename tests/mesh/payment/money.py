@@ -11,11 +11,11 @@ from chain.primitives import checksummed
 from chain.vouchers import Domain
 from chain.wallet import Account
 from mesh.identity import Identity
-from mesh.payment.binding import Binding, sign_binding
-from mesh.payment.collector import Collector
-from mesh.payment.journal import PaymentJournal
-from mesh.payment.purser import Purser
-from mesh.payment.terms import CreditTerms, NotAccepted, ProviderFacts
+from mesh.payment.credit.binding import Binding, sign_binding
+from mesh.payment.credit.collector import VoucherCollector
+from mesh.payment.credit.issuer import VoucherIssuer
+from mesh.payment.credit.store import PaymentJournal
+from mesh.payment.credit.terms import CreditTerms, NotAccepted, ProviderFacts
 from shards.span import Span
 
 DOMAIN = Domain(31337, bytes(range(20)))
@@ -25,7 +25,7 @@ THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
 
 @dataclass
 class MemoryChain:
-    """`mesh.payment.terms.ChainView`: what tests write into it is what the chain says."""
+    """`mesh.payment.credit.terms.ChainView`: what tests write into it is what the chain says."""
 
     domain: Domain = DOMAIN
     epoch: int = 7
@@ -50,7 +50,7 @@ class PaidProvider:
 
     account: Account
     journal: PaymentJournal
-    collector: Collector
+    collector: VoucherCollector
     binding: bytes
 
 
@@ -72,7 +72,7 @@ class Money:
     def provider(self, identity: Identity, name: str, digest: str, blocks: int) -> PaidProvider:
         account, journal = self.account(name), self.journal(name)
         self.chain.providers[name] = ProviderFacts(account.address, MODEL_ID, bytes.fromhex(digest))
-        collector = Collector(
+        collector = VoucherCollector(
             provider=name,
             model_id=MODEL_ID,
             blocks=blocks,
@@ -84,10 +84,10 @@ class Money:
         )
         return PaidProvider(account, journal, collector, bind("provider", name, identity, account))
 
-    def gateway(self, identity: Identity, name: str) -> Callable[[asyncio.TaskGroup], Purser]:
+    def gateway(self, identity: Identity, name: str) -> Callable[[asyncio.TaskGroup], VoucherIssuer]:
         account, journal = self.account(name), self.journal(name)
         self.chain.gateways[name] = account.address
-        return lambda tasks: Purser(
+        return lambda tasks: VoucherIssuer(
             gateway=name,
             binding=lambda: bind("gateway", name, identity, account),
             account=account,

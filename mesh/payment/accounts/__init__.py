@@ -1,0 +1,1 @@
+"""Developers' accounts at a gateway: keys, deposits, vouchers, charges and limits."""

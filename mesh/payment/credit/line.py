@@ -1,0 +1,233 @@
+"""What one gateway owes one provider, as each side keeps it (pure, integers only).
+
+The provider counts the work it has done, says so in receipts, and holds vouchers for it; it works on only while what is
+unpaid stays within the credit that it gives. The gateway counts the tokens that it has received and signs vouchers for
+what a receipt claims and its own count bears out. Both are cumulative per epoch, so a repeated or lost message changes
+nothing. Source of the idea: cumulative vouchers of payment channels (The Graph's TAP, Livepeer's tickets).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from mesh.errors import ProtocolViolation
+
+GENESIS: Final = bytes(32)
+"""What the first receipt of a pair follows."""
+PARDON_CREDITS: Final = 8
+"""Credits that a gateway pays to have one pardon forgotten."""
+KEPT_EPOCHS: Final = 2
+"""Vouchers are taken for the current epoch and the ones next to it."""
+_LINK: Final = b"mesh receipt v1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Who works for whom on what."""
+
+    gateway: str
+    provider: str
+    model_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptClaim:
+    """«In `epoch` we have done `units` for you in all»; `link` hashes it together with the one before."""
+
+    pair: Pair
+    epoch: int
+    sequence: int
+    units: int
+    previous: bytes
+
+    @property
+    def link(self) -> bytes:
+        """32 bytes: sha256 over the previous link and this claim."""
+        pair = self.pair
+        text = f"{pair.gateway}\n{pair.provider}\n{pair.model_id}\n{self.epoch}\n{self.sequence}\n{self.units}"
+        return hashlib.sha256(_LINK + self.previous + text.encode()).digest()
+
+
+@dataclass(slots=True)
+class EpochUnits:
+    """Cumulative units of one epoch: claimed by receipts, and covered by vouchers."""
+
+    receipted: int = 0
+    vouched: int = 0
+
+
+@dataclass(slots=True)
+class CreditLine:
+    """The provider's side. `credit` is how many units may be unpaid before it stops working.
+
+    So a gateway that never signs again costs at most `credit` units, once more for each time that we start again or
+    that it is pardoned; and one that cuts sessions short on purpose half of that an epoch, and what every session may
+    leave unpaid.
+    """
+
+    pair: Pair
+    credit: int
+    epoch: int = 0
+    open: int = 0
+    """Done, and in no receipt yet."""
+    running: int = 0
+    """Being computed."""
+    epochs: dict[int, EpochUnits] = field(default_factory=dict)
+    sequence: int = 0
+    link: bytes = GENESIS
+    excused: int = 0
+    """Of what is unpaid, this much is not waited for: its sessions ended before the gateway had the tokens."""
+    doubtful: int = 0
+    """Claimed before we started again, or before a pardon: still claimed, but not waited for. Of the first we forgot
+    how much was excused; neither need be the gateway's fault, which signs for nothing that it never had."""
+    forgiven: int = 0
+    """Excused in this epoch, beyond what every session may leave unpaid."""
+    paid: int = 0
+    pardons: int = 0
+    """How often it was given up that what was unpaid would come."""
+
+    @property
+    def claimed(self) -> int:
+        """Done, and covered by no voucher."""
+        return self.open + sum(counts.receipted - counts.vouched for counts in self.epochs.values())
+
+    @property
+    def unpaid(self) -> int:
+        """Done, and waited for."""
+        return max(0, self.claimed - self.excused - self.doubtful)
+
+    def has_room(self, units: int) -> bool:
+        """Whether `units` more may be begun."""
+        return self.unpaid + self.running + units <= self.credit
+
+    def begin(self, units: int) -> None:
+        self.running += units
+
+    def finish(self, begun: int, done: int) -> None:
+        """Work that was begun has ended; `done` of it counts (less when it failed)."""
+        self.running -= begun
+        self.open += done
+
+    def turn(self, epoch: int) -> None:
+        """The chain's epoch is `epoch` now: what was claimed before and not vouched for is claimed anew."""
+        if epoch <= self.epoch:
+            return
+        self.epoch, self.forgiven = epoch, 0
+        for past in [each for each in self.epochs if each < epoch]:
+            counts = self.epochs[past]
+            self.open += counts.receipted - counts.vouched
+            counts.receipted = counts.vouched
+            if past < epoch - KEPT_EPOCHS:
+                del self.epochs[past]
+        self.open, self.excused = max(0, self.open - self.excused), 0
+
+    def claim(self) -> ReceiptClaim | None:
+        """The next receipt, or None when there is nothing new to say."""
+        if not self.open:
+            return None
+        counts = self.epochs.setdefault(self.epoch, EpochUnits())
+        counts.receipted += self.open
+        self.open = 0
+        self.sequence += 1
+        claim = ReceiptClaim(self.pair, self.epoch, self.sequence, counts.receipted, self.link)
+        self.link = claim.link
+        return claim
+
+    def check(self, epoch: int, units: int) -> int:
+        """New units that a voucher is worth; 0 for an old one. Raises `ProtocolViolation` for one nobody asked for.
+
+        One for an epoch whose shortfall has been claimed anew since is taken too.
+        """
+        counts = self.epochs.get(epoch)
+        if counts is None:
+            raise ProtocolViolation(f"a voucher for epoch {epoch}, in which nothing was claimed")
+        late = self.claimed if epoch < self.epoch else 0
+        if units > counts.receipted + late:
+            raise ProtocolViolation(f"a voucher for {units} units, of which {counts.receipted} were claimed")
+        return max(0, units - counts.vouched)
+
+    def accept(self, epoch: int, units: int) -> None:
+        """Count a voucher that `check` passed and that is safely written down."""
+        counts = self.epochs[epoch]
+        gained = units - counts.vouched
+        if gained <= 0:
+            return
+        late = max(0, units - counts.receipted)
+        counts.vouched = units
+        counts.receipted = max(counts.receipted, units)
+        taken = min(late, self.open)
+        self.open -= taken
+        self.excused += late - taken  # claimed anew already: that claim asks for too much by this
+        self.doubtful = min(self.doubtful, max(0, self.claimed - self.excused))
+        self.paid += gained
+
+    def pardon_after(self, pause: float) -> float:
+        """Seconds that a gateway which has used up its credit waits for another chance: at first `pause`, each time
+        twice as long. Who pays much and loses a session now and then hardly waits; who never pays gets next to nothing.
+        """
+        forgotten = self.paid // max(1, PARDON_CREDITS * self.credit)
+        return pause * 2.0 ** min(max(0, self.pardons - forgotten), 20)
+
+    def pardon(self) -> None:
+        """Wait no longer for what is unpaid now."""
+        self.doubtful += self.unpaid
+        self.pardons += 1
+
+    def excuse(self, units: int, allowance: int) -> int:
+        """Do not wait for work whose session ended early; what was excused. `allowance` of it is free of the bound."""
+        bounded = max(0, units - allowance)
+        given = min(units, allowance) + min(bounded, max(0, self.credit // 2 - self.forgiven))
+        given = min(given, self.unpaid)
+        self.forgiven += max(0, given - allowance)
+        self.excused += given
+        return given
+
+
+@dataclass(slots=True)
+class VoucherLine:
+    """The gateway's side. `grace` is paid on the provider's word after a restart, when our own count is lost."""
+
+    pair: Pair
+    grace: int = 0
+    verified: int = 0
+    """Units that tokens which reached us bear out, since we started."""
+    signed: int = 0
+    """Units that we signed for since we started."""
+    epochs: dict[int, EpochUnits] = field(default_factory=dict)
+    sequence: int = 0
+    link: bytes = GENESIS
+
+    def check_receipt(self, epoch: int, sequence: int, units: int) -> ReceiptClaim:
+        """The claim in a receipt that follows the last one. Raises `ProtocolViolation`."""
+        counts = self.epochs.get(epoch, EpochUnits())
+        if sequence <= self.sequence:
+            raise ProtocolViolation(f"receipt {sequence} comes after receipt {self.sequence}")
+        if units < counts.receipted:
+            raise ProtocolViolation(f"a receipt takes back {counts.receipted - units} units")
+        return ReceiptClaim(self.pair, epoch, sequence, units, self.link)
+
+    def follow(self, claim: ReceiptClaim) -> None:
+        """A receipt that `check_receipt` passed is the newest of the chain."""
+        self.sequence = claim.sequence
+        self.link = claim.link
+
+    def receipt(self, claim: ReceiptClaim) -> None:
+        """Count a receipt that is safely written down."""
+        counts = self.epochs.setdefault(claim.epoch, EpochUnits())
+        counts.receipted = max(counts.receipted, claim.units)
+
+    def due(self, epoch: int) -> int | None:
+        """Cumulative units of `epoch` to sign for now, or None when that would say nothing new."""
+        counts = self.epochs.get(epoch)
+        if counts is None:
+            return None
+        more = min(counts.receipted - counts.vouched, self.verified + self.grace - self.signed)
+        return counts.vouched + more if more > 0 else None
+
+    def sign(self, epoch: int, units: int) -> None:
+        """Count a voucher that is written down."""
+        counts = self.epochs[epoch]
+        self.signed += units - counts.vouched
+        counts.vouched = units
