@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from mesh.payment.settlement.fees import Tariff
+from mesh.payment.credit.terms import Tariff
 from mesh.payment.settlement.windows import Clock, Status
 
 BPS: Final = 10_000
@@ -88,7 +88,7 @@ class WithdrawPayments:
 
 @dataclass(frozen=True, slots=True)
 class MarkSafe:
-    """Nothing to send: the first `units` of our voucher can no longer be lost, so the gateway's line covers new work."""
+    """Nothing to send: the first `units` of our voucher cannot be lost any more, so the line covers new work."""
 
     slot: SlotId
     units: int
@@ -215,9 +215,7 @@ def plan_provider(view: ProviderView) -> list[ProviderStep]:
 def _disputes(view: ProviderView, slot: ProviderSlot) -> list[ProviderStep]:
     clock, epoch = view.clock, slot.id.epoch
     steps: list[ProviderStep] = [
-        ResolveChallenge(slot.id, each.challenge_id)
-        for each in sorted(slot.challenges, key=lambda each: -each.units)
-        if clock.now > each.answer_by and (each.ours or _pays(view, slot, each.units - slot.shown - slot.compensated))
+        ResolveChallenge(slot.id, each.challenge_id) for each in _awaited(view, slot) if clock.now > each.answer_by
     ]
     # The chain replaces a recorded debt by what a challenge finds missing, so that must be more.
     if slot.missing > slot.debt and clock.may_challenge(epoch) and _pays(view, slot, slot.missing):
@@ -259,7 +257,7 @@ def _books(view: ProviderView, slot: ProviderSlot) -> list[ProviderStep]:
     safe = min(slot.units, slot.paid)
     if safe > slot.safe:
         steps.append(MarkSafe(slot.id, safe))
-    if not slot.missing or slot.challenges or not view.clock.is_over(slot.id.epoch):
+    if not slot.missing or _awaited(view, slot) or not view.clock.is_over(slot.id.epoch):
         return steps
     if slot.debt and view.clock.now <= slot.id.epoch + GIVE_UP_EPOCHS:
         return steps  # it stays counted: there is no more credit for a gateway in our debt
@@ -269,6 +267,15 @@ def _books(view: ProviderView, slot: ProviderSlot) -> list[ProviderStep]:
     if not unknown or view.clock.now > slot.id.epoch + GIVE_UP_EPOCHS:
         steps.append(Lost(slot.id, slot.missing))
     return steps
+
+
+def _awaited(view: ProviderView, slot: ProviderSlot) -> list[Challenge]:
+    """The open challenges that can still bring us something, the largest first; anybody may open more of them."""
+    return [
+        each
+        for each in sorted(slot.challenges, key=lambda each: -each.units)
+        if each.ours or _pays(view, slot, each.units - slot.shown - slot.compensated)
+    ]
 
 
 def _pays(view: ProviderView, slot: ProviderSlot, units: int) -> bool:
@@ -286,9 +293,10 @@ def _is_hidden(clock: Clock, slot: ProviderSlot) -> bool:
     return slot.leaf == 0 or (slot.leaf is None and slot.asked and clock.now >= slot.id.epoch + 2)
 
 
-def is_settled(clock: Clock, slot: ProviderSlot) -> bool:
+def is_settled(view: ProviderView, slot: ProviderSlot) -> bool:
     """Whether nothing can ever be due for this slot again, with as many epochs to spare as the windows last."""
-    if clock.now < slot.id.epoch + 2 * clock.delay or slot.challenges:
+    clock = view.clock
+    if clock.now < slot.id.epoch + 2 * clock.delay or _awaited(view, slot):
         return False
     given_up = clock.now > slot.id.epoch + GIVE_UP_EPOCHS
     if slot.missing and not (slot.written_off or given_up):
