@@ -184,9 +184,9 @@ class GatewayLook:
             last=block,
         )
         async for event in events:
-            found = event.arguments
-            known = self._challenges.setdefault((found.provider, found.epoch), {})
-            known[found.challenge_id] = found.units
+            opened = event.arguments
+            known = self._challenges.setdefault((opened.provider, opened.epoch), {})
+            known[opened.challenge_id] = opened.units
         self._scanned = block
         self._challenges = {slot: each for slot, each in self._challenges.items() if slot[1] >= oldest}
         return [

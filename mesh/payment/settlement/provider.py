@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from chain.client.staking import StakingClient
@@ -40,6 +40,7 @@ from mesh.transport.port import Transport
 FLOOR: Final = FUNC // 100
 """What a dispute must bring: less is not worth its transactions."""
 MOST_LOOKS: Final = 5
+FETCHES_AT_ONCE: Final = 4
 
 Fetch = Callable[[Slot, bytes, bytes | None], Awaitable[CheckedLeaves]]
 """Leaves of a slot with this root (and hash of their text, where known). Raises `PeerError`s."""
@@ -103,8 +104,11 @@ class ProviderSettlement(SettlementLoop):
             view = await self._look.view(clock, self._block, claims=self._claims, floor=self._floor)
             self._news = False
             now = 0
-            for step in plan_provider(view):
-                now += await self._carry_out(step)
+            steps = plan_provider(view)
+            for step in steps:
+                if not isinstance(step, FetchLeaves):
+                    now += await self._carry_out(step)
+            await self._fetch_all([step.slot for step in steps if isinstance(step, FetchLeaves)])
             sent += now
             if not now and not self._news:
                 break
@@ -193,6 +197,18 @@ class ProviderSettlement(SettlementLoop):
         return voucher, slot.voucher_signature
 
     # --- leaves ---
+
+    async def _fetch_all(self, slots: Sequence[SlotId]) -> None:
+        """Some at a time, after everything else: gateways that keep us waiting delay nothing but their own leaves."""
+        places = asyncio.Semaphore(FETCHES_AT_ONCE)
+
+        async def fetch(slot: SlotId) -> None:
+            async with places:
+                await self._fetch_leaves(slot)
+
+        for outcome in await asyncio.gather(*map(fetch, slots), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
 
     async def _fetch_leaves(self, found: SlotId) -> None:
         now = asyncio.get_running_loop().time()
