@@ -47,7 +47,7 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     mapping(uint256 modelId => mapping(bytes32 gateway => Rating)) private _ratings;
     /// @inheritdoc IModelRegistry
     mapping(uint256 modelId => mapping(bytes32 gateway => uint256)) public spentBy;
-    mapping(bytes32 nameHash => bool) private _nameTaken;
+    mapping(bytes32 nameHash => uint256 modelId) private _named;
 
     constructor(IDirectory directory, address owner_) Wired(directory, owner_) {}
 
@@ -73,15 +73,15 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     ) external whenNotPaused returns (uint256 modelId) {
         Ids.checkId(name);
         bytes32 nameHash = Ids.keyOf(name);
-        if (_nameTaken[nameHash]) revert ModelNameTaken(name);
+        if (_named[nameHash] != 0) revert ModelNameTaken(name);
         if (manifestHash == 0) revert ZeroAmount();
         Ids.checkMetadata(metadataURI);
         Ids.checkBounds(blocks, 1, MAX_BLOCKS);
         Ids.checkBounds(royaltyBps, 0, MAX_ROYALTY_BPS);
         if (stakeAmount == 0) revert ZeroAmount();
 
-        _nameTaken[nameHash] = true;
         modelId = ++modelCount;
+        _named[nameHash] = modelId;
         Model storage model_ = _models[modelId];
         model_.creator = msg.sender;
         model_.blocks = blocks;
@@ -168,6 +168,11 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     /// @inheritdoc IModelRegistry
     function exists(uint256 modelId) public view returns (bool) {
         return _models[modelId].creator != address(0);
+    }
+
+    /// @inheritdoc IModelRegistry
+    function modelIdOf(string calldata name) external view returns (uint256) {
+        return _named[Ids.keyOf(name)];
     }
 
     /// @inheritdoc IModelRegistry

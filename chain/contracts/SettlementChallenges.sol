@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IFuncToken} from "./interfaces/IFuncToken.sol";
 import {ISettlementChallenges} from "./interfaces/ISettlement.sol";
@@ -68,7 +69,7 @@ contract SettlementChallenges is ISettlementChallenges, SettlementPenalties {
         c.provider = voucher.provider;
         c.modelId = voucher.modelId;
         c.units = voucher.cumulativeUnits;
-        c.bond = uint128(bond);
+        c.bond = SafeCast.toUint128(bond);
         c.held = uint128(_gatewayStaking.holdLine(voucher.gateway, voucher.provider, fee));
         emit ChallengeOpened(challengeId, c.gateway, c.provider, c.epoch, c.units, c.answerBy);
         _token.safeTransferFrom(msg.sender, address(this), bond);

@@ -101,6 +101,9 @@ interface IModelRegistry is ICommon {
 
     function exists(uint256 modelId) external view returns (bool);
 
+    /// @notice The model of this name; 0 if there is none.
+    function modelIdOf(string calldata name) external view returns (uint256);
+
     function isEnabled(uint256 modelId) external view returns (bool);
 
     function creatorOf(uint256 modelId) external view returns (address);
