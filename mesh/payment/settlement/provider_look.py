@@ -53,11 +53,11 @@ class ProviderLook:
         """Everything that the plan depends on. `block` is the latest one when `clock` was read."""
         self._store.prune(clock.now - KEPT_EPOCHS)
         held = [slot for slot in self._journal.slots("held") if slot.voucher_units and slot.epoch < clock.now]
-        ours = await self._ours({slot.pair.provider for slot in held})
         done = self._store.settled()
         # A leaf outlives its voucher in the journal: it may be proved at any time.
         known = {found: _without_voucher(found) for found in self._store.unsettled_leaves()}
         known |= {SlotId(s.pair.gateway, s.pair.provider, s.pair.model_id, s.epoch): s for s in held}
+        ours = await self._ours({found.provider for found in known})
         self.slots = {found: slot for found, slot in known.items() if found not in done and found.provider in ours}
         await self._scan(block)
         slots: list[ProviderSlot] = []

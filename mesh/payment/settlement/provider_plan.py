@@ -214,8 +214,10 @@ def plan_provider(view: ProviderView) -> list[ProviderStep]:
 
 def _disputes(view: ProviderView, slot: ProviderSlot) -> list[ProviderStep]:
     clock, epoch = view.clock, slot.id.epoch
+    due = [each for each in _awaited(view, slot) if clock.now > each.answer_by]
+    # What the largest one brings, smaller ones no longer bring; ours bring back their bonds.
     steps: list[ProviderStep] = [
-        ResolveChallenge(slot.id, each.challenge_id) for each in _awaited(view, slot) if clock.now > each.answer_by
+        ResolveChallenge(slot.id, each.challenge_id) for each in due if each.ours or each is due[0]
     ]
     # The chain replaces a recorded debt by what a challenge finds missing, so that must be more.
     if slot.missing > slot.debt and clock.may_challenge(epoch) and _pays(view, slot, slot.missing):

@@ -18,7 +18,7 @@ def checked_leaf(slot: SlotId, posted: Record, units: Any, proof: Sequence[Any])
     """The leaf, if it is in the posted tree of that slot."""
     if not isinstance(units, int) or not 1 <= units <= MAX_UINT96 or len(proof) > MAX_PROOF:
         return None
-    siblings = tuple(Sibling(bytes(each[0]), int(each[1])) for each in proof)
+    siblings = tuple(Sibling(bytes(each.hash), int(each.units)) for each in proof)
     leaf = merkle.leaf_hash(key_of(slot.gateway), key_of(slot.provider), slot.model_id, slot.epoch, units)
     if not merkle.verify(posted.root, posted.total_units, leaf, units, siblings):
         return None
