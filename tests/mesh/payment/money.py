@@ -43,19 +43,21 @@ class MemoryChain:
     prices: dict[int, int] = field(default_factory=dict)
     """Of a weighted token, by the epoch from which it holds."""
     blocks: int = BLOCKS
+    barred: set[str] = field(default_factory=set)
+    """Ids that are not eligible any more, though registered."""
     silent: bool = False
     """It does not answer, and nothing is known from before."""
 
     async def check_gateway(self, binding: Binding) -> GatewayFacts:
         self._ask()
-        if self.gateways.get(binding.id) != binding.address:
+        if binding.id in self.barred or self.gateways.get(binding.id) != binding.address:
             raise NotAccepted(f"gateway {binding.id!r} is not eligible, or another key signs for it")
         return GatewayFacts(binding.address, self.epoch)
 
     async def check_provider(self, binding: Binding) -> ProviderFacts:
         self._ask()
         facts = self.providers.get(binding.id)
-        if facts is None or facts.signer != binding.address:
+        if binding.id in self.barred or facts is None or facts.signer != binding.address:
             raise NotAccepted(f"provider {binding.id!r} is not eligible, or another key signs for it")
         return facts
 
