@@ -9,11 +9,13 @@ of payment channels (The Graph's TAP, Livepeer's tickets).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.errors import ProtocolViolation
 from mesh.payment.credit.cover import Change
+from mesh.payment.credit.units import units_at
 
 GENESIS: Final = bytes(32)
 """What the first receipt of a pair follows."""
@@ -120,11 +122,14 @@ class CreditLine:
         self.running -= begun
         self.open += done
 
-    def turn(self, epoch: int) -> None:
-        """The chain's epoch is `epoch` now: what was claimed before and not vouched for is claimed anew."""
+    def turn(self, epoch: int, prices: Mapping[int, int] | None = None) -> None:
+        """The chain's epoch is `epoch` now: what was done before and not vouched for is claimed anew.
+
+        `prices` (of a unit, by epoch) say what it is worth now: where the price has risen, fewer units cost the same.
+        """
         if epoch <= self.epoch:
             return
-        self.epoch, self.forgiven = epoch, 0
+        before, self.epoch, self.forgiven = self.epoch, epoch, 0
         for past in [each for each in self.epochs if each < epoch]:
             counts = self.epochs[past]
             self.open += counts.receipted - counts.vouched
@@ -132,6 +137,8 @@ class CreditLine:
             if past < epoch - KEPT_EPOCHS:
                 del self.epochs[past]
         self.open, self.excused = max(0, self.open - self.excused), 0
+        if prices is not None and before in prices and epoch in prices:
+            self.open = units_at(self.open, prices[before], prices[epoch])
 
     def claim(self) -> ReceiptClaim | None:
         """The next receipt, or None when there is nothing new to say."""

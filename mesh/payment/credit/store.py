@@ -69,8 +69,8 @@ class Slot:
     receipt_signature: bytes | None
     safe_units: int = 0
     """Held: of the voucher's units, those that cannot be lost any more."""
-    written_off: bool = False
-    """Held: nothing will come for the rest."""
+    written_off: int = 0
+    """Held: 1 when nothing will come for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,9 @@ class PaymentJournal(Database):
 
     def slots(self, side: Side, *, epoch: int | None = None, pair: Pair | None = None) -> list[Slot]:
         """What is written down, by epoch, then provider and gateway."""
-        where, values = ["side = ?"], [side]
-        if epoch is not None:
-            where.append("epoch = ?")
-            values.append(str(epoch))
-        return self._slots(where, values, pair)
+        if epoch is None:
+            return self._slots(["side = ?"], [side], pair)
+        return self._slots(["side = ?", "epoch = ?"], [side, epoch], pair)
 
     def _slots(self, where: Sequence[str], values: Sequence[Any], pair: Pair | None) -> list[Slot]:
         if pair is not None:
@@ -119,7 +117,7 @@ class PaymentJournal(Database):
         query = f"SELECT {_SLOT} FROM slots WHERE {' AND '.join(where)} ORDER BY epoch, provider, gateway, model_id"
         with self._lock:
             rows = self._db.execute(query, values).fetchall()
-        return [Slot(Pair(*row[:3]), *row[3:10], bool(row[10])) for row in rows]
+        return [Slot(Pair(*row[:3]), *row[3:]) for row in rows]
 
     def last_receipt(self, side: Side, pair: Pair) -> LastReceipt | None:
         """The newest receipt of a pair."""
@@ -211,7 +209,7 @@ class PaymentJournal(Database):
     def exposures(self, pair: Pair | None = None) -> list[Exposure]:
         """The held vouchers that are not safe, by epoch; of one pair, or of all."""
         slots = self._slots(["side = 'held'", "voucher_units > safe_units"], [], pair)
-        return [Exposure(s.pair, s.epoch, s.voucher_units, s.safe_units, s.written_off) for s in slots]
+        return [Exposure(s.pair, s.epoch, s.voucher_units, s.safe_units, bool(s.written_off)) for s in slots]
 
     def mark_safe(self, pair: Pair, epoch: int, units: int | None = None) -> None:
         """The first `units` of a held voucher cannot be lost any more; None means all of it. It only ever grows.

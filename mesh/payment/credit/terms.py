@@ -77,7 +77,7 @@ class ProviderFacts:
 class ChainView(Protocol):
     """What the data path needs of the chain.
 
-    Answers are of this epoch and at most some seconds old; when the chain does not answer, older ones stand for a while.
+    Answers are of this epoch and at most some seconds old; when the chain does not answer, older ones stand a while.
     The epoch is the newest block's. What is asked raises `NotAccepted` when the chain does not answer for too long.
     """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from mesh.errors import ProtocolViolation
 from mesh.payment.credit.line import GENESIS, EpochUnits, Pair, ReceiptClaim
+from mesh.payment.credit.units import units_at
 
 
 @dataclass(slots=True)
@@ -59,12 +60,17 @@ class VoucherLine:
         last = epoch - 1
         for past in [each for each in self.unsigned if each < last]:
             if past in prices and last in prices:
-                moved = _units_at(self.unsigned.pop(past), prices[past], prices[last])
+                moved = units_at(self.unsigned.pop(past), prices[past], prices[last])
                 self.unsigned[last] = self.unsigned.get(last, 0) + moved
         for past in [each for each in self.epochs if each < last]:
             del self.epochs[past]
 
     # --- vouchers ---
+
+    @property
+    def claimed(self) -> bool:
+        """Whether something is claimed that is not signed for, and tokens that may bear it out have come."""
+        return bool(self.unsigned) and any(counts.receipted > counts.vouched for counts in self.epochs.values())
 
     def due(self, epoch: int, prices: Mapping[int, int]) -> int | None:
         """Cumulative units of `epoch` to sign for now, or None when that would say nothing new."""
@@ -72,7 +78,7 @@ class VoucherLine:
         if counts is None:
             return None
         worth = sum(
-            _units_at(units, prices[came], prices[epoch]) if came != epoch else units
+            units_at(units, prices[came], prices[epoch]) if came != epoch else units
             for came, units in self.unsigned.items()
             if came == epoch or (came < epoch and came in prices and epoch in prices)
         )
@@ -88,7 +94,7 @@ class VoucherLine:
                 break
             if came == epoch or (came in prices and epoch in prices):
                 before, price = (1, 1) if came == epoch else (prices[came], prices[epoch])
-                taken = min(more, _units_at(rest[came], before, price))
+                taken = min(more, units_at(rest[came], before, price))
                 rest[came] -= taken if price <= before else -(-taken * price // before)
                 more -= taken
         return {came: units for came, units in rest.items() if units}
@@ -99,8 +105,3 @@ class VoucherLine:
         self.unsigned = self.left(epoch, units, prices)
         self.signed += units - counts.vouched
         counts.vouched = units
-
-
-def _units_at(units: int, before: int, now: int) -> int:
-    """The units at price `now` that cost no more than `units` did at the price `before`, and are no more than those."""
-    return units if now <= before else units * before // now
