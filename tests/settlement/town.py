@@ -15,7 +15,14 @@ from chain.client.calls.providers import provider_metadata
 from chain.client.staking import StakingClient
 from chain.devnet.accounts import faucet, faucets
 from chain.primitives import BPS, FUNC, key_of
-from chain.vouchers import CheckpointCommitment, ContributionReceipt, ContributionVoucher, Domain, PaymentVoucher, digest
+from chain.vouchers import (
+    CheckpointCommitment,
+    ContributionReceipt,
+    ContributionVoucher,
+    Domain,
+    PaymentVoucher,
+    digest,
+)
 from mesh.errors import PeerUnreachable
 from mesh.payment.credit.line import Pair
 from mesh.payment.credit.store import PaymentJournal, Slot

@@ -186,9 +186,7 @@ class Gateway:
         share = 0 if chain.share_claimed else chain.share
         claimable = chain.clock.claimable
         shares = ((1, claimable, share),) if claimable else ()
-        view = GatewayView(
-            chain.clock, 1000, 0, slots, challenges if self.answers else (), shares, debt=chain.debt
-        )
+        view = GatewayView(chain.clock, 1000, 0, slots, challenges if self.answers else (), shares, debt=chain.debt)
         for step in plan_gateway(view):
             match step:
                 case PostCheckpoint(1, 1, _, True):
