@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from chain.client.staking import StakingClient
-from chain.contract_errors import UnknownModel
+from chain.errors import ContractError
 from chain.leaves import CheckpointLeaves
 from chain.primitives import FUNC, checksummed, key_of
 from chain.vouchers import PaymentVoucher
@@ -122,7 +122,7 @@ class GatewayLook:
             try:
                 tariff = await self._tariffs.at(model_id, epoch)
                 posted = await self._client.core.view("Settlement", "checkpoint", self._key, model_id, epoch)
-            except UnknownModel as error:
+            except ContractError as error:
                 self._say("trouble", f"slot/{model_id}/{epoch}", f"model {model_id} cannot be settled: {error}")
                 continue
             leaves = tuple(sorted((slot.pair.provider, slot.voucher_units) for slot in slots))
@@ -257,7 +257,7 @@ class GatewayLook:
             for epoch, units in units_of.items():
                 try:
                     tariff = await self._tariffs.at(pair.model_id, epoch)
-                except UnknownModel:
+                except ContractError:
                     continue  # it is told of when it is to be posted
                 by_epoch = sums.setdefault(pair.provider, {})
                 by_epoch[epoch] = by_epoch.get(epoch, 0) + tariff.fee(units)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from chain.abi import Record
 from chain.client.staking import StakingClient
-from chain.contract_errors import UnknownModel
+from chain.errors import ContractError
 from chain.primitives import key_of
 from mesh.payment.credit.line import Pair
 from mesh.payment.credit.store import PaymentJournal, Slot
@@ -107,7 +107,7 @@ class ProviderLook:
                 if refused is not None:
                     raise refused
                 found.append(await self._slot(each, mine[0], dict(zip(_VIEWS, mine[1:], strict=True)), clock, block))
-            except UnknownModel as error:
+            except ContractError as error:
                 self._say("trouble", f"slot/{path_of(each)}", f"{path_of(each)} cannot be settled: {error}")
         return found
 
@@ -133,7 +133,7 @@ class ProviderLook:
             cover=await self._cover(found) if units["debtUnits"] else 0,
             challenges=tuple(challenges),
             safe=slot.safe_units,
-            written_off=slot.written_off,
+            written_off=bool(slot.written_off),
         )
 
     async def _cover(self, found: SlotId) -> int:

@@ -1,4 +1,4 @@
-"""A small model of the chain's rules for one slot, and parties that act on it by their plans; for tests of the plans."""
+"""A small model of the chain's rules for one slot, and parties that act on it by their plans."""
 
 from __future__ import annotations
 
