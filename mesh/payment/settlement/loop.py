@@ -48,6 +48,8 @@ class SettlementEvent:
 
 
 Tell = Callable[[SettlementEvent], None]
+Say = Callable[[str, str, str], None]
+"""Says something once: its kind, the step that it is about, and the text."""
 
 
 class SettlementLoop(ABC):
@@ -166,6 +168,9 @@ class SettlementLoop(ABC):
         logger.log(level, "%s: %s%s", self._name, event.text, f" ({event.tx_hash})" if event.tx_hash else "")
         if self._tell is not None:
             self._tell(event)
+
+    def _has_said(self, step: str) -> bool:
+        return any(said == step for said, _ in self._told)
 
     def _once(
         self, kind: str, step: str, text: str, about: SettlementEvent | None = None, *, tx_hash: str | None = None
