@@ -221,6 +221,23 @@ async def test_a_voucher_for_an_epoch_before_the_last_does_not_count() -> None:
         assert not [slot for slot in money.journal("ann").slots("held") if slot.voucher_units]
 
 
+async def test_dear_work_is_not_paid_for_with_vouchers_of_the_cheaper_epoch_before() -> None:
+    money = money_with(10**24)
+    money.chain.prices = {1: 1, 8: 1000}
+    async with ann_at_work(money) as gate:
+        gate.work(20)
+        await gate.receipt()
+        money.chain.epoch = 8
+        await until(lambda: gate.customer.line.epoch == 8)
+        gate.work(30)
+        await gate.receipt()
+        with pytest.raises(ProtocolViolation, match="were claimed"):
+            await gate.pay(7, 20 * BLOCKS + 1)
+
+        await gate.pay(7, 20 * BLOCKS)
+        assert gate.customer.line.unpaid == 30 * BLOCKS, "what was claimed in its epoch may be paid there"
+
+
 async def test_a_provider_that_starts_again_counts_no_more_than_the_line_either() -> None:
     journal = PaymentJournal(None)
     money = money_with(100 * TOKEN, journal=journal)
