@@ -287,6 +287,29 @@ async def test_work_that_is_claimed_late_is_claimed_at_the_price_of_its_epoch() 
         assert (receipt.epoch, receipt.units) == (8, 5 * BLOCKS)
 
 
+async def test_prompts_that_are_called_resumed_make_no_bill_a_ninth_smaller() -> None:
+    """A replay after a failure is free; a gateway that calls every prompt one gets little by it."""
+    money = money_with(10**24)
+    async with ann_at_work(money) as gate:
+        free = paid = 0
+        for _ in range(60):
+            paid += await gate.work_and_pay(40)
+            with suppress(NotAccepted):
+                bill = gate.collector.open(gate.customer, 1, 40, BLOCKS)
+                units = bill.begin(39)
+                gate.collector.finish(bill, units, units)
+                free += 39
+        assert 0 < free <= paid / 8 + 4 * CREDIT
+
+
+async def test_a_session_that_ran_nothing_replayed_nothing() -> None:
+    money = money_with(10**24)
+    async with ann_at_work(money) as gate:
+        for _ in range(100):
+            gate.collector.open(gate.customer, 1, 40, BLOCKS).close(0)
+        assert gate.customer.replayed == 0
+
+
 async def test_books_are_kept_for_a_bounded_number_of_gateways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector_module, "MAX_CUSTOMERS", 3)
     money = money_with(10**24)
