@@ -38,7 +38,8 @@ MAX_CUSTOMERS = 1024
 RETRY_MS = 5000
 MAX_REASON = 2000
 REPLAY_CREDITS = 4
-"""Tokens that may be replayed for nothing, in credits, beyond as many as were paid for."""
+REPLAY_SHARE = 8
+"""Tokens that may be replayed for nothing: one for so many that were paid for, and so many credits."""
 
 
 class VoucherCollector:
@@ -156,9 +157,9 @@ class VoucherCollector:
         if customer.barred is not None or customer.dunning.dropped:
             raise NotAccepted(customer.owes)
         meter = SessionMeter(prompt, fed)
-        allowed = customer.line.paid // max(1, self._blocks) + REPLAY_CREDITS * self.terms.tokens
+        allowed = customer.line.paid // (REPLAY_SHARE * max(1, self._blocks)) + REPLAY_CREDITS * self.terms.tokens
         if customer.replayed + meter.replayed > allowed:
-            raise NotAccepted("more is resumed here than was ever paid for")
+            raise NotAccepted(f"more is resumed here than a part in {REPLAY_SHARE} of what was paid for")
         customer.replayed += meter.replayed
         return Bill(customer, meter, blocks)
 
