@@ -15,12 +15,13 @@ from mesh.discovery import dht
 from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory, MemoryBoard, MemoryDirectory
+from mesh.discovery.index import IndexEntry, encode_entry, index_key
 from mesh.discovery.records import (
-    INDEX_KEY,
     FileDigest,
     ModelKey,
     ProviderRecord,
     encode_record,
+    peer_key,
     provider_key,
 )
 from mesh.discovery.records_service import RecordsService, RecordsSettings
@@ -218,7 +219,14 @@ async def test_forged_and_unsigned_records_are_not_accepted(swarm: SwarmMaker) -
             "his record under another's name": (KEY, good.peer, by_thief),
             "his record under no peer's name": (KEY, "nobody", by_thief),
             "his record under another model": (provider_key(OTHER), thief.peer_id, by_thief),
-            "his record in the index": (INDEX_KEY, thief.peer_id, by_thief),
+            "his record in the index": (index_key(thief.peer_id), thief.peer_id, by_thief),
+            "his record under his own key": (peer_key(thief.peer_id), thief.peer_id, by_thief),
+            "his record under another's own key": (peer_key(good.peer), thief.peer_id, by_thief),
+            "another's index entry signed by the thief": (
+                index_key(good.peer),
+                good.peer,
+                encode_entry(IndexEntry(thief.peer_id, *MODEL, good.sequence + 1, expires), thief),
+            ),
             "an unknown key": (b"anything/else", thief.peer_id, by_thief),
         }
         for what, (key, peer, data) in attempts.items():

@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chain.primitives import checksummed, keccak256
 from chain.vouchers import Domain
 from chain.wallet import Account
-from mesh.discovery.dht import RecordCheck
+from mesh.discovery.books import RecordBook
+from mesh.discovery.index import encode_entry, index_entry, index_key
+from mesh.discovery.record_check import RecordCheck
 from mesh.discovery.records import (
-    INDEX_KEY,
     ProviderRecord,
-    RecordBook,
     claimed_model,
     decode_record,
     encode_record,
-    index_entry,
+    peer_key,
     provider_key,
 )
 from mesh.errors import BadRecord, ProtocolViolation
@@ -69,7 +69,7 @@ def _record_wrong(sample: bytes, data: bytes, record: ProviderRecord) -> str | N
         return "a record with two spellings"
     if not 0 <= record.span.start < record.span.end <= record.n_blocks or not NOW < record.expires <= NOW + 3600:
         return "out of bounds"
-    book = RecordBook()
+    book = RecordBook[ProviderRecord]()
     return None if book.offer(record, now=NOW) and book.records(now=NOW) in ((record,), ()) else "the book refuses it"
 
 
@@ -93,10 +93,11 @@ def _hash_key(key: bytes) -> bytes:
 
 
 def _entries() -> list[bytes]:
-    entry = encode_record(index_entry(RECORD), ME, key=INDEX_KEY)
+    entry, own = encode_entry(index_entry(RECORD), ME), encode_record(RECORD, ME, key=peer_key(ME.peer_id))
     return [
         _entry(KEY, msgpack.packb(ME.peer_id), msgpack.packb(_records()[0])),
-        _entry(INDEX_KEY, msgpack.packb(ME.peer_id), msgpack.packb(entry)),
+        _entry(index_key(ME.peer_id), msgpack.packb(ME.peer_id), msgpack.packb(entry)),
+        _entry(peer_key(ME.peer_id), msgpack.packb(ME.peer_id), msgpack.packb(own)),
     ]
 
 
@@ -211,7 +212,7 @@ def decoders() -> list[Decoder]:
             _stored,
             refused,
             _only_the_sample,
-            ("mesh.discovery.dht:RecordCheck.accepts", "mesh.discovery.dht:_unpacked"),
+            ("mesh.discovery.record_check:RecordCheck.accepts", "mesh.discovery.record_check:_unpacked"),
         ),
         Decoder(
             "certificates",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mesh.discovery.dht import RecordCheck
+from mesh.discovery.record_check import RecordCheck
 from mesh.discovery.records import ModelKey, ProviderRecord, encode_record, provider_key
 from mesh.identity import Identity
 from mesh.transport import _hivemind
@@ -64,7 +64,7 @@ async def node() -> Storing:
         None, h.DHTID.generate(), 20, 5, 3, 1.0,
         client_mode=True, record_validator=h.SignedRecords(RecordCheck(time.time)),
     )  # fmt: skip
-    protocol.storage = h.BoundedStorage(max_keys=1000, max_key_bytes=1 << 20)
+    protocol.storage = h.bounded_storage()
     return Storing(protocol, h)
 
 
