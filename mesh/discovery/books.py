@@ -57,6 +57,8 @@ class RecordBook(Generic[R]):
         self._places = Places[str](capacity, draw or Draw(), str.encode)
         self._records: dict[str, R] = {}
         self._signed: dict[str, bytes] = {}
+        self._shown: dict[str, int] = {}
+        """How often `some` has chosen a peer, while there were too many."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -110,22 +112,29 @@ class RecordBook(Generic[R]):
         return tuple(sorted(valid, key=lambda record: record.peer))
 
     def some(self, most: int, draw: Draw, *, now: float) -> tuple[R, ...]:
-        """`records`, but `most` at most: half of them those that were here first, the others drawn every few seconds.
+        """`records`, but `most` at most: half of them those that were here first, then those returned least often.
 
-        So what is in use stays in sight, and every newcomer comes into sight again and again, however many there are.
+        So what is in use stays in sight, and every newcomer comes into sight soon, however many there are.
         """
         valid = self.records(now=now)
         if len(valid) <= most:
             return valid
         first = sorted(valid, key=lambda record: self._places.since(record.peer))[: most // 2]
+        chosen = {record.peer: record for record in first}
         turn = draw.turn(now)
-        drawn = sorted(valid, key=lambda record: draw.number(record.peer.encode(), turn))
-        chosen = {record.peer: record for record in (*first, *drawn[:most])}
-        return tuple(sorted(list(chosen.values())[:most], key=lambda record: record.peer))
+        drawn = sorted(
+            (record for record in valid if record.peer not in chosen),
+            key=lambda record: (self._shown.get(record.peer, 0), draw.number(record.peer.encode(), turn)),
+        )
+        for record in drawn[: most - len(chosen)]:
+            self._shown[record.peer] = self._shown.get(record.peer, 0) + 1
+            chosen[record.peer] = record
+        return tuple(sorted(chosen.values(), key=lambda record: record.peer))
 
     def _forget(self, peer: str) -> None:
         self._places.drop(peer)
         del self._records[peer], self._signed[peer]
+        self._shown.pop(peer, None)
 
 
 class RecordBooks(Generic[R]):

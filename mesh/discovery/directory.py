@@ -67,7 +67,7 @@ class Directory(Protocol):
     async def providers(self, model: ModelKey) -> tuple[ProviderRecord, ...]:
         """The providers of a model that have not withdrawn, ordered by peer id.
 
-        Of more than `MAX_PROVIDERS`, half are those seen first, and the others another choice every few seconds.
+        Of more than `MAX_PROVIDERS`, half are those seen first, and the others those returned least often.
         """
 
     async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
