@@ -204,6 +204,22 @@ async def test_a_record_that_is_not_announced_again_expires(swarm: SwarmMaker) -
             assert await directory.models() == ()
 
 
+async def test_peers_are_found_by_their_ids_whatever_model_they_serve(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        sent = [
+            await s.directories[n].announce(record(s.identities[n], model)) for n, model in ((0, MODEL), (1, OTHER))
+        ]
+        peers = [identity.peer_id for identity in s.identities]
+        for directory in s.directories:
+            assert await directory.records_of_peers(peers) == tuple(sorted(sent, key=lambda r: r.peer))
+            assert await directory.records_of_peers(peers[1:]) == (sent[1],)
+            assert await directory.models(MODEL.name) == (MODEL,)
+        await s.directories[0].withdraw()
+        assert await s.directories[2].records_of_peers(peers) == (sent[1],)
+        newer = await s.directories[1].announce(record(s.identities[1]))
+        assert await s.directories[2].records_of_peers([*peers, "nobody", peers[1]]) == (newer,)
+
+
 async def test_forged_and_unsigned_records_are_not_accepted(swarm: SwarmMaker) -> None:
     async with swarm() as s:
         good = await s.directories[0].announce(record(s.identities[0]))

@@ -17,7 +17,15 @@ from chain.primitives import checksummed, keccak256
 from chain.vouchers import Domain
 from chain.wallet import Account
 from mesh.discovery.books import RecordBook
-from mesh.discovery.index import encode_entry, index_entry, index_key
+from mesh.discovery.index import (
+    MAX_ENTRY_BYTES,
+    IndexEntry,
+    decode_entry,
+    encode_entry,
+    index_entry,
+    index_key,
+    may_name,
+)
 from mesh.discovery.record_check import RecordCheck
 from mesh.discovery.records import (
     ProviderRecord,
@@ -62,6 +70,29 @@ def _signer_of_keys() -> Callable[[bytes], bytes]:
 def _resigned(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     """A hostile provider signs whatever it likes."""
     return _signer_of_keys()(mutate_msgpack(data[SIGNATURE_SIZE:], rng, [each[SIGNATURE_SIZE:] for each in others]))
+
+
+def _decode_entry(data: bytes) -> IndexEntry:
+    entry = decode_entry(data, peer=ME.peer_id, key=index_key(ME.peer_id), now=NOW)
+    assert may_name(data, entry.model)
+    return entry
+
+
+@cache
+def _signer_of_entries() -> Callable[[bytes], bytes]:
+    from mesh.discovery.index import _message
+
+    return lambda body: ME.sign(_message(ME.peer_id, body)) + body
+
+
+def _resigned_entry(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    return _signer_of_entries()(mutate_msgpack(data[SIGNATURE_SIZE:], rng, [each[SIGNATURE_SIZE:] for each in others]))
+
+
+def _entry_wrong(sample: bytes, data: bytes, entry: IndexEntry) -> str | None:
+    if encode_entry(entry, ME) != data:
+        return "an index entry with two spellings"
+    return None if len(data) <= MAX_ENTRY_BYTES and NOW < entry.expires <= NOW + 3600 else "out of bounds"
 
 
 def _record_wrong(sample: bytes, data: bytes, record: ProviderRecord) -> str | None:
@@ -196,6 +227,24 @@ def decoders() -> list[Decoder]:
         Decoder("records", _records, _decode, refused, _only_the_sample, record, _signed_body),
         Decoder(
             "records, signed by a liar", lambda: _records()[:1], _decode, refused, _record_wrong, record, _resigned
+        ),
+        Decoder(
+            "entries of the index",
+            lambda: [encode_entry(index_entry(RECORD), ME)],
+            _decode_entry,
+            refused,
+            _only_the_sample,
+            ("mesh.discovery.index:decode_entry", "mesh.discovery.index:_parse"),
+            _signed_body,
+        ),
+        Decoder(
+            "entries of the index, signed by a liar",
+            lambda: [encode_entry(index_entry(RECORD), ME)],
+            _decode_entry,
+            refused,
+            _entry_wrong,
+            ("mesh.discovery.index:decode_entry",),
+            _resigned_entry,
         ),
         Decoder(
             "models that records claim",
