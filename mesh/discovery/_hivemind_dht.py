@@ -118,7 +118,7 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
         local = here.losers(who, units, now)
         if local is None:
             return None
-        # Whoever loses its place under the key makes room in all.
+        # Those that lose their place under the key make room in all.
         everywhere = self._all.losers(who, units, now, spare=sum(self._all.weight(each) for each in local))
         return None if everywhere is None else list(dict.fromkeys((*local, *everywhere)))
 
@@ -283,7 +283,7 @@ class DHTProtocol(_DHTProtocol):  # type: ignore[misc]
     def _may_store(self, sender: str, key: bytes, tag: bytes, size: int) -> bool:
         """Its own record under few keys; and few records of others, which cost nobody a place.
 
-        Whoever announces itself does so from its own id: made-up peers take a connection each.
+        A peer that announces itself does so from its own id: made-up peers take a connection each.
         """
         now = time.monotonic()
         bounded = self.storage if isinstance(self.storage, BoundedStorage) else None

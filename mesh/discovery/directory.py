@@ -71,7 +71,7 @@ class Directory(Protocol):
         """
 
     async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
-        """The models that somebody lists, or those of one name, ordered by name and digest.
+        """The models that are listed, or those of one name, ordered by name and digest.
 
         Of very many only some, another choice every few seconds (`mesh.discovery.index.listed_models`): ask for the
         name where you know it.

@@ -9,7 +9,7 @@ from mesh.discovery.books import Hearing, RecordBook
 from mesh.discovery.records import ProviderRecord, decode_record, peer_key
 
 MOST_ANSWERS: Final = 32
-"""Different records of one peer that one look checks: whoever answers may repeat old ones."""
+"""Different records of one peer that one look checks: those that answer may repeat old ones."""
 
 
 class PeerBook:

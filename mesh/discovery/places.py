@@ -74,7 +74,7 @@ class Places(Generic[K]):
 
     @property
     def full(self) -> bool:
-        """Whether the next newcomer needs somebody else's place."""
+        """Whether the next newcomer needs the place of another."""
         return self.used >= self._room
 
     def weight(self, who: K) -> int:

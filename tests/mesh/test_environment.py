@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain.wallet import Account, create_keystore
 from mesh.cli.environment import SECRETS, environment, for_children, take_secrets
 from mesh.cli.join_stages import ask_password
 from mesh.transport.foreign import NEEDED, NEEDED_PREFIXES, foreign_environment
@@ -35,8 +37,13 @@ def test_children_get_secrets_only_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert "MESH_API_KEY" not in given
 
 
-def test_stages_without_a_wallet_or_with_a_password_file_need_no_password() -> None:
-    assert ask_password(None, None, {"MESH_WALLET_PASSWORD": "secret"}) == {}
+def test_only_stages_with_a_wallet_and_no_password_file_get_the_password(tmp_path: Path) -> None:
+    ours = {"MESH_WALLET_PASSWORD": "secret", "MESH_API_KEY": "another"}
+    wallet = tmp_path / "wallet.json"
+    create_keystore(wallet, Account.create(), "secret", cost=1 << 12)
+    assert ask_password(None, None, ours) == {}
+    assert ask_password(wallet, tmp_path / "password", ours) == {}
+    assert ask_password(wallet, None, ours) == {"MESH_WALLET_PASSWORD": "secret"}
 
 
 @given(st.dictionaries(st.from_regex(r"[A-Z_]{1,20}", fullmatch=True) | st.sampled_from(sorted(NEEDED)), st.text()))
