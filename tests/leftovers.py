@@ -32,13 +32,13 @@ import pytest
 
 from mesh.transport.runtime_dir import RuntimeDirectory
 
-MARK = "LEFTOVERS_OF_SESSION"
+MARK = "LC_LEFTOVERS_OF_SESSION"  # a name that foreign programs are given too: see `mesh.transport.foreign`
 GRACE_SECONDS = 5.0
 """How long what has been told to end may take; nothing waits for it where nothing is left."""
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
-RUN = "MESH_TEST_RUN"
+RUN = "LC_MESH_TEST_RUN"
 """The variable by which a group of tests knows its own processes (`tests/scenarios/processes.py`)."""
 LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces")
 """Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mesh.cli.console import out, run, set_up_logging
-from mesh.cli.demo_chain import DEPOSIT, PASSWORD_VARIABLE, DemoChain, reserve, settle, show, start_chain
+from mesh.cli.demo_chain import DEPOSIT, DemoChain, reserve, settle, show, start_chain
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
@@ -86,12 +84,11 @@ async def _demo(plan: _Plan) -> None:
 
 
 async def _start_chain(family: Children, folder: Path, plan: _Plan) -> DemoChain:
-    """The embedded chain with everybody's play money. The children read the wallets' password from the environment."""
+    """The embedded chain with everybody's play money."""
     from mesh.provider.model_files import model_name, read_model_files
     from shards.source import resolve
 
     out.print("starting the embedded chain …")
-    os.environ[PASSWORD_VARIABLE] = secrets.token_hex(16)
     folder_of = resolve(plan.model)
     name = model_name(plan.model, folder_of)
     files = await asyncio.to_thread(read_model_files, name, folder_of)

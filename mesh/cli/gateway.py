@@ -16,7 +16,17 @@ from mesh.cli import paying
 from mesh.cli.chain_session import read_amount
 from mesh.cli.console import emit, err, out, run, set_up_logging, settled_on
 from mesh.cli.identities import PINS, claim_key, data_folder, runtime_root
-from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, TransportKind, TransportOption, require_peers
+from mesh.cli.options import (
+    AllowedHosts,
+    AllowedOrigins,
+    AsJson,
+    IdentityFile,
+    LogLevel,
+    Peers,
+    TransportKind,
+    TransportOption,
+    require_peers,
+)
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 
@@ -58,6 +68,8 @@ def gateway(
             show_default="/ip4/0.0.0.0/tcp/0",
         ),
     ] = None,
+    allowed_hosts: AllowedHosts = None,
+    allowed_origins: AllowedOrigins = None,
     requests_per_minute: Annotated[
         float, typer.Option("--requests-per-minute", min=1, help="Most requests of one developer's key.")
     ] = 600,
@@ -121,18 +133,20 @@ def gateway(
     with claim_key(identity, "gateway") as held:
         own = held.identity()
         config = _Config(
-            joined,
-            own,
-            host,
-            port,
-            keys,
-            max_concurrent,
-            as_json,
-            payment,
-            limits,
-            reachable,
-            transport,
-            _read_pins(digests),
+            peers=joined,
+            identity=own,
+            host=host,
+            port=port,
+            keys=keys,
+            max_concurrent=max_concurrent,
+            as_json=as_json,
+            payment=payment,
+            key_limits=limits,
+            host_maddrs=reachable,
+            transport=transport,
+            digests=_read_pins(digests),
+            hosts=(host, *(allowed_hosts or ())),
+            origins=tuple(allowed_origins or ()),
         )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
@@ -165,6 +179,8 @@ class _Config:
     host_maddrs: tuple[str, ...]
     transport: TransportKind
     digests: dict[str, str]
+    hosts: tuple[str, ...]
+    origins: tuple[str, ...]
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -173,7 +189,12 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.gateway.config import GatewayConfig
     from mesh.gateway.serve import bind, server
 
-    limits = GatewayConfig(api_keys=config.keys, max_concurrent=config.max_concurrent)
+    limits = GatewayConfig(
+        api_keys=config.keys,
+        max_concurrent=config.max_concurrent,
+        cors_origins=config.origins,
+        hosts=config.hosts,
+    )
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.host, config.port))
         paid = leaves = None

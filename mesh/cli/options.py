@@ -38,6 +38,22 @@ IdentityFile = Annotated[
         show_default="in ~/.local/share/inference-mesh",
     ),
 ]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        help="Name under which clients may address this endpoint, besides IP addresses and localhost; "
+        "may be repeated, * allows all.",
+    ),
+]
+AllowedOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-origin",
+        help="Web origin (https://app.example) whose pages may use this endpoint; may be repeated.",
+        show_default="none",
+    ),
+]
 DirectPort = Annotated[
     int,
     typer.Option(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from mesh.cli.chain_session import (
     read_amount,
 )
 from mesh.cli.console import emit, err, out, run, set_up_logging
+from mesh.cli.environment import environment
 from mesh.cli.options import AsJson, LogLevel
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _open(wallet: Path | None, password_file: Path | None) -> Account:
 
     path = wallet or default_wallet()
     address = keystore_address(path)
-    return open_keystore(path, find_password(file=password_file, environment=os.environ, what=f"wallet {address}"))
+    return open_keystore(path, find_password(file=password_file, environment=environment(), what=f"wallet {address}"))
 
 
 def _payer(text: str | None, account: Account) -> Address:

@@ -271,7 +271,7 @@ class SwarmBackend:
             )
 
     async def _ask_directory(self, name: str) -> list[Offer]:
-        keys = [key for key in await self._directory.models() if key.name == name]
+        keys = await self._directory.models(name)
         listed = await asyncio.gather(*(self._directory.providers(key) for key in keys))
         records = list(itertools.chain.from_iterable(listed))
         if self.issuer is not None:

@@ -32,6 +32,8 @@ class GatewayConfig:
     """Requests whose route /mesh/requests can still tell."""
     cors_origins: tuple[str, ...] = field(default=())
     """Origins whose pages may call the gateway from a browser; none by default."""
+    hosts: tuple[str, ...] = field(default=())
+    """Names under which clients may address an open gateway, besides IP addresses and localhost."""
 
     def __post_init__(self) -> None:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)

@@ -35,10 +35,12 @@ _MAX_MESSAGE = 500
 
 _HTTP_CODES: Mapping[int, tuple[str, str | None]] = {
     401: ("authentication_error", "invalid_api_key"),
+    403: ("invalid_request_error", "not_allowed_here"),
     404: ("invalid_request_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
     408: ("invalid_request_error", "body_timeout"),
     413: ("invalid_request_error", "body_too_large"),
+    415: ("invalid_request_error", "unsupported_media_type"),
 }
 
 

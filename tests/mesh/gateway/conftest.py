@@ -75,7 +75,7 @@ class Live:
             yield client
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
+        return httpx.Client(base_url=self.url, timeout=30, headers={"Content-Type": "application/json"})
 
 
 @contextmanager

@@ -128,7 +128,8 @@ def test_a_revoked_key_opens_nothing(paid: Paid) -> None:
 def test_a_body_that_makes_no_sense_is_refused(paid: Paid, body: bytes) -> None:
     with paid.http(paid.key()) as http:
         for path in ("/mesh/keys", "/mesh/payments"):
-            assert http.post(path, content=body).status_code in (400, 413)
+            given = http.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert given.status_code in (400, 413)
         assert http.get("/mesh/account", params={"wait": "inf"}).status_code == 400
         assert http.get("/mesh/account", params={"wait": "31"}).status_code == 400
         assert http.get("/mesh/account", params={"wait": "0", "spent": "-1"}).status_code == 400
