@@ -35,8 +35,8 @@ from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
 from mesh.wire.paying import Receipt
-from shards.fast_tokenizer import tokenizer_from_files
-from shards.tokenizer import Tokenizer
+from shards.text.fast import tokenizer_from_files
+from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from mesh.gateway.schemas import SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
 from shards.errors import ShardError
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from mesh.gateway.schemas import (
 )
 from shards.errors import TokenizerError
 from shards.sampling_params import SEED_BITS
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """Accepted roles and what a template calls them (OpenAI renamed system to developer; templates did not)."""

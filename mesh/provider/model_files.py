@@ -8,8 +8,8 @@ from pathlib import Path
 
 from shards.config import ModelSpec, parse_config
 from shards.errors import CheckpointError, TokenizerError
-from shards.fast_tokenizer import check_tokenizer, tokenizer_from_files
 from shards.manifest import MANIFEST_NAME, read_manifest
+from shards.text.fast import check_tokenizer, tokenizer_from_files
 
 SERVED_FILES = (
     "config.json",

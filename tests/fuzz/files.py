@@ -13,12 +13,12 @@ from typing import Any
 from shards.checkpoint_files import read_spec, read_weight_map
 from shards.config import ModelSpec
 from shards.errors import CheckpointError, TokenizerError, UnsupportedModel
-from shards.fast_tokenizer import tokenizer_from_files
 from shards.lean_config import LeanConfig, parse_lean
 from shards.manifest import Manifest, read_manifest
 from shards.safetensors_header import ITEM_BYTES, TensorEntry, read_header
 from shards.source import SHIPPED
 from shards.span import Span
+from shards.text.fast import tokenizer_from_files
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.scratch import scratch
@@ -248,9 +248,9 @@ def decoders() -> list[Decoder]:
             (TokenizerError,),
             _ids_wrong,
             (
-                "shards.fast_tokenizer:tokenizer_from_files",
-                "shards.fast_tokenizer:_json",
-                "shards.fast_tokenizer:_decodes_bytes",
+                "shards.text.fast:tokenizer_from_files",
+                "shards.text.fast:_json",
+                "shards.text.fast:_decodes_bytes",
             ),
             _mutate_tokenizer,
             0.15,

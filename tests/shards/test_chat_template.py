@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from shards.chat_template import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 from shards.errors import TokenizerError
+from shards.text.chat_template import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 
 TALK = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "yo"}]
 GROW = "{%% set ns = namespace(x='ab') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"

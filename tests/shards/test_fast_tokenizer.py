@@ -17,9 +17,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 
 from shards.config import parse_config
-from shards.convert_tokenizer import ensure_fast_tokenizer
 from shards.errors import TokenizerError
-from shards.fast_tokenizer import FastTokenizer, check_tokenizer, load_tokenizer, tokenizer_from_files
+from shards.text.convert import ensure_fast_tokenizer
+from shards.text.fast import FastTokenizer, check_tokenizer, load_tokenizer, tokenizer_from_files
 from shards.training.corpus import Document
 from shards.training.tokenizer import tokenizer_config, train_tokenizer
 
@@ -268,7 +268,7 @@ def test_a_sentencepiece_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_the_tokenizer_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, shards.fast_tokenizer, shards.stop\n"
+        "import sys, shards.text.fast, shards.text.stop\n"
         "print(sorted({'torch', 'transformers', 'hivemind'} & set(sys.modules)))"
     )
     python = shutil.which(sys.executable) or sys.executable

@@ -12,12 +12,12 @@ from typing import Any
 
 import tokenizers
 
-from shards.chat_template import ChatTemplate
 from shards.config import ModelSpec
 from shards.errors import TokenizerError
 from shards.shown import shown
-from shards.text_stream import ByteStream, WindowStream
-from shards.tokenizer import TextStream, Tokenizer
+from shards.text.chat_template import ChatTemplate
+from shards.text.stream import ByteStream, WindowStream
+from shards.text.tokenizer import TextStream, Tokenizer
 
 TOKENIZER = "tokenizer.json"
 MAX_FILE_BYTES: Mapping[str, int] = {

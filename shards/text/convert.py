@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.errors import TokenizerError
-from shards.fast_tokenizer import TOKENIZER
+from shards.text.fast import TOKENIZER
 
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
