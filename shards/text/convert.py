@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from shards.errors import TokenizerError
-from shards.text.fast import TOKENIZER
+from shards.errors import CheckpointError, TokenizerError
+from shards.model_folder import exists, read, write
+from shards.text.tokenizer import TOKENIZER
 
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_READ_SUFFIXES = frozenset({".json", ".model", ".txt", ".jinja"})
+MAX_BYTES = 128 << 20
+"""Of one file that is converted."""
 
 
 def ensure_fast_tokenizer(folder: Path) -> Path:
@@ -16,22 +21,32 @@ def ensure_fast_tokenizer(folder: Path) -> Path:
     Runs no code from the folder. Raises `TokenizerError` when there is nothing to convert or it fails.
     """
     target = folder / TOKENIZER
-    if target.is_file():
+    if exists(target):
         return target
-    found = [name for name in _SLOW_FILES if (folder / name).is_file()]
+    found = [name for name in _SLOW_FILES if exists(folder / name)]
     if not found:
         raise TokenizerError(f"{folder} holds neither {TOKENIZER} nor an older tokenizer to make it from")
     try:
-        from transformers import AutoTokenizer
-
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        content: str = loaded.backend_tokenizer.to_str()
+        with tempfile.TemporaryDirectory() as copy:
+            for path in folder.iterdir():
+                # transformers would follow links, and what it reads ends up in a file that is served.
+                if path.suffix in _READ_SUFFIXES:
+                    (Path(copy) / path.name).write_bytes(read(path, MAX_BYTES))
+            content = _convert(copy)
     except (OSError, ImportError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise TokenizerError(f"{found[0]} cannot be converted to {TOKENIZER}: {str(error)[:300]}") from error
-    partial = folder / f"{TOKENIZER}.partial"
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from error
     try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise TokenizerError(f"{target} cannot be written: {error.strerror or error}") from error
+        write(target, content.encode())
+    except CheckpointError as error:
+        raise TokenizerError(f"{target} cannot be written: {error}") from error
     return target
+
+
+def _convert(folder: str) -> str:
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    content: str = loaded.backend_tokenizer.to_str()
+    return content
