@@ -19,7 +19,7 @@ class Limits:
     @property
     def wall_seconds(self) -> float:
         """Deadline of the call: the machine may be busy with other things."""
-        return 4 * self.seconds + 4
+        return 8 * self.seconds + 8
 
 
 @dataclass(frozen=True, slots=True)

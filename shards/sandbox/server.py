@@ -58,10 +58,14 @@ def serve(control: socket.socket, new_operations: Callable[[], Operations]) -> N
             server = os.getpid()
             pid = os.fork()
             if not pid:
-                control.close()
-                _become_worker(server)
-                work(socket.socket(fileno=handles[0]), new_operations())
-                os._exit(0)
+                code = 1
+                try:
+                    control.close()
+                    _become_worker(server)
+                    work(socket.socket(fileno=handles[0]), new_operations())
+                    code = 0
+                finally:
+                    os._exit(code)
             os.close(handles[0])
             control.sendall(NUMBER.pack(pid))
         else:
