@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -25,11 +25,37 @@ class TextThreads:
         self._turns: WeakKeyDictionary[object, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def run(self, tokenizer: object, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `call` returns or raises; `tokenizer` is the one that it uses."""
+        """What `call` returns or raises; `tokenizer` is the one that it uses.
+
+        A caller that is cancelled does not wait, but its turn lasts until the call has ended: those who come and go
+        take no more threads than those who stay.
+        """
         turn = self._turns.get(tokenizer)
         if turn is None:
             turn = self._turns[tokenizer] = asyncio.Semaphore(AT_ONCE)
-        async with turn:
-            context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(_THREADS, partial(context.run, call, *args, **kwargs))
+        await turn.acquire()
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        to_begin = [turn]  # whoever takes it, the thread or the cancelled caller, has to release it
+
+        def work() -> T:
+            if not _took(to_begin):
+                raise asyncio.CancelledError
+            try:
+                return context.run(call, *args, **kwargs)
+            finally:
+                with suppress(RuntimeError):  # the loop has been closed meanwhile
+                    loop.call_soon_threadsafe(turn.release)
+
+        try:
+            return await loop.run_in_executor(_THREADS, work)
+        finally:
+            if _took(to_begin):
+                turn.release()
+
+
+def _took(ticket: list[asyncio.Semaphore]) -> bool:
+    try:
+        ticket.pop()
+    except IndexError:
+        return False
+    return True

@@ -20,8 +20,6 @@ MAX_BYTES = 512 << 20
 MAX_FAILURES = 1024
 FIRST_WAIT, LAST_WAIT = 60.0, 900.0
 """Seconds after which files that were no tokenizer are looked at again: a provider may have another version."""
-LOADS = 2
-"""Tokenizers that are read at once: strangers' files must not take all the memory that there is for calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,6 @@ class Tokenizers:
         self._kept: OrderedDict[Hashable, FastTokenizer] = OrderedDict()
         self._failures: OrderedDict[Hashable, _Failure] = OrderedDict()
         self._fetching: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
-        self._loads = asyncio.Semaphore(LOADS)
 
     async def get(self, offer: Offer) -> FastTokenizer:
         """An offer's tokenizer. Raises `TokenizerError` when its files are none, and what `fetch` raises."""
@@ -65,8 +62,8 @@ class Tokenizers:
             raise TokenizerLimit(failed.reason, left)
         files = await self._fetch(offer)
         try:
-            async with self._loads:
-                tokenizer = await self._threads.run(self, tokenizer_from_files, files)
+            # Few at once: strangers' files must not take all the memory that there is for calls.
+            tokenizer = await self._threads.run(self, tokenizer_from_files, files)
         except TokenizerError as error:
             wait = FIRST_WAIT if failed is None else min(2 * failed.wait, LAST_WAIT)
             self._failures[key] = _Failure(str(error), time.monotonic() + wait, wait)

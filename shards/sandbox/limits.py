@@ -19,7 +19,7 @@ class Limits:
     @property
     def wall_seconds(self) -> float:
         """Deadline of the call: the machine may be busy with other things."""
-        return 8 * self.seconds + 8
+        return min(8 * self.seconds + 8, 60.0)
 
 
 @dataclass(frozen=True, slots=True)

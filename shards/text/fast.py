@@ -116,7 +116,9 @@ class FastTokenizer:
             raise TokenizerError("the text holds half a surrogate pair, which is not Unicode") from error
         if size > limits.MAX_TEXT_BYTES:
             raise TextTooLong(f"the text has {size} bytes, more than {limits.MAX_TEXT_BYTES}")
-        packed = ask(self._box, Call("encode", (text, add_special_tokens), limits.encoding(size)))
+        packed = ask(
+            self._box, Call("encode", (text, add_special_tokens, limits.most_tokens(size)), limits.encoding(size))
+        )
         ids = array("I")
         if not isinstance(packed, bytes) or len(packed) % ids.itemsize:
             raise TokenizerError("the text was not tokenised")

@@ -18,7 +18,6 @@ from shards.text.limits import (
     MAX_END_TOKENS,
     MAX_TEMPLATE_CHARACTERS,
     MAX_TOKEN_BYTES,
-    MAX_TOKENS,
     MAX_VOCABULARY,
     MAX_VOCABULARY_BYTES,
 )
@@ -68,12 +67,12 @@ class _Inside:
             raise TokenizerError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARACTERS}")
         self._template = Template(source)
 
-    def encode(self, text: str, add_special_tokens: bool) -> bytes:
-        """The ids as little-endian 32-bit numbers."""
+    def encode(self, text: str, add_special_tokens: bool, most: int) -> bytes:
+        """The ids, not more than `most`, as 32-bit numbers of this machine."""
         with rust_failures("the text cannot be tokenised"):
             # Without offsets into the text, which nobody asks for and which take as long again.
             (encoding,) = self._inner.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-            if len(encoding) > MAX_TOKENS:
+            if len(encoding) > most:
                 raise TokenizerError(f"the tokenizer makes {len(encoding)} tokens of a text of {len(text)} characters")
             return _packed(encoding.ids)
 

@@ -17,8 +17,8 @@ MAX_DECODER_BYTES = 64 << 10
 MAX_DECODED_BYTES = 16 << 20
 """Of the text that is made of token ids at once, or in one stream."""
 MAX_END_TOKENS = 256
-MAX_TOKENS = 8 << 20
-"""That a text may become."""
+MAX_TOKENS = 4 << 20
+"""That a text may become; of a shorter one `most_tokens`."""
 SMALL_TEXT = 64 << 10
 """A text that any tokenizer reads in no time: who is slow with it is to blame, not who sent it."""
 
@@ -31,9 +31,14 @@ def loading(size: int) -> Limits:
     return Limits(2 + size / (4 * _MIB), 192 * _MIB + 24 * size, answer)
 
 
+def most_tokens(size: int) -> int:
+    """Of a text of so many bytes: nearly always one for each at most, a few more for ligatures and frames."""
+    return min(16 * size + (1 << 16), MAX_TOKENS)
+
+
 def encoding(size: int) -> Limits:
     """For a text of so many bytes. Ordinary tokenizers took up to 0.5 s and 200 MiB for each MiB."""
-    return Limits(1 + 3 * size / _MIB, 64 * _MIB + 320 * size, 4 * MAX_TOKENS + _MIB, size <= SMALL_TEXT)
+    return Limits(1 + 3 * size / _MIB, 64 * _MIB + 320 * size, 4 * most_tokens(size) + 1024, size <= SMALL_TEXT)
 
 
 def rendering(size: int) -> Limits:

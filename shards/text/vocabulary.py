@@ -14,7 +14,7 @@ _WORD_START = "\u2581"
 
 
 class Vocabulary:
-    """Of `texts` (UTF-8, end to end), `ends` (little-endian 32-bit numbers) and `kinds` (bits), one each per id."""
+    """Of `texts` (UTF-8, end to end), `ends` (32-bit numbers of this machine) and `kinds` (bits), one each per id."""
 
     def __init__(self, texts: bytes, ends: bytes, kinds: bytes, *, is_byte_level: bool) -> None:
         self._ends = array("I")
