@@ -10,6 +10,7 @@ from shards.config import ModelSpec, parse_config
 from shards.errors import CheckpointError, TokenizerError
 from shards.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from shards.model_folder import find, read
+from shards.text.chat_template import SANDBOX
 from shards.text.fast import check_tokenizer, tokenizer_from_files
 
 SERVED_FILES = (
@@ -62,6 +63,7 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
         raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
     spec = parse_config(contents["config.json"])
     check_tokenizer(tokenizer_from_files(contents), spec)
+    SANDBOX.rest()  # a provider reads no texts
     hasher = hashlib.sha256(b"inference-mesh model 2\0")
     parts = [name.encode(), contents["config.json"]]
     if manifest is not None:

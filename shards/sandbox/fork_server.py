@@ -90,7 +90,7 @@ class ForkServer:
         if self._control is not None and self._process is not None and self._process.poll() is None:
             return self._control
         self._stop()
-        paths = [str(_ROOT), *(path for path in sys.path if Path(path).is_absolute())]
+        paths = list(dict.fromkeys([str(_ROOT), *(path for path in sys.path if Path(path).is_absolute())]))
         script = str(Path(__file__).with_name("server.py"))
         ours, theirs = socket.socketpair()
         with theirs:
