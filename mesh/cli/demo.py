@@ -180,10 +180,10 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
 
 
 def _blocks_of(model: str) -> int:
-    from shards.config import parse_config
+    from shards.checkpoint_files import read_spec
     from shards.source import resolve
 
-    return parse_config((resolve(model) / "config.json").read_bytes()).n_blocks
+    return read_spec(resolve(model)).n_blocks
 
 
 async def _until_complete(url: str, model: str, headers: dict[str, str]) -> None:

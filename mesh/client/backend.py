@@ -26,6 +26,8 @@ from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
 from mesh.client.pins import ModelPins
 from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.text_threads import TextThreads
+from mesh.client.tokenizers import Tokenizers
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
@@ -36,8 +38,7 @@ from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
 from mesh.wire.paying import Receipt
-from shards.fast_tokenizer import tokenizer_from_files
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ class SwarmBackend:
         self._tasks = asyncio.TaskGroup()
         self._links = HopLinks(transport, self._tasks, greet=self._greet)
         self._outlook = Outlook(self._config.looks, self._tasks, self._ask_directory)
-        self._tokenizers: dict[str, Tokenizer] = {}
-        self._fetching: dict[str, asyncio.Lock] = {}
+        self.text_threads = TextThreads()
+        self._tokenizers = Tokenizers(self._fetch, self.text_threads)
         self._penalised = Penalties(self._config.penalty_seconds)
         self._full = FullPeers()
         self._hop_times = HopTimes()
@@ -169,13 +170,7 @@ class SwarmBackend:
 
     async def tokenizer(self, model: str) -> Tokenizer:
         """The model's tokenizer, fetched from a provider once and checked against its record."""
-        offer = await self.offer(model)
-        async with self._fetching.setdefault(offer.digest, asyncio.Lock()):
-            known = self._tokenizers.get(offer.digest)
-            if known is None:
-                known = await asyncio.to_thread(tokenizer_from_files, await self._fetch(offer))
-                self._tokenizers[offer.digest] = known
-        return known
+        return await self._tokenizers.get(await self.offer(model))
 
     @asynccontextmanager
     async def generate(self, request: GenerateRequest) -> AsyncIterator[MeshGeneration]:

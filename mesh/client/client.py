@@ -218,8 +218,10 @@ class Client:
 
     async def stream(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> TextGeneration:
         """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
-        ids = (await self.backend.tokenizer(model)).encode(prompt) if isinstance(prompt, str) else prompt
-        return await self._start(model, ids, options)
+        if isinstance(prompt, str):
+            tokenizer = await self.backend.tokenizer(model)
+            prompt = await self.backend.text_threads.run(tokenizer, tokenizer.encode, prompt)
+        return await self._start(model, prompt, options)
 
     async def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:
         """Answer a conversation, using the model's own chat template."""
@@ -228,8 +230,10 @@ class Client:
     async def stream_chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> TextGeneration:
         """Answer a conversation as a stream."""
         tokenizer = await self.backend.tokenizer(model)
-        text = tokenizer.apply_chat_template(messages)
-        return await self._start(model, tokenizer.encode(text, add_special_tokens=False), options)
+        threads = self.backend.text_threads
+        text = await threads.run(tokenizer, tokenizer.apply_chat_template, messages)
+        ids = await threads.run(tokenizer, tokenizer.encode, text, add_special_tokens=False)
+        return await self._start(model, ids, options)
 
     async def resolve_model(self, model: str | None) -> str:
         """`model`, or the only complete model of the swarm where None is given. Raises `InvalidRequest`."""

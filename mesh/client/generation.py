@@ -16,7 +16,7 @@ from mesh.client.types import Completion, FinishReason, GenerateRequest, HopRepo
 from mesh.errors import Cancelled, InternalError, NoRoute, PeerError, ProtocolViolation, Refused
 from mesh.swarm.route import Hop
 from mesh.wire.messages import NewToken, PromptScores
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from shards.sampling_params import SamplingParams
 from shards.span import Span
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
 

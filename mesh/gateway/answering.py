@@ -25,7 +25,7 @@ from mesh.gateway.schemas import SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
 from shards.errors import ShardError
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class GenerationResponse(Response, Generic[_Fields]):
                 notes.model = self._gateway.metrics.model_label(info.name)
                 tokenizer = await self._gateway.backend.tokenizer(info.name)
                 # Templates and long prompts take long enough to stall every other stream.
-                job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
+                job = await self._gateway.text_threads.run(tokenizer, self._prepare, fields, info, tokenizer)
                 bill = self._gateway.bill(notes.caller, job)
                 await self._run(job, _Progress(self._gateway, job, notes.model, arrived), bill, send)
         except (MeshError, ShardError, TimeoutError, ApiFailure) as error:

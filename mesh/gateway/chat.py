@@ -26,9 +26,9 @@ from mesh.gateway.schemas import (
     Message,
     Usage,
 )
-from shards.errors import TokenizerError
+from shards.errors import TextTooLong, TokenizerError, TokenizerLimit
 from shards.sampling_params import SEED_BITS
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """Accepted roles and what a template calls them (OpenAI renamed system to developer; templates did not)."""
@@ -106,6 +106,8 @@ def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tu
         raise InvalidRequest("This model has no chat template; use /v1/completions instead.", param="messages")
     try:
         text = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+    except (TokenizerLimit, TextTooLong):
+        raise
     except TokenizerError as error:
         # A template refuses conversations that its model never saw, such as two user turns in a row.
         raise InvalidRequest(f"The model's chat template refused the messages: {error}", param="messages") from error

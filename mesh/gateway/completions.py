@@ -22,7 +22,7 @@ from mesh.gateway.schemas import (
     Usage,
 )
 from shards.sampling_params import SEED_BITS
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
 

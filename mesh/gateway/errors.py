@@ -26,7 +26,9 @@ from shards.errors import (
     CheckpointError,
     InvalidSampling,
     ShardError,
+    TextTooLong,
     TokenizerError,
+    TokenizerLimit,
     UnsupportedModel,
 )
 
@@ -106,6 +108,11 @@ def describe(error: BaseException, request_id: str) -> ApiError:
             return ApiError(504, text, "server_error", code="peer_timeout")
         case PeerError():
             return ApiError(502, text, "server_error", code="peer_error")
+        case TextTooLong():
+            return ApiError(400, text, code="context_length_exceeded")
+        case TokenizerLimit():
+            headers = retry_after(error.retry_after) if error.retry_after else {}
+            return ApiError(502, text, "server_error", code="model_error", headers=headers)
         case CheckpointError() | TokenizerError() | UnsupportedModel() | BadActivation():
             return ApiError(502, text, "server_error", code="model_error")
         case TimeoutError():

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from mesh.client.text_threads import TextThreads
 from mesh.client.types import Backend, ModelInfo
 from mesh.errors import Refused, UnknownModel
 from mesh.gateway.bill import AccountBill, Bill, NoBill
@@ -31,6 +32,7 @@ class Gateway:
         self.places = Places(config.max_concurrent, int(config.max_concurrent * share))
         if billing is not None:
             billing.places = self.places
+        self.text_threads = TextThreads()
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
         self.started = int(time.time())
