@@ -15,14 +15,17 @@ from chain.primitives import checksummed
 from chain.units import MAX_AMOUNT
 from chain.vouchers import PaymentVoucher
 from mesh.gateway.billing import Billing, Caller, Holder
+from mesh.gateway.connections import source_of
 from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
+from mesh.gateway.key_issuer import KeyIssuer
 from mesh.gateway.service import Gateway
 from mesh.payment.accounts.api_keys import KeyRequest
 from mesh.payment.accounts.balance import STEPS_PER_INCREMENT
 from mesh.payment.credit.units import W_GENERATED, W_PROMPT
 
 MAX_BODY = 4096
+BODY_SECONDS = 10.0
 MAX_WAIT = 30
 MAX_AGENTS = 16
 """Of one account, waiting for news at once."""
@@ -63,6 +66,7 @@ class PaymentBody(_Body):
 def open_routes(gateway: Gateway, billing: Billing) -> APIRouter:
     """What needs no key: the terms, and making one."""
     router = APIRouter(prefix="/mesh", redirect_slashes=False)
+    issuer = KeyIssuer(billing)
 
     @router.get("/terms", response_model=None)
     async def terms() -> dict[str, Any]:
@@ -79,7 +83,8 @@ def open_routes(gateway: Gateway, billing: Billing) -> APIRouter:
             issued=body.issued,
             nonce=_bytes(body.nonce),
         )
-        key = await billing.make_key(asked, _bytes(body.signature))
+        source = source_of(None if request.client is None else request.client.host)
+        key = await issuer.issue(asked, _bytes(body.signature), source)
         return {"object": "mesh.key", "key": key, "payer": checksummed(asked.payer), "gateway": billing.gateway_id}
 
     return router
@@ -214,7 +219,7 @@ def _caller(request: Request, billing: Billing) -> Caller:
 
 
 async def _read(request: Request, schema: type[Any]) -> Any:
-    body = await read_body(request.scope, request.receive, limit=MAX_BODY, timeout=30.0)
+    body = await read_body(request.scope, request.receive, limit=MAX_BODY, timeout=BODY_SECONDS)
     return parse_body(schema, body)
 
 

@@ -114,6 +114,11 @@ class AccountStore(Database):
             row = self._db.execute("SELECT payer FROM keys WHERE hash = ?", (key_hash,)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def is_used(self, request: Bytes32) -> bool:
+        """Whether a key was made for the signed request with this digest."""
+        with self._lock:
+            return bool(self._db.execute("SELECT 1 FROM key_requests WHERE digest = ?", (request,)).fetchone())
+
     def add_key(
         self, key_hash: bytes, payer: Address, request: Bytes32, *, issued: int, now: int, redeemed: int, most: int
     ) -> None:
