@@ -16,7 +16,9 @@ from mesh.client.types import Completion, ModelInfo, TextDelta
 from mesh.errors import MeshError
 from mesh.gateway import sse
 from mesh.gateway.bill import Bill
-from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
+from mesh.gateway.bodies import read_body
+from mesh.gateway.connections import source_of
+from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, unless_disconnected
 from mesh.gateway.errors import ApiFailure, describe, internal, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
@@ -49,18 +51,27 @@ class GenerationResponse(Response, Generic[_Fields]):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        config = self._gateway.config
+        """A place is taken only when the body is there, and its account may pay: who sends nothing holds nothing."""
+        gateway, config, notes = self._gateway, self._gateway.config, notes_of(scope)
         arrived = time.monotonic()
-        async with self._gateway.slot(notes_of(scope).caller):
-            try:
-                body = await read_body(scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout)
-                fields = parse_body(self._schema, body)
-                notes = notes_of(scope)
-                if notes.chosen and fields.seed is None:
-                    fields = fields.model_copy(update={"seed": seed_of(notes.request_id)})
-                await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
-            except ClientLeft:
-                notes_of(scope).status = CLIENT_LEFT
+        caller = notes.caller
+        try:
+            await gateway.admit(caller)
+            body = await read_body(
+                scope,
+                receive,
+                limit=config.max_body_bytes,
+                timeout=config.body_timeout,
+                memory=gateway.body_memory,
+                owner=source_of((scope.get("client") or (None,))[0]) if caller is None else caller.payer,
+            )
+            fields = parse_body(self._schema, body)
+            del body
+            if notes.chosen and fields.seed is None:
+                fields = fields.model_copy(update={"seed": seed_of(notes.request_id)})
+            await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
+        except ClientLeft:
+            notes.status = CLIENT_LEFT
 
     async def _answer(self, fields: _Fields, scope: Scope, send: Send, arrived: float) -> None:
         notes = notes_of(scope)
@@ -68,11 +79,13 @@ class GenerationResponse(Response, Generic[_Fields]):
             async with asyncio.timeout(self._gateway.config.request_timeout):
                 info = await self._gateway.model(fields.model)
                 notes.model = self._gateway.metrics.model_label(info.name)
-                tokenizer = await self._gateway.backend.tokenizer(info.name)
-                # Templates and long prompts take long enough to stall every other stream.
-                job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
-                bill = self._gateway.bill(notes.caller, job)
-                await self._run(job, _Progress(self._gateway, job, notes.model, arrived), bill, send)
+                await self._gateway.await_funds(notes.caller, info)
+                async with self._gateway.place(notes.caller):
+                    tokenizer = await self._gateway.backend.tokenizer(info.name)
+                    # Templates and long prompts take long enough to stall every other stream.
+                    job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
+                    bill = self._gateway.bill(notes.caller, job)
+                    await self._run(job, _Progress(self._gateway, job, notes.model, arrived), bill, send)
         except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
             if not self._started:
                 raise

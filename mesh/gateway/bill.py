@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from chain.units import format_func
-from mesh.gateway.billing import Billing, Caller, insufficient
+from mesh.gateway.billing import Billing, Caller
 from mesh.gateway.edge import ClientLeft
-from mesh.gateway.errors import ApiError, ApiFailure
+from mesh.gateway.errors import ApiFailure
 from mesh.gateway.job import Job
 from mesh.gateway.schemas import Cost, Usage
 from mesh.gateway.sessions import Ended, Event, Failed, Piece
@@ -86,11 +86,7 @@ class AccountBill:
     async def __aenter__(self) -> Self:
         self._charge = self._account.open(self._job.id)
         try:
-            tariff = await self._billing.tariff(self._job.model.name, self._job.model.digest)
-            if tariff is None:
-                message = f"The model {self._job.model.name!r} has no price on the gateway's chain."
-                raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
-            self._tariff = tariff
+            tariff = self._tariff = await self._billing.tariff_of(self._job.model)
             prompts = sum(len(session.prompt) + len(session.resumed) for session in self._job.sessions)
             self._billing.limit(self._caller.tokens, prompts, "tokens")
             patient = self._billing.has_agent(self._holder)
@@ -98,7 +94,7 @@ class AccountBill:
             await self._pay(self._owed, ahead=0, patient=patient)
             # Not taken yet: a first token that nobody can pay for is refused before the sessions are opened.
             if self._account.credit < tariff.cost(0, 1):
-                await self._await_credit(tariff.cost(0, 1), patient)
+                await self._billing.await_credit(self._holder, tariff.cost(0, 1), patient=patient)
         except BaseException:
             await self._close(0)
             raise
@@ -191,38 +187,10 @@ class AccountBill:
             credit = self._account.credit
             least = need if credit >= need else min(need, token)
             if self._account.take(self._charge, least, max(need, ahead)) is None:
-                await self._await_credit(least, patient)
+                await self._billing.await_credit(self._holder, least, patient=patient)
                 continue
             await self._write(begun=self._begun and self._job.stream)
             patient = True  # who has paid a part is about to pay the rest
-
-    async def _await_credit(self, least: int, patient: bool) -> None:
-        """Return when there may be `least` wei of credit. Raises `ApiFailure` (402) when nobody pays in time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._billing.config.pause_seconds if patient else 0.0)
-        self._holder.waiting += 1
-        try:
-            self._holder.changed.fire()  # for the payer's agent: somebody is short
-            while self._account.credit < least:
-                left = deadline - loop.time()
-                if left <= 0 or not await self._holder.changed.wait(left):
-                    raise insufficient(self._shortage(least))
-                await self._billing.refresh(self._holder)
-        finally:
-            self._holder.waiting -= 1
-
-    def _shortage(self, least: int) -> str:
-        account = self._account
-        if account.backing < account.signed:
-            return (
-                f"The vouchers promise {format_func(account.signed)} FUNC, but the escrow holds only "
-                f"{format_func(account.backing)}: add to the deposit."
-            )
-        return (
-            f"The credit is used up: vouchers over {format_func(account.signed)} FUNC, of which "
-            f"{format_func(account.charged)} are charged; {format_func(least)} more are needed. "
-            "POST a higher voucher to /mesh/payments, or run `mesh pay`."
-        )
 
     async def _write(self, *, begun: bool) -> None:
         await self._billing.write(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from eth_utils import to_canonical_address
 
 from chain.primitives import Address, Bytes32, checksummed, key_of
+from chain.units import format_func
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
 from mesh.payment.accounts.api_keys import hash_key
@@ -25,6 +26,7 @@ from mesh.payment.accounts.store import AccountStore
 
 if TYPE_CHECKING:
     from chain.client.staking import StakingClient
+    from mesh.client.types import ModelInfo
 
 T = TypeVar("T")
 
@@ -46,6 +48,8 @@ class BillingConfig:
     """Requests that such an account can have answered at once whatever the others do."""
     reservable_share: float = 0.75
     """Most of the gateway's places that may be kept free so."""
+    max_waiting: int = 64
+    """Requests of one account that may wait for credit."""
     max_keys: int = 16
     """Keys of one account."""
     key_requests_per_minute: float = 30.0
@@ -56,7 +60,7 @@ class BillingConfig:
     """Looks at the account and vouchers."""
 
     def __post_init__(self) -> None:
-        counts = (self.increment_tokens, self.reserve_sessions, self.max_keys)
+        counts = (self.increment_tokens, self.reserve_sessions, self.max_waiting, self.max_keys)
         rates = (
             self.requests_per_minute,
             self.tokens_per_minute,
@@ -258,10 +262,47 @@ class Billing:
         backing: Backing = await self._ask(self.escrow.deposit_of(payer))
         return backing
 
+    async def tariff_of(self, model: ModelInfo) -> Tariff:
+        """What a model costs now. Raises `ApiFailure` where it is not for sale, or the chain cannot be asked."""
+        tariff = await self.tariff(model.name, model.digest)
+        if tariff is None:
+            message = f"The model {model.name!r} has no price on the gateway's chain."
+            raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
+        return tariff
+
     async def tariff(self, name: str, digest: str) -> Tariff | None:
         """What a model costs now; None where it is not for sale. Raises `ApiFailure`."""
         price = await self._ask(self.prices.price_of(name, digest))
         return None if price is None else Tariff(price, self.config.increment_tokens)
+
+    # --- credit ---
+
+    async def await_credit(self, holder: Holder, least: int, *, patient: bool | None = None) -> None:
+        """Return when there may be `least` wei of credit.
+
+        Raises `ApiFailure`: 402 when nobody pays in time (at once without a payer's agent, unless `patient`), 429
+        where too many requests of the account wait already.
+        """
+        if holder.account.credit >= least:
+            return
+        if holder.waiting >= self.config.max_waiting:
+            message = f"{holder.waiting} requests of this account wait for credit already."
+            raise ApiFailure(
+                ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=retry_after(1.0))
+            )
+        loop = asyncio.get_running_loop()
+        waits = self.has_agent(holder) if patient is None else patient
+        deadline = loop.time() + (self.config.pause_seconds if waits else 0.0)
+        holder.waiting += 1
+        try:
+            holder.changed.fire()  # for the payer's agent: somebody is short
+            while holder.account.credit < least:
+                left = deadline - loop.time()
+                if left <= 0 or not await holder.changed.wait(left):
+                    raise insufficient(shortage(holder.account, least))
+                await self.refresh(holder)
+        finally:
+            holder.waiting -= 1
 
     async def _ask(self, question: Any) -> Any:
         try:
@@ -312,6 +353,20 @@ class Billing:
 def insufficient(message: str) -> ApiFailure:
     """402 in OpenAI's shape."""
     return ApiFailure(ApiError(402, message, "insufficient_funds", code="insufficient_funds"))
+
+
+def shortage(account: Account, least: int) -> str:
+    """Why there are not `least` wei of credit, for the developer."""
+    if account.backing < account.signed:
+        return (
+            f"The vouchers promise {format_func(account.signed)} FUNC, but the escrow holds only "
+            f"{format_func(account.backing)}: add to the deposit."
+        )
+    return (
+        f"The credit is used up: vouchers over {format_func(account.signed)} FUNC, of which "
+        f"{format_func(account.charged)} are charged; {format_func(least)} more are needed. "
+        "POST a higher voucher to /mesh/payments, or run `mesh pay`."
+    )
 
 
 def refused(status: int, code: str, message: str) -> ApiFailure:

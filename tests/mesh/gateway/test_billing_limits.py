@@ -49,7 +49,7 @@ def test_looks_at_an_account_are_limited_too() -> None:
 
 def test_a_large_deposit_keeps_places_free_for_its_account() -> None:
     config = BillingConfig(increment_tokens=K, reserve_deposit=10**18, reserve_sessions=2)
-    with serving_paid(config=config, gateway=GatewayConfig(max_concurrent=4)) as paid:
+    with serving_paid(config=config, gateway=GatewayConfig(max_concurrent=6)) as paid:
         paid.chain.deposit(BOB, 10**17)
         rich, poor = paid.key(), paid.key(BOB)
         paid.pay(rich, 10**17)
