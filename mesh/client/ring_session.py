@@ -113,6 +113,13 @@ class RingSession:
         self._events: Events = _Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
         self._limit = plan.limit_at(len(plan.fed))
         self._next_position = len(plan.fed)
+        self._spoilt = False
+        """The last hop has sent a token that no honest one could have sent: nothing after it counts."""
+
+    @property
+    def arrived(self) -> int:
+        """Tokens that have reached us, read or not."""
+        return self._next_position - len(self._plan.fed)
 
     async def __aenter__(self) -> RingSession:
         try:
@@ -183,16 +190,22 @@ class RingSession:
                 await self._open[0].send(ExtendSession(self.id, limit))
 
     def _arrived(self, event: Event) -> None:
-        """Count work when its result reaches us, not when it is read: who reads late must not look like a debtor."""
+        """Count work when its result reaches us, not when it is read: who reads late must not look like a debtor.
+
+        A prompt counts with the first token after it. Progress that a hop reports proves nothing: for a route that
+        fails before its first token nothing is owed, however often another is tried.
+        """
         peer, message = event
-        if peer != self.hops[-1].peer:
+        if peer != self.hops[-1].peer or self._spoilt:
             return
-        match message:
-            case NewToken(position=position) if position == self._next_position:
-                self._next_position += 1
-                self._count(position)
-            case PromptProgress(position=position) if position < len(self._plan.fed):
-                self._count(position)
+        if isinstance(message, NewToken) and message.position == self._next_position:
+            try:
+                self._check(message)
+            except ProtocolViolation:  # raised when it is read
+                self._spoilt = True
+                return
+            self._next_position += 1
+            self._count(message.position)
 
     def _count(self, processed: int) -> None:
         """Positions below `processed` have run on every hop."""

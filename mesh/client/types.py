@@ -106,6 +106,10 @@ class Generation(Protocol):
 
     completion: Completion | None
 
+    @property
+    def arrived(self) -> int:
+        """Generated tokens that have reached us, on all routes, whether they were read or not."""
+
     def __aiter__(self) -> AsyncIterator[TextDelta]: ...
 
 

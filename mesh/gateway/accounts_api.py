@@ -158,7 +158,10 @@ async def terms_json(gateway: Gateway, billing: Billing) -> dict[str, Any]:
 
 
 async def account_json(gateway: Gateway, billing: Billing, caller: Caller) -> dict[str, Any]:
-    """The account of a key. `spent` is what was handed out; `charged` adds what running requests hold ahead of it."""
+    """The account of a key. `spent` is what was handed out; `charged` adds what running requests hold ahead of it.
+
+    `pending` is what requests need before their first token: credit for it is reserved, or waited for.
+    """
     account, backing = caller.holder.account, caller.holder.backing
     return {
         "object": "mesh.account",
@@ -166,6 +169,7 @@ async def account_json(gateway: Gateway, billing: Billing, caller: Caller) -> di
         "signed": str(account.signed),
         "charged": str(account.charged),
         "spent": str(account.spent),
+        "pending": str(caller.holder.pending),
         "credit": str(account.credit),
         "deposit": str(backing.total),
         "available": str(backing.available),

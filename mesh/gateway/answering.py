@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
@@ -18,12 +19,12 @@ from mesh.gateway import sse
 from mesh.gateway.bill import Bill
 from mesh.gateway.bodies import read_body
 from mesh.gateway.connections import source_of
-from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, unless_disconnected
-from mesh.gateway.errors import ApiFailure, describe, internal, is_ours
+from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, Notes, notes_of, parse_body, unless_disconnected
+from mesh.gateway.errors import ApiError, ApiFailure, describe, internal, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
 from mesh.gateway.sampling import seed_of
-from mesh.gateway.schemas import SamplingFields
+from mesh.gateway.schemas import ErrorFields, SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
 from shards.errors import ShardError
@@ -75,23 +76,27 @@ class GenerationResponse(Response, Generic[_Fields]):
 
     async def _answer(self, fields: _Fields, scope: Scope, send: Send, arrived: float) -> None:
         notes = notes_of(scope)
+        deadline = asyncio.get_running_loop().time() + self._gateway.config.request_timeout
         try:
-            async with asyncio.timeout(self._gateway.config.request_timeout):
-                info = await self._gateway.model(fields.model)
-                notes.model = self._gateway.metrics.model_label(info.name)
-                await self._gateway.await_funds(notes.caller, info)
-                async with self._gateway.place(notes.caller):
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout_at(deadline):
+                    info = await self._gateway.model(fields.model)
+                    notes.model = self._gateway.metrics.model_label(info.name)
+                    await self._gateway.await_funds(notes.caller, info)
+                    await stack.enter_async_context(self._gateway.place(notes.caller))
                     tokenizer = await self._gateway.backend.tokenizer(info.name)
                     # Templates and long prompts take long enough to stall every other stream.
                     job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
-                    bill = self._gateway.bill(notes.caller, job)
-                    await self._run(job, _Progress(self._gateway, job, notes.model, arrived), bill, send)
+                progress = _Progress(self._gateway, job, notes.model, arrived)
+                with progress.recorded():
+                    if job.stream:
+                        await self._stream(job, progress, self._gateway.bill(notes.caller, job), deadline, send)
+                    else:
+                        await self._collect(job, progress, self._gateway.bill(notes.caller, job), deadline, notes, send)
         except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
             if not self._started:
                 raise
-            if is_ours(error):
-                log.error("request %s failed", notes.request_id, exc_info=error)
-            failure = describe(error, notes.request_id)
+            failure = _failed(error, notes)
             notes.status = failure.status
             await self._send_event(send, sse.encode_error(failure), last=True)
         except ClientLeft:
@@ -102,50 +107,67 @@ class GenerationResponse(Response, Generic[_Fields]):
                 await self._send_event(send, sse.encode_error(internal(notes.request_id)), last=True)
             raise
 
-    async def _run(self, job: Job, progress: _Progress, bill: Bill, send: Send) -> None:
-        with progress.recorded():
-            async with (
-                bill,
-                open_sessions(
-                    self._gateway.backend,
-                    job.sessions,
-                    at_once=self._gateway.config.sessions_per_request,
-                    metrics=self._gateway.metrics,
-                ) as batches,
-            ):
-                if job.stream:
-                    await self._stream(job, progress, bill, batches, send)
-                else:
-                    async for batch in _paid(bill, batches):
-                        for event in batch:
-                            progress.apply(event)
-                    await bill.settle()
-            progress.report.status = "done"
-            if not job.stream:
-                whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)))
-                data = whole.model_dump_json(exclude_unset=True).encode()
-                await Response(data, media_type="application/json")({"type": "http"}, _never, send)
-
-    async def _stream(
-        self, job: Job, progress: _Progress, bill: Bill, batches: AsyncIterator[list[Event]], send: Send
+    async def _collect(
+        self, job: Job, progress: _Progress, bill: Bill, deadline: float, notes: Notes, send: Send
     ) -> None:
+        """Send the answer in one piece. Where it is paid for and fails after something has come, send that."""
+        failure: ApiError | None = None
+        unforeseen: Exception | None = None
+        try:
+            async with asyncio.timeout_at(deadline), bill, self._sessions(job, bill) as batches:
+                async for batch in _paid(bill, batches):
+                    for event in batch:
+                        progress.apply(event)
+            progress.report.status = "done"
+        except ClientLeft:
+            raise
+        except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
+            if not bill.delivers:
+                raise
+            failure = _failed(error, notes)
+        except Exception as error:
+            if not bill.delivers:
+                raise
+            failure, unforeseen = internal(notes.request_id), error
+        fields = None
+        if failure is not None:
+            progress.report.status, progress.report.error = "failed", failure.message
+            notes.status = failure.status
+            fields = ErrorFields(**failure.body()["error"])
+        whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)), fields)
+        data = whole.model_dump_json(exclude_unset=True).encode()
+        await Response(data, media_type="application/json")({"type": "http"}, _never, send)
+        if unforeseen is not None:
+            raise unforeseen
+
+    def _sessions(self, job: Job, bill: Bill) -> AbstractAsyncContextManager[AsyncIterator[list[Event]]]:
+        return open_sessions(
+            self._gateway.backend,
+            job.sessions,
+            at_once=self._gateway.config.sessions_per_request,
+            metrics=self._gateway.metrics,
+            arrived=bill.arrived,
+        )
+
+    async def _stream(self, job: Job, progress: _Progress, bill: Bill, deadline: float, send: Send) -> None:
         opened: set[int] = set()
-        async for batch in _paid(bill, batches):
-            chunks: list[BaseModel] = []
-            for event in batch:
-                if isinstance(event, Failed) and self._started and chunks:
+        async with asyncio.timeout_at(deadline), bill, self._sessions(job, bill) as batches:
+            async for batch in _paid(bill, batches):
+                chunks: list[BaseModel] = []
+                for event in batch:
+                    if isinstance(event, Failed) and self._started and chunks:
+                        await self._send_event(send, sse.encode(chunks))
+                    progress.apply(event)
+                    if event.index not in opened:
+                        opened.add(event.index)
+                        chunks += job.writer.opening(event.index)
+                    if isinstance(event, Piece):
+                        chunks += job.writer.piece(event.index, event.delta)
+                    else:
+                        chunks += job.writer.closing(event.index, progress.answers[event.index])
+                if chunks:
                     await self._send_event(send, sse.encode(chunks))
-                progress.apply(event)
-                if event.index not in opened:
-                    opened.add(event.index)
-                    chunks += job.writer.opening(event.index)
-                if isinstance(event, Piece):
-                    chunks += job.writer.piece(event.index, event.delta)
-                else:
-                    chunks += job.writer.closing(event.index, progress.answers[event.index])
-            if chunks:
-                await self._send_event(send, sse.encode(chunks))
-        await bill.settle()
+            await bill.settle()
         progress.report.status = "done"
         tail = [job.writer.usage(bill.priced(job.usage(progress.answers)))] if job.include_usage else []
         await self._send_event(send, sse.encode(tail) + sse.DONE, last=True)
@@ -222,6 +244,13 @@ class _Recorded:
             self._report.status = "cancelled" if cancelled else "failed"
             if error is not None and not cancelled:
                 self._report.error = describe(error, self._report.id).message
+
+
+def _failed(error: BaseException, notes: Notes) -> ApiError:
+    """The answer to a request that failed, which is logged where the fault is ours."""
+    if is_ours(error):
+        log.error("request %s failed", notes.request_id, exc_info=error)
+    return describe(error, notes.request_id)
 
 
 async def _paid(bill: Bill, batches: AsyncIterator[list[Event]]) -> AsyncIterator[Sequence[Event]]:

@@ -111,11 +111,18 @@ class Holder:
     vouchers: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
     """Requests that wait for credit."""
+    wanted: int = 0
+    """Wei that they wait for, together."""
     agents: int = 0
     """Payers' agents that wait for news now."""
     agent_seen: float = -float("inf")
     """When a payer's agent last asked or paid."""
     backing: Backing = field(default_factory=lambda: Backing(0, 0))
+
+    @property
+    def pending(self) -> int:
+        """Wei that running and waiting requests need beyond what is spent: their prompts, and the first tokens."""
+        return self.account.reserved + self.wanted
 
 
 @dataclass(slots=True)
@@ -262,17 +269,21 @@ class Billing:
         backing: Backing = await self._ask(self.escrow.deposit_of(payer))
         return backing
 
-    async def tariff_of(self, model: ModelInfo) -> Tariff:
-        """What a model costs now. Raises `ApiFailure` where it is not for sale, or the chain cannot be asked."""
-        tariff = await self.tariff(model.name, model.digest)
+    async def tariff_of(self, model: ModelInfo, *, ahead: int = 0) -> Tariff:
+        """What a model costs in this epoch, or `ahead` epochs from now (at most two).
+
+        Raises `ApiFailure` where it is not for sale, or the chain cannot be asked.
+        """
+        tariff = await self.tariff(model.name, model.digest, ahead=ahead)
         if tariff is None:
             message = f"The model {model.name!r} has no price on the gateway's chain."
             raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
         return tariff
 
-    async def tariff(self, name: str, digest: str) -> Tariff | None:
-        """What a model costs now; None where it is not for sale. Raises `ApiFailure`."""
-        price = await self._ask(self.prices.price_of(name, digest))
+    async def tariff(self, name: str, digest: str, *, ahead: int = 0) -> Tariff | None:
+        """As `tariff_of`, but None for a model that is not for sale."""
+        epoch: int = await self._ask(self.prices.epoch())
+        price = await self._ask(self.prices.price_of(name, digest, epoch + ahead))
         return None if price is None else Tariff(price, self.config.increment_tokens)
 
     # --- credit ---
@@ -294,6 +305,7 @@ class Billing:
         waits = self.has_agent(holder) if patient is None else patient
         deadline = loop.time() + (self.config.pause_seconds if waits else 0.0)
         holder.waiting += 1
+        holder.wanted += least
         try:
             holder.changed.fire()  # for the payer's agent: somebody is short
             while holder.account.credit < least:
@@ -303,6 +315,7 @@ class Billing:
                 await self.refresh(holder)
         finally:
             holder.waiting -= 1
+            holder.wanted -= least
 
     async def _ask(self, question: Any) -> Any:
         try:

@@ -119,6 +119,19 @@ class Usage(BaseModel):
     """Set where requests are paid for; not OpenAI's own."""
 
 
+FinishReason = Literal["stop", "length", "error"]
+"""Of a choice. "error" is not OpenAI's own: what came before a failure, in an answer that has an `error`."""
+
+
+class ErrorFields(BaseModel):
+    """OpenAI's error object, in an answer that broke off after something had come."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
 class CompletionLogprobs(BaseModel):
     """Parallel lists, one entry a token; `text_offset` counts characters into the choice's text."""
 
@@ -132,7 +145,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     token_ids: list[int] | None = None
 
 
@@ -146,6 +159,7 @@ class CompletionResponse(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    error: ErrorFields | None = None
 
 
 class TopLogprob(BaseModel):
@@ -173,7 +187,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     token_ids: list[int] | None = None
 
 
@@ -185,6 +199,7 @@ class ChatResponse(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    error: ErrorFields | None = None
 
 
 class ChatDelta(BaseModel):
@@ -198,7 +213,7 @@ class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     token_ids: list[int] | None = None
 
 

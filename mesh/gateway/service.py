@@ -93,5 +93,5 @@ class Gateway:
     def bill(self, caller: Caller | None, job: Job) -> Bill:
         """What counts the cost of a request; without a caller nothing does."""
         if caller is None or self.billing is None:
-            return NoBill()
-        return AccountBill(self.billing, caller, job)
+            return NoBill(job)
+        return AccountBill(self.billing, caller, job, at_once=self.config.sessions_per_request)

@@ -38,6 +38,7 @@ def models() -> dict[str, Behaviour]:
         "slow": Behaviour(tokenizer, context_length=100_000, seconds_per_token=0.02),
         "vast": Behaviour(tokenizer, context_length=20_000_000, seconds_per_token=0.02),
         "stuck": Behaviour(tokenizer, stuck=True),
+        "ahead": Behaviour(tokenizer, tokens_ahead=5, seconds_per_token=0.02),
         "refuses": Behaviour(tokenizer, fails_at=0, failure=lambda: Refused("no room", retry_after=2.5)),
         "peer-lost": Behaviour(tokenizer, fails_at=0, failure=lambda: PeerFailed("gone", peer="peer-b")),
         "peer-silent": Behaviour(tokenizer, fails_at=0, failure=lambda: PeerTimeout("silent", peer="peer-b")),

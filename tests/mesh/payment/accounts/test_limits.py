@@ -100,7 +100,7 @@ def test_accounts_that_take_all_they_can_leave_room_for_another_and_get_equal_sh
     accounts = [bytes([number]) * 20 for number in range(greedy)]
     growing = True
     while growing:  # in turns
-        growing = any([places.enter(account) for account in accounts])
+        growing = sum(places.enter(account) for account in accounts) > 0
     shares = [places.running.get(account, 0) for account in accounts]
     left = total - sum(shares)
     assert max(shares) <= max(1, (total + 1) // 2)

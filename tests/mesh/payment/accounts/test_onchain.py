@@ -238,17 +238,18 @@ async def test_prices_and_deposits_are_the_chains(chain: ChainProcess) -> None:
     async with client(chain, DEVELOPER) as connected:
         prices = ChainPrices(connected, fresh=0.0)
         view = ChainEscrow(connected, GATEWAY, fresh=0.0)
-        assert await prices.price_of(MODEL, digest_of(MODEL).hex()) == PRICE
-        assert await prices.price_of("renamed", digest_of(MODEL).hex()) == PRICE, "the digest is what counts"
-        assert await prices.price_of(MODEL, "ff" * 32) is None
+        now = await prices.epoch()
+        assert await prices.price_of(MODEL, digest_of(MODEL).hex(), now) == PRICE
+        assert await prices.price_of("renamed", digest_of(MODEL).hex(), now) == PRICE, "the digest is what counts"
+        assert await prices.price_of(MODEL, "ff" * 32, now) is None
         async with client(chain, CREATOR) as creator:
             await creator.models.create_model(
                 "copycat", digest_of("pairs"), "", blocks=4, price_per_token=1, royalty_bps=0, model_stake_amount=FUNC
             )
-            assert await prices.price_of("pairs", digest_of("pairs").hex()) == PRICE, "the first one counts"
+            assert await prices.price_of("pairs", digest_of("pairs").hex(), now) == PRICE, "the first one counts"
             await creator.models.disable(2)
-        assert await prices.price_of("pairs", digest_of("pairs").hex()) == 1
-        assert await ChainPrices(connected, models={"ff" * 32: 1}).price_of("x", "ff" * 32) == PRICE
+        assert await prices.price_of("pairs", digest_of("pairs").hex(), now) == 1
+        assert await ChainPrices(connected, models={"ff" * 32: 1}).price_of("x", "ff" * 32, now) == PRICE
 
         before = await view.deposit_of(developer.canonical)
         assert not await view.may_sign(developer.canonical, signer.canonical)
