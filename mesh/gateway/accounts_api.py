@@ -167,6 +167,7 @@ async def account_json(gateway: Gateway, billing: Billing, caller: Caller) -> di
         "object": "mesh.account",
         "payer": checksummed(account.payer),
         "signed": str(account.signed),
+        "voucher_signature": None if caller.holder.signature is None else "0x" + caller.holder.signature.hex(),
         "charged": str(account.charged),
         "spent": str(account.spent),
         "pending": str(caller.holder.pending),

@@ -106,6 +106,8 @@ class Holder:
     """An account that is in use, and who waits for it."""
 
     account: Account
+    signature: bytes | None = None
+    """Of the highest voucher."""
     changed: Signal = field(default_factory=Signal)
     """Fires when credit, charges or the number of waiting requests changed."""
     vouchers: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -237,6 +239,7 @@ class Billing:
                 raise refused(409 if error.code == "voucher_not_higher" else 402, error.code, str(error)) from None
             await self.write(self.store.put_voucher, voucher, signature)
             holder.account.accept(voucher.cumulative_amount)
+            holder.signature = signature
             self.saw_agent(holder)
             holder.changed.fire()
 
@@ -359,7 +362,7 @@ class Billing:
             account = self.store.account(payer)
             if account is None:
                 return None
-            self._holders[payer] = Holder(account)
+            self._holders[payer] = Holder(account, self.store.signature(payer))
         return self._holders[payer]
 
 

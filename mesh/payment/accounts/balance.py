@@ -161,24 +161,3 @@ class Tariff:
     def cost(self, prompt: int, generated: int) -> int:
         """Wei for so many prompt and generated tokens."""
         return self.price * weighted_tokens(prompt, generated)
-
-
-@dataclass(frozen=True, slots=True)
-class PayerView:
-    """What a payer's agent is told of its account, in wei. `signed` is the highest voucher that the gateway holds."""
-
-    signed: int
-    spent: int
-    deposit: int
-    increment: int
-
-
-def next_voucher(view: PayerView, *, limit: int | None = None) -> int | None:
-    """The cumulative amount to sign now; None while the gateway holds enough, or no more may be signed.
-
-    At most one increment ahead of what is spent, never more than the deposit covers, never beyond `limit` (cumulative).
-    """
-    wanted = min(view.spent + view.increment, view.deposit)
-    if limit is not None:
-        wanted = min(wanted, limit)
-    return wanted if wanted > view.signed else None

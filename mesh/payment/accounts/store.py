@@ -160,6 +160,12 @@ class AccountStore(Database):
             )
         return True
 
+    def signature(self, payer: Address) -> bytes | None:
+        """Of the payer's highest voucher; None where there is none yet."""
+        with self._lock:
+            row = self._db.execute("SELECT signature FROM accounts WHERE payer = ?", (payer,)).fetchone()
+        return None if row is None or row[0] is None else bytes(row[0])
+
     def vouchers(self, *, due: bool = False) -> list[StoredVoucher]:
         """Every payer's highest voucher; with `due`, only those of which a part is not marked redeemed."""
         with self._lock:

@@ -177,9 +177,14 @@ def test_a_developer_deposits_makes_a_key_pays_and_the_gateway_redeems(
         said, complained = agent.communicate(timeout=20)
         assert agent.returncode == 0, complained.decode()
         told = [json.loads(line) for line in said.splitlines()]
-        assert all(int(each["signed"]) <= int(each["spent"]) + PRICE * K for each in told)
+        # Beside the increment, a prompt and a step of it may be reserved.
+        first = cost(PROMPT_TOKENS, K // 16)
+        assert all(int(each["signed"]) <= int(each["spent"]) + PRICE * K + first for each in told)
 
         # What was signed is still good for a while; then nobody pays any more.
+        last = complete(asking, 300)
+        assert last.choices[0].finish_reason == "error"
+        assert last.model_extra["error"]["code"] == "insufficient_funds"
         with pytest.raises(openai.APIStatusError) as caught:
             complete(asking, 300)
         assert caught.value.status_code == 402
