@@ -172,7 +172,8 @@ class SwarmBackend:
             wire_dtype=sample.wire_dtype,
             vocab_size=sample.vocab_size,
             fed=request.prompt,
-            prompt_tokens=len(request.prompt),
+            # What was paid for nowhere here is paid for as a prompt, whatever a client calls it.
+            prompt_tokens=len(request.prompt) + (0 if self._is_paid(request) else len(request.resumed)),
             capacity=len(request.prompt) + request.max_tokens,
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
@@ -218,6 +219,10 @@ class SwarmBackend:
         finally:
             self._sessions.subtract(counted)
 
+    def _is_paid(self, request: GenerateRequest) -> bool:
+        """Whether what is resumed is run again for nothing."""
+        return self.issuer is None or request.resumed_paid
+
     def _check(self, request: GenerateRequest, offer: Offer) -> None:
         sample = offer.sample
         if not request.prompt:
@@ -228,6 +233,10 @@ class SwarmBackend:
             raise InvalidRequest(
                 f"the answer resumes from {len(request.resumed)} tokens, more than max_tokens", param="resume_token_ids"
             )
+        penalised = request.sampling.presence_penalty or request.sampling.frequency_penalty
+        if request.resumed and penalised and not self._is_paid(request):
+            why = "an answer with presence or frequency penalties is resumed only with this gateway's resume_ticket"
+            raise InvalidRequest(why, param="resume_token_ids")
         if request.resumed and request.prompt_logprobs:
             raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
         outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < sample.vocab_size]

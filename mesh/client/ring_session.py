@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
+from mesh.client.inbox import Inbox, together
 from mesh.client.types import HopReport
 from mesh.errors import (
     Cancelled,
@@ -110,7 +111,7 @@ class RingSession:
         self._closing: asyncio.Task[None] | None = None
         self._failed: set[str | None] = set()
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
-        self._events: Events = _Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
+        self._events: Events = Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
         self._limit = plan.limit_at(len(plan.fed))
         self._next_position = len(plan.fed)
         self._spoilt = False
@@ -124,11 +125,11 @@ class RingSession:
     async def __aenter__(self) -> RingSession:
         try:
             async with asyncio.timeout(self._admit_seconds):
-                links = await _together(self._links.get(hop.peer) for hop in self.hops)
+                links = await together(self._links.get(hop.peer) for hop in self.hops)
                 for link in links:
                     link.join(self.id, self._events)
                     self._open.append(link)
-                await _together(self._request(index, link) for index, link in enumerate(links))
+                await together(self._request(index, link) for index, link in enumerate(links))
                 await self._admission()
         except TimeoutError as error:
             peer = self._unanswered[0] if self._unanswered else None
@@ -378,28 +379,6 @@ class RingSession:
         except PeerError:
             return False
         return True
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all of it; when one fails, nothing of the rest goes on unattended."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-class _Inbox(asyncio.Queue[Event]):
-    """A queue that shows every event to somebody as it arrives."""
-
-    def __init__(self, maxsize: int, seen: Callable[[Event], None]) -> None:
-        super().__init__(maxsize)
-        self._seen = seen
-
-    def put_nowait(self, item: Event) -> None:
-        super().put_nowait(item)
-        self._seen(item)
 
 
 class HopRefused(Refused, PeerError):

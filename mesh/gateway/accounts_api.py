@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from chain.primitives import checksummed
 from chain.units import MAX_AMOUNT
 from chain.vouchers import PaymentVoucher
-from mesh.gateway.billing import Billing, Caller, Holder
+from mesh.gateway.billing import Billing
 from mesh.gateway.bodies import read_body
+from mesh.gateway.callers import Caller, Holder
 from mesh.gateway.connections import source_of
 from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, unless_disconnected
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
@@ -20,13 +21,14 @@ from mesh.gateway.bill import Bill
 from mesh.gateway.bodies import read_body
 from mesh.gateway.connections import source_of
 from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, Notes, notes_of, parse_body, unless_disconnected
-from mesh.gateway.errors import ApiError, ApiFailure, describe, internal, is_ours
+from mesh.gateway.errors import ApiFailure, describe, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
 from mesh.gateway.sampling import seed_of
-from mesh.gateway.schemas import ErrorFields, SamplingFields
+from mesh.gateway.schemas import ErrorFields, Failure, SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
+from mesh.payment.accounts.resume_tickets import ResumeTicket
 from shards.errors import ShardError
 from shards.tokenizer import Tokenizer
 
@@ -75,46 +77,36 @@ class GenerationResponse(Response, Generic[_Fields]):
             notes.status = CLIENT_LEFT
 
     async def _answer(self, fields: _Fields, scope: Scope, send: Send, arrived: float) -> None:
-        notes = notes_of(scope)
-        deadline = asyncio.get_running_loop().time() + self._gateway.config.request_timeout
-        try:
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout_at(deadline):
-                    info = await self._gateway.model(fields.model)
-                    notes.model = self._gateway.metrics.model_label(info.name)
-                    await self._gateway.await_funds(notes.caller, info)
-                    await stack.enter_async_context(self._gateway.place(notes.caller))
-                    tokenizer = await self._gateway.backend.tokenizer(info.name)
-                    # Templates and long prompts take long enough to stall every other stream.
-                    job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
-                progress = _Progress(self._gateway, job, notes.model, arrived)
+        gateway, notes = self._gateway, notes_of(scope)
+        deadline = asyncio.get_running_loop().time() + gateway.config.request_timeout
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout_at(deadline):
+                info = await gateway.model(fields.model)
+                notes.model = gateway.metrics.model_label(info.name)
+                await gateway.await_funds(notes.caller, info)
+                await stack.enter_async_context(gateway.place(notes.caller))
+                tokenizer = await gateway.backend.tokenizer(info.name)
+                # Templates and long prompts take long enough to stall every other stream.
+                job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
+                ticket = None
+                if gateway.resumptions is not None and notes.caller is not None:
+                    job, ticket = await gateway.resumptions.accept(notes.caller, job, fields.resume_ticket)
+            progress = _Progress(gateway, job, notes.model, arrived)
+            run = _Run(gateway, job, progress, gateway.bill(notes.caller, job), notes, deadline, ticket)
+            try:
                 with progress.recorded():
-                    if job.stream:
-                        await self._stream(job, progress, self._gateway.bill(notes.caller, job), deadline, send)
-                    else:
-                        await self._collect(job, progress, self._gateway.bill(notes.caller, job), deadline, notes, send)
-        except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
-            if not self._started:
-                raise
-            failure = _failed(error, notes)
-            notes.status = failure.status
-            await self._send_event(send, sse.encode_error(failure), last=True)
-        except ClientLeft:
-            raise
-        except Exception:
-            if self._started:
-                notes.status = 500
-                await self._send_event(send, sse.encode_error(internal(notes.request_id)), last=True)
-            raise
+                    await (self._stream if job.stream else self._collect)(run, send)
+            finally:
+                if ticket is not None and gateway.resumptions is not None and not run.bill.delivers:
+                    await asyncio.shield(gateway.resumptions.give_back(ticket))
 
-    async def _collect(
-        self, job: Job, progress: _Progress, bill: Bill, deadline: float, notes: Notes, send: Send
-    ) -> None:
+    async def _collect(self, run: _Run, send: Send) -> None:
         """Send the answer in one piece. Where it is paid for and fails after something has come, send that."""
-        failure: ApiError | None = None
+        job, progress, bill = run.job, run.progress, run.bill
+        failure: Failure | None = None
         unforeseen: Exception | None = None
         try:
-            async with asyncio.timeout_at(deadline), bill, self._sessions(job, bill) as batches:
+            async with asyncio.timeout_at(run.deadline), bill, self._sessions(job, bill) as batches:
                 async for batch in _paid(bill, batches):
                     for event in batch:
                         progress.apply(event)
@@ -124,17 +116,12 @@ class GenerationResponse(Response, Generic[_Fields]):
         except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
             if not bill.delivers:
                 raise
-            failure = _failed(error, notes)
+            failure = run.failed(error)
         except Exception as error:
             if not bill.delivers:
                 raise
-            failure, unforeseen = internal(notes.request_id), error
-        fields = None
-        if failure is not None:
-            progress.report.status, progress.report.error = "failed", failure.message
-            notes.status = failure.status
-            fields = ErrorFields(**failure.body()["error"])
-        whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)), fields)
+            failure, unforeseen = run.failed(error), error
+        whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)), failure)
         data = whole.model_dump_json(exclude_unset=True).encode()
         await Response(data, media_type="application/json")({"type": "http"}, _never, send)
         if unforeseen is not None:
@@ -149,9 +136,25 @@ class GenerationResponse(Response, Generic[_Fields]):
             arrived=bill.arrived,
         )
 
-    async def _stream(self, job: Job, progress: _Progress, bill: Bill, deadline: float, send: Send) -> None:
+    async def _stream(self, run: _Run, send: Send) -> None:
+        """Send the answer as it comes; a failure after that has begun becomes the last event."""
+        try:
+            await self._send_pieces(run, send)
+        except ClientLeft:
+            raise
+        except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
+            if not self._started:
+                raise
+            await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
+        except Exception as error:
+            if self._started:
+                await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
+            raise
+
+    async def _send_pieces(self, run: _Run, send: Send) -> None:
+        job, progress, bill = run.job, run.progress, run.bill
         opened: set[int] = set()
-        async with asyncio.timeout_at(deadline), bill, self._sessions(job, bill) as batches:
+        async with asyncio.timeout_at(run.deadline), bill, self._sessions(job, bill) as batches:
             async for batch in _paid(bill, batches):
                 chunks: list[BaseModel] = []
                 for event in batch:
@@ -246,11 +249,31 @@ class _Recorded:
                 self._report.error = describe(error, self._report.id).message
 
 
-def _failed(error: BaseException, notes: Notes) -> ApiError:
-    """The answer to a request that failed, which is logged where the fault is ours."""
-    if is_ours(error):
-        log.error("request %s failed", notes.request_id, exc_info=error)
-    return describe(error, notes.request_id)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One request under way. `deadline` by the loop's clock; `ticket` is what it was resumed with."""
+
+    gateway: Gateway
+    job: Job
+    progress: _Progress
+    bill: Bill
+    notes: Notes
+    deadline: float
+    ticket: ResumeTicket | None
+
+    def failed(self, error: Exception) -> Failure:
+        """Note that it failed, and log it where the fault is ours; what the client is told."""
+        failure = describe(error, self.notes.request_id)
+        if is_ours(error):
+            log.error("request %s failed", self.notes.request_id, exc_info=error)
+        self.notes.status = failure.status
+        report = self.progress.report
+        report.status, report.error = "failed", failure.message
+        ticket = None
+        resumptions, caller = self.gateway.resumptions, self.notes.caller
+        if resumptions is not None and caller is not None and self.bill.delivers and failure.status >= 500:
+            ticket = resumptions.ticket(caller, self.job, self.progress.answers[0], self.bill.charged, self.ticket)
+        return Failure(ErrorFields(**failure.body()["error"]), ticket)
 
 
 async def _paid(bill: Bill, batches: AsyncIterator[list[Event]]) -> AsyncIterator[Sequence[Event]]:

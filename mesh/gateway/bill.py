@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from chain.units import format_func
-from mesh.gateway.billing import Billing, Caller
+from mesh.gateway.billing import Billing
+from mesh.gateway.callers import Caller
 from mesh.gateway.edge import ClientLeft
 from mesh.gateway.job import Job
 from mesh.gateway.schemas import Cost, Usage
@@ -36,6 +37,10 @@ class Bill(Protocol):
     @property
     def delivers(self) -> bool:
         """Something has come that is paid for: what failed afterwards does not take it back."""
+
+    @property
+    def charged(self) -> int:
+        """Wei that are charged; final once it is settled."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -60,6 +65,7 @@ class NoBill:
     """Where nobody pays."""
 
     delivers = False
+    charged = 0
 
     def __init__(self, job: Job) -> None:
         self.arrived = [0] * len(job.sessions)
@@ -99,7 +105,9 @@ class AccountBill:
         self._at_once = at_once
         self._charge = Charge(job.id)
         self._tariff = Tariff(0, billing.config.increment_tokens)
-        self._prompts = [len(session.prompt) + len(session.resumed) for session in job.sessions]
+        self._prompts = [
+            0 if session.resumed_paid else len(session.prompt) + len(session.resumed) for session in job.sessions
+        ]
         """Prompt tokens of each session that are not charged yet."""
         self._kept = [0] * len(job.sessions)
         """Wei that are reserved for them."""
@@ -132,6 +140,10 @@ class AccountBill:
     @property
     def delivers(self) -> bool:
         return self._begun
+
+    @property
+    def charged(self) -> int:
+        return self._charge.written
 
     async def cover(self, events: Sequence[Event]) -> int:
         self._tariff = await self._billing.tariff_of(self._job.model)

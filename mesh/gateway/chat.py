@@ -23,7 +23,7 @@ from mesh.gateway.schemas import (
     ChatRequest,
     ChatResponse,
     ContentPart,
-    ErrorFields,
+    Failure,
     Message,
     Usage,
 )
@@ -173,7 +173,7 @@ class ChatWriter:
         chunk.usage = usage
         return chunk
 
-    def whole(self, answers: Sequence[Answer], usage: Usage, error: ErrorFields | None = None) -> BaseModel:
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         response = ChatResponse(
             id=self.id,
             object="chat.completion",
@@ -183,8 +183,8 @@ class ChatWriter:
             choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
             usage=usage,
         )
-        if error is not None:
-            response.error = error
+        if failure is not None:
+            failure.mark(response)
         return response
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:

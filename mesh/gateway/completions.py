@@ -19,7 +19,7 @@ from mesh.gateway.schemas import (
     CompletionLogprobs,
     CompletionRequest,
     CompletionResponse,
-    ErrorFields,
+    Failure,
     FinishReason,
     Usage,
 )
@@ -199,10 +199,10 @@ class CompletionWriter:
     def usage(self, usage: Usage) -> BaseModel:
         return self._response([], usage)
 
-    def whole(self, answers: Sequence[Answer], usage: Usage, error: ErrorFields | None = None) -> BaseModel:
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         response = self._response([self._choice(index, answer) for index, answer in enumerate(answers)], usage)
-        if error is not None:
-            response.error = error
+        if failure is not None:
+            failure.mark(response)
         return response
 
     def _choice(self, index: int, answer: Answer) -> CompletionChoice:

@@ -16,7 +16,7 @@ from mesh.gateway.job import new_id
 from mesh.gateway.metrics import UNKNOWN_MODEL, Metrics
 
 if TYPE_CHECKING:
-    from mesh.gateway.billing import Caller
+    from mesh.gateway.callers import Caller
 
 CLIENT_LEFT = 499
 """Status under which requests are counted whose client did not wait for the answer (nginx's figure)."""

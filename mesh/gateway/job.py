@@ -10,7 +10,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
-from mesh.gateway.schemas import ErrorFields, Usage
+from mesh.gateway.schemas import Failure, Usage
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Writer(Protocol):
     def usage(self, usage: Usage) -> BaseModel:
         """The chunk without choices that ends a stream with `include_usage`."""
 
-    def whole(self, answers: Sequence[Answer], usage: Usage, error: ErrorFields | None = None) -> BaseModel:
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         """The body of an answer that is not streamed; a choice that did not reach its end says so."""
 
 

@@ -60,6 +60,7 @@ class SamplingFields(_Request):
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     resume_token_ids: TokenIds | None = None
+    resume_ticket: str | None = None
 
 
 class CompletionRequest(SamplingFields):
@@ -132,6 +133,20 @@ class ErrorFields(BaseModel):
     code: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an answer broke off, and with what it may be resumed."""
+
+    error: ErrorFields
+    resume_ticket: str | None
+
+    def mark(self, response: CompletionResponse | ChatResponse) -> None:
+        """Put it into the answer."""
+        response.error = self.error
+        if self.resume_ticket is not None:
+            response.resume_ticket = self.resume_ticket
+
+
 class CompletionLogprobs(BaseModel):
     """Parallel lists, one entry a token; `text_offset` counts characters into the choice's text."""
 
@@ -160,6 +175,7 @@ class CompletionResponse(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage | None = None
     error: ErrorFields | None = None
+    resume_ticket: str | None = None
 
 
 class TopLogprob(BaseModel):
@@ -200,6 +216,7 @@ class ChatResponse(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     error: ErrorFields | None = None
+    resume_ticket: str | None = None
 
 
 class ChatDelta(BaseModel):

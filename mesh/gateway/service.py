@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager
 from mesh.client.types import Backend, ModelInfo
 from mesh.errors import Refused, UnknownModel
 from mesh.gateway.bill import AccountBill, Bill, NoBill
-from mesh.gateway.billing import Billing, Caller
+from mesh.gateway.billing import Billing
 from mesh.gateway.bodies import BodyMemory
+from mesh.gateway.callers import Caller
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.job import Job
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.reports import RequestLog
+from mesh.gateway.resuming import Resumptions
 from mesh.payment.accounts.limits import Places
 
 _MAX_QUOTED_NAME = 100
@@ -33,6 +35,7 @@ class Gateway:
         self.places = Places(config.max_concurrent, int(config.max_concurrent * share))
         if billing is not None:
             billing.places = self.places
+        self.resumptions = None if billing is None else Resumptions(billing)
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
         self.body_memory = BodyMemory()

@@ -69,9 +69,9 @@ class PayerBooks:
             raise AccountContradicted(
                 "signed",
                 f"the gateway says that it holds a voucher over {format_func(told.signed)} FUNC, but shows no "
-                f"signature of yours, and the books here know of {format_func(self.promised)} FUNC. If you paid it from "
-                "another machine, give what you signed there as --already-signed, or --rpc if the chain has paid it; else do "
-                "not pay this gateway.",
+                f"signature of yours, and the books here know of {format_func(self.promised)} FUNC. If you paid it "
+                "from another machine, give what you signed there as --already-signed, or --rpc if the chain has "
+                "paid it; else do not pay this gateway.",
             )
         if told.spent > self.promised:
             raise AccountContradicted(
