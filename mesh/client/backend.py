@@ -24,7 +24,8 @@ from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
-from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.session_plan import SessionPlan
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
@@ -50,14 +51,8 @@ HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "generation_config.json",
-        "config.json",
-        "chat_template.jinja",
-    }
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
+    + ["generation_config.json", "config.json"]
 )
 
 
@@ -77,6 +72,8 @@ class BackendConfig:
     """When providers are first asked for the round trips between them, and how often."""
     window_tokens: int = 64
     """Tokens that paid hops may compute ahead of who reads them."""
+    linger_seconds: float = 20.0
+    """So long a paid session whose client has left goes on until its prompt is run, which is then paid for."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -199,6 +196,7 @@ class SwarmBackend:
                 admit_seconds=config.admit_seconds,
                 deadlines=config.deadlines,
                 accrue=self.issuer.accrue if self.issuer is not None else None,
+                linger_seconds=config.linger_seconds if self.issuer is not None else 0.0,
             )
 
         generating = MeshGeneration(
@@ -220,7 +218,7 @@ class SwarmBackend:
             self._sessions.subtract(counted)
 
     def _is_paid(self, request: GenerateRequest) -> bool:
-        """Whether what is resumed is run again for nothing."""
+        # What is resumed is run again for nothing.
         return self.issuer is None or request.resumed_paid
 
     def _check(self, request: GenerateRequest, offer: Offer) -> None:
@@ -229,9 +227,9 @@ class SwarmBackend:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
-        if len(request.resumed) > request.max_tokens:
+        if (had := len(request.resumed)) > request.max_tokens:
             raise InvalidRequest(
-                f"the answer resumes from {len(request.resumed)} tokens, more than max_tokens", param="resume_token_ids"
+                f"the answer resumes from {had} tokens, more than max_tokens", param="resume_token_ids"
             )
         penalised = request.sampling.presence_penalty or request.sampling.frequency_penalty
         if request.resumed and penalised and not self._is_paid(request):

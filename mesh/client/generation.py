@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.session_plan import SessionPlan
 from mesh.client.text import AnswerText
 from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
 from mesh.errors import Cancelled, InternalError, NoRoute, PeerError, ProtocolViolation, Refused

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from mesh.client.types import Backend, Completion, GenerateRequest, TextDelta
+from mesh.client.types import Backend, Completion, GenerateRequest, Generation, TextDelta
 from mesh.errors import InternalError
 from mesh.gateway.errors import first_cause
 from mesh.gateway.metrics import Metrics
@@ -57,15 +57,17 @@ async def open_sessions(
 
     async def session(index: int, request: GenerateRequest) -> None:
         error: BaseException | None = None
+        generation: Generation | None = None
         try:
-            async with gate, backend.generate(request) as generation:
+            async with gate:
                 try:
-                    with metrics.active.track_inprogress():
-                        async for delta in generation:
-                            await queue.put(Piece(index, delta))
-                        completion = generation.completion
-                finally:
-                    arrived[index] = generation.arrived
+                    async with backend.generate(request) as generation:
+                        with metrics.active.track_inprogress():
+                            async for delta in generation:
+                                await queue.put(Piece(index, delta))
+                            completion = generation.completion
+                finally:  # only now: what is left while its prompt runs is closed with its first token
+                    arrived[index] = 0 if generation is None else generation.arrived
             if completion is None:
                 raise InternalError("a generation ended without saying why")
             await queue.put(Ended(index, completion))
