@@ -39,6 +39,11 @@ def gateway(
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=1, help="Requests answered at once; more get 429.")
     ] = 64,
+    max_connections: Annotated[int, typer.Option("--max-connections", min=1, help="Connections open at once.")] = 512,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option("--max-connections-per-address", min=1, help="Of one address; behind a proxy, which is one: all."),
+    ] = 128,
     identity: IdentityFile = None,
     chain: paying.Chain = None,
     wallet: paying.Wallet = None,
@@ -110,9 +115,12 @@ def gateway(
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    sockets = (max_connections, max_connections_per_address)
     with claim_key(identity, "gateway") as held:
         own = held.identity()
-        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable, transport)
+        config = _Config(
+            joined, own, host, port, keys, max_concurrent, sockets, as_json, payment, limits, reachable, transport
+        )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
@@ -138,6 +146,8 @@ class _Config:
     port: int
     keys: frozenset[str]
     max_concurrent: int
+    connections: tuple[int, int]
+    """At most so many, and of one address."""
     as_json: bool
     payment: PaymentConfig | None
     key_limits: _KeyLimits
@@ -149,6 +159,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.client.client import Client
     from mesh.gateway.app import create_app
     from mesh.gateway.config import GatewayConfig
+    from mesh.gateway.connections import ConnectionLimits
     from mesh.gateway.serve import bind, server
 
     limits = GatewayConfig(api_keys=config.keys, max_concurrent=config.max_concurrent)
@@ -190,7 +201,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
-        running = await stack.enter_async_context(server(app, listener))
+        running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)

@@ -51,8 +51,8 @@ HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
-    + ["generation_config.json", "config.json"]
+    {f"{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map", "generation_config", "config")}
+    | {"chat_template.jinja"}
 )
 
 

@@ -106,9 +106,9 @@ class GatewayHttp:
         """What the gateway says of itself."""
         return _terms(await self._ask("GET", "/mesh/terms"))
 
-    async def account(self, *, wait: int = 0, spent: int = 0) -> AccountState:
-        """The account of our key; with `wait` (whole seconds), not before a voucher is due beyond `spent`."""
-        query = f"?wait={wait}&spent={spent}" if wait else ""
+    async def account(self, *, wait: int = 0, spent: int = 0, pending: int = 0) -> AccountState:
+        """The account of our key; with `wait` (whole seconds), not before a voucher is due beyond what we know."""
+        query = f"?wait={wait}&spent={spent}&pending={pending}" if wait else ""
         return _account(await self._ask("GET", f"/mesh/account{query}", seconds=wait))
 
     async def make_key(self, account: Account, payer: Address, terms: Terms) -> str:

@@ -211,7 +211,8 @@ class Payer:
         delay = RETRY_SECONDS[0]
         while True:
             try:
-                await self._take(await self._http.account(wait=WAIT_SECONDS, spent=self._state.spent))
+                known = self._state
+                await self._take(await self._http.account(wait=WAIT_SECONDS, spent=known.spent, pending=known.pending))
                 await self._pay()
                 self._seen(reachable=True)
                 delay = RETRY_SECONDS[0]

@@ -98,10 +98,11 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
 
     @router.get("/account", response_model=None)
     async def account(request: Request) -> dict[str, Any]:
-        """The account; with `wait` (seconds), not before `spent` has grown enough that a voucher is due."""
+        """The account; with `wait` (seconds), not before more than `spent` and `pending` make a voucher due."""
         caller = _caller(request, billing)
         holder = caller.holder
         wait, spent = _number(request, "wait", MAX_WAIT), _number(request, "spent", MAX_AMOUNT)
+        pending = _number(request, "pending", MAX_AMOUNT, absent=MAX_AMOUNT)
         if wait:
             if holder.agents >= MAX_AGENTS:
                 raise ApiFailure(
@@ -110,7 +111,7 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
             holder.agents += 1
             try:
                 increment = await _increment(gateway, billing)
-                news = _until_due(holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
+                news = _until_due(holder, spent, pending, increment // (2 * STEPS_PER_INCREMENT), wait)
                 await unless_disconnected(request.receive, news)
             except ClientLeft:
                 notes_of(request.scope).status = CLIENT_LEFT
@@ -183,13 +184,14 @@ async def account_json(gateway: Gateway, billing: Billing, caller: Caller) -> di
     }
 
 
-async def _until_due(holder: Holder, known: int, step: int, seconds: float) -> None:
-    """Return when `step` wei more than `known` are spent, or anything more while a request is short of credit."""
+async def _until_due(holder: Holder, spent: int, pending: int, step: int, seconds: float) -> None:
+    """Return when `step` wei more than `spent` are spent; or while a request is short of credit, when anything more is
+    spent, or more than `pending` is pending."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
-        more = holder.account.spent - known
-        if more < 0 or more >= max(1, step) or (holder.waiting and more > 0):
+        more = holder.account.spent - spent
+        if more < 0 or more >= max(1, step) or (holder.waiting and (more > 0 or holder.pending > pending)):
             return
         left = deadline - loop.time()
         if left <= 0 or not await holder.changed.wait(left):
@@ -230,9 +232,9 @@ async def _read(request: Request, schema: type[Any]) -> Any:
     return parse_body(schema, body)
 
 
-def _number(request: Request, name: str, most: int) -> int:
-    """A whole number of the query, 0 where it is missing. Raises `ApiFailure`."""
-    text = request.query_params.get(name, "0")
+def _number(request: Request, name: str, most: int, *, absent: int = 0) -> int:
+    """A whole number of the query, `absent` where it is missing. Raises `ApiFailure`."""
+    text = request.query_params.get(name, str(absent))
     if not (text.isascii() and text.isdigit() and len(text) < 40 and int(text) <= most):
         raise ApiFailure(ApiError(400, f"{name}: a whole number up to {most}", param=name, code="invalid_value"))
     return int(text)

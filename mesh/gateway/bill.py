@@ -113,6 +113,8 @@ class AccountBill:
         """Wei that are reserved for them."""
         self._generated = [0] * len(job.sessions)
         """Tokens of each session that are charged."""
+        self._owed = 0
+        """What all that was covered costs; a part of a token that could not be paid for whole is not in it."""
         self._begun = False
         self._closed = False
 
@@ -156,6 +158,7 @@ class AccountBill:
             if covered and need > self._at_hand(event.index):
                 break  # what is paid for goes out first; the next call waits
             await self._pay(need, index=event.index if count else None, ahead=ahead)
+            self._owed += need
             self._generated[event.index] += count
             covered += 1
             if count and not self._begun:
@@ -266,20 +269,20 @@ class AccountBill:
             if not need:
                 continue
             self._kept[index] = self._prompts[index] = 0
-            missing = need - self._charge.held
+            missing = need - (self._charge.written - self._owed)
             if missing > 0:
                 drawn = min(missing, self._free(None))
                 self._account.draw(self._charge, drawn)
                 missing -= drawn
             if missing > 0 and (credit := min(missing, self._account.credit)):
                 self._account.take(self._charge, credit, credit)
-            self._account.use(self._charge, min(need, self._charge.held))
+            self._owed = min(self._owed + need, self._charge.written)
             self._generated[index] += count
 
     async def _close(self) -> None:
         """Give back what was not used; written in the order of the other writes, even if we are cancelled meanwhile."""
         self._closed = True
-        final = self._charge.used
+        final = self._owed
         self._account.settle(self._charge, final)
         written = self._billing.write(
             self._billing.store.settle_charge,

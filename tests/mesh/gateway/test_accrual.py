@@ -98,6 +98,15 @@ def test_a_prompt_that_the_credit_does_not_cover_is_not_run() -> None:
         assert ask(paid, key, prompt="x" * 20, max_tokens=2).status_code == 200
 
 
+def test_a_part_of_a_token_that_could_not_be_paid_for_whole_costs_nothing(paid: Paid) -> None:
+    key = paid.key()
+    paid.pay(key, cost(PROMPT_TOKENS, 7) + 3 * PRICE)
+    said = ask(paid, key, max_tokens=50).json()
+    assert said["error"]["code"] == "insufficient_funds"
+    assert said["usage"]["completion_tokens"] == 7
+    assert settled(paid, key) == cost(PROMPT_TOKENS, 7)
+
+
 def test_a_price_that_changes_binds_from_its_epoch_on_in_the_middle_of_a_request(paid: Paid, key: str) -> None:
     paid.chain.changes["slow", 2] = 3 * PRICE
     body = {**ASK, "model": "slow", "max_tokens": 60, "stream": True}
