@@ -10,6 +10,7 @@ MeshError
 ├── Refused                 a hop had no room for the session; says when to try again
 ├── Cancelled               the session was cancelled on our side
 ├── PaymentRefused          a gateway refused our voucher, our API key, or to give us one
+├── AccountDisputed         a gateway's account of our payments contradicts our own books
 ├── PeerError               a peer failed or misbehaved; names it
 │   ├── PeerUnreachable     no connection could be made, or it broke
 │   ├── PeerTimeout         it did not answer by the deadline
@@ -79,6 +80,17 @@ class PaymentRefused(MeshError):
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+
+
+class AccountDisputed(MeshError):
+    """A gateway's account of our payments contradicts our own books: nothing more is signed. `field` says which figure.
+
+    The message says what to do.
+    """
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PeerError(MeshError):

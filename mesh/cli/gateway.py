@@ -49,6 +49,11 @@ def gateway(
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=1, help="Requests answered at once; more get 429.")
     ] = 64,
+    max_connections: Annotated[int, typer.Option("--max-connections", min=1, help="Connections open at once.")] = 512,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option("--max-connections-per-address", min=1, help="Of one address; behind a proxy, which is one: all."),
+    ] = 128,
     identity: IdentityFile = None,
     chain: paying.Chain = None,
     wallet: paying.Wallet = None,
@@ -130,6 +135,7 @@ def gateway(
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    sockets = (max_connections, max_connections_per_address)
     with claim_key(identity, "gateway") as held:
         own = held.identity()
         config = _Config(
@@ -139,6 +145,7 @@ def gateway(
             port=port,
             keys=keys,
             max_concurrent=max_concurrent,
+            connections=sockets,
             as_json=as_json,
             payment=payment,
             key_limits=limits,
@@ -173,6 +180,8 @@ class _Config:
     port: int
     keys: frozenset[str]
     max_concurrent: int
+    connections: tuple[int, int]
+    """At most so many, and of one address."""
     as_json: bool
     payment: PaymentConfig | None
     key_limits: _KeyLimits
@@ -187,6 +196,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.client.client import Client
     from mesh.gateway.app import create_app
     from mesh.gateway.config import GatewayConfig
+    from mesh.gateway.connections import ConnectionLimits
     from mesh.gateway.serve import bind, server
 
     limits = GatewayConfig(
@@ -235,7 +245,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
-        running = await stack.enter_async_context(server(app, listener))
+        running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)

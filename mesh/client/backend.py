@@ -25,7 +25,8 @@ from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
 from mesh.client.pins import ModelPins
-from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.session_plan import SessionPlan
 from mesh.client.text_threads import TextThreads
 from mesh.client.tokenizers import Tokenizers
 from mesh.client.types import GenerateRequest, ModelInfo
@@ -52,14 +53,8 @@ HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "generation_config.json",
-        "config.json",
-        "chat_template.jinja",
-    }
+    {f"{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map", "generation_config", "config")}
+    | {"chat_template.jinja"}
 )
 
 
@@ -79,6 +74,8 @@ class BackendConfig:
     """When providers are first asked for the round trips between them, and how often."""
     window_tokens: int = 64
     """Tokens that paid hops may compute ahead of who reads them."""
+    linger_seconds: float = 20.0
+    """So long a paid session whose client has left goes on until its prompt is run, which is then paid for."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -184,7 +181,8 @@ class SwarmBackend:
             wire_dtype=sample.wire_dtype,
             vocab_size=sample.vocab_size,
             fed=request.prompt,
-            prompt_tokens=len(request.prompt),
+            # What was paid for nowhere here is paid for as a prompt, whatever a client calls it.
+            prompt_tokens=len(request.prompt) + (0 if self._is_paid(request) else len(request.resumed)),
             capacity=len(request.prompt) + request.max_tokens,
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
@@ -210,6 +208,7 @@ class SwarmBackend:
                 admit_seconds=config.admit_seconds,
                 deadlines=config.deadlines,
                 accrue=self.issuer.accrue if self.issuer is not None else None,
+                linger_seconds=config.linger_seconds if self.issuer is not None else 0.0,
             )
 
         generating = MeshGeneration(
@@ -233,16 +232,24 @@ class SwarmBackend:
         finally:
             self._sessions.subtract(counted)
 
+    def _is_paid(self, request: GenerateRequest) -> bool:
+        # What is resumed is run again for nothing.
+        return self.issuer is None or request.resumed_paid
+
     def _check(self, request: GenerateRequest, offer: Offer) -> None:
         sample = offer.sample
         if not request.prompt:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
-        if len(request.resumed) > request.max_tokens:
+        if (had := len(request.resumed)) > request.max_tokens:
             raise InvalidRequest(
-                f"the answer resumes from {len(request.resumed)} tokens, more than max_tokens", param="resume_token_ids"
+                f"the answer resumes from {had} tokens, more than max_tokens", param="resume_token_ids"
             )
+        penalised = request.sampling.presence_penalty or request.sampling.frequency_penalty
+        if request.resumed and penalised and not self._is_paid(request):
+            why = "an answer with presence or frequency penalties is resumed only with this gateway's resume_ticket"
+            raise InvalidRequest(why, param="resume_token_ids")
         if request.resumed and request.prompt_logprobs:
             raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
         outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < sample.vocab_size]

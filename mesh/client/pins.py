@@ -59,7 +59,7 @@ class ModelPins:
             found = ", ".join(sorted({offer.digest for offer in offers}))
             raise ModelChanged(
                 f"{name!r} has digest {digest} as you used it before, and is now offered with {found}: another model, "
-                "or a new version of it. If you trust it, say so with --digest (in Python: Client(digests={{name: …}}))",
+                "or a new version of it. If you trust it, say so: --digest, in Python Client(digests={{name: …}})",
                 param="model",
             )
         return match[0] if match else None

@@ -23,6 +23,7 @@ from mesh.gateway.schemas import (
     ChatRequest,
     ChatResponse,
     ContentPart,
+    Failure,
     Message,
     Usage,
 )
@@ -174,8 +175,8 @@ class ChatWriter:
         chunk.usage = usage
         return chunk
 
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> BaseModel:
-        return ChatResponse(
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
+        response = ChatResponse(
             id=self.id,
             object="chat.completion",
             created=self.created,
@@ -184,13 +185,16 @@ class ChatWriter:
             choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
             usage=usage,
         )
+        if failure is not None:
+            failure.mark(response)
+        return response
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
         choice = ChatChoice(
             index=index,
             message=AssistantMessage(role="assistant", content=answer.text, refusal=None),
             logprobs=chat_logprobs(answer.logprobs, self._tokenizer) if self._logprobs else None,
-            finish_reason=answer.completion.finish_reason if answer.completion else None,
+            finish_reason=answer.completion.finish_reason if answer.completion else "error",
         )
         if self._token_ids:
             choice.token_ids = list(answer.tokens)

@@ -108,14 +108,18 @@ class ChainPrices:
         self._chosen = dict(models or {})
         self._manifests: dict[int, str] = {}
         self._ids: Cached[str, int | None] = Cached(self._find, fresh=fresh)
-        self._prices: Cached[int, int | None] = Cached(self._price, fresh=fresh)
+        self._prices: Cached[tuple[int, int], int | None] = Cached(self._price, fresh=fresh)
+        self._epochs: Cached[None, int] = Cached(self._epoch, fresh=fresh)
 
-    async def price_of(self, name: str, digest: str) -> int | None:
-        """Wei for one weighted token in this epoch; None where the chain has no such model, or it is disabled."""
+    async def epoch(self) -> int:
+        return await self._epochs.get(None)
+
+    async def price_of(self, name: str, digest: str, epoch: int) -> int | None:
+        """Wei for one weighted token in `epoch`; None where the chain has no such model, or it is disabled."""
         model_id = self._chosen.get(digest)
         if model_id is None:
             model_id = await self._ids.get(digest)
-        return None if model_id is None else await self._prices.get(model_id)
+        return None if model_id is None else await self._prices.get((model_id, epoch))
 
     async def model_id(self, digest: str) -> int | None:
         """The number on the chain of the model with this digest."""
@@ -125,6 +129,7 @@ class ChainPrices:
         """Stop asking."""
         await self._ids.close()
         await self._prices.close()
+        await self._epochs.close()
 
     async def _find(self, digest: str) -> int | None:
         core = self._client.core
@@ -136,11 +141,16 @@ class ChainPrices:
         enabled = await core.views([("ModelRegistry", "isEnabled", (each,)) for each in candidates])
         return next((each for each, is_enabled in zip(candidates, enabled, strict=True) if is_enabled), None)
 
-    async def _price(self, model_id: int) -> int | None:
+    async def _price(self, key: tuple[int, int]) -> int | None:
+        model_id, epoch = key
         enabled, price = await self._client.core.views(
-            [("ModelRegistry", "isEnabled", (model_id,)), ("ModelRegistry", "pricePerToken", (model_id,))]
+            [("ModelRegistry", "isEnabled", (model_id,)), ("ModelRegistry", "priceAt", (model_id, epoch))]
         )
         return int(price) if enabled else None
+
+    async def _epoch(self, key: None) -> int:
+        (epoch,) = await self._client.core.views([("EpochController", "currentEpoch", ())])
+        return int(epoch)
 
 
 class ChainEscrow:

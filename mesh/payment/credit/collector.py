@@ -312,6 +312,8 @@ class VoucherCollector:
 
     def _dun(self, customer: Customer, now: float) -> None:
         line, pause = customer.line, self.terms.pause_seconds
+        if customer.large is not None:
+            customer.dunning.wait(now)
         for act in customer.dunning.step(now, customer.debt, pause=pause, pardon_after=line.pardon_after(pause)):
             match act:
                 case Act.NOTICE:

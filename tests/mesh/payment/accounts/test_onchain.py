@@ -177,9 +177,14 @@ def test_a_developer_deposits_makes_a_key_pays_and_the_gateway_redeems(
         said, complained = agent.communicate(timeout=20)
         assert agent.returncode == 0, complained.decode()
         told = [json.loads(line) for line in said.splitlines()]
-        assert all(int(each["signed"]) <= int(each["spent"]) + PRICE * K for each in told)
+        # Beside the increment, a prompt and a step of it may be reserved.
+        first = cost(PROMPT_TOKENS, K // 16)
+        assert all(int(each["signed"]) <= int(each["spent"]) + PRICE * K + first for each in told)
 
         # What was signed is still good for a while; then nobody pays any more.
+        last = complete(asking, 300)
+        assert last.choices[0].finish_reason == "error"
+        assert last.model_extra["error"]["code"] == "insufficient_funds"
         with pytest.raises(openai.APIStatusError) as caught:
             complete(asking, 300)
         assert caught.value.status_code == 402
@@ -238,17 +243,18 @@ async def test_prices_and_deposits_are_the_chains(chain: ChainProcess) -> None:
     async with client(chain, DEVELOPER) as connected:
         prices = ChainPrices(connected, fresh=0.0)
         view = ChainEscrow(connected, GATEWAY, fresh=0.0)
-        assert await prices.price_of(MODEL, digest_of(MODEL).hex()) == PRICE
-        assert await prices.price_of("renamed", digest_of(MODEL).hex()) == PRICE, "the digest is what counts"
-        assert await prices.price_of(MODEL, "ff" * 32) is None
+        now = await prices.epoch()
+        assert await prices.price_of(MODEL, digest_of(MODEL).hex(), now) == PRICE
+        assert await prices.price_of("renamed", digest_of(MODEL).hex(), now) == PRICE, "the digest is what counts"
+        assert await prices.price_of(MODEL, "ff" * 32, now) is None
         async with client(chain, CREATOR) as creator:
             await creator.models.create_model(
                 "copycat", digest_of("pairs"), "", blocks=4, price_per_token=1, royalty_bps=0, model_stake_amount=FUNC
             )
-            assert await prices.price_of("pairs", digest_of("pairs").hex()) == PRICE, "the first one counts"
+            assert await prices.price_of("pairs", digest_of("pairs").hex(), now) == PRICE, "the first one counts"
             await creator.models.disable(2)
-        assert await prices.price_of("pairs", digest_of("pairs").hex()) == 1
-        assert await ChainPrices(connected, models={"ff" * 32: 1}).price_of("x", "ff" * 32) == PRICE
+        assert await prices.price_of("pairs", digest_of("pairs").hex(), now) == 1
+        assert await ChainPrices(connected, models={"ff" * 32: 1}).price_of("x", "ff" * 32, now) == PRICE
 
         before = await view.deposit_of(developer.canonical)
         assert not await view.may_sign(developer.canonical, signer.canonical)
