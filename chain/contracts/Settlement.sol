@@ -244,8 +244,7 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         uint256 before = _proven[gateway][provider][epoch];
         if (units <= before) revert AlreadyProven(provider, gateway, epoch);
         _proven[gateway][provider][epoch] = units;
-        IProviderStaking(_router.stakingPool(work.modelId))
-            .recordContribution(provider, epoch, uint128(units - before));
+        IProviderStaking(_router.stakingPool(work.modelId)).recordContribution(provider, epoch, uint128(units - before));
         emit ContributionProven(provider, gateway, work.modelId, epoch, units);
     }
 

@@ -248,12 +248,11 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
     }
 
     /// @dev Needs more than half, both of the effective stake and of the work.
-    function _majority(
-        Accusation memory a,
-        bytes32[] calldata gateways,
-        uint256[] memory served,
-        bool[] memory missed
-    ) private view returns (uint256 against, uint256 all) {
+    function _majority(Accusation memory a, bytes32[] calldata gateways, uint256[] memory served, bool[] memory missed)
+        private
+        view
+        returns (uint256 against, uint256 all)
+    {
         uint256 work;
         for (uint256 i = 0; i < gateways.length; ++i) {
             uint256 weight = _gatewayStaking.effectiveStakeOfKey(gateways[i]);

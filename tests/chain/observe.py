@@ -118,7 +118,6 @@ def _models(ledger: Ledger, scope: Scope) -> _Seen:
             yield "models", "model", (model_id,), (*listed, model.manifest_hash, model.name, model.metadata_uri)
             yield "models", "priceAt", (model_id, current), models.price_at(model_id, current)
             yield "models", "rating", (model_id,), models.rating(model_id)
-            yield "models", "modelIdOf", (model.name,), model_id
         yield "models", "usage", (model_id,), models.usage(model_id)
         for gateway in map(key_of, scope.gateways):
             if scope.whole or models.spent_by(model_id, gateway):

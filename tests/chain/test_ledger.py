@@ -24,73 +24,11 @@ from chain.contract_errors import (
     WrongFees,
     ZeroAmount,
 )
-from chain.emission import HalvingSchedule
 from chain.errors import ContractError
 from chain.merkle import ContributionTree, Leaf
-from chain.primitives import MAX_UINT256, Address, keccak256, key_of, word
-from chain.vouchers import address_of
-from tests.chain.spec import Genesis, Ledger, Tx
+from chain.primitives import key_of, word
+from tests.chain.ledger_world import ALICE, BOB, CREATOR, DEV, GARY, OWNER, World
 from tests.chain.spec.models import Usage
-
-OWNER = keccak256(b"owner")[12:]
-CREATOR, ALICE, BOB, GARY = (keccak256(name)[12:] for name in (b"creator", b"alice", b"bob", b"gary"))
-DEV_KEY = keccak256(b"developer")
-DEV = address_of(DEV_KEY)
-LENGTH = 10
-
-
-class World:
-    """One model of 4 blocks at 100 wei a token and 10 % royalty; two providers and a gateway, all staked."""
-
-    def __init__(self, budget: int = 10**6) -> None:
-        genesis = Genesis(
-            owner=OWNER,
-            holder=OWNER,
-            start_block=1,
-            epoch_length=LENGTH,
-            min_gateway_stake=1000,
-            schedule=HalvingSchedule(budget, 1000),
-        )
-        self.ledger = Ledger(genesis)
-        self.block = 1
-        ledger = self.ledger
-        for actor in (CREATOR, ALICE, BOB, GARY, DEV):
-            ledger.token.transfer(self.by(OWNER), actor, 10**9)
-        ledger.models.create_model(self.by(CREATOR), "m", word(1), "", 4, 100, 1000, 5000)
-        for actor in (ALICE, BOB, GARY, DEV):
-            for part in (
-                ledger.providers,
-                ledger.gateways,
-                ledger.gateway_staking,
-                ledger.escrow,
-                ledger.router.pool(1),
-            ):
-                ledger.token.approve(self.by(actor), part.address, MAX_UINT256)
-        ledger.providers.register_and_stake(self.by(ALICE), "a", 1, "{}")
-        ledger.providers.register_and_stake(self.by(BOB), "b", 1, "{}")
-        ledger.gateways.register_and_stake(self.by(GARY), "g", "", 50_000)
-
-    def by(self, sender: Address) -> Tx:
-        return Tx(sender, self.block)
-
-    @property
-    def epoch(self) -> int:
-        return self.ledger.epochs.current_epoch(self.block)
-
-    def go_to(self, epoch: int, last_block: bool = False) -> None:
-        self.block = self.ledger.epochs.epoch_start_block(epoch + last_block) - last_block
-
-    def post(self, *units: int) -> ContributionTree:
-        """Posts the last epoch's checkpoint for a and b."""
-        named = zip(("a", "b"), units, strict=False)
-        tree = ContributionTree(key_of("g"), 1, self.epoch - 1, (Leaf(key_of(name), own) for name, own in named))
-        fees = self.ledger.models.fee_for(1, self.epoch - 1, tree.total_units)
-        arguments = (1, self.epoch - 1, tree.root, tree.total_units, fees, bytes(32))
-        self.ledger.settlement.post_checkpoint(self.by(GARY), *arguments)
-        return tree
-
-    def prove(self, tree: ContributionTree, name: str, units: int) -> None:
-        self.ledger.settlement.prove_contribution(self.by(DEV), name, tree.epoch, units, tree.proof(key_of(name)))
 
 
 def test_an_epoch_pays_everybody_what_the_rules_say() -> None:
@@ -116,8 +54,7 @@ def test_an_epoch_pays_everybody_what_the_rules_say() -> None:
     assert ledger.gateway_staking.claim_rewards(world.by(GARY), "g", 1, 1) == 1002
     assert ledger.settlement.claim_royalty(world.by(CREATOR), 1) == 1002
     assert ledger.models.usage(1) == Usage(units=401, fees=10_025, burned=251, epochs=1)
-    assert all(held == owed for held, owed in ledger.held_and_owed().values())
-    assert ledger.broken_invariants() == []
+    assert world.healthy()
 
 
 def test_who_pays_himself_loses_half_the_burn_however_large_the_budget() -> None:
