@@ -83,7 +83,11 @@ MUTATIONS = (
     ),
     Mutation(
         "a gateway signs for whatever is claimed",
-        (Edit("mesh.payment.credit.vouching", "VoucherLine.due", "counts.vouched, worth)", "counts.vouched, 1 << 60)"),),
+        (
+            Edit(
+                "mesh.payment.credit.vouching", "VoucherLine.due", "counts.vouched, worth)", "counts.vouched, 1 << 60)"
+            ),
+        ),
     ),
     Mutation(
         "a provider works on without being paid",

@@ -334,7 +334,7 @@ class VoucherIssuer:
         """Sign for what is due in an epoch; whether anything was."""
         line, pair = creditor.books.line, creditor.books.line.pair
         units = line.due(epoch, prices)
-        if units is None:
+        if units is None or not await self._is_ours(epoch):
             return False
         voucher = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, units)
         signature = self._account.sign_digest(vouchers.digest(self._chain.domain, voucher))
@@ -351,6 +351,16 @@ class VoucherIssuer:
         self.on_voucher()
         await self._say(creditor, Voucher(epoch, units, signature))
         return True
+
+    async def _is_ours(self, epoch: int) -> bool:
+        """Whether it is our key that signs for the gateway in an epoch."""
+        try:
+            signer = await self._chain.gateway_signer(self.gateway, epoch)
+        except NotAccepted as error:
+            signer = f"unknown ({error})"
+        if signer != self._account.address:
+            logger.warning("nothing is signed for epoch %d: the gateway's signer there is %s", epoch, signer)
+        return signer == self._account.address
 
     async def _repeat(self, creditor: Creditor) -> None:
         """Say the newest voucher once more."""

@@ -145,7 +145,7 @@ class StakingView:
         )
         if not eligible:
             return False, ProviderFacts("", 0, b"")
-        model_id = int(found.model_id)
+        _, model_id = found.values()
         manifest = await self._fact(("manifest", model_id), lambda: self._manifest(model_id), fixed=True)
         return True, ProviderFacts(str(signer), model_id, manifest)
 
