@@ -333,6 +333,10 @@ class SwarmBackend:
         decoding = (done.seconds - done.time_to_first_token) / (done.completion_tokens - 1)
         self._hop_times.learn([hop.peer for hop in hops], decoding, stages, time.monotonic())
 
+    def in_use(self) -> frozenset[str]:
+        """Peers that serve sessions of ours now."""
+        return frozenset(peer for peer, sessions in self._sessions.items() if sessions > 0)
+
     def _refused(self, refusal: HopRefused) -> None:
         if refusal.peer is not None:
             self._full.refused(refusal.peer, refusal.retry_after, time.monotonic())

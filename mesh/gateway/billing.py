@@ -330,13 +330,8 @@ def billing_for(
     client: StakingClient,
     store_path: Path | None,
     gateway_id: str,
-    *,
-    models: Mapping[str, int] | None = None,
 ) -> Billing:
-    """Billing over a connected client; `async with` it, and it closes its store. Raises `ConfigError`.
-
-    `models` (digest → number on the chain) is needed only where several models on the chain have one manifest.
-    """
+    """Billing over a connected client; `async with` it, and it closes its store. Raises `ConfigError`."""
     from mesh.payment.accounts.onchain import ChainEscrow, ChainPrices
 
     domain = Domain(client.deployment.chain_id, to_canonical_address(client.deployment.address("Escrow")))
@@ -345,7 +340,7 @@ def billing_for(
         config,
         gateway_id,
         domain,
-        ChainPrices(client, models=models),
+        ChainPrices(client),
         ChainEscrow(client, gateway_id),
         store,
     )

@@ -261,6 +261,20 @@ async def test_a_gateway_that_comes_back_as_another_peer_goes_on_with_its_debts(
         assert not again.customer.has_room(1)
 
 
+async def test_one_peer_that_is_two_gateways_in_turn_gets_no_credit_twice() -> None:
+    money = money_with(0)
+    money.chain.lines["other", "ann"] = 0
+    async with ann_at_work(money) as gate:
+        other = HandGateway(money, gate.collector, name="other", identity=gate.identity)
+        assert [await gate.work_and_pay(5000), await gate.work_and_pay(5000)] == [CREDIT, 0]
+        assert isinstance(await other.hello(), Welcome)
+        assert [await other.work_and_pay(5000), await other.work_and_pay(5000)] == [CREDIT, 0]
+        for _ in range(3):
+            for one in (gate, other):
+                assert isinstance(await one.hello(), Welcome)
+                assert not one.customer.has_room(1)
+
+
 async def test_what_came_to_nothing_is_waited_for_like_what_was_never_vouched_for() -> None:
     money = money_with(0)
     async with ann_at_work(money) as gate:
