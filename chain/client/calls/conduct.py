@@ -31,16 +31,19 @@ class Slashing:
         gateways: Sequence[bytes],
         reports: Sequence[SlaReport],
         signatures: Sequence[bytes],
+        receipt_units: Sequence[int],
+        receipt_signatures: Sequence[bytes],
     ) -> Action:
-        """Penalise a missed commitment by reports of a majority, by stake and by work.
+        """Penalise a missed commitment by reports of a majority, by stake and by work, with the provider's receipts.
 
         `gateways` are the keys of all gateways with proven work of this provider in the epoch, `reports` those of some
         of them; both ascending by gateway.
         """
         check_id(identifier)
         return self._core.action(
-            "Slashing", "enforceSla", identifier, epoch, list(gateways), list(reports), list(signatures)
-        )
+            "Slashing", "enforceSla", identifier, epoch, list(gateways), list(reports), list(signatures),
+            list(receipt_units), list(receipt_signatures),
+        )  # fmt: skip
 
     async def sla(self, identifier: str) -> Record:
         found: Record = await self._core.view("Slashing", "sla", check_id(identifier))

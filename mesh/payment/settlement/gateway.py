@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from eth_utils import to_canonical_address
@@ -41,8 +41,16 @@ REDEEM_BATCH = 40
 class ServiceReports(Protocol):
     """What a gateway saw of its providers."""
 
-    def signed(self, gateway: str, epoch: int, domain: Domain, sign: Callable[[bytes], bytes]) -> bytes | None:
-        """The signed reports of an epoch (JSON), or None when there are none. `domain` is Slashing's."""
+    def signed(
+        self,
+        gateway: str,
+        epoch: int,
+        domain: Domain,
+        sign: Callable[[bytes], bytes],
+        receipts: Mapping[str, tuple[int, bytes]],
+    ) -> bytes | None:
+        """The signed reports of an epoch (JSON), or None when there are none. `domain` is Slashing's; `receipts` are
+        the providers' own, units and signature by id."""
 
 
 class GatewaySettlement(SettlementLoop):
@@ -113,7 +121,13 @@ class GatewaySettlement(SettlementLoop):
             return
         deployment = self._client.deployment
         domain = Domain(deployment.chain_id, to_canonical_address(deployment.address("Slashing")))
-        signed = self._sla.signed(self.gateway, epoch, domain, self._client.transactor.account.sign_digest)
+        receipts = {
+            slot.pair.provider: (slot.receipt_units, slot.receipt_signature)
+            for slot in self._journal.slots("issued", epoch=epoch)
+            if slot.pair.gateway == self.gateway and slot.receipt_signature is not None
+        }
+        sign = self._client.transactor.account.sign_digest
+        signed = self._sla.signed(self.gateway, epoch, domain, sign, receipts)
         if signed is not None:
             self._store.keep_reports(self.gateway, epoch, signed)
 

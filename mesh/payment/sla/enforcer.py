@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from eth_utils import to_canonical_address
 
 from chain.client.staking import StakingClient
 from chain.contract_errors import SlaAlreadyPenalized
 from chain.primitives import key_of
-from chain.vouchers import Domain
+from chain.vouchers import ContributionReceipt, Domain, digest, is_signed_by
 from mesh.errors import MeshError
 from mesh.payment.settlement.leaves import fetch_document
 from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, SettlementLoop, Tell
@@ -106,7 +106,11 @@ class SlaEnforcer(SettlementLoop):
                 continue
             served = await self._served(provider, epoch)
             shown = shows_miss(
-                some, served, uptime_bps=promise.uptime_bps, latency_ms=promise.latency_ms, quorum=quorum
+                await self._acknowledged(some, epoch),
+                served,
+                uptime_bps=promise.uptime_bps,
+                latency_ms=promise.latency_ms,
+                quorum=quorum,
             )
             if not shown:
                 continue
@@ -118,6 +122,8 @@ class SlaEnforcer(SettlementLoop):
                 [each.gateway for each in served],
                 [each.report for each in shown],
                 [each.signature for each in shown],
+                [each.receipt_units for each in shown],
+                [each.receipt_signature for each in shown],
             )
             step = f"enforce/{provider}/{epoch}"
             done = await self._send(step, action, event)
@@ -125,6 +131,22 @@ class SlaEnforcer(SettlementLoop):
             if done is not None or isinstance(self._refusals.get(step), SlaAlreadyPenalized):
                 self._penalised.add((provider, epoch))
         return sent
+
+    async def _acknowledged(self, reports: Sequence[SignedReport], epoch: int) -> list[SignedReport]:
+        """Those whose receipt the provider did sign: with another one the chain would refuse them all."""
+        deployment = self._client.deployment
+        domain = Domain(deployment.chain_id, to_canonical_address(deployment.address("Settlement")))
+        found = []
+        for each in reports:
+            key = each.report.provider
+            signer, provides = await self._client.core.views(
+                [("ProviderRegistry", "signerAt", (key, epoch)), ("ProviderRegistry", "ownerAndModel", (key,))]
+            )
+            _, model_id = provides.values()
+            receipt = ContributionReceipt(each.report.gateway, key, model_id, epoch, each.receipt_units)
+            if is_signed_by(digest(domain, receipt), each.receipt_signature, to_canonical_address(signer)):
+                found.append(each)
+        return found
 
     async def _served(self, provider: str, epoch: int) -> list[Served]:
         """All gateways that the provider worked for in an epoch, by the leaves that were proved, in order of key."""

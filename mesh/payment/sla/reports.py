@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +29,8 @@ LEAST_REQUESTS: Final = 5
 MAX_REPORTS: Final = 4 << 20
 """Bytes of a file of reports."""
 MAX_UINT32: Final = 2**32 - 1
+MAX_DIGITS: Final = 30
+SIGNATURE_BYTES: Final = 65
 
 
 @dataclass(slots=True)
@@ -99,10 +101,17 @@ class SlaBook:
             found[provider] = Measured(tally.served * BPS // seen, latency, seen, tally.requests)
         return found
 
-    def signed(self, gateway: str, epoch: int, domain: Domain, sign: Callable[[bytes], bytes]) -> bytes | None:
+    def signed(
+        self,
+        gateway: str,
+        epoch: int,
+        domain: Domain,
+        sign: Callable[[bytes], bytes],
+        receipts: Mapping[str, tuple[int, bytes]],
+    ) -> bytes | None:
         """What was measured in an epoch, as `sign_reports` writes it; None when nothing was."""
         measured = self.measured(epoch)
-        return sign_reports(gateway, epoch, measured, domain, sign) if measured else None
+        return sign_reports(gateway, epoch, measured, domain, sign, receipts) if measured else None
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
@@ -114,21 +123,34 @@ def percentile(samples: Sequence[float], percent: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SignedReport:
-    """A report with its gateway's signature (65 bytes); `provider` is the id behind the report's key."""
+    """A report with its gateway's signature (65 bytes); `provider` is the id behind the report's key.
+
+    The receipt is the provider's own word that it worked for the gateway in that epoch, without which the chain counts
+    no miss: units, and a signature that is not checked here.
+    """
 
     provider: str
     report: SlaReport
     signature: bytes
+    receipt_units: int = 0
+    receipt_signature: bytes = b""
 
 
 def sign_reports(
-    gateway: str, epoch: int, measured: dict[str, Measured], domain: Domain, sign: Callable[[bytes], bytes]
+    gateway: str,
+    epoch: int,
+    measured: Mapping[str, Measured],
+    domain: Domain,
+    sign: Callable[[bytes], bytes],
+    receipts: Mapping[str, tuple[int, bytes]],
 ) -> bytes:
-    """A file of reports. `domain` is Slashing's, `sign` signs a digest of 32 bytes."""
+    """A file of reports. `domain` is Slashing's, `sign` signs a digest of 32 bytes; `receipts` of that epoch: units and
+    signature by provider."""
     entries = []
     for provider, each in measured.items():
         report = SlaReport(key_of(gateway), key_of(provider), epoch, each.requests, each.uptime_bps, each.latency_ms)
         signature = sign(digest(domain, report))
+        units, receipt = receipts.get(provider, (0, b""))
         entries.append(
             {
                 "provider": provider,
@@ -136,6 +158,8 @@ def sign_reports(
                 "uptime_bps": each.uptime_bps,
                 "latency_ms": each.latency_ms,
                 "signature": signature.hex(),
+                "receipt_units": str(units),
+                "receipt": receipt.hex(),
             }
         )
     value = {"version": VERSION, "gateway": gateway, "epoch": epoch, "reports": entries}
@@ -167,10 +191,13 @@ def _read(entry: object, gateway: str, epoch: int, domain: Domain, signer: bytes
     )
     if not isinstance(provider, str) or not 1 <= len(provider.encode("utf-8", "surrogatepass")) <= 64:
         raise ProtocolViolation("a report names no provider")
-    if not isinstance(text, str):
+    units, receipt = entry.get("receipt_units"), entry.get("receipt")
+    if not isinstance(text, str) or not isinstance(receipt, str) or len(receipt) > 2 * SIGNATURE_BYTES:
         raise ProtocolViolation(f"the report of {provider!r:.80} has no signature")
+    if not isinstance(units, str) or not units.isascii() or not units.isdigit() or len(units) > MAX_DIGITS:
+        raise ProtocolViolation(f"the report of {provider!r:.80} names no units")
     try:
-        signature = bytes.fromhex(text)
+        signature, acknowledged = bytes.fromhex(text), bytes.fromhex(receipt)
         report = SlaReport(
             key_of(gateway),
             key_of(provider),
@@ -183,7 +210,7 @@ def _read(entry: object, gateway: str, epoch: int, domain: Domain, signer: bytes
         raise ProtocolViolation(f"the report of {provider!r:.80} does not read: {error}") from error
     if not is_signed_by(digest(domain, report), signature, signer):
         raise ProtocolViolation(f"the report of {provider!r:.80} is not signed by its gateway")
-    return SignedReport(provider, report, signature)
+    return SignedReport(provider, report, signature, int(units), acknowledged)
 
 
 def _integer(value: object, most: int) -> int:
@@ -210,16 +237,18 @@ def shows_miss(
     """The reports of a miss to enforce a commitment with, in the chain's order; none unless they decide it.
 
     They must be more than half of `served`, which are all gateways that the provider worked for, both by stake and by
-    units, and `served` a quorum.
+    units that it has acknowledged, and `served` a quorum.
     """
     weights = {each.gateway: each for each in served}
     missed = {
         each.report.gateway: each
         for each in reports
-        if each.report.gateway in weights and is_miss(each.report, uptime_bps=uptime_bps, latency_ms=latency_ms)
+        if each.receipt_units
+        and each.report.gateway in weights
+        and is_miss(each.report, uptime_bps=uptime_bps, latency_ms=latency_ms)
     }
     stake = sum(weights[key].stake for key in missed)
-    units = sum(weights[key].units for key in missed)
+    units = sum(min(weights[key].units, report.receipt_units) for key, report in missed.items())
     decided = 2 * stake > sum(each.stake for each in served) and 2 * units > sum(each.units for each in served)
     return [missed[key] for key in sorted(missed)] if decided and len(served) >= quorum else []
 
