@@ -277,7 +277,7 @@ def show(chain: DemoChain, settled: Settlement, family: Sequence[Child], spans: 
     sums = Table(title="where the money went (FUNC)", title_justify="left", show_header=False)
     people = sum(share.received for share in settled.shares)
     sums.add_row("charged to the developer", format_func(settled.charged))
-    sums.add_row("minted (never more than is burned)", format_func(settled.emission))
+    sums.add_row("minted (at most half of what is burned)", format_func(settled.emission))
     sums.add_section()
     sums.add_row("paid to these people", format_func(people))
     sums.add_row("burned", format_func(settled.burned))
