@@ -109,7 +109,9 @@ class BareEvm:
     ) -> bytes:
         state = self._state
         # One context for all blocks: only these two differ between them.
-        vars(state.execution_context).update(_block_number=block, _prev_hashes=map(block_hash, range(block - 1, -1, -1)))
+        vars(state.execution_context).update(
+            _block_number=block, _prev_hashes=map(block_hash, range(block - 1, -1, -1))
+        )
         message = Message(
             gas=GAS,
             to=EthAddress(to),
