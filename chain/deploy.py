@@ -20,8 +20,7 @@ from chain import abi, safe_json
 from chain.errors import ChainConfigError, InvalidArgument
 from chain.units import WEI_PER_FUNC
 
-FILE_VERSION = 2
-"""Of the contracts that it names: those of version 1 had other rules."""
+FILE_VERSION = 1
 MAX_FILE = 64 * 1024
 SUPPLY_CAP = 10**28
 ZERO_ADDRESS = "0x" + 40 * "0"
@@ -45,7 +44,10 @@ WIRED = tuple(name for name in CONTRACTS if name not in ("FuncToken", "EpochCont
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a deployment fixes. Amounts in wei, times in epochs, `epoch_length` in blocks, `timelock_delay` in s."""
+    """What a deployment fixes.
+
+    Amounts in wei, times in epochs, `epoch_length` in blocks, `timelock_delay` in seconds.
+    """
 
     epoch_length: int = 10
     min_epochs_locked: int = 3
@@ -139,7 +141,7 @@ class Deployment:
     def parse(cls, value: Any) -> Deployment:
         """Raises ValueError."""
         if not isinstance(value, dict) or value.get("version") != FILE_VERSION:
-            _bad(f"version {FILE_VERSION} is needed, the contracts of others have other rules")
+            _bad(f"version {FILE_VERSION} is needed")
         contracts = value.get("contracts")
         if not isinstance(contracts, dict) or not all(name in contracts for name in CONTRACTS):
             _bad("a contract is missing")
