@@ -229,6 +229,11 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
     }
 
     /// @inheritdoc ISettlementCore
+    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(RECEIPT_TYPEHASH, receipt)));
+    }
+
+    /// @inheritdoc ISettlementCore
     function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32) {
         return _commitmentDigest(commitment);
     }
