@@ -7,7 +7,7 @@ from random import Random
 
 from chain.merkle import ContributionTree, Leaf
 from chain.primitives import Bytes32, key_of
-from chain.vouchers import SlaReport
+from chain.vouchers import ContributionReceipt, SlaReport
 from tests.chain.machine_accounts import fresh
 from tests.chain.machine_base import ACTORS, GATEWAYS, OWNER, PROVIDERS, action, mostly, pick
 from tests.chain.machine_challenges import Challenges
@@ -53,7 +53,16 @@ class Conduct(Challenges):
         domain, signer_at = self.ledger.slashing.domain, self.ledger.gateways.signer_at
         signatures = [self.bent(rng, self.signed(domain, r, signer_at(r.gateway, r.epoch))) for r in reports]
         signatures = signatures if mostly(rng, 20) else signatures[1:]
-        self.do("slashing", "enforce_sla", pick(rng, ACTORS), provider, epoch, served, reports, signatures)
+        units = [pick(rng, [1, 20, 300, 300, 2**200]) if mostly(rng, 20) else 0 for _ in reports]
+        key, model_id = key_of(provider), self.model_of(provider)
+        receipts = [
+            ContributionReceipt(report.gateway, key, model_id, epoch, own)
+            for report, own in zip(reports, units, strict=True)
+        ]
+        domain, worker = self.ledger.settlement.domain, self.ledger.providers.signer_at(key, epoch)
+        signed = [self.bent(rng, self.signed(domain, receipt, worker)) for receipt in receipts]
+        arguments = (provider, epoch, served, reports, signatures, units, signed if mostly(rng, 20) else signed[1:])
+        self.do("slashing", "enforce_sla", pick(rng, ACTORS), *arguments)
 
     @action()
     def set_quorum(self, rng: Random) -> None:
