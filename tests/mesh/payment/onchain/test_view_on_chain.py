@@ -81,8 +81,9 @@ async def test_the_view_follows_the_chain(chain: ChainProcess) -> None:
         await owner.core.action("GatewayStaking", "thawLine", "gate", "ann", 20 * FUNC)
         assert await view.guarantee("gate", "ann") == 40 * FUNC
 
-        epoch = view.epoch
         await creator.models.update_price(1, 3 * PRICE)
+        await view.start()
+        epoch = view.epoch
         assert await view.tariff(1, epoch) == await view.tariff(1, epoch + 1) == ModelPrice(PRICE, 4)
         with pytest.raises(NotAccepted, match="not fixed"):
             await view.tariff(1, epoch + 2)
