@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from chain.client.checks import check_id
 from chain.client.staking import StakingClient
-from chain.errors import ContractError
+from chain.errors import ContractError, InvalidArgument
 from chain.leaves import CheckpointLeaves
 from chain.primitives import FUNC, checksummed, key_of
 from chain.vouchers import PaymentVoucher
@@ -219,7 +220,7 @@ class GatewayLook:
 
     async def _lines(self, clock: Clock) -> list[LineView]:
         """Our lines for providers that we owe, route to, or once gave one."""
-        routed = set(self._routes()) if self._routes is not None else set()
+        routed = {each for each in self._routes() if _is_id(each)} if self._routes is not None else set()
         fees = await self._fees(clock)
         ours = self._store.lines(self.gateway)
         short = self._journal.notices(self.gateway)
@@ -254,6 +255,8 @@ class GatewayLook:
         sums: dict[str, dict[int, int]] = {}
         signed = self._journal.signed(self.gateway, max(1, clock.now - LINE_EPOCHS + 1))
         for pair, units_of in signed.items():
+            if not _is_id(pair.provider):
+                continue
             for epoch, units in units_of.items():
                 try:
                     tariff = await self._tariffs.at(pair.model_id, epoch)
@@ -278,6 +281,14 @@ class GatewayLook:
         return [
             (low, high, await self._client.gateways.view_rewards(self.gateway, low, high)) for low, high in ranges[::-1]
         ]
+
+
+def _is_id(provider: str) -> bool:
+    try:
+        check_id(provider)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
