@@ -11,8 +11,7 @@ from mesh.payment.credit.cover import Cover, Promise
 from mesh.payment.credit.dunning import Debt, Dunning
 from mesh.payment.credit.line import CreditLine
 from mesh.payment.credit.store import Slot
-from mesh.payment.credit.terms import Tariff
-from mesh.payment.credit.units import W_GENERATED, SessionMeter
+from mesh.payment.credit.units import W_GENERATED, ModelPrice, SessionMeter
 from mesh.wire.messages import Message
 from mesh.wire.paying import Receipt
 
@@ -37,7 +36,7 @@ class Customer:
     """Wei that its vouchers are worth that are not safe yet."""
     cover: Cover = field(default_factory=Cover)
     promises: dict[int, Promise] = field(default_factory=dict)
-    tariffs: dict[int, Tariff] = field(default_factory=dict)
+    tariffs: dict[int, ModelPrice] = field(default_factory=dict)
     dunning: Dunning = field(default_factory=Dunning)
     receipted_at: float = 0.0
     replayed: int = 0

@@ -194,6 +194,14 @@ async def test_a_provider_staked_for_another_model_is_not_routed_to(swarm: Memor
         await swarm.generate(ask((1, 2, 3)))
 
 
+async def test_a_provider_that_serves_a_model_under_another_name_is_not_routed_to(swarm: MemorySwarm) -> None:
+    chain = money_of(swarm).chain
+    chain.providers["provider-1"] = replace(chain.providers["provider-1"], name="org/llama")
+
+    with pytest.raises((NoRoute, UnknownModel)):
+        await swarm.generate(ask((1, 2, 3)))
+
+
 async def test_a_gateway_that_stops_signing_is_paused_and_then_dropped_with_a_reason(folder: Path) -> None:
     async with memory_swarm(folder, THREE, backend=HASTY, money=Money(terms=CreditTerms(64, 0.3, 0.02))) as swarm:
         await swarm.generate(ask((1, 2, 3), 4))

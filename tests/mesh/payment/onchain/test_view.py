@@ -15,7 +15,8 @@ from chain.errors import NodeUnreachable
 from chain.wallet import Account
 from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.terms import NotAccepted, Tariff
+from mesh.payment.credit.terms import NotAccepted
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.onchain import view as view_module
 from mesh.payment.onchain.view import StakingView
 
@@ -138,7 +139,7 @@ async def test_a_tariff_is_asked_for_once_and_not_before_it_is_fixed(now: list[f
     chain = FakeChain({"priceAt": lambda model, epoch: 100 * epoch, "model": SimpleNamespace(blocks=4)})
     view = await view_of(chain)
     for _ in range(3):
-        assert await view.tariff(1, 8) == Tariff(800, 4)
+        assert await view.tariff(1, 8) == ModelPrice(800, 4)
         now[0] += 1000.0
     assert chain.asked.count("priceAt") == 1
     with pytest.raises(NotAccepted, match="not fixed"):

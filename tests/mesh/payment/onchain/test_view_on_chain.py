@@ -13,7 +13,8 @@ from chain.devnet.accounts import faucet
 from chain.primitives import FUNC, checksummed
 from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding, Role
-from mesh.payment.credit.terms import NotAccepted, Tariff
+from mesh.payment.credit.terms import NotAccepted, ProviderFacts
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.onchain.view import StakingView
 from tests.chain.shells.world import ChainProcess, Net, start_chain
 
@@ -70,7 +71,7 @@ async def test_the_view_follows_the_chain(chain: ChainProcess) -> None:
         await owner.gateways.register_and_stake("gate", '{"url": "https://gate.example"}', 200 * FUNC)
         assert (await view.check_gateway(gate)).signer == faucet(GATEWAY_OWNER).address
         facts = await view.check_provider(ann)
-        assert (facts.signer, facts.model_id, facts.manifest) == (faucet(PROVIDER_OWNER).address, 1, DIGEST)
+        assert facts == ProviderFacts(faucet(PROVIDER_OWNER).address, 1, DIGEST, "m")
         with pytest.raises(NotAccepted, match="does not sign"):
             await view.check_gateway(binding(chain, "gateway", "gate", CREATOR))
 
@@ -82,7 +83,7 @@ async def test_the_view_follows_the_chain(chain: ChainProcess) -> None:
 
         epoch = view.epoch
         await creator.models.update_price(1, 3 * PRICE)
-        assert await view.tariff(1, epoch) == await view.tariff(1, epoch + 1) == Tariff(PRICE, 4)
+        assert await view.tariff(1, epoch) == await view.tariff(1, epoch + 1) == ModelPrice(PRICE, 4)
         with pytest.raises(NotAccepted, match="not fixed"):
             await view.tariff(1, epoch + 2)
         following = asyncio.create_task(view.run())
@@ -94,7 +95,7 @@ async def test_the_view_follows_the_chain(chain: ChainProcess) -> None:
                     await asyncio.sleep(0.02)
         finally:
             following.cancel()
-        assert await view.tariff(1, view.epoch) == Tariff(3 * PRICE, 4)
+        assert await view.tariff(1, view.epoch) == ModelPrice(3 * PRICE, 4)
         assert await view.gateway_signer("gate", view.epoch) == faucet(GATEWAY_OWNER).address
 
         await owner.gateways.wind_down_gateways(["gate"])
