@@ -15,8 +15,8 @@ from mesh.payment.credit.store import PaymentJournal, Slot
 from mesh.payment.settlement.gateway_plan import GatewaySlot, GatewayView, OpenChallenge, Redeemable
 from mesh.payment.settlement.line_plan import LineView
 from mesh.payment.settlement.loop import Say
+from mesh.payment.settlement.prices import ModelPrices
 from mesh.payment.settlement.store import SettlementStore
-from mesh.payment.settlement.tariffs import Tariffs
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 
 LINE: Final = 10 * FUNC
@@ -64,7 +64,7 @@ class GatewayLook:
         self._source = source
         self._routes = routes
         self._say = say
-        self._tariffs = Tariffs(client)
+        self._prices = ModelPrices(client)
         self._sealed: dict[int, list[Slot]] = {}
         self._paid: dict[bytes, int] = {}
         self._challenges: dict[tuple[bytes, int], dict[int, int]] = {}
@@ -121,7 +121,7 @@ class GatewayLook:
         found = []
         for (model_id, epoch), slots in sorted(by_slot.items()):
             try:
-                tariff = await self._tariffs.at(model_id, epoch)
+                price = await self._prices.at(model_id, epoch)
                 posted = await self._client.core.view("Settlement", "checkpoint", self._key, model_id, epoch)
             except ContractError as error:
                 self._say("trouble", f"slot/{model_id}/{epoch}", f"model {model_id} cannot be settled: {error}")
@@ -130,7 +130,7 @@ class GatewayLook:
             status = Status(posted.status)
             if status is Status.POSTED:
                 self._note_posted(model_id, epoch, posted.root)
-            found.append(GatewaySlot(model_id, epoch, leaves, tariff, status))
+            found.append(GatewaySlot(model_id, epoch, leaves, price, status))
         return found
 
     def _note_posted(self, model_id: int, epoch: int, root: bytes) -> None:
@@ -259,11 +259,11 @@ class GatewayLook:
                 continue
             for epoch, units in units_of.items():
                 try:
-                    tariff = await self._tariffs.at(pair.model_id, epoch)
+                    price = await self._prices.at(pair.model_id, epoch)
                 except ContractError:
                     continue  # it is told of when it is to be posted
                 by_epoch = sums.setdefault(pair.provider, {})
-                by_epoch[epoch] = by_epoch.get(epoch, 0) + tariff.fee(units)
+                by_epoch[epoch] = by_epoch.get(epoch, 0) + price.fee(units)
         return sums
 
     # --- shares ---
