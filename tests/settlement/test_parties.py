@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from chain.client.actions import Spend
 from chain.devnet.accounts import faucet
+from chain.leaves import CheckpointLeaves
 from chain.primitives import BPS, FUNC
 from mesh.payment.settlement.creator import CreatorSettlement
-from tests.settlement.town import GATEWAY, MODEL, OTHER_GATEWAY, ROYALTY_BPS, Town
+from tests.settlement.town import GATEWAY, GATEWAY_STAKE, MODEL, OTHER_GATEWAY, OWNERS, ROYALTY_BPS, Town
 
 
 async def test_a_gateway_that_was_away_says_what_it_missed_and_posts_nothing_late(town: Town) -> None:
@@ -147,3 +149,35 @@ async def test_a_provider_that_has_left_still_gets_what_it_earned(town: Town) ->
     before = town.of("ann", await town.balances())
     assert await ann.round() == 2
     assert town.of("ann", await town.balances()) > before
+
+
+async def test_a_gateway_with_a_name_that_we_would_not_register_pays_like_any_other(town: Town) -> None:
+    odd = "odd\u200b\x1b[31m"
+    spend = Spend(town.deployment.address("GatewayRegistry"), GATEWAY_STAKE)
+    epoch, d = await town.epoch(), await town.delay()
+    async with town.net.client(8) as cheat:
+        await cheat.core.action("GatewayRegistry", "registerAndStake", odd, "{}", GATEWAY_STAKE, spend=spend)
+        OWNERS[odd] = 8
+        town.work("ann", epoch, 40_000, gateway=odd)
+        town.work("ann", epoch + 1, 40_000, gateway=odd)
+        del OWNERS[odd]
+        leaves = CheckpointLeaves(odd, MODEL, epoch, {"ann": 30_000})
+        tree = leaves.tree()
+        await town.enter(epoch + 1)
+        fees = await town.fee(epoch, 30_000)
+        await cheat.settlement.post_checkpoint(MODEL, epoch, tree.root, 30_000, fees, leaves.data_hash())
+    town.store(odd).publish(odd, MODEL, epoch, tree.root, leaves.text().encode())
+    town.store(odd).mark_posted(odd, MODEL, epoch, tree.root)
+    ann = await town.provider("ann")
+    assert await ann.round() == 2  # what the leaf lacks
+    await town.enter(epoch + d)
+    assert await ann.round() == 4  # proved and claimed; the next epoch was not posted: shown, and withdrawn
+    assert not town.exposure("ann") and not town.told.texts("refused")
+
+
+async def test_providers_with_odd_names_do_not_keep_a_gateway_from_its_other_lines(town: Town) -> None:
+    names = ["", "x" * 65, "odd\u200b", "\ud800", "bob", "nobody-registered-this"]
+    gateway = await town.gateway(OTHER_GATEWAY, routes=lambda: names, line=150 * FUNC)
+    assert await gateway.round() == 1
+    assert await town.reader.gateways.guaranteed(OTHER_GATEWAY, "bob") == 150 * FUNC
+    assert await gateway.round() == 0

@@ -110,10 +110,7 @@ class GatewaySettlement(SettlementLoop):
             floor=self._floor,
             line=self._line,
         )
-        sent = 0
-        for step in plan_gateway(view):
-            sent += await self._carry_out(step, clock)
-        return sent
+        return await self._carry_out_all(plan_gateway(view), lambda step: self._carry_out(step, clock))
 
     def _sign_reports(self, clock: Clock) -> None:
         epoch = clock.now - 1
@@ -149,11 +146,11 @@ class GatewaySettlement(SettlementLoop):
                 return await self._fund(step, clock)
             case ThawLine(provider, amount):
                 event = self._event("thaw_line", f"line for {provider}: {format_func(amount)} FUNC", provider=provider)
-                action = self._client.core.action("GatewayStaking", "thawLine", self.gateway, provider, amount)
+                action = self._client.gateways.thaw_line(self.gateway, provider, amount)
                 return await self._do(f"thaw-line/{provider}/{amount}/{clock.now}", action, event)
             case ReleaseLine(provider, thaw_end):
                 event = self._event("release_line", f"what has thawed of the line for {provider}", provider=provider)
-                action = self._client.core.action("GatewayStaking", "releaseLine", self.gateway, provider)
+                action = self._client.gateways.release_line(self.gateway, provider)
                 return await self._do(f"release-line/{provider}/{thaw_end}", action, event)
             case EndChallenge(challenge_id):
                 event = self._event("resolve", f"challenge {challenge_id} was not answered")
@@ -262,12 +259,11 @@ class GatewaySettlement(SettlementLoop):
         return done
 
     async def _fund_some(self, name: str, step: FundLines) -> int:
-        providers, amounts = [provider for provider, _ in step.items], [amount for _, amount in step.items]
-        text = f"lines of {len(providers)} providers: {format_func(sum(amounts))} FUNC more"
-        event = self._event("fund_lines", text, amount=sum(amounts))
-        action = self._client.core.action("GatewayStaking", "fundLines", self.gateway, providers, amounts)
-        done = await self._do(name, action, event)
-        for provider in providers if done else ():
+        amounts = dict(step.items)
+        text = f"lines of {len(amounts)} providers: {format_func(sum(amounts.values()))} FUNC more"
+        event = self._event("fund_lines", text, amount=sum(amounts.values()))
+        done = await self._do(name, self._client.gateways.fund_lines(self.gateway, amounts), event)
+        for provider in amounts if done else ():
             self._journal.forget_notice(self.gateway, provider)
         return done
 

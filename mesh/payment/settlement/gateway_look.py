@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from chain.client.checks import check_id
 from chain.client.staking import StakingClient
-from chain.errors import ContractError
+from chain.errors import ContractError, InvalidArgument
 from chain.leaves import CheckpointLeaves
 from chain.primitives import FUNC, checksummed, key_of
 from chain.vouchers import PaymentVoucher
@@ -14,8 +15,8 @@ from mesh.payment.credit.store import PaymentJournal, Slot
 from mesh.payment.settlement.gateway_plan import GatewaySlot, GatewayView, OpenChallenge, Redeemable
 from mesh.payment.settlement.line_plan import LineView
 from mesh.payment.settlement.loop import Say
+from mesh.payment.settlement.prices import ModelPrices
 from mesh.payment.settlement.store import SettlementStore
-from mesh.payment.settlement.tariffs import Tariffs
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 
 LINE: Final = 10 * FUNC
@@ -63,7 +64,7 @@ class GatewayLook:
         self._source = source
         self._routes = routes
         self._say = say
-        self._tariffs = Tariffs(client)
+        self._prices = ModelPrices(client)
         self._sealed: dict[int, list[Slot]] = {}
         self._paid: dict[bytes, int] = {}
         self._challenges: dict[tuple[bytes, int], dict[int, int]] = {}
@@ -120,7 +121,7 @@ class GatewayLook:
         found = []
         for (model_id, epoch), slots in sorted(by_slot.items()):
             try:
-                tariff = await self._tariffs.at(model_id, epoch)
+                price = await self._prices.at(model_id, epoch)
                 posted = await self._client.core.view("Settlement", "checkpoint", self._key, model_id, epoch)
             except ContractError as error:
                 self._say("trouble", f"slot/{model_id}/{epoch}", f"model {model_id} cannot be settled: {error}")
@@ -129,7 +130,7 @@ class GatewayLook:
             status = Status(posted.status)
             if status is Status.POSTED:
                 self._note_posted(model_id, epoch, posted.root)
-            found.append(GatewaySlot(model_id, epoch, leaves, tariff, status))
+            found.append(GatewaySlot(model_id, epoch, leaves, price, status))
         return found
 
     def _note_posted(self, model_id: int, epoch: int, root: bytes) -> None:
@@ -219,7 +220,7 @@ class GatewayLook:
 
     async def _lines(self, clock: Clock) -> list[LineView]:
         """Our lines for providers that we owe, route to, or once gave one."""
-        routed = set(self._routes()) if self._routes is not None else set()
+        routed = {each for each in self._routes() if _is_id(each)} if self._routes is not None else set()
         fees = await self._fees(clock)
         ours = self._store.lines(self.gateway)
         short = self._journal.notices(self.gateway)
@@ -254,13 +255,15 @@ class GatewayLook:
         sums: dict[str, dict[int, int]] = {}
         signed = self._journal.signed(self.gateway, max(1, clock.now - LINE_EPOCHS + 1))
         for pair, units_of in signed.items():
+            if not _is_id(pair.provider):
+                continue
             for epoch, units in units_of.items():
                 try:
-                    tariff = await self._tariffs.at(pair.model_id, epoch)
+                    price = await self._prices.at(pair.model_id, epoch)
                 except ContractError:
                     continue  # it is told of when it is to be posted
                 by_epoch = sums.setdefault(pair.provider, {})
-                by_epoch[epoch] = by_epoch.get(epoch, 0) + tariff.fee(units)
+                by_epoch[epoch] = by_epoch.get(epoch, 0) + price.fee(units)
         return sums
 
     # --- shares ---
@@ -278,6 +281,14 @@ class GatewayLook:
         return [
             (low, high, await self._client.gateways.view_rewards(self.gateway, low, high)) for low, high in ranges[::-1]
         ]
+
+
+def _is_id(provider: str) -> bool:
+    try:
+        check_id(provider)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.settlement.line_plan import LineStep, LineView, plan_lines
 from mesh.payment.settlement.windows import Clock, Status
 
@@ -91,7 +91,7 @@ class GatewaySlot:
     model_id: int
     epoch: int
     leaves: tuple[tuple[str, int], ...]
-    tariff: Tariff
+    price: ModelPrice
     status: Status
 
     @property
@@ -101,7 +101,7 @@ class GatewaySlot:
     @property
     def fees(self) -> int:
         """Wei that all leaves cost."""
-        return self.tariff.fee(self.units)
+        return self.price.fee(self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +188,10 @@ def plan_gateway(view: GatewayView) -> list[GatewayStep]:
             continue  # the credit may suffice in a moment
         else:
             steps.append(Uncovered(slot.model_id, slot.epoch, slot.fees, cover))
-            part = fit(slot.leaves, slot.tariff, cover)
+            part = fit(slot.leaves, slot.price, cover)
             if part and clock.blocks_left <= view.margin:
                 steps.append(PostCheckpoint(slot.model_id, slot.epoch, part, whole=False))
-                cover -= slot.tariff.fee(sum(units for _, units in part))
+                cover -= slot.price.fee(sum(units for _, units in part))
     # What checkpoints of this epoch still need is not given to lines.
     steps += plan_lines(
         clock,
@@ -240,13 +240,13 @@ def _is_leaving(clock: Clock, each: Redeemable) -> bool:
     return 0 < each.thaw_end <= clock.upcoming + 1 and each.payable > each.staying
 
 
-def fit(leaves: Sequence[tuple[str, int]], tariff: Tariff, cover: int) -> tuple[tuple[str, int], ...]:
+def fit(leaves: Sequence[tuple[str, int]], price: ModelPrice, cover: int) -> tuple[tuple[str, int], ...]:
     """The leaves cut down alike until `cover` wei pay for them; nothing when it pays for no unit.
 
     Short leaves are an omission, and providers will be compensated from their lines; but what is posted is paid in the
     ordinary way and without a penalty, so a part is better for everybody than nothing.
     """
     total = sum(units for _, units in leaves)
-    affordable = tariff.units(cover, total)
+    affordable = price.units(cover, total)
     cut = ((provider, units * affordable // total) for provider, units in leaves)
     return tuple((provider, units) for provider, units in cut if units)

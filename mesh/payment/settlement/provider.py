@@ -103,11 +103,10 @@ class ProviderSettlement(SettlementLoop):
             self._epoch = clock.now
             view = await self._look.view(clock, self._block, claims=self._claims, floor=self._floor)
             self._news = False
-            now = 0
             steps = plan_provider(view)
-            for step in steps:
-                if not isinstance(step, FetchLeaves):
-                    now += await self._carry_out(step)
+            now = await self._carry_out_all(
+                (step for step in steps if not isinstance(step, FetchLeaves)), self._carry_out
+            )
             await self._fetch_all([step.slot for step in steps if isinstance(step, FetchLeaves)])
             sent += now
             if not now and not self._news:
@@ -143,6 +142,7 @@ class ProviderSettlement(SettlementLoop):
     async def _dispute_or_prove(
         self, step: ChallengeOmission | OpenOmissionChallenge | ResolveChallenge | CollectDebt | Prove
     ) -> int:
+        # Gateways' ids are whatever they registered: our own checks of ids must not cost us our pay.
         slot = step.slot
         settlement = self._client.settlement
         leaf = self._store.leaf(slot)
@@ -171,8 +171,14 @@ class ProviderSettlement(SettlementLoop):
                 if leaf is None:
                     return 0
                 await self._client.core.pool(slot.model_id)  # whose events the result will hold
-                action = settlement.prove_contribution_for(
-                    slot.gateway, slot.provider, slot.epoch, leaf.units, leaf.proof
+                action = self._client.core.action(
+                    "Settlement",
+                    "proveContributionFor",
+                    slot.gateway,
+                    slot.provider,
+                    slot.epoch,
+                    leaf.units,
+                    list(leaf.proof),
                 )
                 what, text = "prove", f"{units} units at {slot.gateway}"
                 path += f"/{units}"
@@ -216,7 +222,9 @@ class ProviderSettlement(SettlementLoop):
         if found in asked and now - asked[found] < ASK_AGAIN_SECONDS:
             return
         self._news = True
-        posted = await self._client.settlement.checkpoint(found.gateway, found.model_id, found.epoch)
+        posted = await self._client.core.view(
+            "Settlement", "checkpoint", key_of(found.gateway), found.model_id, found.epoch
+        )
         data_hash = await self._data_hash(found)
         try:
             checked = await self._fetch(self._look.slots[found], posted.root, data_hash)

@@ -13,10 +13,10 @@ from chain.primitives import key_of
 from mesh.payment.credit.line import Pair
 from mesh.payment.credit.store import PaymentJournal, Slot
 from mesh.payment.settlement.loop import Say
+from mesh.payment.settlement.prices import ModelPrices
 from mesh.payment.settlement.provider_plan import Challenge, ProviderSlot, ProviderView, SlotId, is_settled
 from mesh.payment.settlement.shown_leaves import find_shown
 from mesh.payment.settlement.store import KEPT_EPOCHS, SettlementStore
-from mesh.payment.settlement.tariffs import Tariffs
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 
 REORG_BLOCKS: Final = 12
@@ -40,7 +40,7 @@ class ProviderLook:
         self._journal = journal
         self._store = store
         self._say = say
-        self._tariffs = Tariffs(client)
+        self._prices = ModelPrices(client)
         self._owned: set[str] = set()
         self._challenges: dict[tuple[bytes, bytes, int], dict[int, int]] = {}
         """Units by challenge, by keys of gateway and provider, and epoch."""
@@ -122,7 +122,7 @@ class ProviderLook:
             found,
             slot.voucher_units,
             status,
-            await self._tariffs.at(found.model_id, found.epoch),
+            await self._prices.at(found.model_id, found.epoch),
             leaf=leaf,
             asked=found in self.asked,
             shown=units["shownUnits"],

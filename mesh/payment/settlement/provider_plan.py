@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.settlement.windows import Clock, Status
 
 BPS: Final = 10_000
@@ -142,7 +142,7 @@ class ProviderSlot:
     units: int
     """Of our highest voucher; 0 where only a leaf is left of it."""
     status: Status
-    tariff: Tariff
+    price: ModelPrice
     leaf: int | None = None
     """Our largest leaf in the posted tree with a proof at hand; 0: the tree has none; None: not known."""
     asked: bool = False
@@ -236,7 +236,7 @@ def _disputes(view: ProviderView, slot: ProviderSlot) -> list[ProviderStep]:
             and _opening_pays(view, slot)
         ):
             steps.append(OpenOmissionChallenge(slot.id))
-    affordable = slot.tariff.units(slot.cover, slot.debt)
+    affordable = slot.price.units(slot.cover, slot.debt)
     if affordable and _pays(view, slot, affordable):
         steps.append(CollectDebt(slot.id, slot.debt))
     return steps
@@ -281,12 +281,12 @@ def _awaited(view: ProviderView, slot: ProviderSlot) -> list[Challenge]:
 
 
 def _pays(view: ProviderView, slot: ProviderSlot, units: int) -> bool:
-    fee = slot.tariff.fee(max(0, units))
+    fee = slot.price.fee(max(0, units))
     return fee > 0 and fee >= view.floor
 
 
 def _opening_pays(view: ProviderView, slot: ProviderSlot) -> bool:
-    fee = slot.tariff.fee(slot.hidden)
+    fee = slot.price.fee(slot.hidden)
     return fee > max(1, fee * view.bond_bps // BPS) + view.floor
 
 

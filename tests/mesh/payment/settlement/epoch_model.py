@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.settlement.gateway_plan import (
     AnswerChallenge,
     ClaimShare,
@@ -39,7 +39,7 @@ from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 LENGTH = 4
 """Blocks in an epoch of the model."""
 UNITS = 100
-ONE = Tariff(1, 1)
+ONE = ModelPrice(1, 1)
 """One wei a unit."""
 
 

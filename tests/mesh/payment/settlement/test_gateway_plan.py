@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.settlement.gateway_plan import (
     AnswerChallenge,
     ClaimShare,
@@ -28,7 +28,7 @@ from mesh.payment.settlement.line_plan import FundLines, LineView
 from mesh.payment.settlement.windows import Clock, Status
 
 NOW = 20
-ONE = Tariff(1, 1)
+ONE = ModelPrice(1, 1)
 CLOCKS = [Clock(NOW, NOW + seam, delay, 9) for delay in (4, 5) for seam in (0, 1)]
 PAYER = bytes(20)
 
@@ -145,15 +145,15 @@ leaves_strategy = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.int
 
 @given(leaves_strategy.filter(bool), st.integers(0, 10**6), st.integers(1, 100), st.integers(0, 10**15))
 def test_leaves_cut_down_to_a_cover_are_paid_by_it_and_each_keeps_its_part(
-    leaves: tuple[tuple[str, int], ...], price: int, blocks: int, cover: int
+    leaves: tuple[tuple[str, int], ...], wei: int, blocks: int, cover: int
 ) -> None:
-    tariff = Tariff(price, blocks)
-    cut = dict(fit(leaves, tariff, cover))
+    price = ModelPrice(wei, blocks)
+    cut = dict(fit(leaves, price, cover))
     total = sum(units for _, units in leaves)
     kept = sum(cut.values())
-    assert tariff.fee(kept) <= cover or not cut
+    assert price.fee(kept) <= cover or not cut
     for provider, units in leaves:
         assert cut.get(provider, 0) <= units
         assert abs(cut.get(provider, 0) * total - units * kept) <= total * (len(leaves) + 1)
-    if tariff.fee(total) <= cover:
+    if price.fee(total) <= cover:
         assert cut == dict(leaves)

@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.settlement.provider_plan import (
     GIVE_UP_EPOCHS,
     Challenge,
@@ -32,7 +32,7 @@ from mesh.payment.settlement.windows import Clock, Status
 
 NOW = 1000
 UNITS = 100
-ONE = Tariff(1, 1)
+ONE = ModelPrice(1, 1)
 CLOCKS = [Clock(NOW, NOW + seam, delay, 9) for delay in (4, 5) for seam in (0, 1)]
 AGO = (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, GIVE_UP_EPOCHS, GIVE_UP_EPOCHS + 1)
 
@@ -45,7 +45,7 @@ slots = st.builds(
     st.sampled_from(AGO).map(lambda ago: SlotId("g", "p", 1, NOW - ago)),
     st.sampled_from([0, UNITS]),
     st.sampled_from(Status),
-    st.sampled_from([ONE, Tariff(0, 1)]),
+    st.sampled_from([ONE, ModelPrice(0, 1)]),
     leaf=st.none() | units,
     asked=st.booleans(),
     shown=units,
@@ -73,20 +73,20 @@ def test_every_step_is_inside_its_window_and_worth_it(clock: Clock, slot: Provid
                 assert clock.upcoming <= epoch + clock.delay
                 assert (leaf == slot.leaf and leaf) if posted else (leaf == 0 and clock.now >= epoch + 2)
                 missing = slot.units - leaf - slot.compensated
-                assert missing > slot.debt and missing >= floor and slot.tariff.price
+                assert missing > slot.debt and missing >= floor and slot.price.price
             case OpenOmissionChallenge():
                 assert posted and not slot.leaf and clock.upcoming <= epoch + clock.delay - 1
                 hidden = slot.units - slot.shown - slot.compensated
                 assert slot.units > slot.challenged and hidden > slot.debt
-                assert slot.tariff.fee(hidden) > floor + 1  # its bond of a tenth comes on top
+                assert slot.price.fee(hidden) > floor + 1  # its bond of a tenth comes on top
                 assert slot.leaf == 0 or (slot.asked and clock.now >= epoch + 2)
             case ResolveChallenge(_, number):
                 (found,) = (each for each in slot.challenges if each.challenge_id == number)
                 assert clock.now > found.answer_by
                 brings = found.units - slot.shown - slot.compensated
-                assert found.ours or (slot.tariff.price and brings >= max(1, floor))
+                assert found.ours or (slot.price.price and brings >= max(1, floor))
             case CollectDebt(_, owed):
-                assert slot.tariff.price and owed == slot.debt and min(owed, slot.cover) >= max(1, floor)
+                assert slot.price.price and owed == slot.debt and min(owed, slot.cover) >= max(1, floor)
                 assert ChallengeOmission not in kinds  # which pays for the debt as well
             case FetchLeaves():
                 assert posted and slot.leaf is None
@@ -136,7 +136,7 @@ def test_a_gateway_in_our_debt_gets_no_more_credit_until_it_has_paid(slot: Provi
 
 def test_no_challenge_is_opened_for_less_than_its_bond_and_the_floor() -> None:
     for price, floor, bond_bps in product((1, 2, 10, 11, 100), (0, 5, 50, 500), (100, 1000, 5000)):
-        slot = ProviderSlot(SlotId("g", "p", 1, NOW - 2), 10, Status.POSTED, Tariff(price, 1), leaf=0, asked=True)
+        slot = ProviderSlot(SlotId("g", "p", 1, NOW - 2), 10, Status.POSTED, ModelPrice(price, 1), leaf=0, asked=True)
         view = ProviderView(CLOCKS[0], (slot,), floor=floor, bond_bps=bond_bps)
         fee = 10 * price
         worth = fee > fee * bond_bps // 10_000 + floor

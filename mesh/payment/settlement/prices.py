@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from chain.client.staking import StakingClient
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 
 MOST_KEPT: Final = 4096
 
 
-class Tariffs:
+class ModelPrices:
     """For epochs up to the current one."""
 
     def __init__(self, client: StakingClient) -> None:
         self._client = client
-        self._known: dict[tuple[int, int], Tariff] = {}
+        self._known: dict[tuple[int, int], ModelPrice] = {}
 
-    async def at(self, model_id: int, epoch: int) -> Tariff:
+    async def at(self, model_id: int, epoch: int) -> ModelPrice:
         """What work on a model costs in an epoch. Raises `UnknownModel`."""
         known = self._known.get((model_id, epoch))
         if known is None:
@@ -26,5 +26,5 @@ class Tariffs:
             )
             if len(self._known) >= MOST_KEPT:
                 self._known.clear()
-            known = self._known[model_id, epoch] = Tariff(price, model.blocks)
+            known = self._known[model_id, epoch] = ModelPrice(price, model.blocks)
         return known
