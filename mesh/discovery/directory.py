@@ -40,7 +40,7 @@ Clock = Callable[[], float]
 
 LIFETIME = 30.0
 """Seconds that an announcement lives; announce again every third of it."""
-MAX_PROVIDERS: Final = 512
+MAX_PROVIDERS: Final = 1024
 """Records that one look at a model returns at most (see `RecordBook.some`)."""
 MAX_PEERS_ASKED: Final = 256
 """Peers whose own records one call of `records_of_peers` looks for."""
