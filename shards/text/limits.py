@@ -28,7 +28,7 @@ _MIB = 1 << 20
 def loading(size: int) -> Limits:
     """For files of so many bytes. A tokenizer of 28 MiB and 262,144 tokens took 1 to 2 s and 380 MiB."""
     answer = MAX_VOCABULARY_BYTES + 5 * MAX_VOCABULARY + _MIB
-    return Limits(2 + size / (4 * _MIB), 192 * _MIB + 24 * size, answer)
+    return Limits(4 + size / (2 * _MIB), 192 * _MIB + 24 * size, answer)
 
 
 def most_tokens(size: int) -> int:

@@ -93,6 +93,7 @@ def _evil_tokenizer(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_strangers_announce_stops_neither_the_gateway_nor_another_model(world: World, tmp_path: Path) -> None:
     first = world.join("tiny-python", "--blocks", "0:8")
