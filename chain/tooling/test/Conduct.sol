@@ -34,7 +34,8 @@ abstract contract Conduct is Books {
         bytes32[] memory served = servedBy(providerId(i), epoch);
         (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports(served, providerId(i), epoch, missed);
         uint256 before = stakeOfProvider(i);
-        try slashing.enforceSla(providerId(i), epoch, served, r, s) {
+        (uint256[] memory units, bytes[] memory receipts) = receiptsOf(served, i, epoch);
+        try slashing.enforceSla(providerId(i), epoch, served, r, s, units, receipts) {
             ++penalties;
             if (!missed) fail_("a promise that was kept was punished");
             if (slaPunished[i]) fail_("a commitment was punished twice");
@@ -87,6 +88,22 @@ abstract contract Conduct is Books {
             while (key(gatewayId(g)) != served[n]) ++g;
             r[n] = ISlashing.SlaReport(served[n], key(id), epoch, 5, missed ? 9000 : 10_000, 100);
             s[n] = signed(gatewayKey(g), slashing.hashReport(r[n]));
+        }
+    }
+
+    /// @dev What the provider signed to each of them: as much as was proven.
+    function receiptsOf(bytes32[] memory served, uint256 i, uint64 epoch)
+        internal
+        view
+        returns (uint256[] memory units, bytes[] memory signatures)
+    {
+        units = new uint256[](served.length);
+        signatures = new bytes[](served.length);
+        for (uint256 n = 0; n < served.length; ++n) {
+            bytes32 k = key(providerId(i));
+            units[n] = settlement.provenUnits(served[n], k, epoch);
+            ContributionVoucher memory receipt = ContributionVoucher(served[n], k, modelOf(i), epoch, units[n]);
+            signatures[n] = signed(providerKey(i), settlement.hashReceipt(receipt));
         }
     }
 

@@ -73,7 +73,11 @@ abstract contract Crew is Deployment {
     }
 
     function providerOwner(uint256 i) internal pure returns (address) {
-        return address(uint160(0x1000 + i));
+        return vm.addr(providerKey(i));
+    }
+
+    function providerKey(uint256 i) internal pure returns (uint256) {
+        return 0x1000 + i;
     }
 
     function providerId(uint256 i) internal pure returns (string memory) {

@@ -9,6 +9,7 @@ import {Deployment} from "./Deployment.sol";
 
 /// @title Ten thousand signatures that are almost right, at every door that takes one.
 contract SignaturesTest is Deployment {
+    uint256 internal constant ANN_KEY = 0xA44;
     uint256 internal constant MUTATIONS = 10_000;
     uint256 internal constant ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
     uint256 internal modelId;
@@ -17,13 +18,13 @@ contract SignaturesTest is Deployment {
     function setUp() public {
         deploy();
         modelId = newModel("llama");
-        newProvider(address(0xA), "ann", modelId);
+        newProvider(vm.addr(ANN_KEY), "ann", modelId);
         newGateway(gatewayOwner, "gate", 1000 ether);
         newGateway(vm.addr(0x77), "gate two", 1000 ether);
         newGateway(vm.addr(0x78), "served one", 1000 ether);
         newGateway(vm.addr(0x79), "served two", 1000 ether);
         fund("gate", 10 ether);
-        vm.prank(address(0xA));
+        vm.prank(vm.addr(ANN_KEY));
         slashing.commitSla("ann", 9900, 200, 500, 10);
         nextEpoch(2);
         epoch = epochs.currentEpoch() - 1;
@@ -120,12 +121,24 @@ contract SignaturesTest is Deployment {
         }
     }
 
+    function receipt(uint256 which) internal view returns (bytes memory) {
+        ContributionVoucher memory r = ContributionVoucher(servedBy()[which], key("ann"), modelId, epoch, 12);
+        return signed(ANN_KEY, settlement.hashReceipt(r));
+    }
+
     function reports(bytes memory second) internal view returns (bytes memory) {
+        return accusation(second, receipt(1));
+    }
+
+    function accusation(bytes memory second, bytes memory secondReceipt) internal view returns (bytes memory) {
         ISlashing.SlaReport[] memory r = new ISlashing.SlaReport[](2);
         bytes[] memory s = new bytes[](2);
         (r[0], r[1]) = (report(0), report(1));
         (s[0], s[1]) = (signed(reportKey(0), slashing.hashReport(r[0])), second);
-        return abi.encodeCall(slashing.enforceSla, ("ann", epoch, servedBy(), r, s));
+        uint256[] memory units = nums(12, 12);
+        bytes[] memory receipts = new bytes[](2);
+        (receipts[0], receipts[1]) = (receipt(0), secondReceipt);
+        return abi.encodeCall(slashing.enforceSla, ("ann", epoch, servedBy(), r, s, units, receipts));
     }
 
     function test_ten_thousand_mutated_payment_signatures_are_refused() public {
@@ -152,7 +165,7 @@ contract SignaturesTest is Deployment {
         yes(ok, "the signature itself is good");
     }
 
-    function test_mutated_report_signatures_are_refused() public {
+    function test_mutated_report_and_receipt_signatures_are_refused() public {
         slashing.setQuorum(2);
         serve();
         bytes memory good = signed(reportKey(1), slashing.hashReport(report(1)));
@@ -161,6 +174,12 @@ contract SignaturesTest is Deployment {
         }
         refused(address(slashing), reports(twin(good)));
         refused(address(slashing), reports(compact(good)));
+        bytes memory owed = receipt(1);
+        for (uint256 n = 0; n < 1000; ++n) {
+            refused(address(slashing), accusation(good, mutated(owed, n)));
+        }
+        refused(address(slashing), accusation(good, twin(owed)));
+        refused(address(slashing), accusation(good, compact(owed)));
         (bool ok,) = address(slashing).call(reports(good));
         yes(ok, "the signature itself is good");
     }

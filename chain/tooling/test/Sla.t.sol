@@ -12,7 +12,10 @@ contract SlaTest is Deployment {
     uint256 internal constant UNITS = 1_200_000_000; // 1.2 FUNC of fees
     uint256 internal modelId;
     ProviderStaking internal staking;
-    address internal ann = address(0xA);
+    uint256 internal constant ANN_KEY = 0xA44;
+    address internal ann = vm.addr(ANN_KEY);
+    /// @dev What ann acknowledges to each gateway: at first whatever was proven.
+    uint256 internal acknowledged = type(uint96).max;
     uint64 internal epoch;
     uint256[] internal keys;
     string[] internal ids;
@@ -85,16 +88,48 @@ contract SlaTest is Deployment {
         }
     }
 
+    /// @dev With a receipt for every report.
+    function accuse(bytes32[] memory served, ISlashing.SlaReport[] memory r, bytes[] memory s) internal {
+        (bool ok, bytes memory reason) = address(slashing).call(accusation(served, r, s));
+        if (!ok) {
+            assembly ("memory-safe") {
+                revert(add(reason, 32), mload(reason))
+            }
+        }
+    }
+
+    function accusation(bytes32[] memory served, ISlashing.SlaReport[] memory r, bytes[] memory s)
+        internal
+        view
+        returns (bytes memory)
+    {
+        uint256[] memory units = new uint256[](r.length);
+        bytes[] memory receipts = new bytes[](r.length);
+        for (uint256 i = 0; i < r.length; ++i) {
+            uint256 proven = settlement.provenUnits(r[i].gateway, key("ann"), epoch);
+            units[i] = acknowledged < proven ? acknowledged : proven;
+            ContributionVoucher memory receipt = ContributionVoucher(r[i].gateway, key("ann"), modelId, epoch, units[i]);
+            receipts[i] = signed(ANN_KEY, settlement.hashReceipt(receipt));
+        }
+        return abi.encodeCall(slashing.enforceSla, ("ann", epoch, served, r, s, units, receipts));
+    }
+
+    function fails(bytes32[] memory served, ISlashing.SlaReport[] memory r, bytes[] memory s, bytes memory expected)
+        internal
+    {
+        (bool ok, bytes memory reason) = address(slashing).call(accusation(served, r, s));
+        yes(!ok && keccak256(reason) == keccak256(expected), "refused, and for that reason");
+    }
+
     function enforce(uint16[3] memory uptime) internal {
         (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports(uptime);
-        slashing.enforceSla("ann", epoch, all(), r, s);
+        accuse(all(), r, s);
     }
 
     function refuse(uint16[3] memory uptime, bytes memory reason) internal {
         (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports(uptime);
         bytes32[] memory served = all();
-        vm.expectRevert(reason);
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, reason);
     }
 
     function test_a_majority_of_those_served_penalises_and_jails_once_a_commitment() public {
@@ -192,11 +227,8 @@ contract SlaTest is Deployment {
         }
         serve(units);
         (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports(uptime);
-        try slashing.enforceSla("ann", epoch, all(), r, s) {
-            yes(2 * against > sum && 2 * workAgainst > workSum, "a minority");
-        } catch {
-            yes(2 * against <= sum || 2 * workAgainst <= workSum, "a majority was refused");
-        }
+        (bool ok,) = address(slashing).call(accusation(all(), r, s));
+        yes(ok == (2 * against > sum && 2 * workAgainst > workSum), "a majority of both, and nothing less");
     }
 
     function test_few_requests_say_nothing() public {
@@ -207,8 +239,55 @@ contract SlaTest is Deployment {
             s[i] = signed(keys[i], slashing.hashReport(r[i]));
         }
         bytes32[] memory served = all();
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.SlaKept.selector, 0, 300 ether));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.SlaKept.selector, 0, 300 ether));
+    }
+
+    /// @dev Anybody can post, and pay for, a leaf of a provider that never worked for it.
+    function test_work_that_the_provider_did_not_acknowledge_accuses_nobody() public {
+        serve([UNITS, UNITS, UNITS]);
+        (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports([uint16(1), 1, 1]);
+        acknowledged = 0;
+        fails(all(), r, s, abi.encodeWithSelector(ICommon.InvalidSignature.selector));
+        acknowledged = UNITS / 2;
+        fails(all(), r, s, abi.encodeWithSelector(ISlashing.SlaKept.selector, 3 * (UNITS / 2), 3 * UNITS));
+        acknowledged = UNITS / 2 + 1;
+        accuse(all(), r, s);
+    }
+
+    function test_a_receipt_is_the_providers_for_this_gateway_and_epoch() public {
+        serve([UNITS, UNITS, UNITS]);
+        (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports([uint16(1), 1, 1]);
+        uint256[] memory units = new uint256[](3);
+        bytes[] memory receipts = new bytes[](3);
+        for (uint256 i = 0; i < 3; ++i) {
+            units[i] = UNITS;
+            receipts[i] = signed(ANN_KEY, settlement.hashReceipt(owe(ids[i], "ann", modelId, epoch, UNITS)));
+        }
+        bytes memory good = receipts[1];
+        receipts[1] = receipts[0];
+        refusedReceipt(r, s, units, receipts); // another gateway's
+        receipts[1] = signed(ANN_KEY, settlement.hashReceipt(owe(ids[1], "ann", modelId, epoch + 1, UNITS)));
+        refusedReceipt(r, s, units, receipts); // of another epoch
+        receipts[1] = signed(ANN_KEY, settlement.hashVoucher(owe(ids[1], "ann", modelId, epoch, UNITS)));
+        refusedReceipt(r, s, units, receipts); // a voucher
+        receipts[1] = signed(keys[1], settlement.hashReceipt(owe(ids[1], "ann", modelId, epoch, UNITS)));
+        refusedReceipt(r, s, units, receipts); // by the gateway itself
+        receipts[1] = good;
+        units[1] = UNITS + 1;
+        refusedReceipt(r, s, units, receipts); // over other units
+        units[1] = UNITS;
+        slashing.enforceSla("ann", epoch, all(), r, s, units, receipts);
+    }
+
+    function refusedReceipt(
+        ISlashing.SlaReport[] memory r,
+        bytes[] memory s,
+        uint256[] memory units,
+        bytes[] memory receipts
+    ) internal {
+        bytes32[] memory served = all();
+        vm.expectRevert(ICommon.InvalidSignature.selector);
+        slashing.enforceSla("ann", epoch, served, r, s, units, receipts);
     }
 
     function test_latency_counts_as_well() public {
@@ -218,58 +297,47 @@ contract SlaTest is Deployment {
             r[i].latencyMs = 201;
             s[i] = signed(keys[i], slashing.hashReport(r[i]));
         }
-        slashing.enforceSla("ann", epoch, all(), r, s);
+        accuse(all(), r, s);
     }
 
     function test_the_gateways_must_be_all_that_were_served_and_no_others() public {
         serve([UNITS, UNITS, 0]);
         (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports([uint16(1), 1, 0]);
         bytes32[] memory served = all();
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.NotServed.selector, key(ids[2])));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.NotServed.selector, key(ids[2])));
         served = new bytes32[](1);
         served[0] = key(ids[0]);
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.ServedIncomplete.selector, UNITS, 2 * UNITS));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.ServedIncomplete.selector, UNITS, 2 * UNITS));
         served = new bytes32[](2);
         (served[0], served[1]) = (key(ids[1]), key(ids[0]));
-        vm.expectRevert(ISlashing.ReportsNotSorted.selector);
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.ReportsNotSorted.selector));
         (served[0], served[1]) = (key(ids[0]), key(ids[0]));
-        vm.expectRevert(ISlashing.ReportsNotSorted.selector);
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.ReportsNotSorted.selector));
         served[1] = key(ids[1]);
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.TooFewReports.selector, 2, 3));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.TooFewReports.selector, 2, 3));
         slashing.setQuorum(2);
-        slashing.enforceSla("ann", epoch, served, r, s);
+        accuse(served, r, s);
     }
 
     function test_a_report_is_by_a_gateway_that_was_served_and_about_this() public {
         serve([UNITS, UNITS, UNITS]);
         bytes32[] memory served = all();
         (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports([uint16(1), 1, 1]);
-        vm.expectRevert(ICommon.LengthMismatch.selector);
-        slashing.enforceSla("ann", epoch, served, r, new bytes[](2));
+        fails(served, r, new bytes[](2), abi.encodeWithSelector(ICommon.LengthMismatch.selector));
         r[0].uptimeBps = 2;
-        vm.expectRevert(ICommon.InvalidSignature.selector);
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ICommon.InvalidSignature.selector));
         (r, s) = reports([uint16(1), 1, 1]);
         (r[2], s[2]) = (r[1], s[1]);
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.WrongReport.selector, 2));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.WrongReport.selector, 2));
         (r, s) = reports([uint16(1), 1, 1]);
         r[1].provider = key("ben");
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.WrongReport.selector, 1));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.WrongReport.selector, 1));
         (r, s) = reports([uint16(1), 1, 1]);
         r[0].epoch = epoch + 1;
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.WrongReport.selector, 0));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.WrongReport.selector, 0));
         (r, s) = reports([uint16(1), 1, 1]);
         r[2].gateway = bytes32(type(uint256).max);
-        vm.expectRevert(abi.encodeWithSelector(ISlashing.WrongReport.selector, 2));
-        slashing.enforceSla("ann", epoch, served, r, s);
+        fails(served, r, s, abi.encodeWithSelector(ISlashing.WrongReport.selector, 2));
     }
 
     function test_evidence_is_heard_after_the_proofs_and_for_a_while() public {
