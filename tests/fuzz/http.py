@@ -122,7 +122,7 @@ def _payment(data: bytes) -> PaymentVoucher:
 TERMS: Mapping[str, Any] = {
     "gateway": "gate", "chain_id": 31337, "escrow": "0x" + DOMAIN.contract.hex(), "increment": "1000",
     "prices": {"m": "12", "n": "0"}, "payer": ACCOUNT.address,
-    **dict.fromkeys(("signed", "spent", "charged", "credit", "deposit", "available"), "7"),
+    **dict.fromkeys(("signed", "spent", "charged", "credit", "deposit", "available", "pending"), "7"),
 }  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import eth_abi
+
 from chain import abi
-from chain.errors import (
-    InvalidArgument,
-)
+from chain.abi import Record
+from chain.errors import BadAnswer, InvalidArgument
 from chain.leaves import CheckpointLeaves
 from chain.merkle import Sibling, leaf_hash, verify
-from chain.primitives import key_of
+from chain.primitives import keccak256, key_of
 from chain.vouchers import (
     ContributionReceipt,
     ContributionVoucher,
@@ -24,8 +25,8 @@ from chain.vouchers import (
 )
 from mesh.errors import ProtocolViolation
 from mesh.payment.settlement.leaves import check_leaves
-from mesh.payment.settlement.provider import leaf_in_call
 from mesh.payment.settlement.provider_plan import SlotId
+from mesh.payment.settlement.shown_leaves import checked_leaf
 from mesh.payment.sla.reports import Measured, read_reports, sign_reports
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_json
@@ -111,13 +112,24 @@ def _proved(sample: bytes, data: bytes, result: tuple[bytes, int]) -> str | None
 SLOT = SlotId(GATEWAY, PROVIDER, MODEL, EPOCH)
 
 
-def _calls() -> list[bytes]:
+SHOWN = [keccak256(b"LeafShown(bytes32,bytes32,uint64,uint256,(bytes32,uint256)[])"), key_of(GATEWAY), key_of(PROVIDER)]
+POSTED = Record({"root": ROOT, "total_units": sum(UNITS.values())})
+
+
+def _shown() -> list[bytes]:
     units, proof = LEAVES.proof(PROVIDER)
-    return [abi.load("Settlement").function("answerOmission").encode([3, units, list(proof)])]
+    return [eth_abi.encode(["uint256", "(bytes32,uint256)[]"], [units, list(proof)])]
 
 
-def _leaf_in_call(data: bytes) -> tuple[bytes, int]:
-    leaf = leaf_in_call(data, SLOT, ROOT)
+def _leaf_shown(data: bytes) -> tuple[bytes, int]:
+    topics = ["0x" + topic.hex() for topic in (*SHOWN, EPOCH.to_bytes(32, "big"))]
+    log = {"topics": topics, "data": "0x" + data.hex(), "address": "0x" + "00" * 20}
+    event = abi.load("Settlement").decode_log(
+        log | {"transactionHash": "0x" + "00" * 32, "blockNumber": "0x1", "logIndex": "0x0"}
+    )
+    if event is None:
+        raise ProtocolViolation("no such event")
+    leaf = checked_leaf(SLOT, POSTED, event.arguments.units, event.arguments.proof)
     if leaf is None:
         raise ProtocolViolation("no leaf")
     return key_of(PROVIDER), leaf.units
@@ -150,11 +162,12 @@ def _has_no_tree(leaves: CheckpointLeaves) -> bool:
     return False
 
 
-MEASURED = {"ann": Measured(9990, 120, 50), "bob": Measured(0, 60_000, 50)}
+MEASURED = {"ann": Measured(9990, 120, 50, 30), "bob": Measured(0, 60_000, 50, 0)}
+RECEIPTS = {"ann": (4000, bytes(65))}
 
 
 def _reports() -> list[bytes]:
-    return [sign_reports(GATEWAY, EPOCH, MEASURED, DOMAIN, lambda digest: sign(digest, KEY))]
+    return [sign_reports(GATEWAY, EPOCH, MEASURED, DOMAIN, lambda digest: sign(digest, KEY), RECEIPTS)]
 
 
 def _read_reports(data: bytes) -> Any:
@@ -162,8 +175,8 @@ def _read_reports(data: bytes) -> Any:
 
 
 def _reports_wrong(sample: bytes, data: bytes, found: Any) -> str | None:
-    said = {each.provider: (each.report.uptime_bps, each.report.latency_ms) for each in found}
-    signed = {name: (each.uptime_bps, each.latency_ms) for name, each in MEASURED.items()}
+    said = {each.provider: (each.report.requests, each.report.uptime_bps, each.report.latency_ms) for each in found}
+    signed = {name: (each.requests, each.uptime_bps, each.latency_ms) for name, each in MEASURED.items()}
     return None if said.items() <= signed.items() else "a report that nobody signed"
 
 
@@ -181,12 +194,12 @@ def decoders() -> list[Decoder]:
         ),
         Decoder("proofs", _proofs, _prove, refused, _proved, ("chain.merkle:verify",)),
         Decoder(
-            "leaves in transactions",
-            _calls,
-            _leaf_in_call,
-            refused,
+            "leaves in events",
+            _shown,
+            _leaf_shown,
+            (BadAnswer, *refused),
             _proved,
-            ("mesh.payment.settlement.provider:leaf_in_call", "chain.merkle:verify"),
+            ("mesh.payment.settlement.shown_leaves:checked_leaf", "chain.merkle:verify"),
         ),
         Decoder(
             "leaves of a checkpoint",

@@ -193,10 +193,10 @@ MUTATIONS = (
         "a payer pays two increments ahead",
         (
             Edit(
-                "mesh.client.gateway_http",
-                "AccountState.view",
-                "increment = self.terms.",
-                "increment = 2 * self.terms.",
+                "mesh.payment.accounts.promises",
+                "PayerBooks.next_voucher",
+                "told.increment + told.pending",
+                "2 * told.increment + told.pending",
             ),
         ),
         simulation="paying",
