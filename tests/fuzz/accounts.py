@@ -1,4 +1,4 @@
-"""Decoders around accounts and names: resume tickets, a user's file of digests, parties' metadata, calls of an owner."""
+"""Decoders around accounts and names: resume tickets, digests of names, metadata of parties, calls of an owner."""
 
 from __future__ import annotations
 
