@@ -89,7 +89,7 @@ DigestOption = Annotated[
     str | None,
     typer.Option(
         "--digest",
-        help="Which model --model means, by the digest that `mesh status` shows; kept for the next time.",
+        help="Which model --model means, by the digest that `mesh status --json` shows; kept for the next time.",
         show_default="the one that was used first",
     ),
 ]

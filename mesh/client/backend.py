@@ -25,6 +25,7 @@ from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
 from mesh.client.pins import ModelPins
+from mesh.client.request_checks import check_request
 from mesh.client.ring_session import HopRefused, RingSession
 from mesh.client.session_plan import SessionPlan
 from mesh.client.text_threads import TextThreads
@@ -32,12 +33,12 @@ from mesh.client.tokenizers import Tokenizers
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
-from mesh.errors import ContextLengthExceeded, InvalidRequest, NoRoute, PeerError, UnknownModel
+from mesh.errors import NoRoute, PeerError, UnknownModel
 from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
-from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
+from mesh.wire.messages import MAX_FILE_BYTES
 from mesh.wire.paying import Receipt
 from shards.text.tokenizer import Tokenizer
 
@@ -174,7 +175,8 @@ class SwarmBackend:
         """Open a session for the request; see `mesh.client.types.Backend`."""
         offer = await self.offer(request.model)
         sample = offer.sample
-        self._check(request, offer)
+        resumed_paid = self.issuer is None or request.resumed_paid
+        check_request(request, sample, resumed_paid=resumed_paid)
         tokenizer = await self.tokenizer(request.model)
         plan = SessionPlan(
             digest=offer.digest,
@@ -182,7 +184,7 @@ class SwarmBackend:
             vocab_size=sample.vocab_size,
             fed=request.prompt,
             # What was paid for nowhere here is paid for as a prompt, whatever a client calls it.
-            prompt_tokens=len(request.prompt) + (0 if self._is_paid(request) else len(request.resumed)),
+            prompt_tokens=len(request.prompt) + (0 if resumed_paid else len(request.resumed)),
             capacity=len(request.prompt) + request.max_tokens,
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
@@ -231,46 +233,6 @@ class SwarmBackend:
                 self._learn(generation, offer)
         finally:
             self._sessions.subtract(counted)
-
-    def _is_paid(self, request: GenerateRequest) -> bool:
-        # What is resumed is run again for nothing.
-        return self.issuer is None or request.resumed_paid
-
-    def _check(self, request: GenerateRequest, offer: Offer) -> None:
-        sample = offer.sample
-        if not request.prompt:
-            raise InvalidRequest("the prompt is empty", param="prompt")
-        if request.max_tokens < 1:
-            raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
-        if (had := len(request.resumed)) > request.max_tokens:
-            raise InvalidRequest(
-                f"the answer resumes from {had} tokens, more than max_tokens", param="resume_token_ids"
-            )
-        penalised = request.sampling.presence_penalty or request.sampling.frequency_penalty
-        if request.resumed and penalised and not self._is_paid(request):
-            why = "an answer with presence or frequency penalties is resumed only with this gateway's resume_ticket"
-            raise InvalidRequest(why, param="resume_token_ids")
-        if request.resumed and request.prompt_logprobs:
-            raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
-        outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < sample.vocab_size]
-        if outside:
-            raise InvalidRequest(
-                f"token {outside[0]} is outside the vocabulary of {sample.vocab_size}: wrong tokenizer?",
-                param="prompt",
-            )
-        biased = [token for token in request.sampling.logit_bias if token >= sample.vocab_size]
-        if biased:
-            raise InvalidRequest(
-                f"logit_bias names token {biased[0]}, the vocabulary has {sample.vocab_size}", param="logit_bias"
-            )
-        total = len(request.prompt) + request.max_tokens
-        limit = min(sample.context_length, MAX_TOKENS)
-        if total > limit:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}: together "
-                f"{total}, over the model's context of {limit}",
-                param="prompt" if len(request.prompt) >= limit else "max_tokens",
-            )
 
     async def _ask_directory(self, name: str) -> list[Offer]:
         keys = await self._directory.models(name)

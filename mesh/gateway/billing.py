@@ -311,7 +311,7 @@ def shortage(account: Account, least: int) -> str:
     if account.backing < account.signed:
         return (
             f"The vouchers promise {format_func(account.signed)} FUNC, but the escrow holds only "
-            f"{format_func(account.backing)}: add to the deposit."
+            f"{format_func(account.backing)} for this gateway: reserve more (`mesh escrow reserve`)."
         )
     return (
         f"The credit is used up: vouchers over {format_func(account.signed)} FUNC, of which "

@@ -70,7 +70,9 @@ class KeyIssuer:
     async def _backing(self, payer: Address) -> Backing:
         backing = await self._billing.deposit_of(payer)
         if not backing.total:
-            raise insufficient("This payer has no deposit in the escrow: make one first.")
+            raise insufficient(
+                "This payer has reserved nothing for this gateway: `mesh escrow deposit AMOUNT --reserve GATEWAY` does."
+            )
         return backing
 
     def _count(self, payer: Address) -> None:

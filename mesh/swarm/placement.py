@@ -21,6 +21,8 @@ from mesh.swarm.view import ProviderView, gaps, runs
 from shards.span import Span
 
 DEFAULT_STAGES = 3
+RATE_BITS = 30
+"""Rates count as equal when these leading bits are: a sum's last bits depend on the order in which it was added up."""
 
 Rates = npt.NDArray[np.float64]
 
@@ -84,7 +86,8 @@ def choose_span(
     missing = gaps(n_blocks, providers)
     if missing and not fill:
         return piece_of_gap(missing, capacity, even_cuts(n_blocks, stages))
-    return weakest_window(Totals(n_blocks, expected(providers)), capacity)
+    in_order = sorted(expected(providers), key=lambda provider: provider.peer)  # all nodes add up alike
+    return weakest_window(Totals(n_blocks, in_order), capacity)
 
 
 def settle(
@@ -138,10 +141,12 @@ def weakest_window(totals: Totals, capacity: int) -> Span:
     """Where a replica helps most: spans that others serve (a whole stage) and windows of full capacity compete.
 
     Each is judged by its blocks' rates, lowest first: the lowest decides, then the second lowest, and so on, as Petals
-    does it (Borzunov et al., 2023); of equals the longest and then the leftmost is taken.
+    does it (Borzunov et al., 2023); of equals the longest and then the leftmost is taken. Rates are equal here when
+    they differ by rounding only.
     """
     n_blocks = totals.n_blocks
-    weak = totals.rates <= float(totals.rates.min()) * (1 + 1e-9)
+    rates = _without_rounding(totals.rates)
+    weak = rates == rates.min()
     before = [0, *np.cumsum(weak).tolist()]
     starts_by_length: dict[int, set[int]] = {}
     for span in (*totals.spans, *(Span(start, start + capacity) for start in range(n_blocks - capacity + 1))):
@@ -151,7 +156,7 @@ def weakest_window(totals: Totals, capacity: int) -> Span:
     best: tuple[list[float], int, int] | None = None
     for length, starts in starts_by_length.items():
         begin = np.array(sorted(starts), dtype=np.int64)
-        windows = np.sort(np.lib.stride_tricks.sliding_window_view(totals.rates, length)[begin], axis=1)
+        windows = np.sort(np.lib.stride_tricks.sliding_window_view(rates, length)[begin], axis=1)
         first = int(np.lexsort((begin, *windows.T[::-1]))[0])
         # A shorter one that is equal as far as it goes loses against a longer one.
         key = ([*windows[first].tolist(), math.inf], -length, int(begin[first]))
@@ -159,3 +164,10 @@ def weakest_window(totals: Totals, capacity: int) -> Span:
     if best is None:  # a window of full capacity holds the weakest block
         raise ValueError("a model without blocks")
     return Span(best[2], best[2] - best[1])
+
+
+def _without_rounding(rates: Rates) -> Rates:
+    """The rates with `RATE_BITS` bits each."""
+    mantissas, exponents = np.frexp(rates)
+    rounded: Rates = np.ldexp(np.round(np.ldexp(mantissas, RATE_BITS)), exponents - RATE_BITS)
+    return rounded

@@ -42,7 +42,7 @@ class Charge:
 
 @dataclass(slots=True)
 class Account:
-    """One payer. `backing` is the most that its vouchers can be worth: free deposit and what was redeemed already."""
+    """One payer. `backing` is the most that its vouchers can be worth: what is reserved for us and what we redeemed."""
 
     payer: bytes
     signed: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh.swarm.placement import Claim, choose_span, default_max_blocks, settle
@@ -103,6 +103,28 @@ def test_a_small_node_helps_inside_the_weakest_part() -> None:
     assert Span(4, 8).covers(choose_span(8, providers, 2))
 
 
+@given(
+    n_blocks=st.integers(1, 60),
+    nodes=st.integers(1, 12),
+    capacity=st.integers(1, 30),
+    scale=st.sampled_from((1.0, 7.3, 100.0, 1e6)),
+    serving=st.booleans(),
+    numbers=st.randoms(use_true_random=False),
+)
+@example(n_blocks=53, nodes=8, capacity=24, scale=1.0, serving=False, numbers=random.Random(0))
+def test_neither_the_order_in_which_nodes_are_seen_nor_the_unit_of_their_rates_changes_a_choice(
+    n_blocks: int, nodes: int, capacity: int, scale: float, serving: bool, numbers: random.Random
+) -> None:
+    providers: list[ProviderView] = []
+    for number in range(nodes):
+        span = choose_span(n_blocks, providers, capacity)
+        seen = [ProviderView(p.peer, p.span, scale, serving=serving) for p in numbers.sample(providers, number)]
+        assert choose_span(n_blocks, seen, capacity) == span
+        renamed = [ProviderView(f"q{n}", p.span, scale, serving=serving) for n, p in enumerate(seen)]
+        assert choose_span(n_blocks, renamed, capacity) == span, "added up in another order"
+        providers.append(ProviderView(f"p{number}", span, 100.0))
+
+
 class Joiners:
     """Nodes that choose at the same time, each by what it last saw of the others."""
 
@@ -138,6 +160,7 @@ class Joiners:
     seed=st.integers(0, 10_000),
     stale_rounds=st.integers(0, 12),
 )
+@example(n_blocks=53, joining=8, capacity=24, seed=0, stale_rounds=0)  # rates that only rounding tells apart
 def test_simultaneous_claims_converge_to_what_joining_in_turn_gives(
     n_blocks: int, joining: int, capacity: int, seed: int, stale_rounds: int
 ) -> None:
