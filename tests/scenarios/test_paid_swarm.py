@@ -14,6 +14,7 @@ import pytest
 from mesh.errors import MeshError
 from mesh.payment.credit.terms import PAUSE_SECONDS
 from mesh.payment.credit.units import weighted_tokens
+from mesh.payment.onchain.registration import GUARANTEES
 from tests.scenarios.paid import (
     GARBAGE,
     GREEDY,
@@ -95,21 +96,25 @@ async def test_three_epochs_with_people_coming_and_going_pay_out_every_wei(
         assert found.royalties * 20 == swarm.charged, "5%"
         burned = swarm.charged + found.emission - found.claimed - found.dust - found.shares - found.royalties
         assert burned * 20 == swarm.charged, "5%"
-        assert found.emission <= burned, "no more is minted than was burned"
+        assert 2 * found.emission <= burned, "at most half of what was burned is minted"
         await swarm.chain.balances()  # raises unless the balances of all are the supply
         for child in (ann, bob, cid):
             await swarm.event(child, "claim")
 
 
+WORKED = 400
+"""So much that every share of it is worth a dispute."""
+
+
 async def _served(swarm: PaidSwarm, checkpoint: Path) -> int:
-    """Two providers and a gateway have worked for 40 tokens in the epoch that this returns."""
+    """Two providers and a gateway have worked for `WORKED` tokens in the epoch that this returns."""
     await swarm.provider("ann", checkpoint, "0:2")
     await swarm.provider("bob", checkpoint, "2:5")
     await swarm.gateway("gate")
     epoch = await swarm.chain.next_epoch()
-    assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+    assert (await swarm.ask("gate", checkpoint.name, WORKED)).status_code == 200
     for name in ("ann", "bob"):
-        await swarm.until_vouched(name, (2 if name == "ann" else 3) * weighted_tokens(PROMPT_TOKENS, 40))
+        await swarm.until_vouched(name, (2 if name == "ann" else 3) * weighted_tokens(PROMPT_TOKENS, WORKED))
     return epoch
 
 
@@ -127,15 +132,15 @@ async def test_a_gateway_that_leaves_a_provider_out_is_challenged_and_pays(check
 
         await swarm.event(ann, "challenge", epoch=epoch)  # her leaf is too low: the chain decides at once
         await swarm.event(bob, "open_challenge", epoch=epoch)  # he has none: the gateway may show one, and cannot
-        await swarm.chain.next_epoch(3)
+        await swarm.chain.next_epoch(4)  # it may answer through the last of its windows
         await swarm.event(bob, "resolve", epoch=epoch)
         for child in (ann, bob):
             await swarm.event(child, "withdraw")
         async with swarm.chain.client() as client:
             status = await client.gateways.status("gate")
-        assert status.effective_stake < status.min_stake, "the penalty came out of its stake"
+        fee = cost(WORKED) * 3 // 5
+        assert status.stake <= status.min_stake + GUARANTEES - 2 * fee, "his line paid him, its stake the penalty"
         balances = await swarm.chain.balances()
-        fee = cost(40) * 3 // 5
         assert balances["bob"] - (10_000 - 1_000) * 10**18 >= fee * 8 // 10 - 1, "his share of the fee, less all cuts"
 
 
@@ -187,8 +192,8 @@ async def test_wrong_clocks_change_nothing_about_money_or_are_refused(checkpoint
         await swarm.event(gate, "post", epoch=epoch)
         await swarm.chain.next_epoch(3)
         paid = [(await swarm.event(child, "claim"))["amount"] for child in (ann, bob)]
-        # Fee without gateway's share, royalty and burn, with as much minted as was burned: 85%.
-        assert sum(paid) * 20 == cost(40) * 17
+        # Fee without gateway's share, royalty and burn, with half as much minted as was burned: 82.5%.
+        assert sum(paid) * 40 == cost(40) * 33
         assert paid[0] * 3 == paid[1] * 2, "two blocks and three"
 
 
@@ -271,4 +276,4 @@ async def test_a_second_gateway_with_the_same_wallet_and_id_is_turned_away(check
         await swarm.chain.next_epoch()
         await swarm.event(gate, "post", epoch=epoch)
         await swarm.chain.next_epoch(3)
-        assert (await swarm.event(ann, "claim"))["amount"] * 20 == 2 * cost(20) * 17
+        assert (await swarm.event(ann, "claim"))["amount"] * 40 == 2 * cost(20) * 33
