@@ -323,8 +323,15 @@ def show_dry_run(session: Session, dry: DryRun) -> None:
 
 _AMOUNTS = (
     "amount",
+    "total",
+    "thawing",
     "paid",
+    "cumulative_paid",
     "outstanding",
+    "fees",
+    "total_fees",
+    "burned",
+    "bond",
     "model_stake_amount",
     "reserved",
     "penalty",

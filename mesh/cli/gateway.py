@@ -62,7 +62,9 @@ def gateway(
     ] = None,
     stake: Annotated[
         str | None,
-        typer.Option("--stake", help="FUNC to stake when registering.", show_default="the least there may be, and 100 for lines"),
+        typer.Option(
+            "--stake", help="FUNC to stake when registering.", show_default="the least there may be, and 100 for lines"
+        ),
     ] = None,
     credit: paying.Credit = 1024,
     host_maddrs: Annotated[

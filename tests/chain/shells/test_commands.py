@@ -74,7 +74,9 @@ async def test_a_deposit_is_reserved_thawed_and_withdrawn(any_net: Net, terminal
     assert "reserved for g" in shown and f"from epoch {thawing['thaw_end']} on" in shown
     assert f"until epoch {thawing['thaw_end']}" in user.run("escrow", "withdraw", "--from", "g", fails=True)
     user.run("escrow", "cancel-thaw", "g")
-    thawing = user.events("escrow", "thaw", "g", "5")["Thawing"]
+    told = " ".join(user.run("escrow", "thaw", "g", "1").replace("│", " ").split())
+    assert "thawing 1 FUNC" in told
+    thawing = user.events("escrow", "thaw", "g", "4")["Thawing"]
     clock = user.json("epoch", "status")
     # Longer than the challenge window.
     assert thawing["thaw_end"] >= clock["epoch"] + clock["reward_delay"]
