@@ -98,8 +98,9 @@ def build(demand: Demand, model_id: int, epoch: int) -> tuple[CheckpointLeaves, 
     proofs = {name: tree.proof(key_of(name)) for name in leaves.units}
     took["proofs_seconds"] = time.perf_counter() - began
     for name in list(proofs)[:100]:
-        leaf = leaf_hash(key_of(GATEWAY), key_of(name), model_id, epoch, leaves.units[name])
-        if not verify(tree.root, leaf, proofs[name]):
+        units = leaves.units[name]
+        leaf = leaf_hash(key_of(GATEWAY), key_of(name), model_id, epoch, units)
+        if not verify(tree.root, tree.total_units, leaf, units, proofs[name]):
             raise RuntimeError("a proof does not verify")
     began = time.perf_counter()
     if CheckpointLeaves.parse(published).tree().root != tree.root:

@@ -289,7 +289,8 @@ def _trees(count: int, repeats: int) -> dict[str, Any]:
         proofs = [tree.proof(leaf.provider) for leaf in leaves[:1000]]
         proving.append((time.perf_counter() - began) / len(proofs) * 1e6)
     one = leaves[0]
-    if not verify(root, leaf_hash(gateway, one.provider, 1, 1, one.units), proofs[0]):
+    leaf, total = leaf_hash(gateway, one.provider, 1, 1, one.units), sum(each.units for each in leaves)
+    if not verify(root, total, leaf, one.units, proofs[0]):
         raise RuntimeError("a proof does not verify")
     return {"leaves": count, "build_seconds": spread(building), "proof_microseconds": spread(proving)}
 

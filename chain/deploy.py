@@ -23,6 +23,7 @@ from chain.units import WEI_PER_FUNC
 FILE_VERSION = 1
 MAX_FILE = 64 * 1024
 SUPPLY_CAP = 10**28
+ZERO_ADDRESS = "0x" + 40 * "0"
 CONTRACTS = (
     "FuncToken",
     "EpochController",
@@ -43,7 +44,7 @@ WIRED = tuple(name for name in CONTRACTS if name not in ("FuncToken", "EpochCont
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a deployment fixes. Amounts in wei, times in epochs, `epoch_length` in blocks."""
+    """What a deployment fixes. Amounts in wei, times in epochs, `epoch_length` in blocks, `timelock_delay` in seconds."""
 
     epoch_length: int = 10
     min_epochs_locked: int = 3
@@ -53,6 +54,7 @@ class Parameters:
     min_gateway_stake: int = 100 * WEI_PER_FUNC
     emission_per_epoch: int = 100 * WEI_PER_FUNC
     epochs_per_halving: int = 10_000
+    timelock_delay: int = 172_800
 
     @property
     def emission_cap(self) -> int:
@@ -179,7 +181,10 @@ def created_address(deployer: str, nonce: int) -> str:
 
 
 def plan(deployer: str, nonce: int, parameters: Parameters | None = None) -> Plan:
-    """Every transaction of a deployment. The deployer owns the contracts and holds the initial supply."""
+    """Every transaction of a deployment.
+
+    A timelock owns the contracts; the deployer proposes and executes what it does, and holds the initial supply.
+    """
     chosen = parameters or Parameters()
     steps: list[Step] = []
     contracts: dict[str, str] = {}
@@ -197,27 +202,29 @@ def plan(deployer: str, nonce: int, parameters: Parameters | None = None) -> Pla
         data = abi.load(name).function(function).encode(arguments)
         steps.append(Step(f"{name}.{function}", contracts[name], data, gas))
 
+    owner = create("TimelockController", chosen.timelock_delay, [deployer], [deployer], ZERO_ADDRESS)
+    # The deployer seals the directory below, and then nobody owns it.
     directory = create("Directory", deployer)
-    create("FuncToken", deployer, deployer, chosen.initial_supply)
     create(
         "EpochController",
-        deployer,
+        owner,
         chosen.epoch_length,
         chosen.min_epochs_locked,
         chosen.epoch_reward_delay,
         chosen.wind_down_delay,
     )
     for name in ("ModelRegistry", "ProviderRegistry", "Router", "GatewayRegistry"):
-        create(name, directory, deployer)
-    create("GatewayStaking", directory, deployer, chosen.min_gateway_stake)
-    create("Escrow", directory, deployer)
-    challenges = create("SettlementChallenges", directory, deployer)
-    create("Settlement", directory, deployer, challenges)
+        create(name, directory, owner)
+    create("GatewayStaking", directory, owner, chosen.min_gateway_stake)
+    create("Escrow", directory, owner)
+    challenges = create("SettlementChallenges", directory, owner)
+    create("Settlement", directory, owner, challenges)
     for name in ("Slashing", "Disputes"):
-        create(name, directory, deployer)
+        create(name, directory, owner)
     schedule = create("HalvingSchedule", chosen.emission_per_epoch, chosen.epochs_per_halving)
-    create("RewardPool", directory, deployer, chosen.emission_cap, schedule)
-    call("FuncToken", "setMinter", contracts["RewardPool"])
+    create("RewardPool", directory, owner, chosen.emission_cap, schedule)
+    # After the two that it names for good.
+    create("FuncToken", deployer, chosen.initial_supply, contracts["RewardPool"], contracts["GatewayRegistry"])
     call("Directory", "seal", tuple(contracts[name] for name in CONTRACTS))
     for name in WIRED:
         call(name, "wire", gas=4_000_000 if name == "Router" else 600_000)

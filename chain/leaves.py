@@ -12,7 +12,7 @@ from typing import Any
 
 from chain import safe_json
 from chain.errors import InvalidArgument
-from chain.merkle import ContributionTree, Leaf
+from chain.merkle import ContributionTree, Leaf, Proof
 from chain.primitives import MAX_UINT64, MAX_UINT96, keccak256, key_of
 
 VERSION = 1
@@ -37,7 +37,7 @@ class CheckpointLeaves:
         except ValueError as error:
             raise InvalidArgument(f"these leaves make no tree: {error}", argument="leaves") from error
 
-    def proof(self, provider: str) -> tuple[int, tuple[bytes, ...]]:
+    def proof(self, provider: str) -> tuple[int, Proof]:
         """Units and proof of a provider. Raises `InvalidArgument` if it has no leaf."""
         if provider not in self.units:
             raise InvalidArgument(f"{provider!r} has no leaf in this checkpoint", argument="provider")

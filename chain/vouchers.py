@@ -110,21 +110,41 @@ class CheckpointCommitment:
 
 @dataclass(frozen=True, slots=True)
 class SlaReport:
-    """What one gateway saw of a provider in an epoch: share of requests served, and p95 of a step."""
+    """What one gateway saw of a provider in an epoch: requests asked, share of them served, and p95 of a step."""
 
-    TYPE: ClassVar[str] = "SlaReport(bytes32 gateway,bytes32 provider,uint64 epoch,uint16 uptimeBps,uint32 latencyMs)"
+    TYPE: ClassVar[str] = (
+        "SlaReport(bytes32 gateway,bytes32 provider,uint64 epoch,uint32 requests,uint16 uptimeBps,uint32 latencyMs)"
+    )
     gateway: Bytes32
     provider: Bytes32
     epoch: int
+    requests: int
     uptime_bps: int
     latency_ms: int
 
     def struct_hash(self) -> Bytes32:
         who = word32(self.gateway) + word32(self.provider) + word(self.epoch, 64)
-        return keccak256(keccak256(self.TYPE.encode()) + who + word(self.uptime_bps, 16) + word(self.latency_ms, 32))
+        seen = word(self.requests, 32) + word(self.uptime_bps, 16) + word(self.latency_ms, 32)
+        return keccak256(keccak256(self.TYPE.encode()) + who + seen)
 
 
-Message: TypeAlias = ContributionVoucher | ContributionReceipt | PaymentVoucher | CheckpointCommitment | SlaReport
+@dataclass(frozen=True, slots=True)
+class SignerConsent:
+    """«`signer` agrees to sign for the provider or gateway `key` of `owner`», signed by `signer` itself."""
+
+    TYPE: ClassVar[str] = "SignerConsent(bytes32 key,address owner,address signer)"
+    key: Bytes32
+    owner: Address
+    signer: Address
+
+    def struct_hash(self) -> Bytes32:
+        fields = word32(self.key) + address_word(self.owner) + address_word(self.signer)
+        return keccak256(keccak256(self.TYPE.encode()) + fields)
+
+
+Message: TypeAlias = (
+    ContributionVoucher | ContributionReceipt | PaymentVoucher | CheckpointCommitment | SlaReport | SignerConsent
+)
 
 
 def digest(domain: Domain, message: Message) -> Bytes32:

@@ -94,10 +94,6 @@ class NotMinter(ContractError):
     caller: Address
 
 
-class MinterAlreadySet(ContractError):
-    """The minter has been set."""
-
-
 class SupplyCapExceeded(ContractError):
     """The supply would be {wanted} wei, above its cap of {cap}."""
 

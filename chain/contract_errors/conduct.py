@@ -28,7 +28,7 @@ class EvidenceWindow(ContractError):
 
 
 class SlaAlreadyPenalized(ContractError):
-    """The commitment for epoch {epoch} has been penalised."""
+    """The commitment that holds in epoch {epoch} has been penalised."""
 
     solidity_name = "AlreadyPenalized"
     key: Bytes32
@@ -43,26 +43,20 @@ class TooFewReports(ContractError):
 
 
 class ReportsNotSorted(ContractError):
-    """The reports are not in ascending order of gateway."""
+    """The gateways are not in ascending order."""
 
 
 class WrongReport(ContractError):
-    """Report {index} is about another provider or epoch."""
+    """Report {index} is about another provider or epoch, out of order, or by a gateway that is not named."""
 
     index: Uint256
 
 
-class GatewayNotActive(ContractError):
-    """A reporting gateway is not active."""
-
-    gateway: Bytes32
-
-
 class SlaKept(ContractError):
-    """Only {missed} of {reports} reports say that the commitment was missed."""
+    """Of {everything} (stake, or units of work) only {missed} say that the commitment was missed."""
 
     missed: Uint256
-    reports: Uint256
+    everything: Uint256
 
 
 class NotVerifier(ContractError):
@@ -131,3 +125,22 @@ class AlreadyVoted(ContractError):
 
     case_id: Uint256
     verifier: Address
+
+
+class DrawTooEarly(ContractError):
+    """The panel is drawn by the hash of block {draw_block}, once that has passed."""
+
+    draw_block: Uint256
+
+
+class NotServed(ContractError):
+    """The provider has proven no work for this gateway in the epoch."""
+
+    gateway: Bytes32
+
+
+class ServedIncomplete(ContractError):
+    """The gateways named were served {sum} units of the {units} that the provider has proven."""
+
+    sum: Uint256
+    units: Uint256

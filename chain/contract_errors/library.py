@@ -135,7 +135,3 @@ class CheckpointUnorderedInsertion(ContractError):
 
 class FailedDeployment(ContractError):
     """A staking pool could not be created."""
-
-
-class MerkleProofInvalidMultiproof(ContractError):
-    """The multiproof is malformed."""

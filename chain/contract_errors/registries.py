@@ -111,3 +111,7 @@ class SignerInUse(ContractError):
     """{signer} signs, or once signed, for another gateway."""
 
     signer: Address
+
+
+class AutoWhitelistOff(ContractError):
+    """Whitelisting is by hand now: a stake would be locked while its owner is not active."""

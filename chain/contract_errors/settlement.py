@@ -19,12 +19,6 @@ class PostingWindowClosed(ContractError):
     current: Uint64
 
 
-class GatewayNotBonded(ContractError):
-    """The gateway is jailed or overdrawn."""
-
-    gateway: Bytes32
-
-
 class CheckpointExists(ContractError):
     """The gateway has used its slot for model {model_id} in epoch {epoch}."""
 
@@ -73,13 +67,6 @@ class AlreadyFinalized(ContractError):
     epoch: Uint64
 
 
-class ChallengesOpen(ContractError):
-    """Challenges of model {model_id} in epoch {epoch} are open."""
-
-    model_id: Uint256
-    epoch: Uint64
-
-
 class InvalidProof(ContractError):
     """The proof does not show what it should."""
 
@@ -90,21 +77,6 @@ class AlreadyProven(ContractError):
     provider: Bytes32
     gateway: Bytes32
     epoch: Uint64
-
-
-class LeafBarred(ContractError):
-    """This leaf of epoch {epoch} lost a challenge and counts no longer."""
-
-    provider: Bytes32
-    gateway: Bytes32
-    epoch: Uint64
-
-
-class UnitsExceedTotal(ContractError):
-    """{units} units are more than the {left} that the checkpoint has left."""
-
-    units: Uint256
-    left: Uint256
 
 
 class ChallengeWindowClosed(ContractError):
@@ -130,23 +102,8 @@ class NothingMissing(ContractError):
     """The checkpoint owes this provider nothing more."""
 
 
-class SumIsRight(ContractError):
-    """The leaves add up to the posted total."""
-
-
-class LeavesNotSorted(ContractError):
-    """The leaves or vouchers are not in ascending order."""
-
-
 class NotEquivocation(ContractError):
     """The two commitments do not contradict each other."""
-
-
-class NotOverdrawn(ContractError):
-    """The {owed} wei owed are covered by {cover} wei."""
-
-    owed: Uint256
-    cover: Uint256
 
 
 class AlreadyChallenged(ContractError):

@@ -111,7 +111,29 @@ class UnknownSigner(ContractError):
     signer: Address
 
 
-class GatewayStillStaked(ContractError):
-    """The gateway's credit stays until it has unstaked and its challenges are closed."""
+class InsufficientStake(ContractError):
+    """{wanted} wei wanted, {spare} wei of the stake are spare."""
+
+    wanted: Uint256
+    spare: Uint256
+
+
+class LineHeld(ContractError):
+    """All that thaws of this line is held by a challenge."""
 
     gateway: Bytes32
+    provider: Bytes32
+
+
+class LinesOpen(ContractError):
+    """{reserved} wei of the stake are guaranteed to providers: release the lines first."""
+
+    key: Bytes32
+    reserved: Uint256
+
+
+class GatewayInDebt(ContractError):
+    """The gateway owes {debt} wei for work that its checkpoints left out."""
+
+    key: Bytes32
+    debt: Uint256

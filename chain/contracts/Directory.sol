@@ -14,8 +14,9 @@ contract Directory is IDirectory, Ownable2Step {
     constructor(address owner_) Ownable(owner_) {}
 
     /// @inheritdoc IDirectory
-    function seal(Entries calldata entries_) external onlyOwner {
+    function seal(Entries calldata entries_) external {
         if (isSealed) revert Wiring();
+        _checkOwner();
         if (
             entries_.token == address(0) || entries_.epochs == address(0) || entries_.models == address(0)
                 || entries_.providers == address(0) || entries_.router == address(0) || entries_.gateways == address(0)
@@ -26,6 +27,7 @@ contract Directory is IDirectory, Ownable2Step {
         isSealed = true;
         _entries = entries_;
         emit Sealed(entries_);
+        _transferOwnership(address(0));
     }
 
     /// @inheritdoc IDirectory

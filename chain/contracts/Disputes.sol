@@ -71,11 +71,29 @@ contract Disputes is IDisputes, Wired {
         case_.modelId = modelId;
         case_.epoch = epoch;
         case_.evidenceHash = evidenceHash;
+        case_.status = CaseStatus.Drawing;
+        case_.deadline = _epochs.currentEpoch() + votingEpochs;
+        case_.drawBlock = _laterBlock();
+        _openCase[key] = caseId + 1;
+        emit CaseOpened(caseId, key, epoch, evidenceHash, case_.drawBlock);
+    }
+
+    /// @inheritdoc IDisputes
+    function drawPanel(uint256 caseId) external {
+        Case storage case_ = _case(caseId);
+        if (case_.status != CaseStatus.Drawing) revert WrongStatus(caseId, case_.status);
+        uint64 drawBlock = case_.drawBlock;
+        if (block.number <= drawBlock) revert DrawTooEarly(drawBlock);
+        if (block.number > uint256(drawBlock) + 256) {
+            case_.drawBlock = _laterBlock();
+            emit DrawPostponed(caseId, case_.drawBlock);
+            return;
+        }
+        if (_verifiers.length() < PANEL) revert TooFewVerifiers(_verifiers.length(), PANEL);
         case_.status = CaseStatus.Voting;
         case_.deadline = _epochs.currentEpoch() + votingEpochs;
-        _openCase[key] = caseId + 1;
-        _panels[caseId] = _draw(caseId);
-        emit CaseOpened(caseId, key, epoch, evidenceHash, _panels[caseId]);
+        _panels[caseId] = _draw(caseId, blockhash(drawBlock));
+        emit PanelDrawn(caseId, _panels[caseId], case_.deadline);
     }
 
     /// @inheritdoc IDisputes
@@ -126,11 +144,12 @@ contract Disputes is IDisputes, Wired {
     function close(uint256 caseId) external nonReentrant {
         Case storage case_ = _case(caseId);
         CaseStatus status = case_.status;
-        if (status != CaseStatus.Voting && status != CaseStatus.Jailed && status != CaseStatus.Disputed) {
-            revert WrongStatus(caseId, status);
-        }
+        bool open = status == CaseStatus.Drawing || status == CaseStatus.Voting || status == CaseStatus.Jailed
+            || status == CaseStatus.Disputed;
+        if (!open) revert WrongStatus(caseId, status);
         if (_epochs.currentEpoch() <= case_.deadline) revert VotingOpen(caseId);
-        if (status == CaseStatus.Voting) {
+        // A case whose panel cannot be drawn must not hold a stake for ever.
+        if (status == CaseStatus.Voting || status == CaseStatus.Drawing) {
             _end(caseId, case_, CaseStatus.Acquitted);
         } else if (status == CaseStatus.Jailed) {
             _end(caseId, case_, CaseStatus.Rejected);
@@ -211,11 +230,15 @@ contract Disputes is IDisputes, Wired {
         emit ProviderPenalized(caseId, provider, penalty, reward);
     }
 
-    /// @dev The first places of a Fisher–Yates shuffle. Whoever opens a case can choose the block, so the draw keeps
-    /// verifiers from picking their panel, not a block's producer.
-    function _draw(uint256 caseId) private view returns (address[] memory panel) {
+    /// @dev A block whose hash no transaction that opens or postpones a case can know.
+    function _laterBlock() private view returns (uint64) {
+        return uint64(block.number + 2);
+    }
+
+    /// @dev The first places of a Fisher–Yates shuffle, seeded by a block that was still to come when the case was opened.
+    function _draw(uint256 caseId, bytes32 blockHash) private view returns (address[] memory panel) {
         address[] memory pool = _verifiers.values();
-        bytes32 seed = keccak256(abi.encode(block.prevrandao, caseId));
+        bytes32 seed = keccak256(abi.encode(blockHash, caseId));
         panel = new address[](PANEL);
         for (uint256 i = 0; i < PANEL; ++i) {
             uint256 j = i + uint256(keccak256(abi.encode(seed, i))) % (pool.length - i);

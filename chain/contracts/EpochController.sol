@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
 import {Ids} from "./libraries/Ids.sol";
@@ -9,9 +10,9 @@ import {Ids} from "./libraries/Ids.sol";
 /// @title The block-based clock.
 contract EpochController is IEpochController, Ownable2Step {
     uint64 public constant MIN_LENGTH = 2;
-    uint64 public constant MAX_LENGTH = 1_000_000;
+    uint64 public constant MAX_LENGTH = 100_000;
     uint64 public constant MIN_REWARD_DELAY = 4;
-    uint64 public constant MAX_EPOCHS = 1000;
+    uint64 public constant MAX_EPOCHS = 64;
 
     /// @dev From block `start` on, which begins `epoch`, epochs last `length` blocks.
     struct Segment {
@@ -44,8 +45,9 @@ contract EpochController is IEpochController, Ownable2Step {
 
     /// @inheritdoc IEpochController
     function setEpochLength(uint64 length) external onlyOwner {
-        Ids.checkBounds(length, MIN_LENGTH, MAX_LENGTH);
         Segment memory now_ = _running();
+        uint256 least = Math.max(MIN_LENGTH, Math.ceilDiv(now_.length, 2));
+        Ids.checkBounds(length, least, _atMostTwice(now_.length, MAX_LENGTH));
         uint64 next = _epochIn(now_) + 1;
         uint64 start = now_.start + (next - now_.epoch) * now_.length;
         Segment storage last = _segments[_segments.length - 1];
@@ -59,21 +61,21 @@ contract EpochController is IEpochController, Ownable2Step {
 
     /// @inheritdoc IEpochController
     function setMinEpochsLocked(uint64 epochs) external onlyOwner {
-        Ids.checkBounds(epochs, 1, MAX_EPOCHS);
+        Ids.checkBounds(epochs, 1, _atMostTwice(minEpochsLocked, MAX_EPOCHS));
         emit MinEpochsLockedUpdated(minEpochsLocked, epochs);
         minEpochsLocked = epochs;
     }
 
     /// @inheritdoc IEpochController
     function setEpochRewardDelay(uint64 epochs) external onlyOwner {
-        Ids.checkBounds(epochs, MIN_REWARD_DELAY, windDownDelay);
+        Ids.checkBounds(epochs, MIN_REWARD_DELAY, _atMostTwice(epochRewardDelay, windDownDelay));
         emit EpochRewardDelayUpdated(epochRewardDelay, epochs);
         epochRewardDelay = epochs;
     }
 
     /// @inheritdoc IEpochController
     function setWindDownDelay(uint64 epochs) external onlyOwner {
-        Ids.checkBounds(epochs, epochRewardDelay, MAX_EPOCHS);
+        Ids.checkBounds(epochs, epochRewardDelay, _atMostTwice(windDownDelay, MAX_EPOCHS));
         emit WindDownDelayUpdated(windDownDelay, epochs);
         windDownDelay = epochs;
     }
@@ -101,6 +103,11 @@ contract EpochController is IEpochController, Ownable2Step {
     function claimableEpoch() external view returns (uint64) {
         uint64 current = currentEpoch();
         return current > epochRewardDelay ? current - epochRewardDelay : 0;
+    }
+
+    /// @dev No single change of a parameter more than doubles what those who are locked in must wait for.
+    function _atMostTwice(uint256 present, uint256 max) private pure returns (uint256) {
+        return Math.min(2 * present, max);
     }
 
     function _running() private view returns (Segment memory segment) {

@@ -18,7 +18,7 @@ import {IGatewayStaking} from "./interfaces/IGatewayStaking.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 import {Ids} from "./libraries/Ids.sol";
 
-/// @title Developer deposits and the gateways' credit that vouchers turn them into.
+/// @title What developers reserve for gateways, and the gateways' credit that vouchers turn it into.
 contract Escrow is IEscrow, Stoppable, EIP712 {
     using SafeERC20 for IERC20;
 
@@ -31,13 +31,13 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
     IGatewayStaking private _gatewayStaking;
     ISettlement private _settlement;
 
-    mapping(address payer => Deposit) private _deposits;
+    mapping(address payer => uint128) private _free;
+    mapping(address payer => mapping(bytes32 gateway => Reservation)) private _reservations;
+    mapping(bytes32 gateway => Credit) private _credits;
     /// @inheritdoc IEscrow
     mapping(address payer => mapping(address signer => uint64 lastEpoch)) public signerUntil;
     /// @inheritdoc IEscrow
     mapping(address payer => mapping(bytes32 gateway => uint256)) public redeemed;
-    /// @inheritdoc IEscrow
-    mapping(bytes32 gateway => uint256) public creditOf;
 
     constructor(IDirectory directory, address owner_) Wired(directory, owner_) EIP712("InferenceMesh", "1") {}
 
@@ -53,37 +53,68 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
     }
 
     /// @inheritdoc IEscrow
-    function thaw(uint256 amount) external {
+    function withdraw(uint256 amount) external nonReentrant {
         if (amount == 0) revert ZeroAmount();
-        Deposit storage own = _deposits[msg.sender];
-        uint256 free = own.balance - own.thawing;
+        uint128 free = _free[msg.sender];
         if (amount > free) revert InsufficientBalance(amount, free);
+        _free[msg.sender] = free - uint128(amount);
+        _token.safeTransfer(msg.sender, amount);
+        emit Withdrawn(msg.sender, amount);
+    }
+
+    /// @inheritdoc IEscrow
+    function reserve(string calldata gatewayId, uint256 amount) external whenNotPaused {
+        bytes32 key = _gatewayKey(gatewayId);
+        if (amount == 0) revert ZeroAmount();
+        uint128 free = _free[msg.sender];
+        if (amount > free) revert InsufficientBalance(amount, free);
+        _free[msg.sender] = free - uint128(amount);
+        _reserve(key, amount);
+    }
+
+    /// @inheritdoc IEscrow
+    function depositAndReserve(string calldata gatewayId, uint256 amount) external whenNotPaused nonReentrant {
+        bytes32 key = _gatewayKey(gatewayId);
+        if (amount == 0) revert ZeroAmount();
+        _reserve(key, amount);
+        _token.safeTransferFrom(msg.sender, address(this), amount);
+    }
+
+    /// @inheritdoc IEscrow
+    function thaw(string calldata gatewayId, uint256 amount) external {
+        bytes32 key = _gatewayKey(gatewayId);
+        if (amount == 0) revert ZeroAmount();
+        Reservation storage own = _reservations[msg.sender][key];
+        uint256 firm = own.amount - own.thawing;
+        if (amount > firm) revert InsufficientBalance(amount, firm);
         uint64 end = _epochs.currentEpoch() + thawEpochs();
         own.thawing += uint128(amount);
         own.thawEnd = end;
-        emit Thawing(msg.sender, own.thawing, end);
+        emit Thawing(msg.sender, key, own.thawing, end);
     }
 
     /// @inheritdoc IEscrow
-    function cancelThaw() external {
-        Deposit storage own = _deposits[msg.sender];
+    function cancelThaw(string calldata gatewayId) external {
+        bytes32 key = _gatewayKey(gatewayId);
+        Reservation storage own = _reservations[msg.sender][key];
         if (own.thawing == 0) revert NothingThawing(msg.sender);
         own.thawing = 0;
         own.thawEnd = 0;
-        emit ThawCancelled(msg.sender);
+        emit ThawCancelled(msg.sender, key);
     }
 
     /// @inheritdoc IEscrow
-    function withdraw() external nonReentrant returns (uint256 amount) {
-        Deposit storage own = _deposits[msg.sender];
+    function withdrawReserved(string calldata gatewayId) external nonReentrant returns (uint256 amount) {
+        bytes32 key = _gatewayKey(gatewayId);
+        Reservation storage own = _reservations[msg.sender][key];
         amount = own.thawing;
         if (amount == 0) revert NothingThawing(msg.sender);
         if (_epochs.currentEpoch() < own.thawEnd) revert StillThawing(own.thawEnd);
-        own.balance -= uint128(amount);
+        own.amount -= uint128(amount);
         own.thawing = 0;
         own.thawEnd = 0;
         _token.safeTransfer(msg.sender, amount);
-        emit Withdrawn(msg.sender, amount);
+        emit ReservationWithdrawn(msg.sender, key, amount);
     }
 
     /// @inheritdoc IEscrow
@@ -109,11 +140,11 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
         nonReentrant
         returns (uint256 paid)
     {
-        _requireGateway(voucher.gateway);
+        _requireStaked(voucher.gateway);
         _requireSignature(voucher, signature, _epochs.currentEpoch());
         uint256 due = _due(voucher);
         if (due == 0) revert NothingDue(voucher.payer, voucher.gateway);
-        if (_deposits[voucher.payer].balance == 0) revert EmptyDeposit(voucher.payer);
+        if (_reservations[voucher.payer][voucher.gateway].amount == 0) revert EmptyDeposit(voucher.payer);
         paid = _redeem(voucher, due);
         _credit(voucher.gateway, paid);
     }
@@ -133,7 +164,7 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
                 if (credit != 0) _credit(gateway, credit);
                 credit = 0;
                 gateway = vouchers[i].gateway;
-                _requireGateway(gateway);
+                _requireStaked(gateway);
             }
             _requireSignature(vouchers[i], signatures[i], current);
             uint256 due = _due(vouchers[i]);
@@ -147,52 +178,78 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
 
     /// @inheritdoc IEscrow
     function topUpCredit(string calldata gatewayId, uint256 amount) external nonReentrant {
-        bytes32 key = Ids.keyOf(gatewayId);
-        _requireGateway(key);
+        bytes32 key = _gatewayKey(gatewayId);
         if (amount == 0) revert ZeroAmount();
         _credit(key, amount);
         _token.safeTransferFrom(msg.sender, address(this), amount);
     }
 
     /// @inheritdoc IEscrow
-    function withdrawCredit(string calldata gatewayId) external nonReentrant returns (uint256 amount) {
-        bytes32 key = Ids.keyOf(gatewayId);
-        address owner_ = _gateways.ownerOf(key);
-        if (owner_ == address(0)) revert UnknownGateway(key);
-        if (owner_ != msg.sender) revert NotGatewayOwner(key, msg.sender);
-        if (_gatewayStaking.stakeOfKey(key).amount != 0 || _settlement.openChallengesOf(key) != 0) {
-            revert GatewayStillStaked(key);
-        }
-        amount = creditOf[key];
+    function thawCredit(string calldata gatewayId, uint256 amount) external {
+        bytes32 key = _mine(gatewayId);
         if (amount == 0) revert ZeroAmount();
-        creditOf[key] = 0;
+        Credit storage own = _credits[key];
+        uint256 firm = own.amount - own.thawing;
+        if (amount > firm) revert InsufficientBalance(amount, firm);
+        uint64 end = _epochs.currentEpoch() + thawEpochs() + 1;
+        own.thawing += uint128(amount);
+        own.thawEnd = end;
+        emit GatewayCreditThawing(key, own.thawing, end);
+    }
+
+    /// @inheritdoc IEscrow
+    function withdrawCredit(string calldata gatewayId) external nonReentrant returns (uint256 amount) {
+        bytes32 key = _mine(gatewayId);
+        Credit storage own = _credits[key];
+        amount = own.thawing;
+        if (amount == 0) revert NothingThawing(msg.sender);
+        if (_epochs.currentEpoch() < own.thawEnd) revert StillThawing(own.thawEnd);
+        uint256 debt = _settlement.debtOf(key);
+        if (debt != 0) revert GatewayInDebt(key, debt);
+        own.amount -= uint128(amount);
+        own.thawing = 0;
+        own.thawEnd = 0;
         _token.safeTransfer(msg.sender, amount);
         emit GatewayCreditWithdrawn(key, msg.sender, amount);
     }
 
     /// @inheritdoc IEscrow
     function spendCredit(bytes32 gateway, uint256 amount) external only(address(_settlement)) returns (uint256 taken) {
-        taken = Math.min(amount, creditOf[gateway]);
+        Credit storage own = _credits[gateway];
+        uint128 credit = own.amount;
+        taken = Math.min(amount, credit);
         if (taken == 0) return 0;
-        creditOf[gateway] -= taken;
+        credit -= uint128(taken);
+        own.amount = credit;
+        if (own.thawing > credit) own.thawing = credit;
         _token.safeTransfer(msg.sender, taken);
         emit GatewayCreditSpent(gateway, taken);
     }
 
     /// @inheritdoc IEscrow
-    function returnCredit(bytes32 gateway, uint256 amount) external only(address(_settlement)) {
-        _credit(gateway, amount);
+    function freeOf(address payer) external view returns (uint256) {
+        return _free[payer];
     }
 
     /// @inheritdoc IEscrow
-    function depositOf(address payer) external view returns (Deposit memory) {
-        return _deposits[payer];
+    function reservationOf(address payer, bytes32 gateway) external view returns (Reservation memory) {
+        return _reservations[payer][gateway];
     }
 
     /// @inheritdoc IEscrow
-    function available(address payer) external view returns (uint256) {
-        Deposit storage own = _deposits[payer];
-        return own.balance - own.thawing;
+    function available(address payer, bytes32 gateway) external view returns (uint256) {
+        Reservation storage own = _reservations[payer][gateway];
+        return own.amount - own.thawing;
+    }
+
+    /// @inheritdoc IEscrow
+    function creditOf(bytes32 gateway) external view returns (uint256) {
+        return _credits[gateway].amount;
+    }
+
+    /// @inheritdoc IEscrow
+    function creditStateOf(bytes32 gateway) external view returns (Credit memory) {
+        return _credits[gateway];
     }
 
     /// @inheritdoc IEscrow
@@ -217,27 +274,33 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
 
     function _deposit(address payer, uint256 amount) private {
         if (amount == 0) revert ZeroAmount();
-        _deposits[payer].balance += SafeCast.toUint128(amount);
+        _free[payer] += SafeCast.toUint128(amount);
         _token.safeTransferFrom(msg.sender, address(this), amount);
         emit Deposited(payer, msg.sender, amount);
     }
 
-    /// @dev Pays what the deposit holds and remembers exactly that, so the rest of the voucher stays good.
+    function _reserve(bytes32 gateway, uint256 amount) private {
+        Reservation storage own = _reservations[msg.sender][gateway];
+        own.amount += SafeCast.toUint128(amount);
+        emit Reserved(msg.sender, gateway, amount, own.amount);
+    }
+
+    /// @dev Pays what the reservation holds and remembers exactly that, so the rest of the voucher stays good.
     function _redeem(PaymentVoucher calldata voucher, uint256 due) private returns (uint256 paid) {
-        Deposit storage own = _deposits[voucher.payer];
-        uint128 balance = own.balance;
-        paid = Math.min(due, balance);
+        Reservation storage own = _reservations[voucher.payer][voucher.gateway];
+        uint128 amount = own.amount;
+        paid = Math.min(due, amount);
         if (paid == 0) return 0;
-        balance -= uint128(paid);
-        own.balance = balance;
-        if (own.thawing > balance) own.thawing = balance;
+        amount -= uint128(paid);
+        own.amount = amount;
+        if (own.thawing > amount) own.thawing = amount;
         uint256 total = redeemed[voucher.payer][voucher.gateway] + paid;
         redeemed[voucher.payer][voucher.gateway] = total;
         emit VoucherRedeemed(voucher.payer, voucher.gateway, total, paid, due - paid);
     }
 
     function _credit(bytes32 gateway, uint256 amount) private {
-        creditOf[gateway] += amount;
+        _credits[gateway].amount += SafeCast.toUint128(amount);
         emit GatewayCredited(gateway, amount);
     }
 
@@ -246,8 +309,22 @@ contract Escrow is IEscrow, Stoppable, EIP712 {
         return due;
     }
 
-    function _requireGateway(bytes32 key) private view {
+    function _gatewayKey(string calldata gatewayId) private view returns (bytes32 key) {
+        key = Ids.keyOf(gatewayId);
         if (_gateways.ownerOf(key) == address(0)) revert UnknownGateway(key);
+    }
+
+    /// @dev Redeeming needs a stake, or a payer could name a gateway of its own to take a reservation back at once.
+    function _requireStaked(bytes32 key) private view {
+        if (_gateways.ownerOf(key) == address(0)) revert UnknownGateway(key);
+        if (_gatewayStaking.stakeOfKey(key).amount == 0) revert NotStaked(key);
+    }
+
+    function _mine(string calldata gatewayId) private view returns (bytes32 key) {
+        key = Ids.keyOf(gatewayId);
+        address owner_ = _gateways.ownerOf(key);
+        if (owner_ == address(0)) revert UnknownGateway(key);
+        if (owner_ != msg.sender) revert NotGatewayOwner(key, msg.sender);
     }
 
     function _requireSignature(PaymentVoucher calldata voucher, bytes calldata signature, uint64 current) private view {

@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
 import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
+import {IFuncToken} from "./interfaces/IFuncToken.sol";
 import {IGatewayRegistry} from "./interfaces/IGatewayRegistry.sol";
 import {IGatewayStaking} from "./interfaces/IGatewayStaking.sol";
 import {ISlashing} from "./interfaces/ISlashing.sol";
+import {Consent} from "./libraries/Consent.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Gateways and the keys that sign for them.
-contract GatewayRegistry is IGatewayRegistry, Stoppable {
-    using SafeERC20 for IERC20;
+contract GatewayRegistry is IGatewayRegistry, Stoppable, EIP712 {
+    using SafeERC20 for IFuncToken;
     using Checkpoints for Checkpoints.Trace160;
 
-    IERC20 private _token;
+    IFuncToken private _token;
     IEpochController private _epochs;
     IGatewayStaking private _staking;
     ISlashing private _slashing;
@@ -30,7 +33,7 @@ contract GatewayRegistry is IGatewayRegistry, Stoppable {
     mapping(bytes32 key => Gateway) private _gateways;
     mapping(bytes32 key => Checkpoints.Trace160) private _signers;
 
-    constructor(IDirectory directory, address owner_) Wired(directory, owner_) {}
+    constructor(IDirectory directory, address owner_) Wired(directory, owner_) EIP712("InferenceMesh", "1") {}
 
     /// @inheritdoc IGatewayRegistry
     function register(string calldata id, string calldata metadata) external whenNotPaused {
@@ -44,11 +47,23 @@ contract GatewayRegistry is IGatewayRegistry, Stoppable {
         nonReentrant
     {
         bytes32 key = _register(id, metadata);
+        if (!autoWhitelist) revert AutoWhitelistOff();
         if (amount == 0) revert ZeroAmount();
-        _token.safeTransferFrom(msg.sender, address(this), amount);
+        uint256 sent = Math.min(amount, _token.sentTo(msg.sender));
+        if (sent != 0) _token.takeSent(msg.sender, sent);
+        if (sent < amount) _token.safeTransferFrom(msg.sender, address(this), amount - sent);
         _token.forceApprove(address(_staking), amount);
         _staking.stakeFromRegistry(id, msg.sender, amount);
         emit GatewayRegisteredAndStaked(id, key, msg.sender, metadata, amount);
+    }
+
+    /// @inheritdoc IGatewayRegistry
+    function returnSent() external nonReentrant returns (uint256 amount) {
+        amount = _token.sentTo(msg.sender);
+        if (amount == 0) revert NothingToClaim();
+        _token.takeSent(msg.sender, amount);
+        _token.safeTransfer(msg.sender, amount);
+        emit SentReturned(msg.sender, amount);
     }
 
     /// @inheritdoc IGatewayRegistry
@@ -76,9 +91,10 @@ contract GatewayRegistry is IGatewayRegistry, Stoppable {
     }
 
     /// @inheritdoc IGatewayRegistry
-    function setSigner(string calldata id, address signer) external {
+    function setSigner(string calldata id, address signer, bytes calldata consent) external {
         (bytes32 key,) = _mine(id);
         if (signer == address(0)) revert ZeroAddress();
+        if (signer != msg.sender) Consent.check(hashConsent(key, msg.sender, signer), consent, signer);
         bytes32 user = gatewayOfSigner[signer];
         if (user != 0 && user != key) revert SignerInUse(signer);
         _setSigner(key, signer, _epochs.currentEpoch() + 1);
@@ -122,12 +138,28 @@ contract GatewayRegistry is IGatewayRegistry, Stoppable {
     function isActiveKey(bytes32 key) public view returns (bool) {
         Gateway storage item = _gateways[key];
         if (item.owner == address(0) || item.deactivated || !item.whitelisted) return false;
-        if (_slashing.isGatewayJailed(key) || _staking.isOverdrawn(key)) return false;
-        return _staking.stakeOfKey(key).windDownEnd == 0;
+        return !_staking.isOverdrawn(key);
+    }
+
+    /// @inheritdoc IGatewayRegistry
+    function isEligible(string calldata id) external view returns (bool) {
+        return isEligibleKey(Ids.keyOf(id));
+    }
+
+    /// @inheritdoc IGatewayRegistry
+    function isEligibleKey(bytes32 key) public view returns (bool) {
+        if (!isActiveKey(key) || _slashing.isGatewayJailed(key)) return false;
+        IGatewayStaking.Stake memory stake = _staking.stakeOfKey(key);
+        return stake.windDownEnd == 0 && stake.amount - stake.reserved >= _staking.minGatewayStake();
+    }
+
+    /// @inheritdoc IGatewayRegistry
+    function hashConsent(bytes32 key, address owner_, address signer) public view returns (bytes32) {
+        return _hashTypedDataV4(Consent.structHash(key, owner_, signer));
     }
 
     function _wire(IDirectory.Entries memory entries) internal override {
-        _token = IERC20(entries.token);
+        _token = IFuncToken(entries.token);
         _epochs = IEpochController(entries.epochs);
         _staking = IGatewayStaking(entries.gatewayStaking);
         _slashing = ISlashing(entries.slashing);

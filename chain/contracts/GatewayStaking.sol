@@ -11,11 +11,12 @@ import {IDirectory} from "./interfaces/IDirectory.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
 import {IGatewayRegistry} from "./interfaces/IGatewayRegistry.sol";
 import {IGatewayStaking} from "./interfaces/IGatewayStaking.sol";
+import {IProviderRegistry} from "./interfaces/IProviderRegistry.sol";
 import {ISettlement} from "./interfaces/ISettlement.sol";
 import {ISlashing} from "./interfaces/ISlashing.sol";
 import {Ids} from "./libraries/Ids.sol";
 
-/// @title Gateway stakes.
+/// @title Gateway stakes, and the lines by which they guarantee single providers' work.
 contract GatewayStaking is IGatewayStaking, Stoppable {
     using SafeERC20 for IERC20;
 
@@ -24,12 +25,14 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
     IERC20 private _token;
     IEpochController private _epochs;
     IGatewayRegistry private _gateways;
+    IProviderRegistry private _providers;
     ISettlement private _settlement;
     ISlashing private _slashing;
 
     /// @inheritdoc IGatewayStaking
     uint256 public minGatewayStake;
     mapping(bytes32 key => Stake) private _stakes;
+    mapping(bytes32 key => mapping(bytes32 provider => Line)) private _lines;
 
     constructor(IDirectory directory, address owner_, uint256 minGatewayStake_) Wired(directory, owner_) {
         Ids.checkBounds(minGatewayStake_, 1, MAX_MIN_STAKE);
@@ -84,10 +87,74 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
         if (current < stake.windDownEnd) revert WindDownNotOver(key, stake.windDownEnd);
         if (current < stake.unlockEpoch) revert StakeLocked(key, stake.unlockEpoch);
         if (_slashing.isGatewayJailed(key)) revert GatewayJailed(key, _slashing.gatewayJailedUntil(key));
-        if (stake.reserved != 0 || _settlement.openChallengesOf(key) != 0) revert StakeUnderDispute(key);
+        if (stake.reserved != 0) revert LinesOpen(key, stake.reserved);
+        uint256 debt = _settlement.debtOf(key);
+        if (debt != 0) revert GatewayInDebt(key, debt);
         delete _stakes[key];
         _token.safeTransfer(msg.sender, stake.amount);
         emit GatewayUnstaked(id, key, msg.sender, stake.amount);
+    }
+
+    /// @inheritdoc IGatewayStaking
+    function fundLines(string calldata id, string[] calldata providerIds, uint256[] calldata amounts)
+        external
+        whenNotPaused
+    {
+        bytes32 key = _mine(id, msg.sender);
+        if (providerIds.length != amounts.length) revert LengthMismatch();
+        bytes32[] memory keys = new bytes32[](amounts.length);
+        uint256 sum;
+        for (uint256 i = 0; i < amounts.length; ++i) {
+            if (amounts[i] == 0) revert ZeroAmount();
+            keys[i] = Ids.keyOf(providerIds[i]);
+            (address provider,) = _providers.ownerAndModel(keys[i]);
+            if (provider == address(0)) revert UnknownProvider(keys[i]);
+            sum = Math.saturatingAdd(sum, amounts[i]);
+        }
+        Stake storage stake = _stakes[key];
+        uint256 spare = spareStakeOfKey(key);
+        if (sum > spare) revert InsufficientStake(sum, spare);
+        if (stake.windDownEnd != 0) revert GatewayWindingDown(key);
+        stake.reserved += uint128(sum);
+        for (uint256 i = 0; i < amounts.length; ++i) {
+            Line storage line = _lines[key][keys[i]];
+            uint128 total = line.amount + uint128(amounts[i]);
+            line.amount = total;
+            emit LineFunded(key, keys[i], amounts[i], total);
+        }
+    }
+
+    /// @inheritdoc IGatewayStaking
+    function thawLine(string calldata id, string calldata providerId, uint256 amount) external {
+        bytes32 key = _mine(id, msg.sender);
+        if (amount == 0) revert ZeroAmount();
+        bytes32 provider = Ids.keyOf(providerId);
+        Line storage line = _lines[key][provider];
+        uint256 firm = line.amount - line.thawing;
+        if (amount > firm) revert InsufficientBalance(amount, firm);
+        // A voucher can be enforced for epochRewardDelay epochs, and a provider may learn of a thaw one epoch late.
+        uint64 end = _epochs.currentEpoch() + _epochs.epochRewardDelay() + 2;
+        line.thawing += uint128(amount);
+        line.thawEnd = end;
+        emit LineThawing(key, provider, line.thawing, end);
+    }
+
+    /// @inheritdoc IGatewayStaking
+    function releaseLine(string calldata id, string calldata providerId) external returns (uint256 amount) {
+        bytes32 key = _mine(id, msg.sender);
+        bytes32 provider = Ids.keyOf(providerId);
+        Line memory line = _lines[key][provider];
+        if (line.thawing == 0) revert NothingThawing(msg.sender);
+        if (_epochs.currentEpoch() < line.thawEnd) revert StillThawing(line.thawEnd);
+        uint128 freed = uint128(Math.min(line.thawing, line.amount - line.held));
+        if (freed == 0) revert LineHeld(key, provider);
+        line.amount -= freed;
+        line.thawing -= freed;
+        if (line.thawing == 0) line.thawEnd = 0;
+        _lines[key][provider] = line;
+        _stakes[key].reserved -= freed;
+        emit LineReleased(key, provider, freed);
+        return freed;
     }
 
     /// @inheritdoc IGatewayStaking
@@ -104,8 +171,9 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
 
     /// @inheritdoc IGatewayStaking
     function setMinGatewayStake(uint256 amount) external onlyOwner {
-        Ids.checkBounds(amount, 1, MAX_MIN_STAKE);
-        emit MinGatewayStakeUpdated(minGatewayStake, amount);
+        uint256 present = minGatewayStake;
+        Ids.checkBounds(amount, Math.ceilDiv(present, 2), Math.min(2 * present, MAX_MIN_STAKE));
+        emit MinGatewayStakeUpdated(present, amount);
         minGatewayStake = amount;
     }
 
@@ -119,14 +187,41 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
     }
 
     /// @inheritdoc IGatewayStaking
-    function reserve(bytes32 key, uint256 amount) external only(address(_settlement)) returns (uint256 held) {
-        held = Math.min(amount, effectiveStakeOfKey(key));
-        _setReserved(key, _stakes[key].reserved + uint128(held));
+    function holdLine(bytes32 gateway, bytes32 provider, uint256 amount)
+        external
+        only(address(_settlement))
+        returns (uint256 held)
+    {
+        Line storage line = _lines[gateway][provider];
+        held = Math.min(amount, line.amount - line.held);
+        if (held != 0) line.held += uint128(held);
     }
 
     /// @inheritdoc IGatewayStaking
-    function release(bytes32 key, uint256 held) external only(address(_settlement)) {
-        _setReserved(key, _stakes[key].reserved - uint128(held));
+    function endHold(bytes32 gateway, bytes32 provider, uint256 amount) external only(address(_settlement)) {
+        Line storage line = _lines[gateway][provider];
+        // A charge in between may have taken what was held.
+        line.held -= uint128(Math.min(amount, line.held));
+    }
+
+    /// @inheritdoc IGatewayStaking
+    function chargeLine(bytes32 gateway, bytes32 provider, uint256 amount)
+        external
+        only(address(_settlement))
+        returns (uint256 taken)
+    {
+        Line memory line = _lines[gateway][provider];
+        taken = Math.min(amount, line.amount);
+        if (taken == 0) return 0;
+        line.amount -= uint128(taken);
+        line.thawing = uint128(Math.min(line.thawing, line.amount));
+        line.held = uint128(Math.min(line.held, line.amount));
+        _lines[gateway][provider] = line;
+        Stake storage stake = _stakes[gateway];
+        stake.amount -= uint128(taken);
+        stake.reserved -= uint128(taken);
+        _token.safeTransfer(msg.sender, taken);
+        emit LineCharged(gateway, provider, taken);
     }
 
     /// @inheritdoc IGatewayStaking
@@ -147,7 +242,7 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
 
     /// @inheritdoc IGatewayStaking
     function isOverdrawn(bytes32 key) external view returns (bool) {
-        return effectiveStakeOfKey(key) < minGatewayStake;
+        return effectiveStakeOfKey(key) == 0;
     }
 
     /// @inheritdoc IGatewayStaking
@@ -161,15 +256,32 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
     }
 
     /// @inheritdoc IGatewayStaking
+    function lineOf(bytes32 gateway, bytes32 provider) external view returns (Line memory) {
+        return _lines[gateway][provider];
+    }
+
+    /// @inheritdoc IGatewayStaking
+    function guaranteed(bytes32 gateway, bytes32 provider) external view returns (uint256) {
+        Line storage line = _lines[gateway][provider];
+        return line.amount - line.thawing;
+    }
+
+    /// @inheritdoc IGatewayStaking
     function effectiveStakeOfKey(bytes32 key) public view returns (uint256) {
         Stake storage stake = _stakes[key];
         return stake.amount - stake.reserved;
+    }
+
+    /// @inheritdoc IGatewayStaking
+    function spareStakeOfKey(bytes32 key) public view returns (uint256) {
+        return Math.saturatingSub(effectiveStakeOfKey(key), minGatewayStake);
     }
 
     function _wire(IDirectory.Entries memory entries) internal override {
         _token = IERC20(entries.token);
         _epochs = IEpochController(entries.epochs);
         _gateways = IGatewayRegistry(entries.gateways);
+        _providers = IProviderRegistry(entries.providers);
         _settlement = ISettlement(entries.settlement);
         _slashing = ISlashing(entries.slashing);
     }
@@ -184,11 +296,6 @@ contract GatewayStaking is IGatewayStaking, Stoppable {
         stake.unlockEpoch = unlockEpoch;
         _token.safeTransferFrom(msg.sender, address(this), amount);
         emit GatewayStaked(id, key, caller, amount, unlockEpoch);
-    }
-
-    function _setReserved(bytes32 key, uint128 reserved) private {
-        _stakes[key].reserved = reserved;
-        emit GatewayReserved(key, reserved);
     }
 
     function _mine(string calldata id, address caller) private view returns (bytes32 key) {

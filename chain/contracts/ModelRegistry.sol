@@ -11,8 +11,6 @@ import {IEpochController} from "./interfaces/IEpochController.sol";
 import {IGatewayRegistry} from "./interfaces/IGatewayRegistry.sol";
 import {IGatewayStaking} from "./interfaces/IGatewayStaking.sol";
 import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
-import {IProviderRegistry} from "./interfaces/IProviderRegistry.sol";
-import {IProviderStaking} from "./interfaces/IProviderStaking.sol";
 import {IRouter} from "./interfaces/IRouter.sol";
 import {Ids} from "./libraries/Ids.sol";
 
@@ -34,11 +32,11 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     }
 
     IEpochController private _epochs;
-    IProviderRegistry private _providers;
     IGatewayRegistry private _gateways;
     IGatewayStaking private _gatewayStaking;
     IRouter private _router;
     address private _settlement;
+    address private _rewardPool;
 
     /// @inheritdoc IModelRegistry
     uint256 public modelCount;
@@ -46,8 +44,10 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     mapping(uint256 modelId => Checkpoints.Trace208) private _prices;
     mapping(uint256 modelId => Usage) private _usage;
     mapping(uint256 modelId => RatingSums) private _sums;
-    mapping(uint256 modelId => mapping(bytes32 rater => Rating)) private _ratings;
-    mapping(bytes32 nameHash => bool) private _nameTaken;
+    mapping(uint256 modelId => mapping(bytes32 gateway => Rating)) private _ratings;
+    /// @inheritdoc IModelRegistry
+    mapping(uint256 modelId => mapping(bytes32 gateway => uint256)) public spentBy;
+    mapping(bytes32 nameHash => uint256 modelId) private _named;
 
     constructor(IDirectory directory, address owner_) Wired(directory, owner_) {}
 
@@ -73,15 +73,15 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     ) external whenNotPaused returns (uint256 modelId) {
         Ids.checkId(name);
         bytes32 nameHash = Ids.keyOf(name);
-        if (_nameTaken[nameHash]) revert ModelNameTaken(name);
+        if (_named[nameHash] != 0) revert ModelNameTaken(name);
         if (manifestHash == 0) revert ZeroAmount();
         Ids.checkMetadata(metadataURI);
         Ids.checkBounds(blocks, 1, MAX_BLOCKS);
         Ids.checkBounds(royaltyBps, 0, MAX_ROYALTY_BPS);
         if (stakeAmount == 0) revert ZeroAmount();
 
-        _nameTaken[nameHash] = true;
         modelId = ++modelCount;
+        _named[nameHash] = modelId;
         Model storage model_ = _models[modelId];
         model_.creator = msg.sender;
         model_.blocks = blocks;
@@ -110,41 +110,54 @@ contract ModelRegistry is IModelRegistry, Stoppable {
 
     /// @inheritdoc IModelRegistry
     function updatePrice(uint256 modelId, uint128 price) external whenNotPaused onlyCreator(modelId) {
-        uint64 from = _epochs.currentEpoch() + 1;
+        // A route that is planned in one epoch may still be worked and vouched for in the next.
+        uint64 from = _epochs.currentEpoch() + 2;
         _setPrice(modelId, from, price);
         emit ModelPriceUpdated(modelId, price, from);
     }
 
     /// @inheritdoc IModelRegistry
-    function rateModel(uint256 modelId, RaterKind kind, string calldata raterId, uint8 score)
-        external
-        whenNotPaused
-        known(modelId)
-    {
+    function rateModel(uint256 modelId, string calldata gatewayId, uint8 score) external whenNotPaused known(modelId) {
         if (score == 0 || score > 5) revert InvalidScore(score);
-        bytes32 key = Ids.keyOf(raterId);
-        (address rater, uint256 weight) = _stakeOf(kind, key);
+        bytes32 key = Ids.keyOf(gatewayId);
+        address rater = _gateways.ownerOf(key);
+        if (rater == address(0)) revert UnknownGateway(key);
         if (rater != msg.sender) revert Unauthorized(msg.sender);
+        uint256 weight = _weightOf(modelId, key);
         if (weight == 0) revert NoVotingStake(key);
-        _setRating(modelId, kind, key, score, weight);
+        _setRating(modelId, key, score, weight);
     }
 
     /// @inheritdoc IModelRegistry
-    function refreshRating(uint256 modelId, RaterKind kind, string calldata raterId) external known(modelId) {
-        bytes32 key = Ids.keyOf(raterId);
-        uint8 score = _ratings[modelId][_raterKey(kind, key)].score;
+    function refreshRating(uint256 modelId, string calldata gatewayId) external known(modelId) {
+        bytes32 key = Ids.keyOf(gatewayId);
+        uint8 score = _ratings[modelId][key].score;
         if (score == 0) revert NotRated(modelId, key);
-        (, uint256 weight) = _stakeOf(kind, key);
-        _setRating(modelId, kind, key, score, weight);
+        _setRating(modelId, key, score, _weightOf(modelId, key));
     }
 
     /// @inheritdoc IModelRegistry
-    function recordUsage(uint256 modelId, uint64 epoch, uint128 units, uint128 fees) external only(_settlement) {
+    function recordUsage(uint256 modelId, uint64 epoch, uint128 units, uint128 fees, uint128 burned)
+        external
+        only(_settlement)
+    {
         Usage storage usage_ = _usage[modelId];
         usage_.units += units;
         usage_.fees += fees;
+        usage_.burned += burned;
         usage_.epochs += 1;
-        emit ModelUsed(modelId, epoch, units, fees);
+        emit ModelUsed(modelId, epoch, units, fees, burned);
+    }
+
+    /// @inheritdoc IModelRegistry
+    function recordSpend(uint256 modelId, bytes32 gateway, uint256 amount) external only(_settlement) {
+        spentBy[modelId][gateway] += amount;
+    }
+
+    /// @inheritdoc IModelRegistry
+    function recordBurn(uint256 modelId, uint256 amount) external only(_rewardPool) {
+        _usage[modelId].burned += SafeCast.toUint128(amount);
+        emit ModelBurned(modelId, amount);
     }
 
     /// @inheritdoc IModelRegistry
@@ -155,6 +168,11 @@ contract ModelRegistry is IModelRegistry, Stoppable {
     /// @inheritdoc IModelRegistry
     function exists(uint256 modelId) public view returns (bool) {
         return _models[modelId].creator != address(0);
+    }
+
+    /// @inheritdoc IModelRegistry
+    function modelIdOf(string calldata name) external view returns (uint256) {
+        return _named[Ids.keyOf(name)];
     }
 
     /// @inheritdoc IModelRegistry
@@ -211,11 +229,11 @@ contract ModelRegistry is IModelRegistry, Stoppable {
 
     function _wire(IDirectory.Entries memory entries) internal override {
         _epochs = IEpochController(entries.epochs);
-        _providers = IProviderRegistry(entries.providers);
         _gateways = IGatewayRegistry(entries.gateways);
         _gatewayStaking = IGatewayStaking(entries.gatewayStaking);
         _router = IRouter(entries.router);
         _settlement = entries.settlement;
+        _rewardPool = entries.rewardPool;
     }
 
     /// @dev Apart from `createModel`, whose arguments fill the stack.
@@ -241,8 +259,8 @@ contract ModelRegistry is IModelRegistry, Stoppable {
         _prices[modelId].push(SafeCast.toUint48(from), price);
     }
 
-    function _setRating(uint256 modelId, RaterKind kind, bytes32 key, uint8 score, uint256 weight) private {
-        Rating storage rating_ = _ratings[modelId][_raterKey(kind, key)];
+    function _setRating(uint256 modelId, bytes32 key, uint8 score, uint256 weight) private {
+        Rating storage rating_ = _ratings[modelId][key];
         RatingSums storage sums = _sums[modelId];
         sums.scoreTimesWeight =
             sums.scoreTimesWeight + uint256(score) * weight - uint256(rating_.score) * rating_.weight;
@@ -252,25 +270,13 @@ contract ModelRegistry is IModelRegistry, Stoppable {
         emit ModelRated(modelId, key, score, weight);
     }
 
-    function _stakeOf(RaterKind kind, bytes32 key) private view returns (address rater, uint256 weight) {
-        if (kind == RaterKind.Provider) {
-            uint256 pooled;
-            (rater, pooled) = _providers.ownerAndModel(key);
-            if (rater == address(0)) revert UnknownProvider(key);
-            weight = IProviderStaking(_router.stakingPool(pooled)).stakeOfKey(key);
-        } else {
-            rater = _gateways.ownerOf(key);
-            if (rater == address(0)) revert UnknownGateway(key);
-            weight = _gatewayStaking.effectiveStakeOfKey(key);
-        }
+    /// @dev Stake alone would let those rate who never paid for the model.
+    function _weightOf(uint256 modelId, bytes32 key) private view returns (uint256) {
+        return Math.min(_gatewayStaking.effectiveStakeOfKey(key), spentBy[modelId][key]);
     }
 
     function _priceAt(uint256 modelId, uint64 epoch) private view returns (uint128) {
         return uint128(_prices[modelId].upperLookupRecent(SafeCast.toUint48(epoch)));
-    }
-
-    function _raterKey(RaterKind kind, bytes32 key) private pure returns (bytes32) {
-        return keccak256(abi.encode(kind, key));
     }
 
     function _known(uint256 modelId) private view {

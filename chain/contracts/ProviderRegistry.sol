@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
 import {Stoppable} from "./base/Stoppable.sol";
 import {Wired} from "./base/Wired.sol";
@@ -13,10 +14,11 @@ import {IProviderRegistry} from "./interfaces/IProviderRegistry.sol";
 import {IProviderStaking} from "./interfaces/IProviderStaking.sol";
 import {IRouter} from "./interfaces/IRouter.sol";
 import {ISlashing} from "./interfaces/ISlashing.sol";
+import {Consent} from "./libraries/Consent.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Who provides which model, and where.
-contract ProviderRegistry is IProviderRegistry, Stoppable {
+contract ProviderRegistry is IProviderRegistry, Stoppable, EIP712 {
     using SafeERC20 for IERC20;
     using Checkpoints for Checkpoints.Trace160;
 
@@ -35,7 +37,7 @@ contract ProviderRegistry is IProviderRegistry, Stoppable {
     mapping(bytes32 key => Checkpoints.Trace160) private _signers;
     mapping(address owner => bytes32[]) private _owned;
 
-    constructor(IDirectory directory, address owner_) Wired(directory, owner_) {}
+    constructor(IDirectory directory, address owner_) Wired(directory, owner_) EIP712("InferenceMesh", "1") {}
 
     /// @inheritdoc IProviderRegistry
     function register(string calldata id, uint256 modelId, string calldata metadata) external whenNotPaused {
@@ -49,6 +51,7 @@ contract ProviderRegistry is IProviderRegistry, Stoppable {
         nonReentrant
     {
         bytes32 key = _register(id, modelId, metadata);
+        if (!autoWhitelist) revert AutoWhitelistOff();
         uint256 amount = _models.modelStakeAmount(modelId);
         address pool = _router.stakingPool(modelId);
         _token.safeTransferFrom(msg.sender, address(this), amount);
@@ -110,9 +113,10 @@ contract ProviderRegistry is IProviderRegistry, Stoppable {
     }
 
     /// @inheritdoc IProviderRegistry
-    function setSigner(string calldata id, address signer) external {
+    function setSigner(string calldata id, address signer, bytes calldata consent) external {
         (bytes32 key,) = _mine(id);
         if (signer == address(0)) revert ZeroAddress();
+        if (signer != msg.sender) Consent.check(hashConsent(key, msg.sender, signer), consent, signer);
         uint64 from = _epochs.currentEpoch() + 1;
         _signers[key].push(from, uint160(signer));
         emit ProviderSignerUpdated(key, signer, from);
@@ -159,12 +163,18 @@ contract ProviderRegistry is IProviderRegistry, Stoppable {
 
     /// @inheritdoc IProviderRegistry
     function isActive(string calldata id) external view returns (bool) {
+        return _isActive(Ids.keyOf(id));
+    }
+
+    /// @inheritdoc IProviderRegistry
+    function isEligible(string calldata id) external view returns (bool) {
         bytes32 key = Ids.keyOf(id);
-        Provider storage item = _providers[key];
-        if (item.owner == address(0) || item.deactivated || !item.whitelisted) return false;
-        uint256 modelId = item.modelId;
-        if (!_models.isEnabled(modelId) || _slashing.isProviderJailed(key)) return false;
-        return IProviderStaking(_router.stakingPool(modelId)).stakeOfKey(key) >= _models.modelStakeAmount(modelId);
+        return _isActive(key) && !_slashing.isProviderJailed(key);
+    }
+
+    /// @inheritdoc IProviderRegistry
+    function hashConsent(bytes32 key, address owner_, address signer) public view returns (bytes32) {
+        return _hashTypedDataV4(Consent.structHash(key, owner_, signer));
     }
 
     function _wire(IDirectory.Entries memory entries) internal override {
@@ -173,6 +183,14 @@ contract ProviderRegistry is IProviderRegistry, Stoppable {
         _models = IModelRegistry(entries.models);
         _router = IRouter(entries.router);
         _slashing = ISlashing(entries.slashing);
+    }
+
+    function _isActive(bytes32 key) private view returns (bool) {
+        Provider storage item = _providers[key];
+        if (item.owner == address(0) || item.deactivated || !item.whitelisted) return false;
+        uint256 modelId = item.modelId;
+        if (!_models.isEnabled(modelId)) return false;
+        return IProviderStaking(_router.stakingPool(modelId)).stakeOfKey(key) >= _models.modelStakeAmount(modelId);
     }
 
     function _register(string calldata id, uint256 modelId, string calldata metadata) private returns (bytes32 key) {

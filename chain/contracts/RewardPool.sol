@@ -10,10 +10,13 @@ import {IEpochController} from "./interfaces/IEpochController.sol";
 import {IFuncToken} from "./interfaces/IFuncToken.sol";
 import {IModelRegistry} from "./interfaces/IModelRegistry.sol";
 import {IEmissionSchedule, IRewardPool} from "./interfaces/IRewardPool.sol";
+import {ISettlement} from "./interfaces/ISettlement.sol";
 
 /// @title Emission with a hard cap, and boosts.
 contract RewardPool is IRewardPool, Stoppable {
     using SafeERC20 for IFuncToken;
+
+    uint256 private constant BPS = 10_000;
 
     /// @inheritdoc IRewardPool
     uint256 public immutable EMISSION_CAP;
@@ -22,7 +25,7 @@ contract RewardPool is IRewardPool, Stoppable {
     IFuncToken private _token;
     IEpochController private _epochs;
     IModelRegistry private _models;
-    address private _settlement;
+    ISettlement private _settlement;
 
     /// @inheritdoc IRewardPool
     uint256 public emitted;
@@ -44,15 +47,19 @@ contract RewardPool is IRewardPool, Stoppable {
         if (amount == 0) revert ZeroAmount();
         uint64 current = _epochs.currentEpoch();
         if (epoch < current) revert EpochPassed(epoch, current);
-        boostOf[modelId][epoch] += amount;
+        uint256 burned = Math.mulDiv(amount, _settlement.parameters().burnBps, BPS);
+        uint256 added = amount - burned;
+        boostOf[modelId][epoch] += added;
         _token.safeTransferFrom(msg.sender, address(this), amount);
-        emit Boosted(modelId, epoch, msg.sender, amount);
+        _token.burn(burned);
+        _models.recordBurn(modelId, burned);
+        emit Boosted(modelId, epoch, msg.sender, added, burned);
     }
 
     /// @inheritdoc IRewardPool
     function settle(uint256 modelId, uint64 epoch, uint256 weight, uint256 totalWeight, address to)
         external
-        only(_settlement)
+        only(address(_settlement))
         returns (uint256 emission, uint256 boosted)
     {
         emission = Math.min(emissionFor(epoch, weight, totalWeight), EMISSION_CAP - emitted);
@@ -79,6 +86,6 @@ contract RewardPool is IRewardPool, Stoppable {
         _token = IFuncToken(entries.token);
         _epochs = IEpochController(entries.epochs);
         _models = IModelRegistry(entries.models);
-        _settlement = entries.settlement;
+        _settlement = ISettlement(entries.settlement);
     }
 }

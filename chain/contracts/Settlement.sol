@@ -4,7 +4,6 @@ pragma solidity 0.8.37;
 import {Proxy} from "@openzeppelin/contracts/proxy/Proxy.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
-import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {SettlementState} from "./base/SettlementState.sol";
 import {IDirectory} from "./interfaces/IDirectory.sol";
@@ -51,22 +50,21 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         Ids.checkBounds(totalUnits, 1, MAX_UNITS);
         uint256 expected = _models.feeFor(modelId, epoch, totalUnits);
         if (totalFees != expected) revert WrongFees(totalFees, expected);
-        uint256 cover = _escrow.creditOf(gateway) + _gatewayStaking.effectiveStakeOfKey(gateway)
-            - _gatewayStaking.minGatewayStake();
+        uint256 cover = _escrow.creditOf(gateway) + _gatewayStaking.spareStakeOfKey(gateway);
         if (totalFees > cover) revert InsufficientCover(totalFees, cover);
 
         posted.root = root;
-        posted.totalUnits = uint128(totalUnits);
+        posted.totalUnits = uint96(totalUnits);
         posted.totalFees = SafeCast.toUint128(totalFees);
         posted.status = CheckpointStatus.Posted;
         _posters[modelId][epoch].push(gateway);
-        _book(gateway, modelId, epoch, totalUnits, totalFees, true);
+        _book(gateway, modelId, epoch, totalUnits, totalFees);
         _charge(gateway, totalFees);
         emit CheckpointPosted(gateway, modelId, epoch, root, totalUnits, totalFees, dataHash);
     }
 
     /// @inheritdoc ISettlementCore
-    function proveContribution(string calldata id, uint64 epoch, uint256 units, bytes32[] calldata proof)
+    function proveContribution(string calldata id, uint64 epoch, uint256 units, Sibling[] calldata proof)
         external
         nonReentrant
     {
@@ -77,10 +75,8 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         for (uint256 i = 0; i < n; ++i) {
             work.gateway = posters[i];
             Checkpoint storage posted = _checkpoints[_slot(work.gateway, work.modelId, epoch)];
-            if (posted.status != CheckpointStatus.Posted) continue;
-            bytes32 leaf = _leafOf(work);
-            if (MerkleProof.processProofCalldata(proof, leaf) == posted.root) {
-                _record(posted, leaf, work);
+            if (_isLeaf(posted, work, proof)) {
+                _record(work);
                 return;
             }
         }
@@ -93,16 +89,15 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         string calldata id,
         uint64 epoch,
         uint256 units,
-        bytes32[] calldata proof
+        Sibling[] calldata proof
     ) external nonReentrant {
         ContributionVoucher memory work = _requireWork(id, epoch, units);
         work.gateway = Ids.keyOf(gatewayId);
         if (_gateways.ownerOf(work.gateway) == address(0)) revert UnknownGateway(work.gateway);
         _finalizeOnce(work.modelId, epoch);
         Checkpoint storage posted = _posted(work.gateway, work.modelId, epoch);
-        bytes32 leaf = _leafOf(work);
-        if (!MerkleProof.verifyCalldata(proof, posted.root, leaf)) revert InvalidProof();
-        _record(posted, leaf, work);
+        if (!_isLeaf(posted, work, proof)) revert InvalidProof();
+        _record(work);
     }
 
     /// @inheritdoc ISettlementCore
@@ -144,7 +139,6 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
             uint256 share = shares[epoch];
             if (share == 0) continue;
             shares[epoch] = 0;
-            _sealed[epoch] = true;
             amount += share;
         }
         if (amount != 0) _token.safeTransfer(msg.sender, amount);
@@ -158,7 +152,7 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         uint16 fraudPenaltyBps,
         uint16 challengerBps,
         uint64 jailEpochs,
-        uint128 challengeBond
+        uint16 bondBps
     ) external onlyOwner {
         Ids.checkBounds(gatewayShareBps, 0, 2000);
         Ids.checkBounds(burnBps, 100, 2000);
@@ -166,9 +160,9 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         Ids.checkBounds(fraudPenaltyBps, 1000, 10_000);
         Ids.checkBounds(challengerBps, 0, 5000);
         Ids.checkBounds(jailEpochs, _epochs.epochRewardDelay(), 1000);
-        Ids.checkBounds(challengeBond, 1, 1e24);
+        Ids.checkBounds(bondBps, 100, 5000);
         Parameters memory p = Parameters(
-            gatewayShareBps, burnBps, omissionPenaltyBps, fraudPenaltyBps, challengerBps, jailEpochs, challengeBond
+            gatewayShareBps, burnBps, omissionPenaltyBps, fraudPenaltyBps, challengerBps, jailEpochs, bondBps
         );
         uint64 from = _epochs.currentEpoch() + 1;
         _parameters.push(uint48(from), _pack(p));
@@ -206,11 +200,6 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
     }
 
     /// @inheritdoc ISettlementCore
-    function isSealed(uint64 epoch) external view returns (bool) {
-        return _sealed[epoch];
-    }
-
-    /// @inheritdoc ISettlementCore
     function royaltyOf(uint256 modelId) external view returns (uint256) {
         return _royalties[modelId];
     }
@@ -221,7 +210,7 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
     }
 
     /// @inheritdoc ISettlementCore
-    function isProven(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (bool) {
+    function provenUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256) {
         return _proven[gateway][provider][epoch];
     }
 
@@ -240,11 +229,6 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
     }
 
     /// @inheritdoc ISettlementCore
-    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32) {
-        return _receiptDigest(receipt);
-    }
-
-    /// @inheritdoc ISettlementCore
     function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32) {
         return _commitmentDigest(commitment);
     }
@@ -253,17 +237,15 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         return CHALLENGES;
     }
 
-    function _record(Checkpoint storage posted, bytes32 leaf, ContributionVoucher memory work) private {
+    /// @dev Of two leaves of one provider in one tree the larger counts, in whichever order they are proven.
+    function _record(ContributionVoucher memory work) private {
         (bytes32 gateway, bytes32 provider, uint64 epoch) = (work.gateway, work.provider, work.epoch);
         uint256 units = work.cumulativeUnits;
-        if (_barred[leaf]) revert LeafBarred(provider, gateway, epoch);
-        if (_proven[gateway][provider][epoch]) revert AlreadyProven(provider, gateway, epoch);
-        uint128 proven = posted.provenUnits;
-        uint256 left = posted.totalUnits - posted.barredUnits - proven;
-        if (units > left) revert UnitsExceedTotal(units, left);
-        _proven[gateway][provider][epoch] = true;
-        posted.provenUnits = proven + uint128(units);
-        IProviderStaking(_router.stakingPool(work.modelId)).recordContribution(provider, epoch, uint128(units));
+        uint256 before = _proven[gateway][provider][epoch];
+        if (units <= before) revert AlreadyProven(provider, gateway, epoch);
+        _proven[gateway][provider][epoch] = units;
+        IProviderStaking(_router.stakingPool(work.modelId))
+            .recordContribution(provider, epoch, uint128(units - before));
         emit ContributionProven(provider, gateway, work.modelId, epoch, units);
     }
 
@@ -274,15 +256,13 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
 
     function _finalize(uint256 modelId, uint64 epoch) private {
         ModelEpoch storage sums = _modelEpochs[modelId][epoch];
-        if (sums.openChallenges != 0) revert ChallengesOpen(modelId, epoch);
         sums.finalized = true;
-        _sealed[epoch] = true;
         uint128 units = sums.units;
-        if (units != 0) _models.recordUsage(modelId, epoch, units, sums.fees);
-
         address pool = _router.stakingPool(modelId);
         (uint256 net, uint256 burned) = _payOut(modelId, epoch, sums, pool);
-        (uint256 emission, uint256 boosted) = _rewardPool.settle(modelId, epoch, burned, _emissionWeights[epoch], pool);
+        (uint256 emission, uint256 boosted) =
+            _rewardPool.settle(modelId, epoch, burned / 2, _emissionWeights[epoch], pool);
+        if (units != 0) _models.recordUsage(modelId, epoch, units, sums.fees, uint128(burned - emission));
         uint128 amount = SafeCast.toUint128(net + emission + boosted);
         uint128 pot = IProviderStaking(pool).fundPot(epoch, amount, units);
         emit EpochFinalized(modelId, epoch, pot, emission, boosted, units);
@@ -309,9 +289,6 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         if (!_models.exists(modelId)) revert UnknownModel(modelId);
         // Not `epoch + 1 != current`, which overflows for the largest epoch.
         if (epoch != current - 1) revert PostingWindowClosed(epoch, current);
-        if (_slashing.isGatewayJailed(gateway) || _gatewayStaking.isOverdrawn(gateway)) {
-            revert GatewayNotBonded(gateway);
-        }
     }
 
     /// @dev What is to be proven, but for the gateway.
@@ -325,10 +302,6 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         if (owner_ == address(0)) revert UnknownProvider(provider);
         if (units == 0) revert ZeroAmount();
         return ContributionVoucher(0, provider, modelId, epoch, units);
-    }
-
-    function _leafOf(ContributionVoucher memory work) private pure returns (bytes32) {
-        return Leaves.hash(work.gateway, work.provider, work.modelId, work.epoch, work.cumulativeUnits);
     }
 
     function _requireClaimable(uint64 epoch) private view {

@@ -11,26 +11,42 @@ import {IDisputes} from "./interfaces/IDisputes.sol";
 import {IEpochController} from "./interfaces/IEpochController.sol";
 import {IFuncToken} from "./interfaces/IFuncToken.sol";
 import {IGatewayRegistry} from "./interfaces/IGatewayRegistry.sol";
+import {IGatewayStaking} from "./interfaces/IGatewayStaking.sol";
 import {IProviderRegistry} from "./interfaces/IProviderRegistry.sol";
 import {IProviderStaking} from "./interfaces/IProviderStaking.sol";
 import {IRouter} from "./interfaces/IRouter.sol";
+import {ISettlement} from "./interfaces/ISettlement.sol";
 import {ISlashing} from "./interfaces/ISlashing.sol";
 import {Ids} from "./libraries/Ids.sol";
 
 /// @title Service-level commitments, their penalties, and the jail for providers and gateways.
 contract Slashing is ISlashing, Stoppable, EIP712 {
     uint16 public constant MAX_PENALTY_BPS = 1000;
+    /// @notice A report on fewer requests says nothing.
+    uint32 public constant MIN_REQUESTS = 5;
 
-    bytes32 private constant REPORT_TYPEHASH =
-        keccak256("SlaReport(bytes32 gateway,bytes32 provider,uint64 epoch,uint16 uptimeBps,uint32 latencyMs)");
+    bytes32 private constant REPORT_TYPEHASH = keccak256(
+        "SlaReport(bytes32 gateway,bytes32 provider,uint64 epoch,uint32 requests,uint16 uptimeBps,uint32 latencyMs)"
+    );
+
+    /// @dev Who is accused of having missed what, and how much it worked in that epoch.
+    struct Accusation {
+        bytes32 provider;
+        uint64 epoch;
+        uint64 current;
+        uint256 worked;
+        Sla promised;
+        IProviderStaking pool;
+    }
 
     IFuncToken private _token;
     IEpochController private _epochs;
     IProviderRegistry private _providers;
     IGatewayRegistry private _gateways;
+    IGatewayStaking private _gatewayStaking;
     IRouter private _router;
     IDisputes private _disputes;
-    address private _settlement;
+    ISettlement private _settlement;
 
     /// @inheritdoc ISlashing
     uint256 public quorum = 3;
@@ -41,7 +57,8 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
     mapping(bytes32 provider => uint64) private _jailedBySla;
     mapping(bytes32 provider => uint64) private _jailedByDispute;
     mapping(bytes32 key => Sla) private _slas;
-    mapping(bytes32 key => mapping(uint64 epoch => bool)) private _penalized;
+    /// @dev The first epoch of the last commitment that was penalised: no commitment costs more than once.
+    mapping(bytes32 key => uint64 fromEpoch) private _penalized;
 
     constructor(IDirectory directory, address owner_) Wired(directory, owner_) EIP712("InferenceMesh", "1") {}
 
@@ -64,33 +81,31 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
     }
 
     /// @inheritdoc ISlashing
-    function enforceSla(string calldata id, uint64 epoch, SlaReport[] calldata reports, bytes[] calldata signatures)
-        external
-        nonReentrant
-    {
+    function enforceSla(
+        string calldata id,
+        uint64 epoch,
+        bytes32[] calldata gateways,
+        SlaReport[] calldata reports,
+        bytes[] calldata signatures
+    ) external nonReentrant {
         if (reports.length != signatures.length) revert LengthMismatch();
-        bytes32 key = Ids.keyOf(id);
-        (, uint256 modelId) = _provider(key);
-        Sla memory promised = _slas[key];
-        if (epoch < promised.fromEpoch || epoch > promised.untilEpoch) revert NoSla(key, epoch);
-        uint64 current = _epochs.currentEpoch();
-        if (current <= epoch || current >= epoch + _epochs.epochRewardDelay()) revert EvidenceWindow(epoch, current);
-        if (_penalized[key][epoch]) revert AlreadyPenalized(key, epoch);
-        if (reports.length < quorum) revert TooFewReports(reports.length, quorum);
+        Accusation memory a = _requirePromise(id, epoch);
+        uint256[] memory served = _servedUnits(a, gateways);
+        if (gateways.length < quorum) revert TooFewReports(gateways.length, quorum);
+        bool[] memory missed = _missed(a, gateways, reports, signatures);
+        (uint256 against, uint256 all) = _majority(a, gateways, served, missed);
 
-        uint256 missed = _countMissed(key, epoch, promised, reports, signatures);
-        if (missed * 2 <= reports.length) revert SlaKept(missed, reports.length);
-
-        _penalized[key][epoch] = true;
-        _jailProvider(_jailedBySla, key, current + slaJailEpochs);
-        IProviderStaking pool = IProviderStaking(_router.stakingPool(modelId));
-        uint256 penalty = pool.slash(key, pool.stakeOfKey(key) * promised.penaltyBps / 10_000);
+        Sla storage promised = _slas[a.provider];
+        _penalized[a.provider] = promised.fromEpoch;
+        if (promised.untilEpoch > a.current) promised.untilEpoch = a.current;
+        _jailProvider(_jailedBySla, a.provider, a.current + slaJailEpochs);
+        uint256 penalty = a.pool.slash(a.provider, a.pool.stakeOfKey(a.provider) * a.promised.penaltyBps / 10_000);
         _token.burn(penalty);
-        emit SlaPenalized(key, epoch, penalty, missed, reports.length);
+        emit SlaPenalized(a.provider, epoch, penalty, against, all);
     }
 
     /// @inheritdoc ISlashing
-    function jailGateway(bytes32 key, uint64 untilEpoch) external only(_settlement) {
+    function jailGateway(bytes32 key, uint64 untilEpoch) external only(address(_settlement)) {
         if (untilEpoch <= gatewayJailedUntil[key]) return;
         gatewayJailedUntil[key] = untilEpoch;
         emit GatewayJailed(key, untilEpoch);
@@ -156,9 +171,10 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
         _epochs = IEpochController(entries.epochs);
         _providers = IProviderRegistry(entries.providers);
         _gateways = IGatewayRegistry(entries.gateways);
+        _gatewayStaking = IGatewayStaking(entries.gatewayStaking);
         _router = IRouter(entries.router);
         _disputes = IDisputes(entries.disputes);
-        _settlement = entries.settlement;
+        _settlement = ISettlement(entries.settlement);
     }
 
     function _jailProvider(mapping(bytes32 => uint64) storage jail, bytes32 key, uint64 untilEpoch) private {
@@ -171,30 +187,88 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
         return until != 0 && _epochs.currentEpoch() <= until;
     }
 
-    function _countMissed(
-        bytes32 key,
-        uint64 epoch,
-        Sla memory promised,
+    function _requirePromise(string calldata id, uint64 epoch) private view returns (Accusation memory a) {
+        bytes32 key = Ids.keyOf(id);
+        (, uint256 modelId) = _provider(key);
+        Sla memory promised = _slas[key];
+        bool covers = promised.fromEpoch != 0 && epoch >= promised.fromEpoch && epoch <= promised.untilEpoch;
+        if (!covers) revert NoSla(key, epoch);
+        uint64 current = _epochs.currentEpoch();
+        uint64 delay = _epochs.epochRewardDelay();
+        if (current < epoch + delay || current > epoch + 2 * delay) revert EvidenceWindow(epoch, current);
+        if (_penalized[key] == promised.fromEpoch) revert AlreadyPenalized(key, epoch);
+        IProviderStaking pool = IProviderStaking(_router.stakingPool(modelId));
+        (uint128 worked,) = pool.contribution(id, epoch);
+        return Accusation(key, epoch, current, worked, promised, pool);
+    }
+
+    /// @dev Proven units by gateway. They must be all that the provider worked, so that nobody is left out of the count.
+    function _servedUnits(Accusation memory a, bytes32[] calldata gateways)
+        private
+        view
+        returns (uint256[] memory units)
+    {
+        units = new uint256[](gateways.length);
+        uint256 sum;
+        bytes32 previous;
+        for (uint256 i = 0; i < gateways.length; ++i) {
+            if (gateways[i] <= previous) revert ReportsNotSorted();
+            previous = gateways[i];
+            units[i] = _settlement.provenUnits(previous, a.provider, a.epoch);
+            if (units[i] == 0) revert NotServed(previous);
+            sum += units[i];
+        }
+        if (sum != a.worked) revert ServedIncomplete(sum, a.worked);
+    }
+
+    /// @dev Which of the served gateways report, in the order of `gateways`, that the promise was missed.
+    function _missed(
+        Accusation memory a,
+        bytes32[] calldata gateways,
         SlaReport[] calldata reports,
         bytes[] calldata signatures
-    ) private view returns (uint256 missed) {
-        bytes32 previous;
+    ) private view returns (bool[] memory missed) {
+        missed = new bool[](gateways.length);
+        uint256 place; // of the first gateway that has not reported
         for (uint256 i = 0; i < reports.length; ++i) {
             SlaReport calldata report = reports[i];
-            if (report.provider != key || report.epoch != epoch) revert WrongReport(i);
-            if (report.gateway <= previous) revert ReportsNotSorted();
-            previous = report.gateway;
-            if (!_gateways.isActiveKey(report.gateway)) revert GatewayNotActive(report.gateway);
-            address signer = _gateways.signerAt(report.gateway, epoch);
-            (address found, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(hashReport(report), signatures[i]);
-            if (failure != ECDSA.RecoverError.NoError || found != signer) revert InvalidSignature();
-            if (report.uptimeBps < promised.uptimeBps || report.latencyMs > promised.latencyMs) ++missed;
+            while (place < gateways.length && gateways[place] < report.gateway) ++place;
+            if (place == gateways.length || gateways[place] != report.gateway) revert WrongReport(i);
+            if (report.provider != a.provider || report.epoch != a.epoch) revert WrongReport(i);
+            _requireSigned(report, signatures[i]);
+            missed[place++] = report.requests >= MIN_REQUESTS
+                && (report.uptimeBps < a.promised.uptimeBps || report.latencyMs > a.promised.latencyMs);
         }
+    }
+
+    function _requireSigned(SlaReport calldata report, bytes calldata signature) private view {
+        address signer = _gateways.signerAt(report.gateway, report.epoch);
+        (address found, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(hashReport(report), signature);
+        if (failure != ECDSA.RecoverError.NoError || found != signer) revert InvalidSignature();
+    }
+
+    /// @dev Needs more than half, both of the effective stake and of the work.
+    function _majority(
+        Accusation memory a,
+        bytes32[] calldata gateways,
+        uint256[] memory served,
+        bool[] memory missed
+    ) private view returns (uint256 against, uint256 all) {
+        uint256 work;
+        for (uint256 i = 0; i < gateways.length; ++i) {
+            uint256 weight = _gatewayStaking.effectiveStakeOfKey(gateways[i]);
+            all += weight;
+            if (!missed[i]) continue;
+            against += weight;
+            work += served[i];
+        }
+        if (2 * against <= all) revert SlaKept(against, all);
+        if (2 * work <= a.worked) revert SlaKept(work, a.worked);
     }
 
     function _slaRuns(bytes32 key) private view returns (bool) {
         uint64 until = _slas[key].untilEpoch;
-        return until != 0 && _epochs.currentEpoch() < until + _epochs.epochRewardDelay();
+        return until != 0 && _epochs.currentEpoch() <= until + 2 * _epochs.epochRewardDelay();
     }
 
     function _provider(bytes32 key) private view returns (address owner_, uint256 modelId) {

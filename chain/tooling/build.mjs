@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 const require = createRequire(import.meta.url);
 const here = dirname(fileURLToPath(import.meta.url));
 const sourceRoot = resolve(here, "../contracts");
+const TIMELOCK = "@openzeppelin/contracts/governance/TimelockController.sol";
 const settings = JSON.parse(readFileSync(join(here, "settings.json"), "utf8"));
 
 function solidityFiles(folder) {
@@ -44,6 +45,8 @@ export function compile() {
     sources[name] = { content: readFileSync(file, "utf8") };
   }
   const own = Object.keys(sources);
+  // The owner of all contracts is OpenZeppelin's, unchanged.
+  sources[TIMELOCK] = { content: readFileSync(join(here, "node_modules", TIMELOCK), "utf8") };
   const findImport = (name) => {
     if (!name.startsWith("@openzeppelin/contracts/")) return { error: "outside the project: " + name };
     return { contents: readFileSync(join(here, "node_modules", name), "utf8") };
@@ -61,7 +64,7 @@ export function compile() {
   if (problems.length) throw new Error(problems.join("\n"));
 
   const artifacts = {};
-  for (const name of own) {
+  for (const name of [...own, TIMELOCK]) {
     for (const [contract, result] of Object.entries(output.contracts[name] ?? {})) {
       const inInterfaces = name.startsWith("contracts/interfaces/");
       const code = result.evm.bytecode.object;

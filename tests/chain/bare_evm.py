@@ -27,7 +27,7 @@ from eth_utils.crypto import keccak
 
 from chain.contract_errors.decode import decode_revert
 from chain.errors import ContractError
-from chain.primitives import Address, Bytes32
+from chain.primitives import Address
 from tests.chain.spec import Genesis
 
 GAS = 10**9
@@ -69,27 +69,32 @@ def functions(*names: str) -> dict[str, Function]:
     return found
 
 
+def block_hash(number: int) -> Hash32:
+    """What BLOCKHASH says of the last 256 blocks."""
+    return Hash32(keccak(number.to_bytes(32, "big")))
+
+
 class BareEvm:
     """State that survives from transaction to transaction, in memory."""
 
     def __init__(self, chain_id: int) -> None:
         self._chain_id = chain_id
-        self._state = self._at(AtomicDB(), 0, bytes(32), GENESIS_ROOT)
+        self._state = self._at(AtomicDB(), 0, GENESIS_ROOT)
         self._created = 0
 
-    def transact(self, sender: Address, to: Address, data: bytes, block: int, prevrandao: Bytes32 = bytes(32)) -> bytes:
+    def transact(self, sender: Address, to: Address, data: bytes, block: int) -> bytes:
         """Output of a call that is kept. Raises the ContractError that it reverts with, and then keeps nothing."""
-        return self._apply(sender, to, data, b"", None, block, prevrandao, keep=True)
+        return self._apply(sender, to, data, b"", None, block, keep=True)
 
     def view(self, to: Address, data: bytes, block: int, sender: Address = ZERO_ADDRESS) -> bytes:
         """Output of a call that is not kept."""
-        return self._apply(sender, to, data, b"", None, block, bytes(32), keep=False)
+        return self._apply(sender, to, data, b"", None, block, keep=False)
 
     def create(self, sender: Address, code: bytes, block: int) -> Address:
         """Deploys; returns where."""
         self._created += 1
         address = keccak(b"contract" + self._created.to_bytes(32, "big"))[12:]
-        self._apply(sender, CREATE_CONTRACT_ADDRESS, b"", code, address, block, bytes(32), keep=True)
+        self._apply(sender, CREATE_CONTRACT_ADDRESS, b"", code, address, block, keep=True)
         return address
 
     def _apply(
@@ -100,12 +105,13 @@ class BareEvm:
         code: bytes,
         create_address: Address | None,
         block: int,
-        prevrandao: Bytes32,
         keep: bool,
     ) -> bytes:
         state = self._state
         # One context for all blocks: only these two differ between them.
-        vars(state.execution_context).update(_block_number=block, _mix_hash=prevrandao)
+        vars(state.execution_context).update(
+            _block_number=block, _prev_hashes=map(block_hash, range(block - 1, -1, -1))
+        )
         message = Message(
             gas=GAS,
             to=EthAddress(to),
@@ -132,13 +138,13 @@ class BareEvm:
             raise decode_revert(bytes(computation.output))
         return bytes(computation.output)
 
-    def _at(self, db: AtomicDB, block: int, prevrandao: Bytes32, root: bytes) -> PragueState:
+    def _at(self, db: AtomicDB, block: int, root: bytes) -> PragueState:
         context = ExecutionContext(
             coinbase=ZERO_ADDRESS,
             timestamp=1,
             block_number=BlockNumber(block),
             difficulty=0,
-            mix_hash=Hash32(prevrandao),
+            mix_hash=Hash32(bytes(32)),
             gas_limit=GAS,
             prev_hashes=(),
             chain_id=self._chain_id,
@@ -176,7 +182,7 @@ class Contracts:
         self._owner = owner
         self._pools: dict[int, Address] = {}
         directory = self._deploy("Directory", owner)
-        at: dict[str, Address] = {"token": self._deploy("FuncToken", owner, genesis.holder, genesis.supply)}
+        at: dict[str, Address] = {}
         at["epochs"] = self._deploy(
             "EpochController",
             owner,
@@ -192,13 +198,13 @@ class Contracts:
         at["settlement"] = self._deploy("Settlement", directory, owner, challenges)
         schedule = self._deploy("HalvingSchedule", initial_budget, epochs_per_halving)
         at["reward_pool"] = self._deploy("RewardPool", directory, owner, genesis.emission_cap, schedule)
+        at["token"] = self._deploy("FuncToken", genesis.holder, genesis.supply, at["reward_pool"], at["gateways"])
         self.at = at
         entries = tuple(at[entry.name] for entry in fields(type(genesis.addresses)))
         self._send(directory, functions("Directory")["seal"], (entries,))
         for part in at:
             if "wire" in functions(*ABIS[part]):
                 self._send(at[part], functions(*ABIS[part])["wire"], ())
-        self._send(at["token"], functions("FuncToken")["setMinter"], (at["reward_pool"],))
 
     def pool(self, model_id: int) -> Address:
         """As the router says."""
@@ -214,12 +220,10 @@ class Contracts:
         """`part`: a name of ABIS, or `pool 3` for a model's pool."""
         return self.pool(int(part.split(" ")[1])) if part.startswith("pool ") else self.at[part]
 
-    def transact(
-        self, part: str, name: str, sender: Address, block: int, *arguments: Any, prevrandao: Bytes32 = bytes(32)
-    ) -> Any:
+    def transact(self, part: str, name: str, sender: Address, block: int, *arguments: Any) -> Any:
         """The decoded result. Raises ContractError."""
         function = functions(*ABIS[part.split(" ")[0]])[name]
-        output = self.evm.transact(sender, self.address(part), function.encode(arguments), block, prevrandao)
+        output = self.evm.transact(sender, self.address(part), function.encode(arguments), block)
         return function.decode(output) if function.outputs else None
 
     def view(self, part: str, name: str, block: int, *arguments: Any) -> Any:
@@ -236,4 +240,4 @@ class Contracts:
         self.evm.transact(self._owner, to, function.encode(arguments), self._block)
 
 
-__all__ = ["ABIS", "BareEvm", "ContractError", "Contracts", "Halt", "artifact", "functions"]
+__all__ = ["ABIS", "BareEvm", "ContractError", "Contracts", "Halt", "artifact", "block_hash", "functions"]

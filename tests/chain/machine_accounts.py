@@ -1,44 +1,27 @@
-"""Rules of the state machines about accounts: registries, stakes, models, deposits, claims, owners' settings."""
+"""Rules of the state machines about accounts: registries, stakes, models, claims, owners' settings."""
 
 from __future__ import annotations
 
 from random import Random
 
-from chain.primitives import MAX_UINT256, ZERO_ADDRESS, keccak256, key_of, word
-from chain.vouchers import PaymentVoucher, digest, sign
+from chain.primitives import ZERO_ADDRESS, Address, keccak256, key_of, word
+from chain.vouchers import SignerConsent, digest, sign
 from tests.chain.machine_base import (
     ACTORS,
     GATEWAYS,
     KEYS,
     OWNER,
     PROVIDERS,
-    PULLERS,
+    SIGNING,
     SPARE,
-    Base,
     action,
     mostly,
     pick,
 )
-from tests.chain.spec.models import RaterKind
+from tests.chain.machine_money import Money
 
 
-class Accounts(Base):
-    # --- token ---
-
-    @action()
-    def approve(self, rng: Random) -> None:
-        """Takes an approval away, or gives it back."""
-        spender = getattr(self.ledger, pick(rng, PULLERS)).address
-        self.do("token", "approve", pick(rng, ACTORS), spender, pick(rng, [10, MAX_UINT256, MAX_UINT256]))
-
-    @action()
-    def burn_or_transfer(self, rng: Random) -> None:
-        actor, amount = pick(rng, ACTORS), self.amount(rng)
-        if mostly(rng, 2):
-            self.do("token", "transfer", actor, pick(rng, [*ACTORS, ZERO_ADDRESS]), amount)
-        else:
-            self.do("token", "burn", actor, amount)
-
+class Accounts(Money):
     # --- models ---
 
     @action()
@@ -81,16 +64,13 @@ class Accounts(Base):
 
     @action(2)
     def rate(self, rng: Random) -> None:
-        score = rng.choice([0, 1, 3, 5, 6])
-        kind = pick(rng, list(RaterKind))
-        rater = pick(rng, [*PROVIDERS, *GATEWAYS])
-        owned = self.owner_of_provider if kind is RaterKind.PROVIDER else self.owner_of_gateway
-        self.do("models", "rate_model", self.caller(rng, owned(rater)), self.model(rng), kind, rater, score)
+        score, rater = rng.choice([0, 1, 3, 5, 6]), pick(rng, [*GATEWAYS, "p0"])
+        caller = self.caller(rng, self.owner_of_gateway(rater))
+        self.do("models", "rate_model", caller, self.model(rng), rater, score)
 
     @action()
     def refresh_rating(self, rng: Random) -> None:
-        kind, rater = pick(rng, list(RaterKind)), pick(rng, [*PROVIDERS, *GATEWAYS])
-        self.do("models", "refresh_rating", pick(rng, ACTORS), self.model(rng), kind, rater)
+        self.do("models", "refresh_rating", pick(rng, ACTORS), self.model(rng), pick(rng, [*GATEWAYS, "p0"]))
 
     # --- registries ---
 
@@ -121,7 +101,10 @@ class Accounts(Base):
             case "metadata":
                 self.do(part, "update_metadata", caller, identifier, "m" * pick(rng, [3, 1025]))
             case "signer":
-                self.do(part, "set_signer", caller, identifier, pick(rng, [*ACTORS, *SPARE, ZERO_ADDRESS]))
+                signer = pick(rng, [*ACTORS, *SPARE, ZERO_ADDRESS])
+                self.do(
+                    part, "set_signer", caller, identifier, signer, self.consent(rng, part, caller, identifier, signer)
+                )
             case "whitelist":
                 self.do(part, "set_whitelisted", self.caller(rng, OWNER), identifier, mostly(rng, 3))
                 self.do(part, "set_whitelisted", OWNER, identifier, mostly(rng, 3))
@@ -129,6 +112,14 @@ class Accounts(Base):
                 self.do(part, "set_auto_whitelist", OWNER, mostly(rng, 3))
             case method:
                 self.do(part, method, caller, identifier)
+
+    def consent(self, rng: Random, part: str, owner: Address, identifier: str, signer: Address) -> bytes:
+        """Mostly the signer's own; the owner's own key needs none."""
+        if signer not in SIGNING or (signer == owner and mostly(rng, 2)):
+            return b""
+        agreed = SignerConsent(key_of(identifier), owner if mostly(rng, 12) else signer, signer)
+        key = SIGNING[signer] if mostly(rng, 12) else next(iter(KEYS.values()))
+        return self.bent(rng, sign(digest(self._part(part).domain, agreed), key))
 
     # --- stakes ---
 
@@ -152,101 +143,39 @@ class Accounts(Base):
     def leave_gateway(self, rng: Random) -> None:
         gateway = pick(rng, GATEWAYS)
         caller = self.caller(rng, self.owner_of_gateway(gateway))
-        match pick(rng, ["wind", "wind", "restart", "unstake", "unstake", "credit"]):
+        match pick(rng, ["wind", "wind", "restart", "unstake", "unstake"]):
             case "wind":
                 ids = rng.choices(GATEWAYS, k=rng.randrange(3)) if not mostly(rng) else [gateway]
                 self.do("gateway_staking", "wind_down_gateways", caller, ids)
             case "restart":
                 self.do("gateway_staking", "restart_gateway", caller, gateway)
-            case "unstake":
-                self.do("gateway_staking", "unstake_for_gateway", caller, gateway)
             case _:
-                self.do("escrow", "withdraw_credit", caller, gateway)
+                self.do("gateway_staking", "unstake_for_gateway", caller, gateway)
 
     @action(2)
     def leave_for_good(self, rng: Random) -> None:
-        """Wound down, waited for (or a block less), unstaked; the credit goes too."""
+        """Wound down, its lines thawed and released, waited for (or a block less), unstaked; the credit goes too."""
         gateway = pick(rng, GATEWAYS)
-        owner = self.owner_of_gateway(gateway)
+        key, owner, staking = key_of(gateway), self.owner_of_gateway(gateway), self.ledger.gateway_staking
         self.do("gateway_staking", "wind_down_gateways", owner, [gateway])
-        stake = self.ledger.gateway_staking.stake_of_key(key_of(gateway))
-        wanted = max(stake.wind_down_end, stake.unlock_epoch, self.epoch)
-        self.block = max(self.block, self.ledger.epochs.epoch_start_block(wanted) - (not mostly(rng, 4)))
+        for provider in PROVIDERS:
+            left = staking.guaranteed(key, key_of(provider))
+            if left and mostly(rng, 20):
+                self.do("gateway_staking", "thaw_line", owner, gateway, provider, left)
+        credit = self.ledger.escrow.credit_state_of(key)
+        if credit.amount > credit.thawing:
+            self.do("escrow", "thaw_credit", owner, gateway, credit.amount - credit.thawing)
+        stake = staking.stake_of_key(key)
+        ends = [staking.line_of(key, key_of(provider)).thaw_end for provider in PROVIDERS]
+        self.go_to(max(stake.wind_down_end, stake.unlock_epoch, self.epoch, *ends), early=not mostly(rng, 6))
+        for provider in PROVIDERS:
+            if staking.line_of(key, key_of(provider)).thawing:
+                self.do("gateway_staking", "release_line", owner, gateway, provider)
         self.do("gateway_staking", "unstake_for_gateway", owner, gateway)
         self.do("escrow", "withdraw_credit", owner, gateway)
         if mostly(rng, 3):
             self.do("gateway_staking", "restart_gateway", owner, gateway)
             self.do("gateway_staking", "stake_for_gateway", owner, gateway, 90_000 * self.scale)
-
-    @action(2)
-    def thaw_and_withdraw(self, rng: Random) -> None:
-        actor = pick(rng, ACTORS)
-        self.do("escrow", "deposit", actor, 5000 * self.scale)
-        self.do("escrow", "thaw", actor, 2000 * self.scale)
-        wanted = self.ledger.escrow.deposit_of(actor).thaw_end
-        start = self.ledger.epochs.epoch_start_block(max(wanted, 1))
-        self.redeem(rng)
-        self.block = max(self.block, start - (not mostly(rng, 3)))
-        self.do("escrow", pick(rng, ["withdraw", "withdraw", "cancel_thaw"]), actor)
-
-    # --- deposits ---
-
-    @action(3)
-    def deposit(self, rng: Random) -> None:
-        actor, amount = pick(rng, ACTORS), self.amount(rng)
-        if mostly(rng, 4):
-            self.do("escrow", "deposit", actor, amount)
-        else:
-            self.do("escrow", "deposit_for", actor, pick(rng, [*ACTORS, ZERO_ADDRESS]), amount)
-
-    @action(3)
-    def thaw_or_withdraw(self, rng: Random) -> None:
-        rich = [actor for actor in ACTORS if self.ledger.escrow.deposit_of(actor).balance]
-        actor = pick(rng, rich if rich and mostly(rng) else ACTORS)
-        match pick(rng, ["thaw", "thaw", "withdraw", "withdraw", "cancel"]):
-            case "thaw":
-                free = self.ledger.escrow.available(actor)
-                self.do("escrow", "thaw", actor, pick(rng, [free, free // 3, free + 1, 0]))
-            case "withdraw":
-                self.do("escrow", "withdraw", actor)
-            case _:
-                self.do("escrow", "cancel_thaw", actor)
-
-    @action()
-    def change_signer(self, rng: Random) -> None:
-        actor, signer = pick(rng, ACTORS), pick(rng, [*SPARE, ZERO_ADDRESS])
-        for method in ("authorize_signer", "thaw_signer", "thaw_signer"):
-            if mostly(rng, 2):
-                self.do("escrow", method, actor, signer)
-
-    @action(4)
-    def redeem(self, rng: Random) -> None:
-        """By the payer's or another key, over more or less than is due or there."""
-        count = rng.randint(1, 3)
-        vouchers, signatures = [], []
-        for _ in range(count):
-            payer, gateway = pick(rng, ACTORS), pick(rng, GATEWAYS) if mostly(rng) else "nobody"
-            paid = self.ledger.escrow.redeemed(payer, key_of(gateway))
-            voucher = PaymentVoucher(payer, key_of(gateway), max(0, paid + pick(rng, [0, -1, 7, 900 * self.scale])))
-            key = KEYS[payer] if mostly(rng, 4) else SPARE[pick(rng, list(SPARE))]
-            vouchers.append(voucher)
-            signatures.append(self.bent(rng, sign(digest(self.ledger.escrow.domain, voucher), key)))
-        if count == 1:
-            self.do("escrow", "redeem", pick(rng, ACTORS), vouchers[0], signatures[0])
-        else:
-            self.do("escrow", "redeem_batch", pick(rng, ACTORS), vouchers, signatures[: None if mostly(rng) else -1])
-
-    @action(2)
-    def top_up(self, rng: Random) -> None:
-        gateway = pick(rng, GATEWAYS)
-        amount = pick(rng, [30_000 * self.scale, self.amount(rng)])
-        self.do("escrow", "top_up_credit", pick(rng, ACTORS), gateway, amount)
-
-    def bent(self, rng: Random, signature: bytes) -> bytes:
-        """The signature, or rarely one that must not pass."""
-        if mostly(rng, 12):
-            return signature
-        return pick(rng, [signature[:-1], signature[:64] + b"\x00", b"", signature[::-1], signature + b"\x00"])
 
     # --- claims ---
 
@@ -298,12 +227,13 @@ class Accounts(Base):
     @action()
     def set_delays(self, rng: Random) -> None:
         name = pick(rng, ["set_epoch_length", "set_min_epochs_locked", "set_epoch_reward_delay", "set_wind_down_delay"])
-        value = pick(rng, [0, 1, 2, 3, 4, 5, 6, 7, 1001])
+        value = pick(rng, [0, 1, 2, 3, 4, 5, 6, 7, 10, 65])
         self.do("epochs", name, self.caller(rng, OWNER) if not mostly(rng) else OWNER, value)
 
     @action()
     def set_minimum(self, rng: Random) -> None:
-        amount = pick(rng, [0, 1000, 1000, 1000, 2000, 30_000]) * self.scale
+        old = self.ledger.gateway_staking.min_gateway_stake
+        amount = pick(rng, [0, 1000 * self.scale, 1000 * self.scale, old * 2, old * 2 + 1, -(-old // 2), old // 2])
         self.do("gateway_staking", "set_min_gateway_stake", OWNER, amount)
 
     @action()
@@ -314,7 +244,7 @@ class Accounts(Base):
         self.do(part, "pause", OWNER if mostly(rng) else ACTORS[0])
         action = pick(
             rng,
-            [self.register_provider, self.register_gateway, self.stake_gateway, self.deposit, self.boost, self.top_up],
+            [self.register_gateway, self.stake_gateway, self.deposit, self.reserve, self.boost, self.fund_lines],
         )
         if action == self.boost:
             self.do("reward_pool", "boost", ACTORS[0], 1, self.epoch, 5)
@@ -326,7 +256,7 @@ class Accounts(Base):
     @action()
     def hand_over(self, rng: Random) -> None:
         """Ownership goes away and comes back; the wrong one cannot accept it."""
-        part = pick(rng, ["escrow", "settlement", "token"])
+        part = pick(rng, ["escrow", "settlement", "models"])
         heir = pick(rng, ACTORS)
         self.do(part, "transfer_ownership", OWNER, heir)
         self.do(part, "accept_ownership", pick(rng, ACTORS))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from chain.primitives import key_of
-from chain.vouchers import (
-    SlaReport,
-)
+from chain.merkle import ContributionTree, Leaf
+from chain.primitives import Bytes32, key_of
+from chain.vouchers import SlaReport
 from tests.chain.machine_accounts import fresh
 from tests.chain.machine_base import ACTORS, GATEWAYS, OWNER, PROVIDERS, action, mostly, pick
 from tests.chain.machine_work import Work
@@ -28,20 +27,31 @@ class Conduct(Work):
 
     @action(3)
     def enforce_sla(self, rng: Random) -> None:
-        back = rng.randint(0, 5)
-        provider, epoch = pick(rng, PROVIDERS), max(self.epoch - back, 0)
-        named = sorted(key_of(gateway) for gateway in GATEWAYS[: pick(rng, [2, 2, 3])])
-        uptime = pick(rng, [9000, 9000, 9950])
-        reports = [SlaReport(gateway, key_of(provider), epoch, uptime, 40) for gateway in named]
+        """Mostly of an epoch in which the provider has proven work, by those that it served."""
+        proven = [key for key in sorted(self.ledger.settlement.all_proven_units()) if mostly(rng, 2)]
+        gateway, provider, epoch = pick(rng, proven) if proven else (key_of("g0"), key_of("p0"), self.epoch)
+        served = sorted(g for g, p, e in self.ledger.settlement.all_proven_units() if (p, e) == (provider, epoch))
         if not mostly(rng):
-            reports = pick(rng, [reports[::-1], [replace(reports[0], epoch=epoch + 1), *reports[1:]], reports[1:]])
-        signatures = [
-            self.bent(
-                rng, self.signed(self.ledger.slashing.domain, r, self.ledger.gateways.signer_at(r.gateway, r.epoch))
+            served = pick(rng, [served[::-1], served[1:], [*served, fresh(1)], [gateway, gateway]])
+        self.report(rng, self.name_of(provider), epoch, served)
+
+    def report(self, rng: Random, provider: str, epoch: int, served: list[Bytes32]) -> None:
+        """Reports of some of those served, mostly bad ones, and the call."""
+        reports = []
+        for gateway in served:
+            requests, uptime, latency = (
+                pick(rng, [5, 5, 900, 4]),
+                pick(rng, [9000, 9000, 9950]),
+                pick(rng, [40, 40, 51]),
             )
-            for r in reports
-        ]
-        self.do("slashing", "enforce_sla", pick(rng, ACTORS), provider, epoch, reports, signatures)
+            reports.append(SlaReport(gateway, key_of(provider), epoch, requests, uptime, latency))
+        if reports and not mostly(rng, 5):
+            odd = replace(reports[0], epoch=epoch + 1)
+            reports = pick(rng, [reports[1:], reports[::-1], [odd, *reports[1:]], [reports[0], *reports]])
+        domain, signer_at = self.ledger.slashing.domain, self.ledger.gateways.signer_at
+        signatures = [self.bent(rng, self.signed(domain, r, signer_at(r.gateway, r.epoch))) for r in reports]
+        signatures = signatures if mostly(rng, 20) else signatures[1:]
+        self.do("slashing", "enforce_sla", pick(rng, ACTORS), provider, epoch, served, reports, signatures)
 
     @action()
     def set_quorum(self, rng: Random) -> None:
@@ -61,6 +71,18 @@ class Conduct(Work):
             self.do("disputes", "set_verifier", OWNER, missing, True)
         caller = pick(rng, self.ledger.disputes.verifiers) if mostly(rng) else OWNER
         self.do("disputes", "open_case", caller, pick(rng, [*PROVIDERS, "nobody"]), self.epoch, fresh(1))
+
+    @action(2)
+    def draw(self, rng: Random) -> None:
+        """Some time after the opening: too early, in time, or when the hash is forgotten."""
+        cases = self.ledger.disputes.cases
+        waiting = [i for i, case in enumerate(cases) if case.status is CaseStatus.DRAWING]
+        number = pick(rng, waiting) if waiting and mostly(rng) else pick(rng, range(len(cases) + 1))
+        if number < len(cases) and mostly(rng):
+            # 256 blocks are many epochs; whoever waited for them would find no window open any more.
+            later = pick(rng, [0, 1, 1, 2, 256 if not mostly(rng, 6) else 3, 257 if not mostly(rng, 6) else 4])
+            self.block = max(self.block, cases[number].draw_block + later)
+        self.do("disputes", "draw_panel", pick(rng, ACTORS), number)
 
     @action(3)
     def vote(self, rng: Random) -> None:
@@ -99,6 +121,8 @@ class Conduct(Work):
         number = len(self.ledger.disputes.cases) - 1
         if number < 0:
             return
+        self.block = max(self.block, self.ledger.disputes.case_of(number).draw_block + mostly(rng, 6))
+        self.do("disputes", "draw_panel", pick(rng, ACTORS), number)
         for verifier in self.ledger.disputes.case_of(number).panel[: 2 if mostly(rng, 4) else 1]:
             self.do("disputes", "vote", verifier, number, mostly(rng, 5))
         if mostly(rng, 4):
@@ -113,24 +137,34 @@ class Conduct(Work):
         for actor in rng.sample(ACTORS, 3):
             self.do("disputes", "withdraw_payments", actor)
 
-    @action(3)
+    @action(4)
     def break_a_promise(self, rng: Random) -> None:
-        """A commitment, an epoch in which it is missed, and the reports of it."""
+        """A commitment, an epoch in which it is missed, the work of it proven, and the reports of those served."""
         provider = pick(rng, PROVIDERS[:3])
+        model_id, key, delay = self.model_of(provider), key_of(provider), self.ledger.epochs.epoch_reward_delay
         self.do("slashing", "set_quorum", OWNER, 2)
         self.do("slashing", "commit_sla", self.owner_of_provider(provider), provider, 9900, 50, 1000, 2)
-        epoch = self.epoch + 1
-        self.block = self.ledger.epochs.epoch_start_block(epoch + 1)
-        active = [g for g in GATEWAYS if self.ledger.gateways.is_active(g, self.block)]
-        uptime = pick(rng, [9000, 9000, 9950])
-        reports = sorted(
-            (SlaReport(key_of(g), key_of(provider), epoch, uptime, 40) for g in active), key=lambda r: r.gateway
-        )
-        domain, gateways = self.ledger.slashing.domain, self.ledger.gateways
-        signatures = [self.signed(domain, r, gateways.signer_at(r.gateway, epoch)) for r in reports]
+        self.next_epoch(Random(1))
+        epoch = self.epoch
+        self.next_epoch(Random(1))
+        trees = []
+        for gateway in GATEWAYS:
+            tree = ContributionTree(key_of(gateway), model_id, epoch, [Leaf(key, pick(rng, [1, 20, 300]))])
+            fees = self.ledger.models.fee_for(model_id, epoch, tree.total_units)
+            caller = self.ledger.gateways.signer_at(tree.gateway, self.epoch)
+            arguments = (model_id, epoch, tree.root, tree.total_units, fees, fresh(2))
+            if self.do("settlement", "post_checkpoint", caller, *arguments):
+                self.trees[tree.gateway, model_id, epoch] = tree
+                trees.append(tree)
+        self.go_to(epoch + delay + pick(rng, [0, 0, 0, delay]), early=not mostly(rng))
+        served = []
+        for tree in trees:
+            arguments = (self.name_of(tree.gateway), provider, epoch, tree.total_units, ())
+            if self.do("settlement", "prove_contribution_for", ACTORS[5], *arguments):
+                served.append(tree.gateway)
         for _ in range(2):
-            self.do("slashing", "enforce_sla", pick(rng, ACTORS), provider, epoch, reports, signatures)
-        pool = f"pool {self.model_of(provider)}"
+            self.report(rng, provider, epoch, sorted(served))
+        pool = f"pool {model_id}"
         self.do(pool, "unstake_provider", self.owner_of_provider(provider), provider)
         if mostly(rng, 2):
             self.do(pool, "stake_for_provider", self.owner_of_provider(provider), provider)

@@ -5,20 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from chain.merkle import ContributionTree, Leaf
+from chain.merkle import ContributionTree, Leaf, Proof, Sibling
 from chain.primitives import Address, Bytes32, key_of
-from chain.vouchers import (
-    CheckpointCommitment,
-    ContributionReceipt,
-    ContributionVoucher,
-    Domain,
-    Message,
-    digest,
-    sign,
-)
+from chain.vouchers import CheckpointCommitment, ContributionVoucher, Domain, Message, digest, sign
 from tests.chain.machine_accounts import Accounts, fresh
 from tests.chain.machine_base import ACTORS, GATEWAYS, OWNER, PROVIDERS, SIGNING, action, mostly, pick
-from tests.chain.spec.settlement_state import ChallengeKind, ChallengeStatus
+from tests.chain.spec.settlement_state import ChallengeStatus
 
 
 class Work(Accounts):
@@ -85,14 +77,25 @@ class Work(Accounts):
         if self.do("settlement", "post_checkpoint", caller, *arguments) and caller == signer:
             self.trees[key, model_id, epoch] = tree
 
-    def a_leaf(self, rng: Random) -> tuple[ContributionTree, Leaf, tuple[Bytes32, ...]]:
+    def a_leaf(self, rng: Random) -> tuple[ContributionTree, Leaf, Proof]:
         """A leaf of a posted tree with its proof; rarely spoilt."""
         tree = self.trees[pick(rng, sorted(self.trees))]
         leaf = pick(rng, tree.leaves)
         proof = tree.proof(leaf.provider)
-        if not mostly(rng, 12):
-            proof = (*proof, bytes(32))
-        return tree, leaf, proof
+        return tree, leaf, self.spoilt(rng, proof)
+
+    def spoilt(self, rng: Random, proof: Proof) -> Proof:
+        """The proof, or rarely one with a sum, a hash or a sibling changed, that can hold for no tree."""
+        if mostly(rng, 12):
+            return proof
+        if not proof:
+            return (Sibling(bytes(32), pick(rng, [0, 1, 2**96 - 1, 2**96, 2**256 - 1])),)
+        at = rng.randrange(len(proof))
+        hashed, units = proof[at]
+        changed = pick(rng, [Sibling(hashed, units + 1), Sibling(bytes(32), units), Sibling(hashed, 2**96)])
+        return pick(
+            rng, [(*proof[:at], changed, *proof[at + 1 :]), (*proof, Sibling(bytes(32), 0)), proof[1:], proof * 65]
+        )
 
     def name_of(self, key: Bytes32) -> str:
         return next((name for name in (*PROVIDERS, *GATEWAYS) if key_of(name) == key), "nobody")
@@ -112,7 +115,7 @@ class Work(Accounts):
 
     @action(7)
     def prove_all_and_claim(self, rng: Random) -> None:
-        """Every leaf of a claimable epoch, then the claims."""
+        """Every leaf of a claimable epoch, then the claims. Some posted a total that is not their tree's."""
         ready = self.ledger.epochs.claimable_epoch(self.block)
         epochs = sorted({epoch for _, _, epoch in self.trees if 0 < epoch <= ready})
         if not epochs:
@@ -157,28 +160,17 @@ class Work(Accounts):
         voucher, signature = self.a_voucher(rng)
         tree = self.trees.get((voucher.gateway, voucher.model_id, voucher.epoch))
         units = 0
-        proof: tuple[Bytes32, ...] = ()
+        proof: Proof = ()
         if tree is not None and mostly(rng, 12):
             mine = [leaf for leaf in tree.leaves if leaf.provider == voucher.provider]
             if mine:
-                units, proof = mine[0].units, tree.proof(voucher.provider)
+                units, proof = mine[0].units, self.spoilt(rng, tree.proof(voucher.provider))
         self.do("settlement", "challenge_omission", pick(rng, ACTORS), voucher, signature, units, proof)
 
     @action(3)
     def open_omission(self, rng: Random) -> None:
         voucher, signature = self.a_voucher(rng)
         self.do("settlement", "open_omission_challenge", pick(rng, ACTORS), voucher, signature)
-
-    @action(3)
-    def open_leaf(self, rng: Random) -> None:
-        recent = [key for key in sorted(self.trees) if key[2] >= self.epoch - 6]
-        if not recent:
-            return
-        tree = self.trees[pick(rng, recent)]
-        leaf = pick(rng, tree.leaves)
-        proof = tree.proof(leaf.provider) if mostly(rng, 12) else ()
-        arguments = (tree.gateway, tree.model_id, tree.epoch, leaf, proof)
-        self.do("settlement", "open_leaf_challenge", pick(rng, ACTORS), *arguments)
 
     def a_challenge(self, rng: Random) -> int:
         everyone = self.ledger.settlement.challenges()
@@ -197,15 +189,9 @@ class Work(Accounts):
         c = everyone[number]
         tree = self.trees.get((c.gateway, c.model_id, c.epoch))
         mine = [leaf for leaf in tree.leaves if leaf.provider == c.provider] if tree else []
-        if (c.kind is ChallengeKind.OMISSION) == mostly(rng, 12):
-            units, proof = (mine[0].units, tree.proof(c.provider)) if mine and tree else (c.units, ())
-            self.do("settlement", "answer_omission", pick(rng, ACTORS), number, units, proof)
-            return
-        units = c.units if mostly(rng, 6) else max(c.units - 1, 0)
-        receipt = ContributionReceipt(c.gateway, c.provider, c.model_id, c.epoch, units)
-        signer = self.ledger.providers.signer_at(c.provider, c.epoch)
-        signature = self.bent(rng, self.signed(self.ledger.settlement.domain, receipt, signer))
-        self.do("settlement", "answer_leaf", pick(rng, ACTORS), number, units, signature)
+        units, proof = (mine[0].units, self.spoilt(rng, tree.proof(c.provider))) if mine and tree else (c.units, ())
+        units = units if mostly(rng, 20) else 0
+        self.do("settlement", "answer_omission", pick(rng, ACTORS), number, units, proof)
 
     @action(3)
     def resolve(self, rng: Random) -> None:
@@ -213,44 +199,54 @@ class Work(Accounts):
             return
         self.do("settlement", "resolve_challenge", pick(rng, ACTORS), self.a_challenge(rng))
 
-    @action(3)
-    def challenge_every_leaf(self, rng: Random) -> None:
-        """All leaves of one slot, mostly unanswered: a bad tree is punished once, however many leaves it has."""
-        delay = self.ledger.epochs.epoch_reward_delay
-        recent = [key for key in sorted(self.trees) if key[2] >= self.epoch - delay + 2]
-        if not recent:
-            return
-        tree = self.trees[pick(rng, recent)]
-        first = len(self.ledger.settlement.challenges())
-        for leaf in tree.leaves:
-            slot = (tree.gateway, tree.model_id, tree.epoch)
-            self.do("settlement", "open_leaf_challenge", ACTORS[5], *slot, leaf, tree.proof(leaf.provider))
-        if not mostly(rng, 3):
-            self.answer(rng)
-        self.block = max(self.block, self.ledger.epochs.epoch_start_block(tree.epoch + delay))
-        for number in range(first, len(self.ledger.settlement.challenges())):
-            self.do("settlement", "resolve_challenge", pick(rng, ACTORS), number)
+    @action(4)
+    def leave_a_provider_out(self, rng: Random) -> None:
+        """A whole epoch of work that the gateway posts without one leaf, or not at all, and what follows from it."""
+        gateway, provider = pick(rng, GATEWAYS[:2]), pick(rng, PROVIDERS[:3])
+        key, epoch, model_id = key_of(gateway), self.epoch, self.model_of(provider)
+        settlement = self.ledger.settlement
+        # Sometimes more than line, credit and stake together can pay.
+        cover = settlement.cover(key, key_of(provider))
+        enough = self.ledger.models.units_for(model_id, epoch, cover) if self.ledger.models.exists(model_id) else 0
+        units = pick(rng, [rng.randint(1, 300), max(1, enough // 3), max(1, 2 * enough)])
+        voucher = ContributionVoucher(key, key_of(provider), model_id, epoch, min(units, 2**96 - 1))
+        self.next_epoch(Random(1))
+        if mostly(rng, 4):
+            tree = ContributionTree(key, model_id, epoch, [Leaf(key_of("nobody"), 3)])
+            if not mostly(rng, 3):
+                tree = ContributionTree(key, model_id, epoch, [Leaf(key_of(provider), max(1, units // 5))])
+            fees = self.ledger.models.fee_for(model_id, epoch, tree.total_units)
+            caller = self.ledger.gateways.signer_at(key, self.epoch)
+            arguments = (model_id, epoch, tree.root, tree.total_units, fees, fresh(1))
+            if self.do("settlement", "post_checkpoint", caller, *arguments):
+                self.trees[key, model_id, epoch] = tree
+        signature = self.signed(settlement.domain, voucher, self.ledger.gateways.signer_at(key, epoch))
+        challenger, number = pick(rng, ACTORS), len(settlement.challenges())
+        self.do("settlement", "open_omission_challenge", challenger, voucher, signature)
+        if number == len(settlement.challenges()):
+            self.next_epoch(Random(1))
+            self.do("settlement", "challenge_omission", challenger, voucher, signature, 0, ())
+        elif mostly(rng, 4):
+            self.thaw_or_release_line(rng)
+            last = settlement.challenges()[number].answer_by
+            self.go_to(last + 1, early=not mostly(rng, 4))
+            self.do("settlement", "resolve_challenge", challenger, number)
+        if settlement.debt_of(key) and mostly(rng, 4):
+            self.do("gateway_staking", "unstake_for_gateway", self.owner_of_gateway(gateway), gateway)
+            amount = pick(rng, [1, 50_000 * self.scale, settlement.debt_of(key) // 2])
+            if 0 < amount < 10**26:
+                self.do("escrow", "top_up_credit", challenger, gateway, amount)
+                self.do("gateway_staking", "stake_for_gateway", self.owner_of_gateway(gateway), gateway, amount)
+            self.do("settlement", "collect_debt", pick(rng, ACTORS), gateway, provider, epoch)
 
-    @action(3)
-    def challenge_a_sum(self, rng: Random) -> None:
-        recent = [key for key in sorted(self.trees) if key[2] >= self.epoch - 6]
-        if not recent:
-            return
-        lying = [
-            key for key in recent if self.ledger.settlement.checkpoint(*key).total_units != self.trees[key].total_units
-        ]
-        key = pick(rng, lying if lying and mostly(rng, 4) else recent)
-        tree, caller = self.trees[key], pick(rng, ACTORS)
-        if mostly(rng, 2):
-            leaves = tree.leaves if mostly(rng) else pick(rng, [(), tree.leaves[::-1], tree.leaves[1:]])
-            self.do("settlement", "challenge_sum", caller, *key, leaves)
-            return
-        wanted = set(rng.choices([leaf.provider for leaf in tree.leaves], k=rng.randint(1, 3)))
-        leaves, proof = tree.multiproof(wanted)
-        given, flags = proof.proof, proof.flags
-        if not mostly(rng):
-            leaves, given, flags = pick(rng, [(leaves[::-1], given, flags), (leaves, given[1:], flags), ((), (), ())])
-        self.do("settlement", "challenge_sum_overflow", caller, *key, leaves, given, flags)
+    @action(2)
+    def collect_debt(self, rng: Random) -> None:
+        debts = [work for work, units in self.ledger.settlement.all_debt_units().items() if units]
+        gateway, provider, epoch = (pick(rng, GATEWAYS), pick(rng, PROVIDERS), self.epoch)
+        if debts and mostly(rng):
+            keys = pick(rng, debts)
+            gateway, provider, epoch = self.name_of(keys[0]), self.name_of(keys[1]), keys[2]
+        self.do("settlement", "collect_debt", pick(rng, ACTORS), gateway, provider, epoch)
 
     def a_commitment(self, rng: Random) -> tuple[CheckpointCommitment, Address]:
         keys = [key for key in sorted(self.trees) if key[2] >= self.epoch - 6]
@@ -273,22 +269,7 @@ class Work(Accounts):
         self.do("settlement", "challenge_equivocation", pick(rng, ACTORS), *arguments)
 
     @action()
-    def challenge_overdraw(self, rng: Random) -> None:
-        """Mostly vouchers for far more than the gateway has, in a slot of this epoch or the last."""
-        gateway, epoch = pick(rng, GATEWAYS), max(self.epoch - pick(rng, [0, 1]), 0)
-        model_id = pick(rng, [1, 2])
-        named = sorted(key_of(p) for p in PROVIDERS if self.model_of(p) == model_id)[: pick(rng, [1, 2])]
-        units = pick(rng, [1, 1, 1, 2**90])
-        vouchers = [ContributionVoucher(key_of(gateway), provider, model_id, epoch, units) for provider in named]
-        if not mostly(rng):
-            vouchers = vouchers[::-1]
-        signer = self.ledger.gateways.signer_at(key_of(gateway), epoch)
-        signatures = [self.bent(rng, self.signed(self.ledger.settlement.domain, v, signer)) for v in vouchers]
-        signatures = signatures if mostly(rng) else signatures[1:]
-        self.do("settlement", "challenge_overdraw", pick(rng, ACTORS), vouchers, signatures)
-
-    @action()
     def set_parameters(self, rng: Random) -> None:
         share, burn = pick(rng, [0, 1000, 2000, 2001]), pick(rng, [99, 100, 500, 2000])
-        rest = pick(rng, [(5000, 1000, 0, 7, 5), (20_000, 10_000, 5000, 6, 10**19), (4999, 1, 1, 1, 0)])
+        rest = pick(rng, [(5000, 1000, 0, 7, 100), (20_000, 10_000, 5000, 6, 5000), (4999, 1, 1, 1, 0)])
         self.do("settlement", "set_parameters", OWNER if mostly(rng) else ACTORS[0], share, burn, *rest)

@@ -81,9 +81,10 @@ def _money(ledger: Ledger, scope: Scope) -> _Seen:
     for holder in (*holders, *(pool.address for pool in ledger.pools())):
         yield "token", "balanceOf", (holder,), token.balance_of(holder)
     for account in scope.accounts:
-        deposit = escrow.deposit_of(account)
-        if scope.whole or deposit.balance:
-            yield "escrow", "depositOf", (account,), deposit
+        if scope.whole or escrow.free_of(account):
+            yield "escrow", "freeOf", (account,), escrow.free_of(account)
+        if scope.whole or token.sent_to(account):
+            yield "token", "sentTo", (account,), token.sent_to(account)
         for name, part in (("settlement", ledger.settlement), ("disputes", ledger.disputes)):
             if scope.whole or part.payments_of(account):
                 yield name, "paymentsOf", (account,), part.payments_of(account)
@@ -91,6 +92,10 @@ def _money(ledger: Ledger, scope: Scope) -> _Seen:
             redeemed = escrow.redeemed(account, key)
             if scope.whole or redeemed:
                 yield "escrow", "redeemed", (account, key), redeemed
+            reserved = escrow.reservation_of(account, key)
+            if scope.whole or reserved.amount or reserved.thaw_end:
+                yield "escrow", "reservationOf", (account, key), reserved
+                yield "escrow", "available", (account, key), escrow.available(account, key)
 
 
 def _clock(ledger: Ledger, scope: Scope) -> _Seen:
@@ -114,6 +119,9 @@ def _models(ledger: Ledger, scope: Scope) -> _Seen:
             yield "models", "priceAt", (model_id, current), models.price_at(model_id, current)
             yield "models", "rating", (model_id,), models.rating(model_id)
         yield "models", "usage", (model_id,), models.usage(model_id)
+        for gateway in map(key_of, scope.gateways):
+            if scope.whole or models.spent_by(model_id, gateway):
+                yield "models", "spentBy", (model_id, gateway), models.spent_by(model_id, gateway)
         yield "settlement", "royaltyOf", (model_id,), settlement.royalty_of(model_id)
         pool, name = ledger.router.pool(model_id), f"pool {model_id}"
         yield name, "carried", (), pool.carried
@@ -136,7 +144,8 @@ def _providers(ledger: Ledger, scope: Scope) -> _Seen:
     for identifier in scope.providers:
         key = key_of(identifier)
         found = ledger.providers.by_key(key)
-        yield "providers", "isActive", (identifier,), ledger.providers.is_active(identifier, scope.block)
+        yield "providers", "isActive", (identifier,), ledger.providers.is_active(identifier)
+        yield "providers", "isEligible", (identifier,), ledger.providers.is_eligible(identifier, scope.block)
         yield "providers", "signerAt", (key, current), ledger.providers.signer_at(key, current)
         yield "slashing", "providerJailedUntil", (key,), ledger.slashing.provider_jailed_until(key)
         yield "slashing", "isStakeHeld", (key,), ledger.slashing.is_stake_held(key, scope.block)
@@ -162,13 +171,23 @@ def _gateways(ledger: Ledger, scope: Scope) -> _Seen:
     current = ledger.epochs.current_epoch(scope.block)
     for identifier in scope.gateways:
         key = key_of(identifier)
-        yield "gateways", "isActive", (identifier,), ledger.gateways.is_active(identifier, scope.block)
+        yield "gateways", "isActive", (identifier,), ledger.gateways.is_active(identifier)
+        yield "gateways", "isEligible", (identifier,), ledger.gateways.is_eligible(identifier, scope.block)
+        if scope.whole:
+            yield "gateways", "isActiveKey", (key,), ledger.gateways.is_active_key(key)
+            yield "gateways", "isEligibleKey", (key,), ledger.gateways.is_eligible_key(key, scope.block)
         yield "gateways", "signerAt", (key, current), ledger.gateways.signer_at(key, current)
         yield "gateway_staking", "stakeOf", (identifier,), ledger.gateway_staking.stake_of_key(key)
         yield "gateway_staking", "isOverdrawn", (key,), ledger.gateway_staking.is_overdrawn(key)
         yield "slashing", "gatewayJailedUntil", (key,), ledger.slashing.gateway_jailed_until(key)
+        yield "escrow", "creditStateOf", (key,), ledger.escrow.credit_state_of(key)
         yield "escrow", "creditOf", (key,), ledger.escrow.credit_of(key)
-        yield "settlement", "openChallengesOf", (key,), ledger.settlement.open_challenges_of(key)
+        yield "settlement", "debtOf", (key,), ledger.settlement.debt_of(key)
+        for provider in map(key_of, scope.providers):
+            line = ledger.gateway_staking.line_of(key, provider)
+            if scope.whole or line.amount or line.thaw_end:
+                yield "gateway_staking", "lineOf", (key, provider), line
+                yield "gateway_staking", "guaranteed", (key, provider), ledger.gateway_staking.guaranteed(key, provider)
         if ledger.gateways.owner_of(key) != bytes(20):
             first = max(scope.epochs[0], 1)
             rewards = ledger.gateway_staking.view_rewards(identifier, first, current, scope.block)
@@ -184,7 +203,6 @@ def _settlement(ledger: Ledger, scope: Scope) -> _Seen:
         yield "settlement", "challenge", (number,), challenges[number]
     for epoch in scope.epochs:
         yield "settlement", "emissionWeight", (epoch,), settlement.emission_weight(epoch)
-        yield "settlement", "isSealed", (epoch,), settlement.is_sealed(epoch)
         for gateway in scope.gateways:
             yield from _slots(ledger, scope, key_of(gateway), epoch)
 
@@ -201,10 +219,17 @@ def _slots(ledger: Ledger, scope: Scope, gateway: Bytes32, epoch: int) -> _Seen:
         yield "settlement", "gatewayShare", (gateway, epoch), settlement.gateway_share(gateway, epoch)
     for provider in scope.providers:
         key = key_of(provider)
-        proven, paid = settlement.is_proven(gateway, key, epoch), settlement.compensated_units(gateway, key, epoch)
-        if proven or paid or scope.whole:
-            yield "settlement", "isProven", (gateway, key, epoch), proven
-            yield "settlement", "compensatedUnits", (gateway, key, epoch), paid
+        work = (gateway, key, epoch)
+        units = {
+            "provenUnits": settlement.proven_units(*work),
+            "compensatedUnits": settlement.compensated_units(*work),
+            "shownUnits": settlement.shown_units(*work),
+            "challengedUnits": settlement.challenged_units(*work),
+            "debtUnits": settlement.debt_units(*work),
+        }
+        if scope.whole or any(units.values()):
+            for function, expected in units.items():
+                yield "settlement", function, work, expected
 
 
 def _disputes(ledger: Ledger, scope: Scope) -> _Seen:
@@ -215,5 +240,10 @@ def _disputes(ledger: Ledger, scope: Scope) -> _Seen:
     for number in range(max(0, len(disputes.cases) - 2), len(disputes.cases)):
         case = disputes.case_of(number)
         values = (case.provider, case.model_id, case.epoch, case.evidence_hash, case.status, case.deadline)
-        yield "disputes", "caseOf", (number,), (*values, case.guilty, case.innocent, case.bonder, case.bond)
+        yield (
+            "disputes",
+            "caseOf",
+            (number,),
+            (*values, case.guilty, case.innocent, case.bonder, case.bond, case.draw_block),
+        )
         yield "disputes", "panelOf", (number,), case.panel

@@ -23,6 +23,7 @@ from chain.vouchers import (
     Message,
     PaymentVoucher,
     SignatureError,
+    SignerConsent,
     SlaReport,
     address_of,
     digest,
@@ -34,6 +35,7 @@ from chain.vouchers import (
 KEY = keccak256(b"a key")
 bytes32 = st.binary(min_size=32, max_size=32)
 address = st.binary(min_size=20, max_size=20)
+uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, MAX_UINT64)
 uint256 = st.integers(0, MAX_UINT256)
 domains = st.builds(Domain, uint256, address)
@@ -42,7 +44,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(ContributionReceipt, bytes32, bytes32, uint256, uint64, uint256),
     st.builds(PaymentVoucher, address, bytes32, uint256),
     st.builds(CheckpointCommitment, bytes32, uint256, uint64, bytes32, uint256, uint256, bytes32),
-    st.builds(SlaReport, bytes32, bytes32, uint64, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)),
+    st.builds(SlaReport, bytes32, bytes32, uint64, uint32, st.integers(0, 2**16 - 1), uint32),
+    st.builds(SignerConsent, bytes32, address, address),
 )
 
 
@@ -195,8 +198,11 @@ def test_what_is_no_digest_is_refused(length: int) -> None:
         PaymentVoucher(bytes(20), bytes(32), -1),
         PaymentVoucher(bytes(20), bytes(32), 2**256),
         ContributionVoucher(bytes(32), bytes(32), 1, 2**64, 1),
-        SlaReport(bytes(32), bytes(32), 1, 2**16, 1),
-        SlaReport(bytes(32), bytes(32), 1, 1, 2**32),
+        SlaReport(bytes(32), bytes(32), 1, 2**32, 1, 1),
+        SlaReport(bytes(32), bytes(32), 1, 1, 2**16, 1),
+        SlaReport(bytes(32), bytes(32), 1, 1, 1, 2**32),
+        SignerConsent(bytes(31), bytes(20), bytes(20)),
+        SignerConsent(bytes(32), bytes(20), bytes(21)),
     ],
 )
 def test_a_message_whose_field_does_not_fit_its_type_has_no_digest(message: Message) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from chain import abi
@@ -10,7 +9,7 @@ from chain.errors import (
     InvalidArgument,
 )
 from chain.leaves import CheckpointLeaves
-from chain.merkle import ContributionTree, leaf_hash, verify, verify_multi
+from chain.merkle import Sibling, leaf_hash, verify
 from chain.primitives import key_of
 from chain.vouchers import (
     ContributionReceipt,
@@ -85,55 +84,28 @@ def _signed_meaning(sample: bytes, data: bytes, result: object) -> str | None:
 # --- Merkle proofs ---
 
 
-@cache
-def _tree() -> ContributionTree:
-    return LEAVES.tree()
-
-
 def _proofs() -> list[bytes]:
     found = []
     for provider in UNITS:
         units, proof = LEAVES.proof(provider)
-        found.append(units.to_bytes(12, "big") + key_of(provider) + b"".join(proof))
+        siblings = b"".join(each.hash + each.units.to_bytes(12) for each in proof)
+        found.append(units.to_bytes(12, "big") + key_of(provider) + siblings)
     return found
 
 
 def _prove(data: bytes) -> tuple[bytes, int]:
     units, provider = int.from_bytes(data[:12], "big"), data[12:44].ljust(32, b"\0")
-    proof = [data[at : at + 32] for at in range(44, len(data), 32)]
-    if any(len(each) != 32 for each in proof):
+    proof = [Sibling(data[at : at + 32], int.from_bytes(data[at + 32 : at + 44])) for at in range(44, len(data), 44)]
+    if len(data) % 44:
         raise ProtocolViolation("a proof of another shape")
-    if not verify(ROOT, leaf_hash(key_of(GATEWAY), provider, MODEL, EPOCH, units), proof):
+    leaf = leaf_hash(key_of(GATEWAY), provider, MODEL, EPOCH, units)
+    if not verify(ROOT, sum(UNITS.values()), leaf, units, proof):
         raise ProtocolViolation("not in the tree")
     return provider, units
 
 
 def _proved(sample: bytes, data: bytes, result: tuple[bytes, int]) -> str | None:
     return None if result in {(key_of(name), units) for name, units in UNITS.items()} else "a leaf that is not there"
-
-
-def _multiproofs() -> list[bytes]:
-    found = []
-    for names in (("ann",), ("ann", "bob", "e"), tuple(UNITS)):
-        _, proof = _tree().multiproof([key_of(name) for name in names])
-        counts = bytes([len(proof.leaves), len(proof.proof), len(proof.flags)])
-        found.append(counts + b"".join(proof.leaves) + b"".join(proof.proof) + bytes(proof.flags))
-    return found
-
-
-def _prove_many(data: bytes) -> list[bytes]:
-    many, given, flags = (*data[:3], 0, 0, 0)[:3]
-    words = [data[3 + 32 * at : 35 + 32 * at].ljust(32, b"\0") for at in range(many + given)]
-    tail = [bool(flag) for flag in data[3 + 32 * (many + given) :][:flags]]
-    if not many or not verify_multi(ROOT, words[:many], words[many:], tail):
-        raise ProtocolViolation("not in the tree")
-    return words[:many]
-
-
-def _proved_many(sample: bytes, data: bytes, result: list[bytes]) -> str | None:
-    hashes = {leaf_hash(key_of(GATEWAY), key_of(name), MODEL, EPOCH, units) for name, units in UNITS.items()}
-    inner = set(_tree()._tree._nodes)  # the root of a subtree «proves» too; a leaf is hashed twice, so it is none
-    return None if set(result) <= hashes | inner else "a leaf that is not there"
 
 
 SLOT = SlotId(GATEWAY, PROVIDER, MODEL, EPOCH)
@@ -215,9 +187,6 @@ def decoders() -> list[Decoder]:
             refused,
             _proved,
             ("mesh.payment.settlement.provider:leaf_in_call", "chain.merkle:verify"),
-        ),
-        Decoder(
-            "proofs of several leaves", _multiproofs, _prove_many, refused, _proved_many, ("chain.merkle:verify_multi",)
         ),
         Decoder(
             "leaves of a checkpoint",

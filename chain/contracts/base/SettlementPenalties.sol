@@ -1,68 +1,43 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
-import {IFuncToken} from "../interfaces/IFuncToken.sol";
 import {SettlementState} from "./SettlementState.sol";
 
-/// @title What an upheld challenge costs a gateway, and who gets it.
+/// @title What an upheld challenge costs a gateway, who gets it, and what stays owed.
 abstract contract SettlementPenalties is SettlementState {
-    using SafeERC20 for IFuncToken;
-
-    /// @dev Pays a provider for units that its gateway left out, as far as the gateway's money goes.
-    /// @return paid false if nothing could be charged.
-    function _compensate(
-        bytes32 gateway,
-        bytes32 provider,
-        uint256 modelId,
-        uint64 epoch,
-        uint256 missing,
-        address challenger
-    ) internal returns (bool paid) {
-        uint256 fee = _models.feeFor(modelId, epoch, missing);
-        uint256 cover = _cover(gateway);
-        if (fee > cover) {
-            missing = _models.unitsFor(modelId, epoch, cover);
-            fee = _models.feeFor(modelId, epoch, missing);
-        }
-        if (fee == 0) return false;
-        _compensated[gateway][provider][epoch] += missing;
-        _charge(gateway, fee);
-        uint256 net = _splitCompensation(modelId, epoch, fee);
-        (address owner_,) = _providers.ownerAndModel(provider);
-        _payments[owner_] += net;
-        emit ProviderCompensated(provider, gateway, modelId, epoch, missing, net);
-        uint256 penalty = Math.mulDiv(fee, _parametersAt(_epochs.currentEpoch()).omissionPenaltyBps, BPS);
-        _punish(gateway, Offence.Omission, penalty, challenger);
+    /// @dev Compensates the units of `owed` that no leaf and no compensation covers.
+    /// @return due false if that is not more than what is recorded as debt already, or costs nothing.
+    function _enforce(ContributionVoucher memory owed, address challenger) internal returns (bool due) {
+        uint256 missing = _missing(owed);
+        Work storage work = _work[owed.gateway][owed.provider][owed.epoch];
+        // Otherwise a small claim could take the place of a large debt.
+        if (missing <= work.debt) return false;
+        (uint256 units, uint256 fee, uint256 full,) = _affordable(owed, missing);
+        if (full == 0) return false;
+        _compensate(owed, missing, units, fee, challenger);
         return true;
     }
 
-    /// @dev As for fees that were posted, but the gateway's share is burned too.
-    function _splitCompensation(uint256 modelId, uint64 epoch, uint256 fee) internal returns (uint256 net) {
-        Parameters memory p = _parametersAt(epoch + 1);
-        uint256 royalty = fee * _models.royaltyBpsOf(modelId) / BPS;
-        uint256 burned = fee * p.gatewayShareBps / BPS + fee * p.burnBps / BPS;
-        _royalties[modelId] += royalty;
-        _token.burn(burned);
-        return fee - royalty - burned;
-    }
-
-    function _punishFirst(bytes32 gateway, uint256 modelId, uint64 epoch, Offence offence) internal {
-        if (_penalized[_slot(gateway, modelId, epoch)][offence]) revert AlreadyPenalized(gateway, offence);
-        _punishFraud(gateway, modelId, epoch, offence, msg.sender);
-    }
-
-    /// @dev Once a slot and offence, so that one bad tree costs what the parameter says, not that times its leaves.
-    function _punishFraud(bytes32 gateway, uint256 modelId, uint64 epoch, Offence offence, address challenger)
-        internal
-    {
-        bytes32 slot = _slot(gateway, modelId, epoch);
-        if (_penalized[slot][offence]) return;
-        _penalized[slot][offence] = true;
-        uint64 current = _epochs.currentEpoch();
-        _slashing.jailGateway(gateway, current + _parametersAt(current).jailEpochs);
-        _punish(gateway, offence, _fraudPenalty(gateway), challenger);
+    /// @dev Pays a provider for `units` of the `missing` ones, which cost `fee`; the rest becomes debt.
+    function _compensate(
+        ContributionVoucher memory owed,
+        uint256 missing,
+        uint256 units,
+        uint256 fee,
+        address challenger
+    ) internal {
+        if (units != 0) {
+            _work[owed.gateway][owed.provider][owed.epoch].compensated += uint96(units);
+            _collect(owed.gateway, owed.provider, fee);
+            uint256 net = _splitCompensation(owed.modelId, owed.epoch, fee);
+            (address owner_,) = _providers.ownerAndModel(owed.provider);
+            _payments[owner_] += net;
+            emit ProviderCompensated(owed.provider, owed.gateway, owed.modelId, owed.epoch, units, net);
+            uint256 penalty = Math.mulDiv(fee, _parametersAt(_epochs.currentEpoch()).omissionPenaltyBps, BPS);
+            _punish(owed.gateway, Offence.Omission, penalty, challenger);
+        }
+        _setDebt(owed, missing - units);
     }
 
     function _punish(bytes32 gateway, Offence offence, uint256 penalty, address challenger) internal {
@@ -77,21 +52,51 @@ abstract contract SettlementPenalties is SettlementState {
         emit GatewayPenalized(gateway, offence, taken, challenger, reward);
     }
 
-    function _void(bytes32 gateway, uint256 modelId, uint64 epoch, Checkpoint storage posted) internal {
-        posted.status = CheckpointStatus.Voided;
-        uint256 fees = posted.totalFees;
-        _book(gateway, modelId, epoch, posted.totalUnits - posted.barredUnits, fees, false);
-        _token.safeTransfer(address(_escrow), fees);
-        _escrow.returnCredit(gateway, fees);
-        emit CheckpointVoided(gateway, modelId, epoch);
+    /// @dev Units of `owed` that are neither in the leaf that was shown nor compensated.
+    function _missing(ContributionVoucher memory owed) internal view returns (uint256) {
+        Work storage work = _work[owed.gateway][owed.provider][owed.epoch];
+        return Math.saturatingSub(owed.cumulativeUnits, uint256(work.shown) + work.compensated);
     }
 
-    function _fraudPenalty(bytes32 gateway) internal view returns (uint256) {
-        uint256 stake = _gatewayStaking.stakeOfKey(gateway).amount;
-        return stake * _parametersAt(_epochs.currentEpoch()).fraudPenaltyBps / BPS;
+    /// @dev How many of `missing` units the gateway can pay for to this provider, what they cost, what all would cost, and
+    /// what there is.
+    function _affordable(ContributionVoucher memory owed, uint256 missing)
+        internal
+        view
+        returns (uint256 units, uint256 fee, uint256 full, uint256 cover)
+    {
+        full = _models.feeFor(owed.modelId, owed.epoch, missing);
+        cover = _gatewayStaking.lineOf(owed.gateway, owed.provider).amount + _escrow.creditOf(owed.gateway)
+            + _gatewayStaking.effectiveStakeOfKey(owed.gateway);
+        if (full <= cover) return (missing, full, full, cover);
+        units = Math.min(missing, _models.unitsFor(owed.modelId, owed.epoch, cover));
+        fee = _models.feeFor(owed.modelId, owed.epoch, units);
     }
 
-    function _cover(bytes32 gateway) internal view returns (uint256) {
-        return _escrow.creditOf(gateway) + _gatewayStaking.effectiveStakeOfKey(gateway);
+    /// @dev The provider's own line first, then what the gateway has for everybody.
+    function _collect(bytes32 gateway, bytes32 provider, uint256 amount) private {
+        uint256 taken = _gatewayStaking.chargeLine(gateway, provider, amount);
+        if (taken < amount) _charge(gateway, amount - taken);
+    }
+
+    /// @dev As for fees that were posted, but the gateway's share is burned too.
+    function _splitCompensation(uint256 modelId, uint64 epoch, uint256 fee) private returns (uint256 net) {
+        Parameters memory p = _parametersAt(epoch + 1);
+        uint256 royalty = fee * _models.royaltyBpsOf(modelId) / BPS;
+        uint256 burned = fee * p.gatewayShareBps / BPS + fee * p.burnBps / BPS;
+        _royalties[modelId] += royalty;
+        _token.burn(burned);
+        return fee - royalty - burned;
+    }
+
+    function _setDebt(ContributionVoucher memory owed, uint256 units) private {
+        Work storage work = _work[owed.gateway][owed.provider][owed.epoch];
+        uint256 before = work.debt;
+        if (units == before) return;
+        work.debt = uint96(units);
+        // The price of an epoch that has begun never changes, so that these differences add up.
+        _debts[owed.gateway] = _debts[owed.gateway] + _models.feeFor(owed.modelId, owed.epoch, units)
+            - _models.feeFor(owed.modelId, owed.epoch, before);
+        emit DebtRecorded(owed.gateway, owed.provider, owed.epoch, units);
     }
 }

@@ -17,7 +17,7 @@ import {IRewardPool} from "../interfaces/IRewardPool.sol";
 import {IRouter} from "../interfaces/IRouter.sol";
 import {ISettlementTypes} from "../interfaces/ISettlement.sol";
 import {ISlashing} from "../interfaces/ISlashing.sol";
-import {Ids} from "../libraries/Ids.sol";
+import {Leaves} from "../libraries/Leaves.sol";
 import {Wired} from "./Wired.sol";
 
 /// @title What the two halves of Settlement share: all their storage, parameters, the split of fees, and messages.
@@ -27,18 +27,22 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
     using Checkpoints for Checkpoints.Trace208;
 
     uint256 internal constant BPS = 10_000;
-    /// @notice Far above any real epoch, and small enough that no product with a price overflows.
-    uint256 public constant MAX_UNITS = type(uint96).max;
+    uint256 public constant MAX_UNITS = Leaves.MAX_UNITS;
 
     bytes32 internal constant VOUCHER_TYPEHASH = keccak256(
         "ContributionVoucher(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)"
     );
-    bytes32 internal constant RECEIPT_TYPEHASH = keccak256(
-        "ContributionReceipt(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)"
-    );
     bytes32 internal constant COMMITMENT_TYPEHASH = keccak256(
         "CheckpointCommitment(bytes32 gateway,uint256 modelId,uint64 epoch,bytes32 root,uint256 totalUnits,uint256 totalFees,bytes32 dataHash)"
     );
+
+    /// @dev What is known of the work of one provider for one gateway in one epoch, in units.
+    struct Work {
+        uint96 shown;
+        uint96 compensated;
+        uint96 debt;
+        uint96 challenged;
+    }
 
     IFuncToken internal _token;
     IEpochController internal _epochs;
@@ -57,22 +61,19 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
     mapping(bytes32 slot => Checkpoint) internal _checkpoints;
     mapping(uint256 modelId => mapping(uint64 epoch => ModelEpoch)) internal _modelEpochs;
     mapping(uint256 modelId => mapping(uint64 epoch => bytes32[] gateways)) internal _posters;
-    mapping(bytes32 leaf => bool) internal _barred;
-    mapping(bytes32 gateway => mapping(bytes32 provider => mapping(uint64 epoch => bool))) internal _proven;
+    mapping(bytes32 gateway => mapping(bytes32 provider => mapping(uint64 epoch => uint256))) internal _proven;
     mapping(bytes32 gateway => mapping(uint64 epoch => uint256)) internal _gatewayShares;
     mapping(uint64 epoch => uint256) internal _emissionWeights;
-    mapping(uint64 epoch => bool) internal _sealed;
     mapping(uint256 modelId => uint256) internal _royalties;
     mapping(address account => uint256) internal _payments;
 
     Challenge[] internal _challenges;
-    mapping(bytes32 subject => bool) internal _challenged;
-    mapping(bytes32 slot => mapping(Offence => bool)) internal _penalized;
-    mapping(bytes32 gateway => uint256) internal _openChallenges;
-    mapping(bytes32 gateway => mapping(bytes32 provider => mapping(uint64 epoch => uint256))) internal _compensated;
+    mapping(bytes32 slot => bool) internal _equivocated;
+    mapping(bytes32 gateway => mapping(bytes32 provider => mapping(uint64 epoch => Work))) internal _work;
+    mapping(bytes32 gateway => uint256) internal _debts;
 
     constructor(IDirectory directory, address owner_) Wired(directory, owner_) EIP712("InferenceMesh", "1") {
-        _parameters.push(0, _pack(Parameters(1000, 500, 10_000, 5000, 1000, 16, 1e19)));
+        _parameters.push(0, _pack(Parameters(1000, 500, 10_000, 5000, 1000, 16, 1000)));
     }
 
     function _wire(IDirectory.Entries memory entries) internal override {
@@ -94,26 +95,25 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
         if (taken < amount) _gatewayStaking.charge(gateway, amount - taken);
     }
 
-    /// @dev Adds a checkpoint to, or takes it from, the sums that pots, shares and emission are computed from.
-    function _book(bytes32 gateway, uint256 modelId, uint64 epoch, uint256 units, uint256 fees, bool add) internal {
+    /// @dev Adds a checkpoint to the sums that pots, shares, emission and ratings are computed from.
+    function _book(bytes32 gateway, uint256 modelId, uint64 epoch, uint256 units, uint256 fees) internal {
         ModelEpoch storage sums = _modelEpochs[modelId][epoch];
         Parameters memory p = _parametersAt(epoch + 1);
         uint128 share = uint128(fees * p.gatewayShareBps / BPS);
-        uint256 burnBefore = uint256(sums.fees) * p.burnBps / BPS;
-        if (add) {
-            sums.units += uint128(units);
-            sums.fees += uint128(fees);
-            sums.shares += share;
-            sums.checkpoints += 1;
-            _gatewayShares[gateway][epoch] += share;
-        } else {
-            sums.units -= uint128(units);
-            sums.fees -= uint128(fees);
-            sums.shares -= share;
-            sums.checkpoints -= 1;
-            _gatewayShares[gateway][epoch] -= share;
-        }
-        _emissionWeights[epoch] = _emissionWeights[epoch] + uint256(sums.fees) * p.burnBps / BPS - burnBefore;
+        uint256 feesBefore = sums.fees;
+        sums.units += uint128(units);
+        sums.fees = uint128(feesBefore + fees);
+        sums.shares += share;
+        sums.checkpoints += 1;
+        _gatewayShares[gateway][epoch] += share;
+        _emissionWeights[epoch] += _weight(feesBefore + fees, p.burnBps) - _weight(feesBefore, p.burnBps);
+        uint256 burned = fees * p.burnBps / BPS;
+        if (burned != 0) _models.recordSpend(modelId, gateway, burned - burned / 2);
+    }
+
+    /// @dev Half of the burn: emission never gives back more, so that paying oneself always costs.
+    function _weight(uint256 fees, uint256 burnBps) internal pure returns (uint256) {
+        return fees * burnBps / BPS / 2;
     }
 
     function _parametersAt(uint64 epoch) internal view returns (Parameters memory) {
@@ -125,7 +125,7 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
             fraudPenaltyBps: uint16(packed >> 48),
             challengerBps: uint16(packed >> 64),
             jailEpochs: uint16(packed >> 80),
-            challengeBond: uint128(packed >> 96)
+            bondBps: uint16(packed >> 96)
         });
     }
 
@@ -140,12 +140,19 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
         if (posted.status != CheckpointStatus.Posted) revert NoCheckpoint(gateway, modelId, epoch);
     }
 
-    function _voucherDigest(ContributionVoucher memory voucher) internal view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(VOUCHER_TYPEHASH, voucher)));
+    /// @dev True if the checkpoint has a leaf of exactly the units of `work`.
+    function _isLeaf(Checkpoint storage posted, ContributionVoucher memory work, Sibling[] calldata proof)
+        internal
+        view
+        returns (bool)
+    {
+        uint256 units = work.cumulativeUnits;
+        bytes32 leaf = Leaves.hash(work.gateway, work.provider, work.modelId, work.epoch, units);
+        return Leaves.verify(proof, posted.root, posted.totalUnits, leaf, units);
     }
 
-    function _receiptDigest(ContributionVoucher memory receipt) internal view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(RECEIPT_TYPEHASH, receipt)));
+    function _voucherDigest(ContributionVoucher memory voucher) internal view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(VOUCHER_TYPEHASH, voucher)));
     }
 
     function _commitmentDigest(CheckpointCommitment memory commitment) internal view returns (bytes32) {
@@ -159,6 +166,6 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
     function _pack(Parameters memory p) internal pure returns (uint208) {
         return uint208(p.gatewayShareBps) | uint208(p.burnBps) << 16 | uint208(p.omissionPenaltyBps) << 32
             | uint208(p.fraudPenaltyBps) << 48 | uint208(p.challengerBps) << 64 | uint208(p.jailEpochs) << 80
-            | uint208(p.challengeBond) << 96;
+            | uint208(p.bondBps) << 96;
     }
 }

@@ -32,4 +32,8 @@ interface ICommon {
     error UnknownGateway(bytes32 key);
     /// @notice The signature is not by the signer that this message needs.
     error InvalidSignature();
+    /// @notice More is asked for than is there.
+    error InsufficientBalance(uint256 wanted, uint256 available);
+    /// @notice Two lists that belong together differ in length.
+    error LengthMismatch();
 }

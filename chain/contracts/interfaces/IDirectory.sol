@@ -4,7 +4,7 @@ pragma solidity 0.8.37;
 import {ICommon} from "./ICommon.sol";
 
 /// @title Where the contracts of one deployment find each other.
-/// @notice The owner fills the entries once and seals them; from then on they never change.
+/// @notice The owner fills the entries once and seals them; from then on they never change and nobody owns them.
 interface IDirectory is ICommon {
     struct Entries {
         address token;
@@ -23,7 +23,7 @@ interface IDirectory is ICommon {
 
     event Sealed(Entries entries);
 
-    /// @notice Writes all entries and closes the directory for good. Owner, once.
+    /// @notice Writes all entries and closes the directory for good; from then on it has no owner. Owner, once.
     function seal(Entries calldata entries) external;
 
     /// @notice True once `seal` has been called.

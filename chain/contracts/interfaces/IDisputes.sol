@@ -12,7 +12,8 @@ interface IDisputes is ICommon {
         Jailed,
         Disputed,
         Slashed,
-        Rejected
+        Rejected,
+        Drawing
     }
 
     struct Case {
@@ -21,18 +22,23 @@ interface IDisputes is ICommon {
         uint64 epoch;
         bytes32 evidenceHash;
         CaseStatus status;
-        /// @notice Last epoch in which the running vote, or, once jailed, a dispute, is accepted.
+        /// @notice Last epoch in which the draw, the running vote, or, once jailed, a dispute, is accepted.
         uint64 deadline;
         uint32 guilty;
         uint32 innocent;
         address bonder;
         uint128 bond;
+        /// @notice The block whose hash draws the panel.
+        uint64 drawBlock;
     }
 
     event VerifierUpdated(address indexed verifier, bool enabled);
     event CaseOpened(
-        uint256 indexed caseId, bytes32 indexed provider, uint64 epoch, bytes32 evidenceHash, address[] panel
+        uint256 indexed caseId, bytes32 indexed provider, uint64 epoch, bytes32 evidenceHash, uint64 drawBlock
     );
+    /// @notice The hash of the block to draw with is out of reach; a later block's is used.
+    event DrawPostponed(uint256 indexed caseId, uint64 drawBlock);
+    event PanelDrawn(uint256 indexed caseId, address[] panel, uint64 deadline);
     event Voted(uint256 indexed caseId, address indexed verifier, bool guilty);
     event CaseClosed(uint256 indexed caseId, CaseStatus status);
     event Disputed(uint256 indexed caseId, address indexed bonder, uint256 bond);
@@ -47,6 +53,7 @@ interface IDisputes is ICommon {
     error ProviderHasCase(bytes32 provider);
     error UnknownCase(uint256 caseId);
     error WrongStatus(uint256 caseId, CaseStatus status);
+    error DrawTooEarly(uint256 drawBlock);
     error VotingClosed(uint256 caseId);
     error VotingOpen(uint256 caseId);
     error NotOnPanel(uint256 caseId, address verifier);
@@ -55,8 +62,12 @@ interface IDisputes is ICommon {
     /// @notice Owner. At most 64 verifiers.
     function setVerifier(address verifier, bool enabled) external;
 
-    /// @notice A verifier accuses a provider; three verifiers are drawn. One open case per provider.
+    /// @notice A verifier accuses a provider. One open case per provider; its panel is drawn two blocks later.
     function openCase(string calldata providerId, uint64 epoch, bytes32 evidenceHash) external returns (uint256 caseId);
+
+    /// @notice Draws three verifiers with the hash of `drawBlock`, which nobody knew when the case was opened. Anyone.
+    /// @dev When that hash is out of reach (after 256 blocks) it names a later block instead.
+    function drawPanel(uint256 caseId) external;
 
     /// @notice While `Voting`: a drawn verifier's verdict; two of three decide. While `Disputed`: any verifier's.
     function vote(uint256 caseId, bool guilty) external;

@@ -33,15 +33,16 @@ interface IEpochController is ICommon {
     /// @notice currentEpoch − epochRewardDelay, or 0 if that is not positive.
     function claimableEpoch() external view returns (uint64);
 
-    /// @notice Sets the length from the next epoch on; the running epoch keeps its own. Owner; 2 … 1,000,000 blocks.
+    /// @notice Sets the length from the next epoch on; the running epoch keeps its own. Owner.
+    /// @dev From half to twice the running length, within 2 … 100,000 blocks.
     function setEpochLength(uint64 length) external;
 
-    /// @notice Owner; 1 … 1000.
+    /// @notice Owner; 1 … min(64, twice the present value).
     function setMinEpochsLocked(uint64 epochs) external;
 
-    /// @notice Owner; 4 … windDownDelay.
+    /// @notice Owner; 4 … min(windDownDelay, twice the present value).
     function setEpochRewardDelay(uint64 epochs) external;
 
-    /// @notice Owner; epochRewardDelay … 1000.
+    /// @notice Owner; epochRewardDelay … min(64, twice the present value).
     function setWindDownDelay(uint64 epochs) external;
 }

@@ -23,6 +23,8 @@ interface IGatewayRegistry is ICommon {
     event GatewayWhitelisted(bytes32 indexed key, bool whitelisted);
     event GatewaySignerUpdated(bytes32 indexed key, address signer, uint64 fromEpoch);
     event AutoWhitelistUpdated(bool enabled);
+    /// @notice Tokens that `account` had transferred to the registry went back.
+    event SentReturned(address indexed account, uint256 amount);
 
     error GatewayIdTaken(bytes32 key);
     error NotGatewayOwner(bytes32 key, address caller);
@@ -30,13 +32,19 @@ interface IGatewayRegistry is ICommon {
     error NotDeactivated(bytes32 key);
     /// @notice The address signs, or once signed, for another gateway.
     error SignerInUse(address signer);
+    /// @notice New gateways start without the whitelist, so their stake would be locked for nothing.
+    error AutoWhitelistOff();
 
     /// @notice Registers a gateway. The caller becomes its signer unless it signs for another gateway already.
     /// @param id unique, 1 … 64 bytes. @param metadata at most 1024 bytes.
     function register(string calldata id, string calldata metadata) external;
 
-    /// @notice `register`, then forwards `amount` wei of the caller's to `GatewayStaking`. Needs an allowance to this registry.
+    /// @notice `register`, then forwards `amount` wei of the caller's to `GatewayStaking`: first what the caller had
+    /// transferred to this registry before, the rest by allowance to this registry.
     function registerAndStake(string calldata id, string calldata metadata, uint256 amount) external;
+
+    /// @notice Gives the caller back what it transferred to this registry and did not stake.
+    function returnSent() external returns (uint256 amount);
 
     function deactivate(string calldata id) external;
 
@@ -46,7 +54,9 @@ interface IGatewayRegistry is ICommon {
 
     /// @notice The key that signs vouchers and posts checkpoints from the next epoch on. Gateway's owner.
     /// @dev An address that ever signed for a gateway never signs for another.
-    function setSigner(string calldata id, address signer) external;
+    /// @param consent the signer's own signature over
+    /// `SignerConsent(bytes32 key,address owner,address signer)`; not read if the signer is the caller.
+    function setSigner(string calldata id, address signer, bytes calldata consent) external;
 
     /// @notice Owner of the contract.
     function setWhitelisted(string calldata id, bool whitelisted) external;
@@ -66,9 +76,18 @@ interface IGatewayRegistry is ICommon {
     /// @notice The gateway that `signer` signs or signed for; zero if none.
     function gatewayOfSigner(address signer) external view returns (bytes32 key);
 
-    /// @notice Registered, not deactivated, whitelisted, not wound down, not jailed, effective stake not overdrawn.
+    /// @notice Registered, not deactivated, whitelisted, effective stake not overdrawn.
     function isActive(string calldata id) external view returns (bool);
 
     /// @notice `isActive` by key.
     function isActiveKey(bytes32 key) external view returns (bool);
+
+    /// @notice Active, effective stake at least `minGatewayStake`, not winding down, not jailed.
+    function isEligible(string calldata id) external view returns (bool);
+
+    /// @notice `isEligible` by key.
+    function isEligibleKey(bytes32 key) external view returns (bool);
+
+    /// @notice EIP-712 digest that `signer` signs to be a signer of `owner`'s gateway.
+    function hashConsent(bytes32 key, address owner, address signer) external view returns (bytes32);
 }

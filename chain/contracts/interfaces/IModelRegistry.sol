@@ -16,17 +16,13 @@ interface IModelRegistry is ICommon {
         string metadataURI;
     }
 
-    /// @notice Sums over finalised epochs: units of work, fees in wei, and the number of epochs with work.
+    /// @notice Sums over finalised epochs: units of work, fees in wei, wei that this traffic and boosts burned for good,
+    /// and the number of epochs with work.
     struct Usage {
         uint128 units;
         uint128 fees;
+        uint128 burned;
         uint64 epochs;
-    }
-
-    /// @notice Who rates: a provider or a gateway, with its stake as weight.
-    enum RaterKind {
-        Provider,
-        Gateway
     }
 
     event ModelCreated(
@@ -45,7 +41,9 @@ interface IModelRegistry is ICommon {
     event ModelDisabled(uint256 indexed modelId);
     event ModelPriceUpdated(uint256 indexed modelId, uint128 pricePerToken, uint64 fromEpoch);
     event ModelRated(uint256 indexed modelId, bytes32 indexed rater, uint8 score, uint256 weight);
-    event ModelUsed(uint256 indexed modelId, uint64 indexed epoch, uint256 units, uint256 fees);
+    event ModelUsed(uint256 indexed modelId, uint64 indexed epoch, uint256 units, uint256 fees, uint256 burned);
+    /// @notice A boost burned `amount` wei.
+    event ModelBurned(uint256 indexed modelId, uint256 amount);
 
     error NotModelCreator(uint256 modelId, address caller);
     error ModelNameTaken(string name);
@@ -78,23 +76,33 @@ interface IModelRegistry is ICommon {
 
     function disable(uint256 modelId) external;
 
-    /// @notice A new price, in force from the next epoch on. Creator.
+    /// @notice A new price, in force from the epoch after the next on. Creator.
     function updatePrice(uint256 modelId, uint128 pricePerToken) external;
 
-    /// @notice Rates a model 1 … 5 with the current stake of an id that the caller owns; a later rating replaces it.
-    function rateModel(uint256 modelId, RaterKind kind, string calldata raterId, uint8 score) external;
+    /// @notice Rates a model 1 … 5 as a gateway that the caller owns; a later rating replaces it.
+    /// @dev Weight: the gateway's effective stake now, at most what its fees for this model burned for good.
+    function rateModel(uint256 modelId, string calldata gatewayId, uint8 score) external;
 
-    /// @notice Brings a rating's weight in line with the rater's present stake. Anyone.
-    function refreshRating(uint256 modelId, RaterKind kind, string calldata raterId) external;
+    /// @notice Brings a rating's weight in line with the gateway's present stake and spending. Anyone.
+    function refreshRating(uint256 modelId, string calldata gatewayId) external;
 
     /// @notice Adds to the usage counters. Settlement only.
-    function recordUsage(uint256 modelId, uint64 epoch, uint128 units, uint128 fees) external;
+    function recordUsage(uint256 modelId, uint64 epoch, uint128 units, uint128 fees, uint128 burned) external;
+
+    /// @notice Adds to what a gateway's fees for this model burned for good. Settlement only.
+    function recordSpend(uint256 modelId, bytes32 gateway, uint256 amount) external;
+
+    /// @notice Adds what a boost burned to the usage counters. Reward pool only.
+    function recordBurn(uint256 modelId, uint256 amount) external;
 
     function modelCount() external view returns (uint256);
 
     function model(uint256 modelId) external view returns (Model memory);
 
     function exists(uint256 modelId) external view returns (bool);
+
+    /// @notice The model of this name; 0 if there is none.
+    function modelIdOf(string calldata name) external view returns (uint256);
 
     function isEnabled(uint256 modelId) external view returns (bool);
 
@@ -117,6 +125,9 @@ interface IModelRegistry is ICommon {
     function unitsFor(uint256 modelId, uint64 epoch, uint256 amount) external view returns (uint256);
 
     function usage(uint256 modelId) external view returns (Usage memory);
+
+    /// @notice Wei that the gateway's posted fees burned for this model and that no emission can give back.
+    function spentBy(uint256 modelId, bytes32 gateway) external view returns (uint256);
 
     /// @notice Sum of score × weight, and sum of weights; their quotient is the stake-weighted rating.
     function rating(uint256 modelId) external view returns (uint256 scoreTimesWeight, uint256 weight);

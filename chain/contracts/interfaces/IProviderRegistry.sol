@@ -38,6 +38,8 @@ interface IProviderRegistry is ICommon {
     error NotDeactivated(bytes32 key);
     error NoProvidersOwned(address owner);
     error TooManyProviders(address owner, uint256 max);
+    /// @notice New providers start without the whitelist, so their stake would be locked for nothing.
+    error AutoWhitelistOff();
 
     /// @notice Registers a provider of `modelId`.
     /// @param id unique, 1 … 64 bytes. @param metadata at most 1024 bytes; JSON with `url` and perhaps `name` (the client checks).
@@ -56,7 +58,9 @@ interface IProviderRegistry is ICommon {
     function updateMetadata(string calldata id, string calldata metadata) external;
 
     /// @notice The key that signs receipts for this provider from the next epoch on. Provider's owner.
-    function setSigner(string calldata id, address signer) external;
+    /// @param consent the signer's own signature over
+    /// `SignerConsent(bytes32 key,address owner,address signer)`; not read if the signer is the caller.
+    function setSigner(string calldata id, address signer, bytes calldata consent) external;
 
     /// @notice Owner of the contract.
     function setWhitelisted(string calldata id, bool whitelisted) external;
@@ -76,6 +80,12 @@ interface IProviderRegistry is ICommon {
 
     function signerAt(bytes32 key, uint64 epoch) external view returns (address);
 
-    /// @notice Registered, not deactivated, staked enough, whitelisted, not jailed, and its model is enabled.
+    /// @notice Registered, not deactivated, staked enough, whitelisted, and its model is enabled.
     function isActive(string calldata id) external view returns (bool);
+
+    /// @notice Active and not jailed.
+    function isEligible(string calldata id) external view returns (bool);
+
+    /// @notice EIP-712 digest that `signer` signs to be a signer of `owner`'s provider.
+    function hashConsent(bytes32 key, address owner, address signer) external view returns (bytes32);
 }

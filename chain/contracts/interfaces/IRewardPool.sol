@@ -14,13 +14,17 @@ interface IEmissionSchedule {
 
 /// @title Emission with a hard cap, and boosts that sponsors pay.
 interface IRewardPool is ICommon {
-    event Boosted(uint256 indexed modelId, uint64 indexed epoch, address indexed sponsor, uint256 amount);
+    /// @notice `amount` wei were added to the pot and `burned` wei burned.
+    event Boosted(
+        uint256 indexed modelId, uint64 indexed epoch, address indexed sponsor, uint256 amount, uint256 burned
+    );
     event Emitted(uint256 indexed modelId, uint64 indexed epoch, uint256 emission, uint256 boost);
 
     error EpochPassed(uint64 epoch, uint64 current);
     error CapTooSmall(uint256 cap, uint256 scheduled);
 
-    /// @notice Adds `amount` wei of the caller's to the pot of a current or future epoch. Needs an allowance.
+    /// @notice Adds `amount` wei of the caller's, less what is burned as of fees, to the pot of a current or future epoch.
+    /// Needs an allowance.
     function boost(uint256 modelId, uint64 epoch, uint256 amount) external;
 
     /// @notice Mints the emission and sends it with the boosts to `to`. Settlement only, once a model and epoch.

@@ -8,7 +8,7 @@ interface ISettlementTypes is ICommon {
     /// @notice «`gateway` owes `provider` for `cumulativeUnits` of work on `modelId` in `epoch`.»
     /// @dev EIP-712 type
     /// `ContributionVoucher(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)`,
-    /// signed by the gateway's signer of that epoch. The provider signs the same fields as `ContributionReceipt(…)`.
+    /// signed by the gateway's signer of that epoch.
     struct ContributionVoucher {
         bytes32 gateway;
         bytes32 provider;
@@ -30,6 +30,12 @@ interface ISettlementTypes is ICommon {
         bytes32 dataHash;
     }
 
+    /// @notice A node beside the path from a leaf to the root of a sum tree: its hash and all units under it.
+    struct Sibling {
+        bytes32 hash;
+        uint256 units;
+    }
+
     struct Parameters {
         uint16 gatewayShareBps;
         uint16 burnBps;
@@ -37,43 +43,29 @@ interface ISettlementTypes is ICommon {
         uint16 fraudPenaltyBps;
         uint16 challengerBps;
         uint64 jailEpochs;
-        uint128 challengeBond;
-    }
-
-    struct Leaf {
-        bytes32 provider;
-        uint256 units;
+        uint16 bondBps;
     }
 
     enum CheckpointStatus {
         None,
-        Posted,
-        Voided
+        Posted
     }
 
-    /// @notice `barredUnits`: units of leaves that nobody could open; they are no longer part of the total.
+    /// @notice Final once posted.
     struct Checkpoint {
         bytes32 root;
-        uint128 totalUnits;
-        uint128 provenUnits;
+        uint96 totalUnits;
         uint128 totalFees;
-        uint120 barredUnits;
         CheckpointStatus status;
     }
 
-    /// @notice Sums over the valid checkpoints of one model and epoch; `shares` is what their gateways earn.
+    /// @notice Sums over the checkpoints of one model and epoch; `shares` is what their gateways earn.
     struct ModelEpoch {
         uint128 units;
         uint128 fees;
         uint128 shares;
         uint32 checkpoints;
-        uint32 openChallenges;
         bool finalized;
-    }
-
-    enum ChallengeKind {
-        Omission,
-        UnsupportedLeaf
     }
 
     enum ChallengeStatus {
@@ -83,8 +75,8 @@ interface ISettlementTypes is ICommon {
         Upheld
     }
 
+    /// @notice `units`: what the voucher promises. `held`: wei of the provider's line that wait for the answer.
     struct Challenge {
-        ChallengeKind kind;
         ChallengeStatus status;
         uint64 epoch;
         uint64 answerBy;
@@ -99,10 +91,7 @@ interface ISettlementTypes is ICommon {
 
     enum Offence {
         Omission,
-        SumMismatch,
-        UnsupportedLeaf,
-        Equivocation,
-        Overdraw
+        Equivocation
     }
 
     event CheckpointPosted(
@@ -114,7 +103,6 @@ interface ISettlementTypes is ICommon {
         uint256 totalFees,
         bytes32 dataHash
     );
-    event CheckpointVoided(bytes32 indexed gateway, uint256 indexed modelId, uint64 indexed epoch);
     event ContributionProven(
         bytes32 indexed provider, bytes32 indexed gateway, uint256 indexed modelId, uint64 epoch, uint256 units
     );
@@ -123,13 +111,18 @@ interface ISettlementTypes is ICommon {
     );
     event ChallengeOpened(
         uint256 indexed challengeId,
-        ChallengeKind kind,
         bytes32 indexed gateway,
         bytes32 indexed provider,
         uint64 epoch,
+        uint256 units,
         uint64 answerBy
     );
-    event ChallengeAnswered(uint256 indexed challengeId);
+    /// @notice The leaf, with its proof, that `challengeOmission` was shown: so that nobody can hide behind having shown it.
+    event LeafShown(
+        bytes32 indexed gateway, bytes32 indexed provider, uint64 indexed epoch, uint256 units, Sibling[] proof
+    );
+    /// @notice The leaf that a challenge asked for, with its proof, through whatever contract it came.
+    event OmissionAnswered(uint256 indexed challengeId, uint256 units, Sibling[] proof);
     event ChallengeUpheld(uint256 indexed challengeId);
     event GatewayPenalized(
         bytes32 indexed gateway, Offence offence, uint256 penalty, address challenger, uint256 reward
@@ -142,13 +135,14 @@ interface ISettlementTypes is ICommon {
         uint256 units,
         uint256 amount
     );
+    /// @notice The gateway still owes the provider for `units` of this epoch, for want of money.
+    event DebtRecorded(bytes32 indexed gateway, bytes32 indexed provider, uint64 indexed epoch, uint256 units);
     event RoyaltyClaimed(uint256 indexed modelId, address indexed creator, uint256 amount);
     event PaymentWithdrawn(address indexed account, uint256 amount);
     event SettlementParametersUpdated(Parameters parameters, uint64 fromEpoch);
 
     error NotGatewaySigner(address caller);
     error PostingWindowClosed(uint64 epoch, uint64 current);
-    error GatewayNotBonded(bytes32 gateway);
     error CheckpointExists(bytes32 gateway, uint256 modelId, uint64 epoch);
     error NoCheckpoint(bytes32 gateway, uint256 modelId, uint64 epoch);
     error ZeroRoot();
@@ -157,19 +151,14 @@ interface ISettlementTypes is ICommon {
     error InsufficientCover(uint256 wanted, uint256 available);
     error EpochNotReady(uint64 epoch, uint64 claimableTo);
     error AlreadyFinalized(uint256 modelId, uint64 epoch);
-    error ChallengesOpen(uint256 modelId, uint64 epoch);
     error InvalidProof();
     error AlreadyProven(bytes32 provider, bytes32 gateway, uint64 epoch);
-    error LeafBarred(bytes32 provider, bytes32 gateway, uint64 epoch);
-    error UnitsExceedTotal(uint256 units, uint256 left);
     error ChallengeWindowClosed(uint64 epoch);
     error ChallengeWindowNotOpen(uint64 epoch);
     error WrongModel(bytes32 provider, uint256 modelId);
     error NothingMissing();
-    error SumIsRight();
-    error LeavesNotSorted();
     error NotEquivocation();
-    error NotOverdrawn(uint256 owed, uint256 cover);
+    /// @notice As many units of this gateway, provider and epoch have been challenged before.
     error AlreadyChallenged();
     /// @notice This offence in this slot has been punished.
     error AlreadyPenalized(bytes32 gateway, Offence offence);
@@ -178,15 +167,15 @@ interface ISettlementTypes is ICommon {
     error AnswerWindowClosed(uint256 challengeId);
     error AnswerWindowOpen(uint256 challengeId, uint64 answerBy);
     error NotModelCreator(uint256 modelId, address caller);
-    error LengthMismatch();
 }
 
 /// @title Per-epoch checkpoints, contribution proofs and pots.
 interface ISettlementCore is ISettlementTypes {
     /// @notice One root per model and epoch of the gateway that the caller signs for, in the epoch right after.
-    /// @dev `totalFees` is taken from the gateway's escrow credit first, then from its stake.
-    /// Leaves are `keccak256(bytes.concat(keccak256(abi.encode(gateway, provider, modelId, epoch, units))))` with types
-    /// (bytes32, bytes32, uint256, uint64, uint256), in an OpenZeppelin StandardMerkleTree.
+    /// @dev `totalFees` is taken from the gateway's escrow credit first, then from its effective stake.
+    /// The root is that of a sum tree over leaves `keccak256(bytes.concat(keccak256(abi.encode(gateway, provider, modelId,
+    /// epoch, units))))` with types (bytes32, bytes32, uint256, uint64, uint256): every parent binds the hashes and units
+    /// of its two children, `keccak256(abi.encode(h1, u1, h2, u2))`, and has the units `u1 + u2`.
     function postCheckpoint(
         uint256 modelId,
         uint64 epoch,
@@ -196,8 +185,9 @@ interface ISettlementCore is ISettlementTypes {
         bytes32 dataHash
     ) external;
 
-    /// @notice Writes a leaf of whichever gateway's checkpoint it belongs to; anyone, once a leaf, when the epoch is claimable.
-    function proveContribution(string calldata id, uint64 epoch, uint256 units, bytes32[] calldata proof) external;
+    /// @notice Writes a leaf of whichever gateway's checkpoint it belongs to; anyone, when the epoch is claimable.
+    /// @dev Once a gateway and provider, but for a larger leaf, of which only the difference counts.
+    function proveContribution(string calldata id, uint64 epoch, uint256 units, Sibling[] calldata proof) external;
 
     /// @notice The same for a named gateway, without searching.
     function proveContributionFor(
@@ -205,7 +195,7 @@ interface ISettlementCore is ISettlementTypes {
         string calldata id,
         uint64 epoch,
         uint256 units,
-        bytes32[] calldata proof
+        Sibling[] calldata proof
     ) external;
 
     /// @notice Moves fees, emission and boosts of a claimable epoch into the model's pot. Anyone; proofs do it by themselves.
@@ -222,7 +212,7 @@ interface ISettlementCore is ISettlementTypes {
 
     /// @notice Takes effect with the next epoch, so that all checkpoints of an epoch are split alike. Owner.
     /// Bounds: share ≤ 2000, burn 100 … 2000, omission 5000 … 20000, fraud 1000 … 10000, challenger ≤ 5000,
-    /// jail epochRewardDelay … 1000, bond 1 wei … 10^24 wei.
+    /// jail epochRewardDelay … 1000, bond 100 … 5000.
     function setParameters(
         uint16 gatewayShareBps,
         uint16 burnBps,
@@ -230,7 +220,7 @@ interface ISettlementCore is ISettlementTypes {
         uint16 fraudPenaltyBps,
         uint16 challengerBps,
         uint64 jailEpochs,
-        uint128 challengeBond
+        uint16 bondBps
     ) external;
 
     /// @notice The parameters in force now.
@@ -243,19 +233,17 @@ interface ISettlementCore is ISettlementTypes {
 
     function modelEpoch(uint256 modelId, uint64 epoch) external view returns (ModelEpoch memory);
 
-    /// @notice Sum of burns over the models: what the epoch's emission is shared by and bounded by.
+    /// @notice Sum over the models of half their burns: what the epoch's emission is shared by and bounded by.
     function emissionWeight(uint64 epoch) external view returns (uint256);
 
     function gatewayShare(bytes32 gateway, uint64 epoch) external view returns (uint256);
-
-    /// @notice True once a pot or a gateway's share of `epoch` was paid: no challenge of it is accepted any more.
-    function isSealed(uint64 epoch) external view returns (bool);
 
     function royaltyOf(uint256 modelId) external view returns (uint256);
 
     function paymentsOf(address account) external view returns (uint256);
 
-    function isProven(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (bool);
+    /// @notice Units of the gateway's leaf for this provider that were proven for its claim; 0 if none was.
+    function provenUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256);
 
     function leafHash(bytes32 gateway, bytes32 provider, uint256 modelId, uint64 epoch, uint256 units)
         external
@@ -264,56 +252,34 @@ interface ISettlementCore is ISettlementTypes {
 
     function hashVoucher(ContributionVoucher calldata voucher) external view returns (bytes32);
 
-    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32);
-
     function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32);
 }
 
 /// @title The disputes that the chain decides by itself; at the same address as the rest of Settlement.
 interface ISettlementChallenges is ISettlementTypes {
-    /// @notice A voucher above the leaf (shown by `proof`), or without a valid checkpoint (`leafUnits` 0, empty proof).
+    /// @notice A voucher above the leaf (shown by `proof`), or without a checkpoint (`leafUnits` 0, empty proof). The
+    /// gateway pays what is missing, from the provider's line first; what it cannot pay becomes its debt.
     function challengeOmission(
         ContributionVoucher calldata voucher,
         bytes calldata signature,
         uint256 leafUnits,
-        bytes32[] calldata proof
+        Sibling[] calldata proof
     ) external;
 
-    /// @notice A voucher whose leaf is nowhere to be found: the gateway must show one, or pay. Takes a bond.
+    /// @notice A voucher whose leaf is nowhere to be found: the gateway must show one, or pay. Takes a bond, a part
+    /// (`bondBps`) of the fee that is in question.
     function openOmissionChallenge(ContributionVoucher calldata voucher, bytes calldata signature)
         external
         returns (uint256 challengeId);
 
-    /// @notice Shows a leaf of at least the challenged units. Anyone.
-    function answerOmission(uint256 challengeId, uint256 units, bytes32[] calldata proof) external;
-
-    /// @notice A leaf that its provider never acknowledged: the gateway must open it with a receipt, or lose. Takes a bond.
-    function openLeafChallenge(
-        bytes32 gateway,
-        uint256 modelId,
-        uint64 epoch,
-        Leaf calldata leaf,
-        bytes32[] calldata proof
-    ) external returns (uint256 challengeId);
-
-    /// @notice Opens the leaf: the provider's receipt over at least the leaf's units. Anyone.
-    function answerLeaf(uint256 challengeId, uint256 receiptUnits, bytes calldata receiptSignature) external;
+    /// @notice Shows the leaf. With all challenged units it burns the bond, with fewer it upholds the challenge. Anyone.
+    function answerOmission(uint256 challengeId, uint256 units, Sibling[] calldata proof) external;
 
     /// @notice Upholds a challenge that nobody answered in time. Anyone.
     function resolveChallenge(uint256 challengeId) external;
 
-    /// @notice All leaves, in tree order, rebuild the root, but their sum is not `totalUnits`.
-    function challengeSum(bytes32 gateway, uint256 modelId, uint64 epoch, Leaf[] calldata leaves) external;
-
-    /// @notice Some leaves (ascending by leaf hash, with a multiproof) already sum to more than `totalUnits`.
-    function challengeSumOverflow(
-        bytes32 gateway,
-        uint256 modelId,
-        uint64 epoch,
-        Leaf[] calldata leaves,
-        bytes32[] calldata proof,
-        bool[] calldata flags
-    ) external;
+    /// @notice Pays a debt from money that the gateway has by now. Anyone, at any time.
+    function collectDebt(string calldata gatewayId, string calldata providerId, uint64 epoch) external;
 
     /// @notice Two different commitments for one slot, both signed by the gateway.
     function challengeEquivocation(
@@ -326,18 +292,24 @@ interface ISettlementChallenges is ISettlementTypes {
     /// @notice One signed commitment that differs from what was posted in its slot.
     function challengePosted(CheckpointCommitment calldata commitment, bytes calldata signature) external;
 
-    /// @notice Vouchers (ascending by provider) of one slot cost more than the gateway's credit and effective stake.
-    function challengeOverdraw(ContributionVoucher[] calldata vouchers, bytes[] calldata signatures) external;
-
     function challenge(uint256 challengeId) external view returns (Challenge memory);
 
     function challengeCount() external view returns (uint256);
 
-    /// @notice Challenges that hold this gateway's stake.
-    function openChallengesOf(bytes32 gateway) external view returns (uint256);
+    /// @notice Units of the leaf that a challenge or an answer has shown.
+    function shownUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256);
 
     /// @notice Units for which a provider has been compensated in a slot.
     function compensatedUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256);
+
+    /// @notice The most units that were challenged interactively.
+    function challengedUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256);
+
+    /// @notice Units that the gateway still owes, for want of money.
+    function debtUnits(bytes32 gateway, bytes32 provider, uint64 epoch) external view returns (uint256);
+
+    /// @notice What all of a gateway's debt units cost, in wei.
+    function debtOf(bytes32 gateway) external view returns (uint256);
 }
 
 /// @title Everything that the address of Settlement answers to.

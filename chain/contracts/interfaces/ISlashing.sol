@@ -15,11 +15,13 @@ interface ISlashing is ICommon {
     }
 
     /// @notice What one gateway saw of a provider in an epoch.
-    /// @dev EIP-712 type `SlaReport(bytes32 gateway,bytes32 provider,uint64 epoch,uint16 uptimeBps,uint32 latencyMs)`.
+    /// @dev EIP-712 type `SlaReport(bytes32 gateway,bytes32 provider,uint64 epoch,uint32 requests,uint16 uptimeBps,
+    /// uint32 latencyMs)` (without the line break).
     struct SlaReport {
         bytes32 gateway;
         bytes32 provider;
         uint64 epoch;
+        uint32 requests;
         uint16 uptimeBps;
         uint32 latencyMs;
     }
@@ -33,7 +35,8 @@ interface ISlashing is ICommon {
         uint64 fromEpoch,
         uint64 untilEpoch
     );
-    event SlaPenalized(bytes32 indexed key, uint64 indexed epoch, uint256 penalty, uint256 missed, uint256 reports);
+    /// @notice `missed` of `weight` wei of the served gateways' effective stake say that the commitment was missed.
+    event SlaPenalized(bytes32 indexed key, uint64 indexed epoch, uint256 penalty, uint256 missed, uint256 weight);
     event ProviderJailed(bytes32 indexed key, uint64 untilEpoch);
     event ProviderReleased(bytes32 indexed key);
     event GatewayJailed(bytes32 indexed key, uint64 untilEpoch);
@@ -45,23 +48,34 @@ interface ISlashing is ICommon {
     error NoSla(bytes32 key, uint64 epoch);
     error EvidenceWindow(uint64 epoch, uint64 current);
     error AlreadyPenalized(bytes32 key, uint64 epoch);
-    error TooFewReports(uint256 reports, uint256 quorum);
+    /// @notice The provider served fewer gateways than may judge it.
+    error TooFewReports(uint256 gateways, uint256 quorum);
     error ReportsNotSorted();
+    /// @notice The provider has no proven leaf of this gateway in this epoch.
+    error NotServed(bytes32 gateway);
+    /// @notice The gateways are not all that the provider served: `sum` of `units` proven units.
+    error ServedIncomplete(uint256 sum, uint256 units);
     error WrongReport(uint256 index);
-    error GatewayNotActive(bytes32 gateway);
-    error SlaKept(uint256 missed, uint256 reports);
-    error LengthMismatch();
+    /// @notice No majority: first by effective stake (wei), then by proven units.
+    error SlaKept(uint256 missed, uint256 all);
 
     /// @notice Commits a provider from the next epoch on, for `epochs` (1 … 1000) epochs. Provider's owner.
-    /// @param uptimeBps 1 … 10000. @param latencyMs positive. @param penaltyBps of the stake per missed epoch, 1 … 1000.
+    /// @param uptimeBps 1 … 10000. @param latencyMs positive. @param penaltyBps of the stake at the first miss, 1 … 1000.
     function commitSla(string calldata id, uint16 uptimeBps, uint32 latencyMs, uint16 penaltyBps, uint64 epochs)
         external;
 
-    /// @notice Penalises and jails when a strict majority of at least `quorum` reports by different active gateways
-    /// (ascending by gateway) says that the commitment for `epoch` was missed. Anyone, in the epochs
-    /// epoch + 1 … epoch + epochRewardDelay − 1, once.
-    function enforceSla(string calldata id, uint64 epoch, SlaReport[] calldata reports, bytes[] calldata signatures)
-        external;
+    /// @notice Penalises, jails and ends the commitment when reports by a strict majority, both by effective stake and by
+    /// proven units, of all gateways that the provider served in `epoch` say that it was missed. Anyone, in the epochs
+    /// epoch + epochRewardDelay … epoch + 2 × epochRewardDelay, once a commitment.
+    /// @param gateways all gateways, at least `quorum`, with proven work of this provider in `epoch`, ascending.
+    /// @param reports by some of them, ascending by gateway.
+    function enforceSla(
+        string calldata id,
+        uint64 epoch,
+        bytes32[] calldata gateways,
+        SlaReport[] calldata reports,
+        bytes[] calldata signatures
+    ) external;
 
     /// @notice Jails a gateway through `untilEpoch`; never shortens. Settlement only.
     /// @dev Providers and gateways are kept apart, because one id may name one of each.

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
-import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
+import {ISettlementTypes} from "../interfaces/ISettlement.sol";
 
-/// @title Leaves and trees in the form of OpenZeppelin's StandardMerkleTree.
+/// @title Leaves and sum trees: every node binds the units of both children, so no tree can prove more than its total.
 library Leaves {
-    /// @notice Hashed twice, so that 64 bytes of an inner node can never pass for a leaf.
+    /// @notice Far above any real epoch, and small enough that no product with a price overflows.
+    uint256 internal constant MAX_UNITS = type(uint96).max;
+    uint256 internal constant MAX_DEPTH = 64;
+
+    /// @notice Hashed twice, so that nothing else that is hashed here can pass for a leaf.
     function hash(bytes32 gateway, bytes32 provider, uint256 modelId, uint64 epoch, uint256 units)
         internal
         pure
@@ -14,16 +18,37 @@ library Leaves {
         return keccak256(bytes.concat(keccak256(abi.encode(gateway, provider, modelId, epoch, units))));
     }
 
-    /// @notice Root of the complete tree over `leaves`, which are in the tree's order (ascending).
-    function root(bytes32[] memory leaves) internal pure returns (bytes32) {
-        uint256 n = leaves.length;
-        bytes32[] memory tree = new bytes32[](2 * n - 1);
-        for (uint256 i = 0; i < n; ++i) {
-            tree[2 * n - 2 - i] = leaves[i];
+    /// @notice True if the path from a leaf of `units` ends at the root with exactly `totalUnits`.
+    function verify(
+        ISettlementTypes.Sibling[] calldata proof,
+        bytes32 root,
+        uint256 totalUnits,
+        bytes32 leaf,
+        uint256 units
+    ) internal pure returns (bool) {
+        uint256 depth = proof.length;
+        if (depth > MAX_DEPTH || units > MAX_UNITS) return false;
+        for (uint256 i = 0; i < depth; ++i) {
+            bytes32 otherHash = proof[i].hash;
+            uint256 otherUnits = proof[i].units;
+            if (otherUnits > MAX_UNITS - units) return false;
+            leaf = parent(leaf, units, otherHash, otherUnits);
+            units += otherUnits;
         }
-        for (uint256 i = n - 1; i > 0; --i) {
-            tree[i - 1] = Hashes.commutativeKeccak256(tree[2 * i - 1], tree[2 * i]);
+        return leaf == root && units == totalUnits;
+    }
+
+    /// @notice Hash of the node above two others, in whichever order they are given.
+    function parent(bytes32 a, uint256 aUnits, bytes32 b, uint256 bUnits) internal pure returns (bytes32 value) {
+        if (b < a || (b == a && bUnits < aUnits)) (a, aUnits, b, bUnits) = (b, bUnits, a, aUnits);
+        // keccak256(abi.encode(a, aUnits, b, bUnits)) without allocating.
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore(free, a)
+            mstore(add(free, 0x20), aUnits)
+            mstore(add(free, 0x40), b)
+            mstore(add(free, 0x60), bUnits)
+            value := keccak256(free, 0x80)
         }
-        return tree[0];
     }
 }

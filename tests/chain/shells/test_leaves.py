@@ -39,7 +39,8 @@ def test_each_leaf_is_proven() -> None:
     leaves = CheckpointLeaves("g", 1, 2, {f"p{i}": i + 1 for i in range(5)})
     for provider in leaves.units:
         units, proof = leaves.proof(provider)
-        assert verify(leaves.tree().root, leaf_hash(key_of("g"), key_of(provider), 1, 2, units), proof)
+        leaf = leaf_hash(key_of("g"), key_of(provider), 1, 2, units)
+        assert verify(leaves.tree().root, leaves.tree().total_units, leaf, units, proof)
     with pytest.raises(InvalidArgument):
         leaves.proof("p9")
 

@@ -12,12 +12,14 @@ from chain.contract_errors import (
     ExpectedPause,
     InvalidEpochRange,
     InvalidId,
+    InvalidSignature,
     MetadataTooLong,
     OutOfBounds,
     OwnableUnauthorizedAccount,
     SafeCastOverflowedUintDowncast,
 )
-from chain.primitives import MAX_UINT128, ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed
+from chain.primitives import MAX_UINT128, ZERO_ADDRESS, Address, Bytes32, checksummed
+from chain.vouchers import Domain, SignerConsent, digest, is_signed_by
 from tests.chain.spec.journal import Cell
 
 if TYPE_CHECKING:
@@ -30,11 +32,10 @@ MAX_RANGE: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Tx:
-    """Who calls, and in which block; `prevrandao` is that block's randomness."""
+    """Who calls, and in which block."""
 
     sender: Address
     block: int
-    prevrandao: Bytes32 = ZERO_HASH
 
 
 class Part:
@@ -136,6 +137,12 @@ def check_range(first: int, last: int) -> None:
     """Epochs `first … last`, both included: 1 ≤ first ≤ last, at most 512 of them."""
     if first == 0 or first > last or last - first >= MAX_RANGE:
         raise InvalidEpochRange(first, last)
+
+
+def require_consent(domain: Domain, key: Bytes32, owner: Address, signer: Address, consent: bytes) -> None:
+    """A key that is not the owner's own must have agreed to sign for it."""
+    if signer != owner and not is_signed_by(digest(domain, SignerConsent(key, owner, signer)), consent, signer):
+        raise InvalidSignature()
 
 
 def uint128(value: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from chain.primitives import MAX_UINT64, Address
+from chain.primitives import MAX_UINT64, Address, ceil_div
 from tests.chain.spec.base import Part, Tx, call, check_bounds
 from tests.chain.spec.journal import Cell
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tests.chain.spec.world import Ledger
 
 MIN_LENGTH: Final = 2
-MAX_LENGTH: Final = 1_000_000
+MAX_LENGTH: Final = 100_000
 MIN_REWARD_DELAY: Final = 4
-MAX_EPOCHS: Final = 1000
+MAX_EPOCHS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class EpochController(Part):
     @call
     def set_epoch_length(self, tx: Tx, length: int) -> None:
         self.only_owner(tx)
-        check_bounds(length, MIN_LENGTH, MAX_LENGTH)
+        running = self.epoch_length(tx.block)
+        check_bounds(length, max(MIN_LENGTH, ceil_div(running, 2)), min(MAX_LENGTH, 2 * running))
         begun = tuple(s for s in self._segments.value if s.start <= tx.block)
         last = begun[-1]
         following = self.current_epoch(tx.block) + 1
@@ -93,19 +94,19 @@ class EpochController(Part):
     @call
     def set_min_epochs_locked(self, tx: Tx, epochs: int) -> None:
         self.only_owner(tx)
-        check_bounds(epochs, 1, MAX_EPOCHS)
+        check_bounds(epochs, 1, min(MAX_EPOCHS, 2 * self.min_epochs_locked))
         self._min_locked.value = epochs
 
     @call
     def set_epoch_reward_delay(self, tx: Tx, epochs: int) -> None:
         self.only_owner(tx)
-        check_bounds(epochs, MIN_REWARD_DELAY, self.wind_down_delay)
+        check_bounds(epochs, MIN_REWARD_DELAY, min(self.wind_down_delay, 2 * self.epoch_reward_delay))
         self._reward_delay.value = epochs
 
     @call
     def set_wind_down_delay(self, tx: Tx, epochs: int) -> None:
         self.only_owner(tx)
-        check_bounds(epochs, self.epoch_reward_delay, MAX_EPOCHS)
+        check_bounds(epochs, self.epoch_reward_delay, min(MAX_EPOCHS, 2 * self.wind_down_delay))
         self._wind_down.value = epochs
 
     def _running(self, block: int) -> Segment:

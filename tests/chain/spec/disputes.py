@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from chain.contract_errors import (
     AlreadyVoted,
+    DrawTooEarly,
     NothingToClaim,
     NotOnPanel,
     NotVerifier,
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 PANEL: Final = 3
 MAX_VERIFIERS: Final = 64
+DRAW_AFTER: Final = 2
+"""Blocks from the opening of a case to the one whose hash draws: nobody who opens it can know that hash."""
+HASHES_KEPT: Final = 256
+"""For so many blocks the chain knows a block's hash."""
 BONDER_PART: Final = 10
 """The bonder gets one part in so many of what is slashed."""
 
@@ -42,6 +47,7 @@ class CaseStatus(IntEnum):
     DISPUTED = 4
     SLASHED = 5
     REJECTED = 6
+    DRAWING = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,10 @@ class DisputeParameters:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`deadline`: last epoch in which the running vote or, once jailed, a dispute is accepted."""
+    """`deadline`: last epoch in which a draw, the running vote or, once jailed, a dispute is waited for.
+
+    `panel`: empty until the hash of block `draw_block` has drawn it.
+    """
 
     provider: Bytes32
     model_id: int
@@ -67,6 +76,7 @@ class Case:
     innocent: int = 0
     bonder: Address = ZERO_ADDRESS
     bond: int = 0
+    draw_block: int = 0
 
 
 class Disputes(Part):
@@ -127,7 +137,7 @@ class Disputes(Part):
 
     @call
     def open_case(self, tx: Tx, provider_id: str, epoch: int, evidence_hash: Bytes32) -> int:
-        """A verifier accuses; three are drawn. Returns the case's number."""
+        """A verifier accuses. Returns the case's number."""
         if tx.sender not in self.verifiers:
             raise NotVerifier(checksummed(tx.sender))
         if len(self.verifiers) < PANEL:
@@ -142,13 +152,31 @@ class Disputes(Part):
             model_id=provider.model_id,
             epoch=epoch,
             evidence_hash=evidence_hash,
-            status=CaseStatus.VOTING,
+            status=CaseStatus.DRAWING,
             deadline=self.epoch(tx) + self.parameters.voting_epochs,
-            panel=draw_panel(self.verifiers, tx.prevrandao, number),
+            panel=(),
+            draw_block=tx.block + DRAW_AFTER,
         )
         self._open[key] = True
         self._cases.value = (*self.cases, case)
         return number
+
+    @call
+    def draw_panel(self, tx: Tx, case_id: int) -> None:
+        """Three verifiers by the hash of a later block, or a new block to wait for if that hash is forgotten."""
+        case = self.case_of(case_id)
+        if case.status is not CaseStatus.DRAWING:
+            raise WrongStatus(case_id, case.status)
+        if tx.block <= case.draw_block:
+            raise DrawTooEarly(case.draw_block)
+        if tx.block > case.draw_block + HASHES_KEPT:
+            self._put(case_id, replace(case, draw_block=tx.block + DRAW_AFTER))
+            return
+        if len(self.verifiers) < PANEL:
+            raise TooFewVerifiers(len(self.verifiers), PANEL)
+        panel = drawn(self.verifiers, self.ledger.block_hash(case.draw_block), case_id)
+        deadline = self.epoch(tx) + self.parameters.voting_epochs
+        self._put(case_id, replace(case, status=CaseStatus.VOTING, panel=panel, deadline=deadline))
 
     @call
     def vote(self, tx: Tx, case_id: int, guilty: bool) -> None:
@@ -202,11 +230,12 @@ class Disputes(Part):
     def close(self, tx: Tx, case_id: int) -> None:
         """Closes a case whose deadline has passed."""
         case = self.case_of(case_id)
-        if case.status not in (CaseStatus.VOTING, CaseStatus.JAILED, CaseStatus.DISPUTED):
+        waiting = (CaseStatus.DRAWING, CaseStatus.VOTING)
+        if case.status not in (*waiting, CaseStatus.JAILED, CaseStatus.DISPUTED):
             raise WrongStatus(case_id, case.status)
         if self.epoch(tx) <= case.deadline:
             raise VotingOpen(case_id)
-        if case.status is CaseStatus.VOTING:
+        if case.status in waiting:
             self._end(case_id, case, CaseStatus.ACQUITTED)
         elif case.status is CaseStatus.JAILED:
             self._end(case_id, case, CaseStatus.REJECTED)
@@ -249,10 +278,10 @@ class Disputes(Part):
         self._open[case.provider] = False
 
 
-def draw_panel(verifiers: tuple[Address, ...], prevrandao: Bytes32, case_id: int) -> tuple[Address, ...]:
-    """The first three places of a Fisher–Yates shuffle seeded by the block's randomness and the case's number."""
+def drawn(verifiers: tuple[Address, ...], block_hash: Bytes32, case_id: int) -> tuple[Address, ...]:
+    """The first three places of a Fisher–Yates shuffle seeded by a block's hash and the case's number."""
     places = list(verifiers)
-    seed = keccak256(prevrandao + word(case_id))
+    seed = keccak256(block_hash + word(case_id))
     for i in range(PANEL):
         j = i + int.from_bytes(keccak256(seed + word(i))) % (len(places) - i)
         places[i], places[j] = places[j], places[i]

@@ -1,27 +1,29 @@
-"""Gateway stakes: staking, wind-down, restart, unstaking, the claim of routing shares, and what challenges hold."""
+"""Gateway stakes: staking, wind-down, restart, unstaking, the claim of routing shares; lines are in their own file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from chain.contract_errors import (
+    GatewayInDebt,
     GatewayJailed,
     GatewayNotWoundDown,
     GatewayOverdrawn,
     GatewayWindingDown,
+    LinesOpen,
     NothingToClaim,
     NotStaked,
     RewardsNotReady,
     StakeLocked,
-    StakeUnderDispute,
     WindDownNotOver,
     ZeroAmount,
 )
-from chain.primitives import Address, Bytes32, key_of
-from tests.chain.spec.base import Stoppable, Tx, call, check_bounds, check_range, uint128
-from tests.chain.spec.journal import Cell, Table
+from chain.primitives import Address, Bytes32, ceil_div, key_of
+from tests.chain.spec.base import Tx, call, check_bounds, check_range, uint128
+from tests.chain.spec.journal import Cell
+from tests.chain.spec.lines import GatewayStake, Lines
 
 if TYPE_CHECKING:
     from tests.chain.spec.world import Ledger
@@ -29,42 +31,22 @@ if TYPE_CHECKING:
 MAX_MIN_STAKE: Final = 10**26
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayStake:
-    """`reserved`: held by open challenges. `wind_down_end`: 0, or the first epoch in which it may be unstaked."""
-
-    amount: int = 0
-    reserved: int = 0
-    unlock_epoch: int = 0
-    wind_down_end: int = 0
-
-
-class GatewayStaking(Stoppable):
+class GatewayStaking(Lines):
     def __init__(self, ledger: Ledger, address: Address, owner: Address, min_gateway_stake: int) -> None:
         super().__init__(ledger, address, owner)
         check_bounds(min_gateway_stake, 1, MAX_MIN_STAKE)
         self._min_stake = Cell(ledger.journal, min_gateway_stake)
-        self._stakes: Table[Bytes32, GatewayStake] = Table(ledger.journal, GatewayStake())
 
     @property
     def min_gateway_stake(self) -> int:
         return self._min_stake.value
 
-    def stake_of_key(self, key: Bytes32) -> GatewayStake:
-        return self._stakes[key]
-
-    def stakes(self) -> dict[Bytes32, GatewayStake]:
-        return dict(self._stakes.items())
-
     def effective_stake(self, identifier: str) -> int:
         return self.effective_stake_of_key(key_of(identifier))
 
-    def effective_stake_of_key(self, key: Bytes32) -> int:
-        stake = self._stakes[key]
-        return stake.amount - stake.reserved
-
     def is_overdrawn(self, key: Bytes32) -> bool:
-        return self.effective_stake_of_key(key) < self.min_gateway_stake
+        """Nothing of the stake is left that no line reserves."""
+        return not self.effective_stake_of_key(key)
 
     def view_rewards(self, identifier: str, first: int, last: int, block: int) -> int:
         key = key_of(identifier)
@@ -122,8 +104,11 @@ class GatewayStaking(Stoppable):
             raise StakeLocked(key, stake.unlock_epoch)
         if self.ledger.slashing.is_gateway_jailed(key, tx.block):
             raise GatewayJailed(key, self.ledger.slashing.gateway_jailed_until(key))
-        if self.ledger.settlement.open_challenges_of(key):
-            raise StakeUnderDispute(key)
+        if stake.reserved:
+            raise LinesOpen(key, stake.reserved)
+        debt = self.ledger.settlement.debt_of(key)
+        if debt:
+            raise GatewayInDebt(key, debt)
         self._stakes[key] = GatewayStake()
         self.ledger.token.move(self.address, tx.sender, stake.amount)
 
@@ -143,7 +128,8 @@ class GatewayStaking(Stoppable):
     @call
     def set_min_gateway_stake(self, tx: Tx, amount: int) -> None:
         self.only_owner(tx)
-        check_bounds(amount, 1, MAX_MIN_STAKE)
+        old = self.min_gateway_stake
+        check_bounds(amount, ceil_div(old, 2), min(MAX_MIN_STAKE, 2 * old))
         self._min_stake.value = amount
 
     # --- what settlement uses ---
@@ -156,17 +142,6 @@ class GatewayStaking(Stoppable):
         stake = self._stakes[key]
         self._stakes[key] = replace(stake, amount=stake.amount - amount)
         self.ledger.token.move(self.address, to, amount)
-
-    def reserve(self, key: Bytes32, amount: int) -> int:
-        """Holds up to `amount` of the effective stake; returns what is held."""
-        held = min(amount, self.effective_stake_of_key(key))
-        stake = self._stakes[key]
-        self._stakes[key] = replace(stake, reserved=stake.reserved + held)
-        return held
-
-    def release(self, key: Bytes32, held: int) -> None:
-        stake = self._stakes[key]
-        self._stakes[key] = replace(stake, reserved=stake.reserved - held)
 
     def _stake(self, tx: Tx, identifier: str, amount: int) -> None:
         key, _ = self.ledger.gateways.mine(tx, identifier)

@@ -7,16 +7,28 @@ from typing import TYPE_CHECKING
 
 from chain.contract_errors import (
     AlreadyDeactivated,
+    AutoWhitelistOff,
     GatewayIdTaken,
     NotDeactivated,
     NotGatewayOwner,
+    NothingToClaim,
     SignerInUse,
     UnknownGateway,
     ZeroAddress,
     ZeroAmount,
 )
 from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, checksummed, key_of
-from tests.chain.spec.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
+from chain.vouchers import Domain
+from tests.chain.spec.base import (
+    Stoppable,
+    Tx,
+    at_epoch,
+    call,
+    check_id,
+    check_metadata,
+    require_consent,
+    with_change,
+)
 from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
@@ -36,8 +48,9 @@ class Gateway:
 
 
 class GatewayRegistry(Stoppable):
-    def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
+    def __init__(self, ledger: Ledger, address: Address, owner: Address, chain_id: int) -> None:
         super().__init__(ledger, address, owner)
+        self.domain = Domain(chain_id, address)
         self._auto_whitelist = Cell(ledger.journal, True)
         self._gateways: Table[Bytes32, Gateway | None] = Table(ledger.journal, None)
         self._of_signer: Table[Address, Bytes32] = Table(ledger.journal, ZERO_HASH)
@@ -67,19 +80,26 @@ class GatewayRegistry(Stoppable):
         """The gateway that `signer` signs or ever signed for; zero if none."""
         return self._of_signer[signer]
 
-    def is_active(self, identifier: str, block: int) -> bool:
-        return self.is_active_key(key_of(identifier), block)
+    def is_active(self, identifier: str) -> bool:
+        return self.is_active_key(key_of(identifier))
 
-    def is_active_key(self, key: Bytes32, block: int) -> bool:
+    def is_active_key(self, key: Bytes32) -> bool:
+        """Known, not deactivated, whitelisted, not overdrawn."""
         gateway = self._gateways[key]
+        overdrawn = self.ledger.gateway_staking.is_overdrawn(key)
+        return gateway is not None and not gateway.deactivated and gateway.whitelisted and not overdrawn
+
+    def is_eligible(self, identifier: str, block: int) -> bool:
+        return self.is_eligible_key(key_of(identifier), block)
+
+    def is_eligible_key(self, key: Bytes32, block: int) -> bool:
+        """Active, with the minimum of effective stake, neither winding down nor jailed."""
         staking = self.ledger.gateway_staking
         return (
-            gateway is not None
-            and not gateway.deactivated
-            and gateway.whitelisted
+            self.is_active_key(key)
+            and staking.effective_stake_of_key(key) >= staking.min_gateway_stake
             and not staking.stake_of_key(key).wind_down_end
             and not self.ledger.slashing.is_gateway_jailed(key, block)
-            and not staking.is_overdrawn(key)
         )
 
     @call
@@ -89,13 +109,29 @@ class GatewayRegistry(Stoppable):
 
     @call
     def register_and_stake(self, tx: Tx, identifier: str, metadata: str, amount: int) -> None:
-        """The registry pulls the tokens first and then stakes them, so paused staking is noticed last."""
+        """Uses what the caller has sent before, pulls the rest, then stakes: paused staking is noticed last."""
         self.not_paused()
         self._register(tx, identifier, metadata)
+        if not self.auto_whitelist:
+            raise AutoWhitelistOff()
         if not amount:
             raise ZeroAmount()
-        self.ledger.token.pull(self.address, tx.sender, self.address, amount)
+        token = self.ledger.token
+        sent = min(amount, token.sent_to(tx.sender))
+        token.take_sent(Tx(self.address, tx.block), tx.sender, sent)
+        token.pull(self.address, tx.sender, self.address, amount - sent)
         self.ledger.gateway_staking.stake_from_registry(tx, identifier, amount)
+
+    @call
+    def return_sent(self, tx: Tx) -> int:
+        """Gives back what the caller sent here and has not staked; wei."""
+        token = self.ledger.token
+        amount = token.sent_to(tx.sender)
+        if not amount:
+            raise NothingToClaim()
+        token.take_sent(Tx(self.address, tx.block), tx.sender, amount)
+        token.move(self.address, tx.sender, amount)
+        return amount
 
     @call
     def deactivate(self, tx: Tx, identifier: str) -> None:
@@ -118,10 +154,12 @@ class GatewayRegistry(Stoppable):
         self._gateways[key] = replace(gateway, metadata=metadata)
 
     @call
-    def set_signer(self, tx: Tx, identifier: str, signer: Address) -> None:
+    def set_signer(self, tx: Tx, identifier: str, signer: Address, consent: bytes) -> None:
+        """`consent`: the signer's own signature over a `SignerConsent`; nothing is asked of the owner's own key."""
         key, _ = self.mine(tx, identifier)
         if signer == ZERO_ADDRESS:
             raise ZeroAddress()
+        require_consent(self.domain, key, tx.sender, signer, consent)
         if self._of_signer[signer] not in (ZERO_HASH, key):
             raise SignerInUse(checksummed(signer))
         self._set_signer(key, signer, self.epoch(tx) + 1)

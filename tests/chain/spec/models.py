@@ -1,9 +1,8 @@
-"""Models: price, royalty and stake requirement, usage counters, stake-weighted ratings."""
+"""Models: price, royalty and stake requirement, usage counters, ratings by those who paid."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from chain.contract_errors import (
@@ -15,12 +14,10 @@ from chain.contract_errors import (
     NotRated,
     NoVotingStake,
     Unauthorized,
-    UnknownGateway,
     UnknownModel,
-    UnknownProvider,
     ZeroAmount,
 )
-from chain.primitives import ZERO_ADDRESS, ZERO_HASH, Address, Bytes32, ceil_div, checksummed, key_of
+from chain.primitives import ZERO_HASH, Address, Bytes32, ceil_div, checksummed, key_of
 from tests.chain.spec.base import Stoppable, Tx, at_epoch, call, check_bounds, check_id, check_metadata, with_change
 from tests.chain.spec.journal import Cell, Table
 
@@ -29,11 +26,8 @@ if TYPE_CHECKING:
 
 MAX_BLOCKS: Final = 4096
 MAX_ROYALTY_BPS: Final = 5000
-
-
-class RaterKind(IntEnum):
-    PROVIDER = 0
-    GATEWAY = 1
+PRICE_NOTICE: Final = 2
+"""Epochs before a new price holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +47,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Sums over finalised epochs with work: units, wei, number of epochs."""
+    """Sums over finalised epochs with work: units, wei paid, wei burned for good (boosts' too), number of epochs."""
 
     units: int = 0
     fees: int = 0
+    burned: int = 0
     epochs: int = 0
 
 
@@ -73,13 +68,18 @@ class ModelRegistry(Stoppable):
         super().__init__(ledger, address, owner)
         self._count = Cell(ledger.journal, 0)
         self._models: Table[int, Model | None] = Table(ledger.journal, None)
-        self._names: Table[str, bool] = Table(ledger.journal, False)
+        self._names: Table[str, int] = Table(ledger.journal, 0)
         self._usage: Table[int, Usage] = Table(ledger.journal, Usage())
-        self._ratings: Table[tuple[int, RaterKind, Bytes32], Rating] = Table(ledger.journal, Rating())
+        self._spent: Table[tuple[int, Bytes32], int] = Table(ledger.journal, 0)
+        self._ratings: Table[tuple[int, Bytes32], Rating] = Table(ledger.journal, Rating())
 
     @property
     def model_count(self) -> int:
         return self._count.value
+
+    def model_id_of(self, name: str) -> int:
+        """0 if no model has that name."""
+        return self._names[name]
 
     def exists(self, model_id: int) -> bool:
         return self._models[model_id] is not None
@@ -106,10 +106,14 @@ class ModelRegistry(Stoppable):
         self.model(model_id)
         return self._usage[model_id]
 
+    def spent_by(self, model_id: int, gateway: Bytes32) -> int:
+        """Wei that the gateway's posted fees have burned for this model for good."""
+        return self._spent[model_id, gateway]
+
     def rating(self, model_id: int) -> tuple[int, int]:
         """Sum of score × weight, and sum of weights."""
         self.model(model_id)
-        given = [rating for (rated, _, _), rating in self._ratings.items() if rated == model_id]
+        given = [rating for (rated, _), rating in self._ratings.items() if rated == model_id]
         return sum(r.score * r.weight for r in given), sum(r.weight for r in given)
 
     @call
@@ -135,9 +139,9 @@ class ModelRegistry(Stoppable):
         check_bounds(royalty_bps, 0, MAX_ROYALTY_BPS)
         if not model_stake_amount:
             raise ZeroAmount()
-        self._names[name] = True
         self._count.value += 1
         model_id = self._count.value
+        self._names[name] = model_id
         self._models[model_id] = Model(
             creator=tx.sender,
             blocks=blocks,
@@ -170,36 +174,48 @@ class ModelRegistry(Stoppable):
     def update_price(self, tx: Tx, model_id: int, price_per_token: int) -> None:
         self.not_paused()
         model = self._created_by(tx, model_id)
-        prices = with_change(model.prices, self.epoch(tx) + 1, price_per_token)
+        prices = with_change(model.prices, self.epoch(tx) + PRICE_NOTICE, price_per_token)
         self._models[model_id] = replace(model, prices=prices)
 
     @call
-    def rate_model(self, tx: Tx, model_id: int, kind: RaterKind, rater_id: str, score: int) -> None:
+    def rate_model(self, tx: Tx, model_id: int, gateway_id: str, score: int) -> None:
+        """A gateway's opinion: it pays for the work."""
         self.not_paused()
         self.model(model_id)
         if not 1 <= score <= 5:
             raise InvalidScore(score)
-        key = key_of(rater_id)
-        rater, weight = self._stake_of(kind, key)
-        if rater != tx.sender:
+        key = key_of(gateway_id)
+        if self.ledger.gateways.known(key).owner != tx.sender:
             raise Unauthorized(checksummed(tx.sender))
+        weight = self._weight(model_id, key)
         if not weight:
             raise NoVotingStake(key)
-        self._ratings[model_id, kind, key] = Rating(score, weight)
+        self._ratings[model_id, key] = Rating(score, weight)
 
     @call
-    def refresh_rating(self, tx: Tx, model_id: int, kind: RaterKind, rater_id: str) -> None:
+    def refresh_rating(self, tx: Tx, model_id: int, gateway_id: str) -> None:
         self.model(model_id)
-        key = key_of(rater_id)
-        rating = self._ratings[model_id, kind, key]
+        key = key_of(gateway_id)
+        rating = self._ratings[model_id, key]
         if not rating.score:
             raise NotRated(model_id, key)
-        self._ratings[model_id, kind, key] = replace(rating, weight=self._stake_of(kind, key)[1])
+        self._ratings[model_id, key] = replace(rating, weight=self._weight(model_id, key))
 
-    def record_usage(self, model_id: int, units: int, fees: int) -> None:
+    # --- what settlement and the reward pool use ---
+
+    def record_usage(self, model_id: int, units: int, fees: int, burned: int) -> None:
         """Settlement adds a finalised epoch."""
-        usage = self._usage[model_id]
-        self._usage[model_id] = Usage(usage.units + units, usage.fees + fees, usage.epochs + 1)
+        old = self._usage[model_id]
+        self._usage[model_id] = Usage(old.units + units, old.fees + fees, old.burned + burned, old.epochs + 1)
+
+    def record_burn(self, model_id: int, amount: int) -> None:
+        """The reward pool adds the burned part of a boost."""
+        old = self._usage[model_id]
+        self._usage[model_id] = replace(old, burned=old.burned + amount)
+
+    def record_spend(self, model_id: int, gateway: Bytes32, amount: int) -> None:
+        """Settlement adds what a checkpoint's fees burn for good."""
+        self._spent[model_id, gateway] += amount
 
     def _created_by(self, tx: Tx, model_id: int) -> Model:
         model = self.model(model_id)
@@ -207,13 +223,6 @@ class ModelRegistry(Stoppable):
             raise NotModelCreator(model_id, checksummed(tx.sender))
         return model
 
-    def _stake_of(self, kind: RaterKind, key: Bytes32) -> tuple[Address, int]:
-        if kind is RaterKind.PROVIDER:
-            provider = self.ledger.providers.by_key(key)
-            if provider is None:
-                raise UnknownProvider(key)
-            return provider.owner, self.ledger.router.pool(provider.model_id).stake_of_key(key).amount
-        owner = self.ledger.gateways.owner_of(key)
-        if owner == ZERO_ADDRESS:
-            raise UnknownGateway(key)
-        return owner, self.ledger.gateway_staking.effective_stake_of_key(key)
+    def _weight(self, model_id: int, gateway: Bytes32) -> int:
+        """By stake, and never more than was burned for the model."""
+        return min(self.ledger.gateway_staking.effective_stake_of_key(gateway), self._spent[model_id, gateway])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from chain.contract_errors import (
     AlreadyDeactivated,
+    AutoWhitelistOff,
     ModelNotEnabled,
     NoProvidersOwned,
     NotDeactivated,
@@ -19,7 +20,17 @@ from chain.contract_errors import (
 )
 from chain.errors import ContractError
 from chain.primitives import ZERO_ADDRESS, Address, Bytes32, checksummed, key_of
-from tests.chain.spec.base import Stoppable, Tx, at_epoch, call, check_id, check_metadata, with_change
+from chain.vouchers import Domain
+from tests.chain.spec.base import (
+    Stoppable,
+    Tx,
+    at_epoch,
+    call,
+    check_id,
+    check_metadata,
+    require_consent,
+    with_change,
+)
 from tests.chain.spec.journal import Cell, Table
 
 if TYPE_CHECKING:
@@ -42,8 +53,9 @@ class Provider:
 
 
 class ProviderRegistry(Stoppable):
-    def __init__(self, ledger: Ledger, address: Address, owner: Address) -> None:
+    def __init__(self, ledger: Ledger, address: Address, owner: Address, chain_id: int) -> None:
         super().__init__(ledger, address, owner)
+        self.domain = Domain(chain_id, address)
         self._auto_whitelist = Cell(ledger.journal, True)
         self._providers: Table[Bytes32, Provider | None] = Table(ledger.journal, None)
         self._owned: Table[Address, tuple[str, ...]] = Table(ledger.journal, ())
@@ -72,20 +84,19 @@ class ProviderRegistry(Stoppable):
         provider = self._providers[key]
         return at_epoch(provider.signers, epoch, ZERO_ADDRESS) if provider else ZERO_ADDRESS
 
-    def is_active(self, identifier: str, block: int) -> bool:
+    def is_active(self, identifier: str) -> bool:
+        """Known, not deactivated, staked, whitelisted, and of an enabled model."""
         key = key_of(identifier)
         provider = self._providers[key]
         if provider is None:
             return False
         model = self.ledger.models.model(provider.model_id)
         stake = self.ledger.router.pool(provider.model_id).stake_of_key(key).amount
-        return (
-            not provider.deactivated
-            and provider.whitelisted
-            and model.enabled
-            and stake >= model.stake_amount
-            and not self.ledger.slashing.is_provider_jailed(key, block)
-        )
+        return not provider.deactivated and provider.whitelisted and model.enabled and stake >= model.stake_amount
+
+    def is_eligible(self, identifier: str, block: int) -> bool:
+        """Active, and not jailed."""
+        return self.is_active(identifier) and not self.ledger.slashing.is_provider_jailed(key_of(identifier), block)
 
     @call
     def register(self, tx: Tx, identifier: str, model_id: int, metadata: str) -> None:
@@ -97,6 +108,8 @@ class ProviderRegistry(Stoppable):
         """The registry pulls the tokens first and then stakes them, so a paused router is noticed last."""
         self.not_paused()
         self._register(tx, identifier, model_id, metadata)
+        if not self.auto_whitelist:
+            raise AutoWhitelistOff()
         amount = self.ledger.models.model(model_id).stake_amount
         self.ledger.token.pull(self.address, tx.sender, self.address, amount)
         self.ledger.router.pool(model_id).stake_from_registry(tx, identifier)
@@ -137,10 +150,12 @@ class ProviderRegistry(Stoppable):
         self._providers[key] = replace(provider, metadata=metadata)
 
     @call
-    def set_signer(self, tx: Tx, identifier: str, signer: Address) -> None:
+    def set_signer(self, tx: Tx, identifier: str, signer: Address, consent: bytes) -> None:
+        """`consent`: the signer's own signature over a `SignerConsent`; nothing is asked of the owner's own key."""
         key, provider = self._mine(tx, identifier)
         if signer == ZERO_ADDRESS:
             raise ZeroAddress()
+        require_consent(self.domain, key, tx.sender, signer, consent)
         self._providers[key] = replace(provider, signers=with_change(provider.signers, self.epoch(tx) + 1, signer))
 
     @call

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from chain.contract_errors import CapTooSmall, EpochPassed, UnknownModel, ZeroAmount
 from chain.emission import EmissionSchedule, emission_for
-from chain.primitives import Address
+from chain.primitives import Address, share_of
 from tests.chain.spec.base import Stoppable, Tx, call
 from tests.chain.spec.journal import Cell, Table
 
@@ -44,8 +44,11 @@ class RewardPool(Stoppable):
             raise ZeroAmount()
         if epoch < self.epoch(tx):
             raise EpochPassed(epoch, self.epoch(tx))
-        self._boosts[model_id, epoch] += amount
+        burned = share_of(amount, self.ledger.settlement.parameters(tx.block).burn_bps)
+        self._boosts[model_id, epoch] += amount - burned
+        self.ledger.models.record_burn(model_id, burned)
         self.ledger.token.pull(self.address, tx.sender, self.address, amount)
+        self.ledger.token.destroy(self.address, burned)
 
     def settle(self, model_id: int, epoch: int, weight: int, total_weight: int, to: Address) -> tuple[int, int]:
         """Settlement mints an epoch's emission and hands over its boosts, once. Returns both."""

@@ -1,4 +1,4 @@
-"""What checkpoints and challenges share: their records, the parameters by epoch, the books of fees, and charging."""
+"""What checkpoints and challenges share: their records, the parameters by epoch, the books of fees and of omissions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Basis points of fees (share, burn), of a fee (omission), of a stake (fraud) and of a penalty (challenger)."""
+    """Basis points of fees (share, burn), of a fee (omission, bond), of a stake (fraud), of a penalty (challenger)."""
 
     gateway_share_bps: int = 1000
     burn_bps: int = 500
@@ -26,7 +26,7 @@ class Parameters:
     fraud_penalty_bps: int = 5000
     challenger_bps: int = 1000
     jail_epochs: int = 16
-    challenge_bond: int = 10**19
+    bond_bps: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,36 +41,27 @@ class Slot:
 class CheckpointStatus(IntEnum):
     NONE = 0
     POSTED = 1
-    VOIDED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`barred_units`: units of leaves that nobody could open; they are no longer part of the total."""
+    """The root and the total of a sum tree. Once posted it is final."""
 
     root: Bytes32 = ZERO_HASH
     total_units: int = 0
-    proven_units: int = 0
     total_fees: int = 0
-    barred_units: int = 0
     status: CheckpointStatus = CheckpointStatus.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEpoch:
-    """Sums over the valid checkpoints of one model and epoch."""
+    """Sums over the checkpoints of one model and epoch."""
 
     units: int = 0
     fees: int = 0
     shares: int = 0
     checkpoints: int = 0
-    open_challenges: int = 0
     finalized: bool = False
-
-
-class ChallengeKind(IntEnum):
-    OMISSION = 0
-    UNSUPPORTED_LEAF = 1
 
 
 class ChallengeStatus(IntEnum):
@@ -82,9 +73,8 @@ class ChallengeStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """`held`: what it reserves of the gateway's stake. `answer_by`: the last epoch in which an answer counts."""
+    """`held`: what it holds of the line. `answer_by`: the last epoch in which an answer counts."""
 
-    kind: ChallengeKind
     status: ChallengeStatus
     epoch: int
     answer_by: int
@@ -103,10 +93,11 @@ class Challenge:
 
 class Offence(IntEnum):
     OMISSION = 0
-    SUM_MISMATCH = 1
-    UNSUPPORTED_LEAF = 2
-    EQUIVOCATION = 3
-    OVERDRAW = 4
+    EQUIVOCATION = 1
+
+
+Work = tuple[Bytes32, Bytes32, int]
+"""What a voucher is about: gateway, provider and epoch (a provider has one model)."""
 
 
 class SettlementState(Part):
@@ -120,18 +111,18 @@ class SettlementState(Part):
         self._checkpoints: Table[Slot, Checkpoint] = Table(journal, Checkpoint())
         self._model_epochs: Table[tuple[int, int], ModelEpoch] = Table(journal, ModelEpoch())
         self._posters: Table[tuple[int, int], tuple[Bytes32, ...]] = Table(journal, ())
-        self._barred: Table[Bytes32, bool] = Table(journal, False)
-        self._proven: Table[tuple[Bytes32, Bytes32, int], bool] = Table(journal, False)
+        self._proven: Table[Work, int] = Table(journal, 0)
         self._shares: Table[tuple[Bytes32, int], int] = Table(journal, 0)
         self._weights: Table[int, int] = Table(journal, 0)
-        self._sealed: Table[int, bool] = Table(journal, False)
         self._royalties: Table[int, int] = Table(journal, 0)
         self._payments: Table[Address, int] = Table(journal, 0)
         self._challenges: Cell[tuple[Challenge, ...]] = Cell(journal, ())
-        self._challenged: Table[Bytes32 | tuple[Bytes32, Bytes32, int], bool] = Table(journal, False)
-        self._penalized: Table[tuple[Slot, Offence], bool] = Table(journal, False)
-        self._open_challenges: Table[Bytes32, int] = Table(journal, 0)
-        self._compensated: Table[tuple[Bytes32, Bytes32, int], int] = Table(journal, 0)
+        self._penalized: Table[Slot, bool] = Table(journal, False)
+        self._shown: Table[Work, int] = Table(journal, 0)
+        self._challenged: Table[Work, int] = Table(journal, 0)
+        self._compensated: Table[Work, int] = Table(journal, 0)
+        self._debt_units: Table[Work, int] = Table(journal, 0)
+        self._debts: Table[Bytes32, int] = Table(journal, 0)
 
     def parameters_at(self, epoch: int) -> Parameters:
         return at_epoch(self._parameters.value, epoch, Parameters())
@@ -146,19 +137,20 @@ class SettlementState(Part):
     def model_epoch(self, model_id: int, epoch: int) -> ModelEpoch:
         return self._model_epochs[model_id, epoch]
 
+    def model_epochs(self) -> dict[tuple[int, int], ModelEpoch]:
+        """By model and epoch."""
+        return dict(self._model_epochs.items())
+
     def posters_of(self, model_id: int, epoch: int) -> tuple[Bytes32, ...]:
         """Gateways with a checkpoint, in order of posting."""
         return self._posters[model_id, epoch]
 
     def emission_weight(self, epoch: int) -> int:
-        """Sum over models of what the epoch's fees burn."""
+        """Sum over models of half of what the epoch's fees burn."""
         return self._weights[epoch]
 
     def gateway_share(self, gateway: Bytes32, epoch: int) -> int:
         return self._shares[gateway, epoch]
-
-    def is_sealed(self, epoch: int) -> bool:
-        return self._sealed[epoch]
 
     def royalty_of(self, model_id: int) -> int:
         return self._royalties[model_id]
@@ -169,14 +161,38 @@ class SettlementState(Part):
     def challenges(self) -> tuple[Challenge, ...]:
         return self._challenges.value
 
-    def open_challenges_of(self, gateway: Bytes32) -> int:
-        return self._open_challenges[gateway]
-
-    def is_proven(self, gateway: Bytes32, provider: Bytes32, epoch: int) -> bool:
+    def proven_units(self, gateway: Bytes32, provider: Bytes32, epoch: int) -> int:
+        """Units of the largest leaf that was proven and earns."""
         return self._proven[gateway, provider, epoch]
+
+    def all_proven_units(self) -> dict[Work, int]:
+        return dict(self._proven.items())
+
+    def shown_units(self, gateway: Bytes32, provider: Bytes32, epoch: int) -> int:
+        """Units of the leaf that a challenge or an answer has shown."""
+        return self._shown[gateway, provider, epoch]
+
+    def challenged_units(self, gateway: Bytes32, provider: Bytes32, epoch: int) -> int:
+        """The most that an interactive challenge was about."""
+        return self._challenged[gateway, provider, epoch]
 
     def compensated_units(self, gateway: Bytes32, provider: Bytes32, epoch: int) -> int:
         return self._compensated[gateway, provider, epoch]
+
+    def known_units(self, work: Work) -> int:
+        """What a gateway has paid for or will."""
+        return self._shown[work] + self._compensated[work]
+
+    def debt_units(self, gateway: Bytes32, provider: Bytes32, epoch: int) -> int:
+        """Units that should have been compensated and were not, for lack of money."""
+        return self._debt_units[gateway, provider, epoch]
+
+    def all_debt_units(self) -> dict[Work, int]:
+        return dict(self._debt_units.items())
+
+    def debt_of(self, gateway: Bytes32) -> int:
+        """Wei that the gateway's debt units cost together."""
+        return self._debts[gateway]
 
     def owed(self) -> int:
         """All that this contract must hold: fees not finalised, shares, royalties, payments and open bonds."""
@@ -197,7 +213,7 @@ class SettlementState(Part):
         fraud_penalty_bps: int,
         challenger_bps: int,
         jail_epochs: int,
-        challenge_bond: int,
+        bond_bps: int,
     ) -> None:
         """From the next epoch on, so that all checkpoints of an epoch are split alike."""
         self.only_owner(tx)
@@ -207,7 +223,7 @@ class SettlementState(Part):
         check_bounds(fraud_penalty_bps, 1000, 10_000)
         check_bounds(challenger_bps, 0, 5000)
         check_bounds(jail_epochs, self.ledger.epochs.epoch_reward_delay, 1000)
-        check_bounds(challenge_bond, 1, 10**24)
+        check_bounds(bond_bps, 100, 5000)
         new = Parameters(
             gateway_share_bps,
             burn_bps,
@@ -215,7 +231,7 @@ class SettlementState(Part):
             fraud_penalty_bps,
             challenger_bps,
             jail_epochs,
-            challenge_bond,
+            bond_bps,
         )
         self._parameters.value = with_change(self._parameters.value, self.epoch(tx) + 1, new)
 
@@ -240,28 +256,27 @@ class SettlementState(Part):
         if not is_signed_by(digest(self.domain, message), signature, signer):
             raise InvalidSignature()
 
-    def cover(self, gateway: Bytes32) -> int:
-        """`avail` in the rules: escrow credit and effective stake."""
-        return self.ledger.escrow.credit_of(gateway) + self.ledger.gateway_staking.effective_stake_of_key(gateway)
-
     def charge(self, gateway: Bytes32, amount: int) -> None:
         """Credit first, then stake."""
         taken = self.ledger.escrow.spend_credit(gateway, amount, self.address)
         self.ledger.gateway_staking.charge(gateway, amount - taken, self.address)
 
-    def book(self, slot: Slot, units: int, fees: int, sign: int) -> None:
-        """Adds (`sign` 1) a checkpoint to, or takes it (−1) from, the sums that everything is computed from."""
+    def weight(self, fees: int, epoch: int) -> int:
+        """Half of what a model's fees of an epoch burn: the most that may be emitted for them."""
+        return share_of(fees, self.parameters_at(epoch + 1).burn_bps) // 2
+
+    def book(self, slot: Slot, units: int, fees: int) -> None:
+        """Adds a checkpoint to the sums that everything is computed from."""
         key = slot.model_id, slot.epoch
-        p = self.parameters_at(slot.epoch + 1)
         sums = self._model_epochs[key]
-        share = share_of(fees, p.gateway_share_bps)
+        share = share_of(fees, self.parameters_at(slot.epoch + 1).gateway_share_bps)
         new = replace(
             sums,
-            units=sums.units + sign * units,
-            fees=sums.fees + sign * fees,
-            shares=sums.shares + sign * share,
-            checkpoints=sums.checkpoints + sign,
+            units=sums.units + units,
+            fees=sums.fees + fees,
+            shares=sums.shares + share,
+            checkpoints=sums.checkpoints + 1,
         )
         self._model_epochs[key] = new
-        self._shares[slot.gateway, slot.epoch] += sign * share
-        self._weights[slot.epoch] += share_of(new.fees, p.burn_bps) - share_of(sums.fees, p.burn_bps)
+        self._shares[slot.gateway, slot.epoch] += share
+        self._weights[slot.epoch] += self.weight(new.fees, slot.epoch) - self.weight(sums.fees, slot.epoch)

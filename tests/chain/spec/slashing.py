@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from chain.contract_errors import (
     EvidenceWindow,
-    GatewayNotActive,
     InvalidSignature,
     LengthMismatch,
     NoSla,
     NotProviderOwner,
+    NotServed,
     ReportsNotSorted,
+    ServedIncomplete,
     SlaAlreadyPenalized,
     SlaKept,
     SlaRunning,
     TooFewReports,
     WrongReport,
 )
-from chain.primitives import ZERO_HASH, Address, Bytes32, checksummed, key_of, share_of
+from chain.primitives import Address, Bytes32, checksummed, key_of, share_of
 from chain.vouchers import Domain, SlaReport, digest, is_signed_by
 from tests.chain.spec.base import Stoppable, Tx, call, check_bounds
 from tests.chain.spec.journal import Cell, Table
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tests.chain.spec.world import Ledger
 
 MAX_PENALTY_BPS: Final = 1000
+ENOUGH_REQUESTS: Final = 5
+"""A report of fewer requests says nothing against the provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,11 @@ class Sla:
     penalty_bps: int = 0
     from_epoch: int = 0
     until_epoch: int = 0
+
+    def missed_by(self, report: SlaReport) -> bool:
+        """Whether the report shows it broken."""
+        kept = report.uptime_bps >= self.uptime_bps and report.latency_ms <= self.latency_ms
+        return report.requests >= ENOUGH_REQUESTS and not kept
 
 
 class Slashing(Stoppable):
@@ -102,28 +110,36 @@ class Slashing(Stoppable):
 
     @call
     def enforce_sla(
-        self, tx: Tx, identifier: str, epoch: int, reports: Sequence[SlaReport], signatures: Sequence[bytes]
+        self,
+        tx: Tx,
+        identifier: str,
+        epoch: int,
+        gateways: Sequence[Bytes32],
+        reports: Sequence[SlaReport],
+        signatures: Sequence[bytes],
     ) -> None:
-        """Penalises and jails when a strict majority of enough active gateways saw the commitment missed."""
+        """Penalises, jails and ends a commitment that a majority of those served, by stake and by work, saw missed."""
         if len(reports) != len(signatures):
             raise LengthMismatch()
         key = key_of(identifier)
         model_id = self.ledger.providers.known(key).model_id
         promised, current = self._slas[key], self.epoch(tx)
-        if not promised.from_epoch <= epoch <= promised.until_epoch:
+        if not promised.until_epoch or not promised.from_epoch <= epoch <= promised.until_epoch:
             raise NoSla(key, epoch)
-        if not epoch < current < epoch + self.ledger.epochs.epoch_reward_delay:
+        delay = self.ledger.epochs.epoch_reward_delay
+        if not epoch + delay <= current <= epoch + 2 * delay:
             raise EvidenceWindow(epoch, current)
-        if self._penalized[key, epoch]:
+        if self._penalized[key, promised.from_epoch]:
             raise SlaAlreadyPenalized(key, epoch)
-        if len(reports) < self.quorum:
-            raise TooFewReports(len(reports), self.quorum)
-        missed = self._count_missed(tx, key, epoch, promised, reports, signatures)
-        if missed * 2 <= len(reports):
-            raise SlaKept(missed, len(reports))
-        self._penalized[key, epoch] = True
-        self._by_sla[key] = max(self._by_sla[key], current + self.sla_jail_epochs)
         pool = self.ledger.router.pool(model_id)
+        self._require_served(key, epoch, gateways, pool.contribution(identifier, epoch).units)
+        missing = self._missing(key, epoch, promised, gateways, reports, signatures)
+        stake_of = self.ledger.gateway_staking.effective_stake_of_key
+        self._require_majority(sum(map(stake_of, missing)), sum(map(stake_of, gateways)))
+        self._require_majority(self._served(key, epoch, missing), self._served(key, epoch, gateways))
+        self._penalized[key, promised.from_epoch] = True
+        self._by_sla[key] = max(self._by_sla[key], current + self.sla_jail_epochs)
+        self._slas[key] = replace(promised, until_epoch=min(promised.until_epoch, current))
         penalty = share_of(pool.stake_of_key(key).amount, promised.penalty_bps)
         self.ledger.token.destroy(self.address, pool.slash(key, penalty, self.address))
 
@@ -151,31 +167,55 @@ class Slashing(Stoppable):
         """Ends the jail that disputes imposed, not the other."""
         self._by_dispute[key] = 0
 
-    def _count_missed(
+    def _require_served(self, key: Bytes32, epoch: int, gateways: Sequence[Bytes32], units: int) -> None:
+        """All gateways that the provider has proven work for, and enough of them."""
+        previous = None
+        for gateway in gateways:
+            if previous is not None and gateway <= previous:
+                raise ReportsNotSorted()
+            previous = gateway
+            if not self._served(key, epoch, [gateway]):
+                raise NotServed(gateway)
+        served = self._served(key, epoch, gateways)
+        if served != units:
+            raise ServedIncomplete(served, units)
+        if len(gateways) < self.quorum:
+            raise TooFewReports(len(gateways), self.quorum)
+
+    def _missing(
         self,
-        tx: Tx,
         key: Bytes32,
         epoch: int,
         promised: Sla,
+        gateways: Collection[Bytes32],
         reports: Sequence[SlaReport],
         signatures: Sequence[bytes],
-    ) -> int:
-        missed, previous = 0, ZERO_HASH
+    ) -> list[Bytes32]:
+        """The gateways whose reports, all of them valid, show the commitment missed."""
+        missing = []
+        previous = None
         for index, (report, signature) in enumerate(zip(reports, signatures, strict=True)):
-            if report.provider != key or report.epoch != epoch:
+            ascending = previous is None or report.gateway > previous
+            if not ascending or report.gateway not in gateways or (report.provider, report.epoch) != (key, epoch):
                 raise WrongReport(index)
-            if report.gateway <= previous:
-                raise ReportsNotSorted()
             previous = report.gateway
-            if not self.ledger.gateways.is_active_key(report.gateway, tx.block):
-                raise GatewayNotActive(report.gateway)
             signer = self.ledger.gateways.signer_at(report.gateway, epoch)
             if not is_signed_by(digest(self.domain, report), signature, signer):
                 raise InvalidSignature()
-            missed += report.uptime_bps < promised.uptime_bps or report.latency_ms > promised.latency_ms
-        return missed
+            if promised.missed_by(report):
+                missing.append(report.gateway)
+        return missing
+
+    def _served(self, key: Bytes32, epoch: int, gateways: Collection[Bytes32]) -> int:
+        """Units of work proven for these gateways."""
+        return sum(self.ledger.settlement.proven_units(gateway, key, epoch) for gateway in gateways)
+
+    def _require_majority(self, missed: int, everything: int) -> None:
+        if 2 * missed <= everything:
+            raise SlaKept(missed, everything)
 
     def _sla_runs(self, key: Bytes32, block: int) -> bool:
+        """Through the end of its last epoch's evidence window."""
         until = self._slas[key].until_epoch
         delay = self.ledger.epochs.epoch_reward_delay
-        return bool(until) and self.ledger.epochs.current_epoch(block) < until + delay
+        return bool(until) and self.ledger.epochs.current_epoch(block) <= until + 2 * delay

@@ -1,4 +1,7 @@
-"""FUNC: balances, allowances and the capped supply (permit is OpenZeppelin's own and not modelled)."""
+"""FUNC: balances, allowances, the capped supply, and what was sent to the gateways' registry unasked.
+
+Permit is OpenZeppelin's own and not modelled.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from chain.contract_errors import (
     ERC20InsufficientBalance,
     ERC20InvalidReceiver,
     ERC20InvalidSpender,
-    MinterAlreadySet,
+    InsufficientBalance,
     NotMinter,
     SupplyCapExceeded,
-    ZeroAddress,
+    Unauthorized,
 )
 from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address, checksummed
 from tests.chain.spec.base import Part, Tx, call
@@ -32,7 +35,7 @@ class FuncToken(Part):
         self._balances: Table[Address, int] = Table(ledger.journal, 0)
         self._allowances: Table[tuple[Address, Address], int] = Table(ledger.journal, 0)
         self._supply = Cell(ledger.journal, 0)
-        self._minter = Cell(ledger.journal, ZERO_ADDRESS)
+        self._sent: Table[Address, int] = Table(ledger.journal, 0)
         self._create(holder, supply)
 
     @property
@@ -41,7 +44,21 @@ class FuncToken(Part):
 
     @property
     def minter(self) -> Address:
-        return self._minter.value
+        """The reward pool, for good."""
+        return self.ledger.reward_pool.address
+
+    @property
+    def inbox(self) -> Address:
+        """The gateways' registry: what is sent there is remembered for its sender."""
+        return self.ledger.gateways.address
+
+    def sent_to(self, account: Address) -> int:
+        """Wei that the account has sent to the inbox and not used or taken back."""
+        return self._sent[account]
+
+    def sent(self) -> int:
+        """All that the inbox holds for its senders."""
+        return sum(amount for _, amount in self._sent.items())
 
     def balance_of(self, account: Address) -> int:
         return self._balances[account]
@@ -52,15 +69,6 @@ class FuncToken(Part):
 
     def allowance(self, owner: Address, spender: Address) -> int:
         return self._allowances[owner, spender]
-
-    @call
-    def set_minter(self, tx: Tx, minter: Address) -> None:
-        self.only_owner(tx)
-        if minter == ZERO_ADDRESS:
-            raise ZeroAddress()
-        if self.minter != ZERO_ADDRESS:
-            raise MinterAlreadySet()
-        self._minter.value = minter
 
     @call
     def mint(self, tx: Tx, to: Address, amount: int) -> None:
@@ -75,6 +83,7 @@ class FuncToken(Part):
     @call
     def transfer(self, tx: Tx, to: Address, amount: int) -> None:
         self.move(tx.sender, to, amount)
+        self._remember(tx.sender, tx.sender, to, amount)
 
     @call
     def approve(self, tx: Tx, spender: Address, amount: int) -> None:
@@ -86,6 +95,16 @@ class FuncToken(Part):
     def transfer_from(self, tx: Tx, owner: Address, to: Address, amount: int) -> None:
         self.pull(tx.sender, owner, to, amount)
 
+    @call
+    def take_sent(self, tx: Tx, account: Address, amount: int) -> None:
+        """The inbox uses, or gives back, what the account sent to it."""
+        if tx.sender != self.inbox:
+            raise Unauthorized(checksummed(tx.sender))
+        sent = self._sent[account]
+        if amount > sent:
+            raise InsufficientBalance(amount, sent)
+        self._sent[account] = sent - amount
+
     # --- what the other parts use ---
 
     def pull(self, spender: Address, owner: Address, to: Address, amount: int) -> None:
@@ -96,6 +115,7 @@ class FuncToken(Part):
                 raise ERC20InsufficientAllowance(checksummed(spender), allowed, amount)
             self._allowances[owner, spender] = allowed - amount
         self.move(owner, to, amount)
+        self._remember(spender, owner, to, amount)
 
     def move(self, source: Address, to: Address, amount: int) -> None:
         if to == ZERO_ADDRESS:
@@ -106,6 +126,10 @@ class FuncToken(Part):
     def destroy(self, source: Address, amount: int) -> None:
         self._take(source, amount)
         self._supply.value -= amount
+
+    def _remember(self, caller: Address, source: Address, to: Address, amount: int) -> None:
+        if to == self.inbox and caller != self.inbox:
+            self._sent[source] += amount
 
     def _create(self, to: Address, amount: int) -> None:
         wanted = self.total_supply + amount

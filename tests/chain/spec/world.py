@@ -12,6 +12,7 @@ from tests.chain.spec.disputes import Disputes
 from tests.chain.spec.escrow import Escrow
 from tests.chain.spec.gateway_staking import GatewayStaking
 from tests.chain.spec.gateways import GatewayRegistry
+from tests.chain.spec.invariants import broken_burns, broken_debts, broken_lines, broken_pots
 from tests.chain.spec.journal import Journal
 from tests.chain.spec.models import ModelRegistry
 from tests.chain.spec.pools import ProviderStaking, Router
@@ -50,6 +51,11 @@ def made_up_addresses() -> Addresses:
     return Addresses(**{entry.name: keccak256(entry.name.encode())[12:] for entry in fields(Addresses)})
 
 
+def made_up_hash(block: int) -> Bytes32:
+    """A hash for each block of a chain that has none."""
+    return keccak256(word(block))
+
+
 @dataclass(frozen=True, slots=True)
 class Genesis:
     """What a deployment fixes. `start_block`: where epoch 1 begins. Amounts in wei, delays in epochs."""
@@ -73,6 +79,7 @@ class Ledger:
     """The executable specification. Every public call takes a `Tx` (sender and block) and raises a `ContractError`.
 
     `wallets`: accounts that are contracts, for ERC-1271. `pool_of`: the address of a model's pool, where it matters.
+    `block_hash`: the hash of a block by its number, asked only for past blocks; tests may replace it.
     """
 
     def __init__(
@@ -80,10 +87,12 @@ class Ledger:
         genesis: Genesis,
         wallets: Mapping[Address, Wallet] | None = None,
         pool_of: Callable[[int], Address] | None = None,
+        block_hash: Callable[[int], Bytes32] = made_up_hash,
     ) -> None:
         at, owner, chain_id = genesis.addresses, genesis.owner, genesis.chain_id
         self.journal = Journal()
         self.wallets = dict(wallets or {})
+        self.block_hash = block_hash
         self._pool_of = pool_of
         self.token = FuncToken(self, at.token, owner, genesis.holder, genesis.supply)
         self.epochs = EpochController(
@@ -97,9 +106,9 @@ class Ledger:
             genesis.wind_down_delay,
         )
         self.models = ModelRegistry(self, at.models, owner)
-        self.providers = ProviderRegistry(self, at.providers, owner)
+        self.providers = ProviderRegistry(self, at.providers, owner, chain_id)
         self.router = Router(self, at.router, owner)
-        self.gateways = GatewayRegistry(self, at.gateways, owner)
+        self.gateways = GatewayRegistry(self, at.gateways, owner, chain_id)
         self.gateway_staking = GatewayStaking(self, at.gateway_staking, owner, genesis.min_gateway_stake)
         self.escrow = Escrow(self, at.escrow, owner, chain_id)
         self.settlement = Settlement(self, at.settlement, owner, chain_id)
@@ -130,7 +139,8 @@ class Ledger:
             unpaid = sum(pot.amount - pot.allotted for pot in pool.pots().values())
             unpaid += sum(own.unclaimed for own in pool.contributions().values())
             parts[f"pool {pool.model_id}"] = (pool.address, pool.total_stake + unpaid + pool.carried)
-        for name in ("providers", "gateways", "models", "slashing"):
+        parts["gateways"] = (self.gateways.address, self.token.sent())
+        for name in ("providers", "models", "slashing"):
             parts[name] = (getattr(self, name).address, 0)
         return {name: (self.token.balance_of(address), owed) for name, (address, owed) in parts.items()}
 
@@ -148,23 +158,9 @@ class Ledger:
             broken.append("a balance is negative")
         if self.reward_pool.emitted > self.reward_pool.emission_cap:
             broken.append("more was emitted than the cap")
-        for key, stake in self.gateway_staking.stakes().items():
-            if not 0 <= stake.reserved <= stake.amount:
-                broken.append(f"gateway {key.hex()} has {stake.reserved} of {stake.amount} wei reserved")
+        broken.extend(broken_lines(self))
+        broken.extend(broken_debts(self))
+        broken.extend(broken_burns(self))
         for pool in self.pools():
-            broken.extend(_broken_pots(pool))
+            broken.extend(broken_pots(pool))
         return broken
-
-
-def _broken_pots(pool: ProviderStaking) -> Iterator[str]:
-    proven: dict[int, int] = {}
-    unclaimed: dict[int, int] = {}
-    for (_, epoch), own in pool.contributions().items():
-        proven[epoch] = proven.get(epoch, 0) + own.units
-        unclaimed[epoch] = unclaimed.get(epoch, 0) + own.unclaimed
-    for epoch, pot in pool.pots().items():
-        where = f"pot of model {pool.model_id}, epoch {epoch}"
-        if not unclaimed.get(epoch, 0) <= pot.allotted <= pot.amount:
-            yield f"{where}: {pot.allotted} of {pot.amount} wei allotted, {unclaimed.get(epoch, 0)} unclaimed"
-        if not proven.get(epoch, 0) == pot.proven_units <= pot.total_units:
-            yield f"{where}: proven and total units out of order"
