@@ -1,0 +1,244 @@
+"""One play: the parties as they begin, work that is done between them, the end in which all take what is theirs, and
+the count of who gained and who lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chain.primitives import BPS, key_of
+from tests.profit.honest import CREDIT, INCREMENT, Developer, Gateway, Provider, Rules
+from tests.profit.world import BLOCKS, DELAY, DEPOSIT, PRICE, STAKE, Work, World, account
+
+DEVELOPERS = ("dan", "dora")
+GATEWAYS = ("gwen", "gus")
+PROVIDERS = ("pia", "pol")
+HONEST = (*DEVELOPERS, *GATEWAYS, *PROVIDERS, "cora")
+MALS = ("mal0", "mal1", "mal2", "mal3", "mal4", "mal5")
+MODEL = 1
+"""The honest creator's."""
+ROYALTY_BPS = 500
+SHARE_BPS, BURN_BPS = 1000, 500
+GRAIN = 64
+"""Wei that roundings of one play may move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a play came to, in wei. Positive: more than the stated risks explain."""
+
+    gain: int
+    """Of the coalition, beyond what it honestly earned and what others chose to risk."""
+    losses: dict[str, int]
+    """Of each honest party, beyond what it chose to risk."""
+    broken: tuple[str, ...]
+    """Invariants of the ledger, and of the marketplace."""
+
+    @property
+    def objective(self) -> int:
+        return max(self.gain, *self.losses.values())
+
+    @property
+    def found(self) -> bool:
+        return self.objective > 0 or bool(self.broken)
+
+
+@dataclass(slots=True)
+class Game:
+    """Everybody is set up: honest gateways and providers staked, developers with reservations; the coalition has money
+    and nothing else."""
+
+    rules: Rules = field(default_factory=Rules)
+    patch: tuple[object, ...] = ()
+    world: World = field(init=False)
+    gateways: dict[str, Gateway] = field(init=False)
+    providers: dict[str, Provider] = field(init=False)
+    developers: dict[str, Developer] = field(init=False)
+    pocket: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The highest promise of an honest developer to a gateway of the coalition."""
+    before: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        world = self.world = World(HONEST, MALS)
+        for change in self.patch:
+            change(world)  # type: ignore[operator]
+        world.create_model("cora", "org/llama", PRICE, ROYALTY_BPS)
+        for name in GATEWAYS:
+            world.do("gateways", "register_and_stake", name, name, "", STAKE)
+        for name in PROVIDERS:
+            world.do("providers", "register_and_stake", name, name, MODEL, "{}")
+        for name in DEVELOPERS:
+            for gateway in GATEWAYS:
+                world.do("escrow", "deposit_and_reserve", name, gateway, DEPOSIT)
+        self.gateways = {name: Gateway(world, name, self.rules) for name in GATEWAYS}
+        self.providers = {name: Provider(world, name, MODEL, self.rules) for name in PROVIDERS}
+        self.developers = {name: Developer(world, name) for name in DEVELOPERS}
+        self.before = {name: self.value(name) for name in (*HONEST, *MALS)}
+
+    # --- time ---
+
+    def advance(self, block: int) -> None:
+        """Let blocks pass; the honest software acts in the first two blocks of every epoch and in its last one."""
+        world = self.world
+        while world.block < block:
+            start, following = world.start_of(world.epoch), world.start_of(world.epoch + 1)
+            stops = [stop for stop in (start + 1, following - 1, following, block) if world.block < stop <= block]
+            world.block = min(stops)
+            if world.block in (start + 1, following - 1, following):
+                self.honest_round()
+
+    def honest_round(self) -> None:
+        for gateway in self.gateways.values():
+            gateway.round()
+        for provider in self.providers.values():
+            provider.round()
+
+    # --- work ---
+
+    def serve(self, developer: str | None, gateway: str, provider: str, model_id: int, tokens: int, *, failed: bool = False) -> int:
+        """`provider` computes up to `tokens` for `gateway`, which hands them to `developer`; how many it came to."""
+        world = self.world
+        price = world.ledger.models.price_at(model_id, world.epoch)
+        honest_gateway, honest_provider = self.gateways.get(gateway), self.providers.get(provider)
+        honest_developer = self.developers.get(developer or "")
+        if honest_gateway is not None:
+            if developer is None or not honest_gateway.serves(provider):
+                return 0
+            if honest_developer is not None:
+                honest_gateway.pay(developer, honest_developer.promise(gateway, price))
+            tokens = min(tokens, honest_gateway.affordable(developer, price))
+        if honest_provider is not None:
+            if model_id != honest_provider.model_id:
+                return 0
+            tokens = min(tokens, honest_provider.room(gateway))
+        if tokens <= 0:
+            return 0
+        world.work.append(Work(developer, gateway, provider, model_id, world.epoch, tokens))
+        if honest_provider is not None:
+            honest_provider.worked(gateway, tokens)
+        if honest_developer is not None:
+            honest_developer.receive(gateway, tokens, price)
+            if honest_gateway is None:
+                self.pocket[honest_developer.name, gateway] = honest_developer.promise(gateway, price)
+        if honest_gateway is not None and developer is not None:
+            honest_gateway.deliver(developer, provider, model_id, tokens, failed=failed)
+            if honest_provider is not None:
+                self._settle_up(honest_gateway, honest_provider)
+        return tokens
+
+    def _settle_up(self, gateway: Gateway, provider: Provider) -> None:
+        """An honest provider's receipt, and the voucher of an honest gateway."""
+        epoch = self.world.epoch
+        slot = provider.name, provider.model_id, epoch
+        claimed = gateway.receipted[slot] + provider.unpaid[gateway.name]
+        units = gateway.receipt(provider.name, provider.model_id, epoch, claimed)
+        if units is not None:
+            provider.voucher(gateway.name, epoch, units, gateway.name)
+
+    # --- the end ---
+
+    def unwind(self) -> None:
+        """Time passes until every window has closed; honest parties and coalition take all that they can."""
+        for _ in range(2 * DELAY + 3):
+            self.advance(self.world.start_of(self.world.epoch + 1) + 1)
+            self._collect()
+            self.honest_round()
+
+    def _collect(self) -> None:
+        world, epoch = self.world, self.world.epoch
+        last = epoch - DELAY
+        for name in MALS:
+            world.tries("settlement", "withdraw_payments", name)
+        if last < 1:
+            return
+        first = max(1, last - 20)
+        for (gateway, model_id, past), posted in list(world.posted.items()):
+            if past > last or gateway in self.gateways and past < last - 1:
+                continue
+            for leaf in posted.tree.leaves:
+                provider = next((each for each in world.owners if key_of(each) == leaf.provider), None)
+                if provider is not None:
+                    proof = posted.tree.proof(leaf.provider)
+                    owner = world.owners[provider]
+                    world.tries(
+                        "settlement", "prove_contribution_for", owner, gateway, provider, past, leaf.units, proof
+                    )
+        for identifier, owner in world.owners.items():
+            world.tries("gateway_staking", "claim_rewards", owner, identifier, first, last)
+            for model_id in range(1, world.ledger.models.model_count + 1):
+                world.tries(f"pool {model_id}", "claim_rewards", owner, identifier, first, last)
+        for model_id, creator in world.creators.items():
+            world.tries("settlement", "claim_royalty", creator, model_id)
+
+    # --- the count ---
+
+    def value(self, name: str) -> int:
+        """All that an account owns: tokens, what lies in the escrow, stakes and credit."""
+        ledger, address = self.world.ledger, account(name).address
+        total = ledger.token.balance_of(address) + ledger.token.sent_to(address) + ledger.escrow.free_of(address)
+        total += sum(held.amount for (payer, _), held in ledger.escrow.reservations().items() if payer == address)
+        total += self._prepaid(name)
+        for identifier in (name, *(each for each, owner in self.world.owners.items() if owner == name)):
+            key = key_of(identifier)
+            if ledger.gateways.owner_of(key) == address:
+                total += ledger.gateway_staking.stake_of_key(key).amount + ledger.escrow.credit_of(key)
+            provider = ledger.providers.by_key(key)
+            if provider is not None and provider.owner == address:
+                total += ledger.router.pool(provider.model_id).stake_of_key(key).amount
+        return total
+
+    def _prepaid(self, name: str) -> int:
+        """What honest gateways have taken ahead of their service: the developer's still, and not the gateway's."""
+        total = 0
+        for gateway in self.gateways.values():
+            for developer, charged in gateway.charged.items():
+                payer, key = account(developer).address, key_of(gateway.name)
+                ahead = max(0, self.world.ledger.escrow.redeemed(payer, key) - charged)
+                total += ahead * (developer == name) - ahead * (gateway.name == name)
+        return total
+
+    def score(self) -> Score:
+        """Who gained and who lost more than the work that was really done and the stated risks explain."""
+        fair = {name: 0 for name in HONEST}
+        coalition = 0
+        pairs: set[tuple[str, str]] = set()
+        promised: set[tuple[str, str]] = set()
+        models = self.world.ledger.models
+        for each in self.world.work:
+            price = models.price_at(each.model_id, each.epoch)
+            fee = models.fee_for(each.model_id, each.epoch, each.units)
+            royalty = fee * models.model(each.model_id).royalty_bps // BPS
+            share, burn = fee * SHARE_BPS // BPS, fee * BURN_BPS // BPS
+            net = fee - share - burn - royalty
+            if each.gateway in fair:
+                fair[each.gateway] += share - fee
+            else:
+                coalition += share - fee
+            if each.provider in fair:
+                fair[each.provider] += net
+            else:
+                coalition += net + burn // 2
+            if each.developer in fair:
+                fair[each.developer] -= each.tokens * price
+            elif each.developer is not None:
+                coalition -= each.tokens * price
+            if each.developer is not None and each.gateway in fair:
+                fair[each.gateway] += each.tokens * price
+            elif each.developer is not None:
+                coalition += each.tokens * price
+            if self.world.creators[each.model_id] not in fair:
+                coalition += royalty
+            if each.provider in self.providers and each.gateway not in fair:
+                pairs.add((each.gateway, each.provider))
+            if each.developer in self.developers and each.gateway not in fair:
+                promised.add((each.developer, each.gateway))
+        credit = CREDIT // BLOCKS * PRICE
+        increment = INCREMENT * PRICE
+        after = {name: self.value(name) for name in (*HONEST, *MALS)}
+        losses = {}
+        for name in (*DEVELOPERS, *GATEWAYS, *PROVIDERS):
+            bound = GRAIN + credit * sum(provider == name for _, provider in pairs)
+            bound += increment * sum(developer == name for developer, _ in promised)
+            losses[name] = fair[name] - (after[name] - self.before[name]) - bound
+        risks = credit * len(pairs) + increment * len(promised) + GRAIN
+        gain = sum(after[name] - self.before[name] for name in MALS) - coalition - risks
+        return Score(gain, losses, tuple(self.world.ledger.broken_invariants()))

@@ -1,0 +1,131 @@
+"""The search: random sequences of moves, the best of which are changed a little and tried again; what is found is cut
+down to the moves that it needs. Everything follows from a seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Final, TypeAlias
+
+from tests.profit.coalition import MOVES, WEIGHTS, Coalition, Move
+from tests.profit.game import Game, Score
+
+Moves: TypeAlias = tuple[Move, ...]
+NewGame: TypeAlias = Callable[[], Game]
+STEPS: Final = 60
+NUMBERS: Final = 96
+"""Moves read their numbers modulo small ones, of which this is a multiple."""
+ELITE: Final = 24
+FRESH: Final = 0.4
+"""Share of runs that begin anew instead of changing a good one."""
+NAMES: Final = tuple(MOVES)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Moves after which somebody is worse off than was stated."""
+
+    moves: Moves
+    score: Score
+    run: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Search:
+    """`run` plays one sequence after another until something is found or the budget is spent."""
+
+    new_game: NewGame
+    seed: int
+    steps: int = STEPS
+    runs: int = 0
+    elite: list[tuple[int, Moves]] = field(default_factory=list)
+
+    def run(self, most: int) -> Finding | None:
+        rng, began = Random(self.seed), time.monotonic()
+        for _ in range(most):
+            moves = self._next(rng)
+            score = play(self.new_game(), moves)
+            self.runs += 1
+            if score.found:
+                return Finding(moves, score, self.runs, time.monotonic() - began)
+            self._keep(score.objective, moves)
+        return None
+
+    def _next(self, rng: Random) -> Moves:
+        if len(self.elite) < ELITE // 2 or rng.random() < FRESH:
+            return random_moves(rng, self.steps)
+        _, moves = self.elite[min(rng.randrange(len(self.elite)), rng.randrange(len(self.elite)))]
+        if rng.random() < 0.2:
+            _, other = rng.choice(self.elite)
+            at = rng.randrange(self.steps)
+            moves = (*moves[:at], *other[at:])
+        return changed(rng, moves, self.steps)
+
+    def _keep(self, objective: int, moves: Moves) -> None:
+        self.elite.append((objective, moves))
+        self.elite.sort(key=lambda each: -each[0])
+        del self.elite[ELITE:]
+
+
+def random_moves(rng: Random, steps: int) -> Moves:
+    names = rng.choices(NAMES, WEIGHTS, k=steps)
+    return tuple((name, *(rng.randrange(NUMBERS) for _ in range(3))) for name in names)  # type: ignore[misc]
+
+
+def changed(rng: Random, moves: Moves, steps: int) -> Moves:
+    """Some moves dropped, added, repeated elsewhere, or with another number."""
+    found = list(moves)
+    for _ in range(1 + rng.randrange(6)):
+        at = rng.randrange(len(found))
+        match rng.randrange(5):
+            case 0:
+                del found[at]
+            case 1:
+                found.insert(at, random_moves(rng, 1)[0])
+            case 2:
+                found.insert(rng.randrange(len(found)), found[at])
+            case _:
+                numbers = list(found[at][1:])
+                numbers[rng.randrange(3)] = rng.randrange(NUMBERS)
+                found[at] = (found[at][0], *numbers)  # type: ignore[assignment]
+        if len(found) < steps:
+            found.extend(random_moves(rng, steps - len(found)))
+    return tuple(found[:steps])
+
+
+def play(game: Game, moves: Sequence[Move]) -> Score:
+    """What a sequence of moves comes to."""
+    coalition = Coalition(game)
+    for move in moves:
+        coalition.play(move)
+    game.unwind()
+    return game.score()
+
+
+def shrink(new_game: NewGame, finding: Finding, budget: int = 400) -> Finding:
+    """The same finding with fewer moves, as far as `budget` plays go."""
+    best, size = finding, max(1, len(finding.moves) // 2)
+    while size and budget > 0:
+        at = 0
+        while at < len(best.moves) and budget > 0:
+            fewer = best.moves[:at] + best.moves[at + size :]
+            budget -= 1
+            score = play(new_game(), fewer)
+            if score.found:
+                best = replace(best, moves=fewer, score=score)
+            else:
+                at += size
+        size //= 2
+    return best
+
+
+def told(finding: Finding) -> str:
+    """A finding for people."""
+    lines = [f"  {name}({a}, {b}, {c})" for name, a, b, c in finding.moves]
+    score = finding.score
+    losses = ", ".join(f"{name} {loss:,}" for name, loss in score.losses.items() if loss > 0)
+    ends = [f"coalition's gain {score.gain:,} wei; losses: {losses or 'none'}", *score.broken]
+    return "\n".join([*lines, *("  => " + end for end in ends)])
