@@ -1,7 +1,8 @@
 """The compiled contracts as Python sees them: calls encoded, results and events decoded, by the checked-in artifacts.
 
 Names stay Solidity's here (`stakeForProvider`); arguments may be dataclasses or mappings where Solidity wants a struct;
-structs come back as `Record`, with attributes in Python's spelling (`unlock_epoch`).
+structs come back as `Record`, with attributes in Python's spelling (`unlock_epoch`). Strings need not be UTF-8 on the
+chain: one that is not, or that cannot be shown, comes back as `chain.text.Unreadable` and fails nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils import keccak, to_checksum_address
 
 from chain.errors import BadAnswer, InvalidArgument
+from chain.text import read_text
+
+LONG_TEXT = frozenset({"metadata", "metadataURI"})
+"""Strings that may have several lines; all others are ids, names and the like."""
 
 
 @functools.cache
@@ -64,6 +69,11 @@ class Param:
     parts: tuple[Param, ...] = ()
     indexed: bool = False
 
+    @property
+    def raw_type(self) -> str:
+        """The type to decode as: strings as bytes, which they are on the chain; `to_python` makes text of them."""
+        return self.type.replace("string", "bytes")
+
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Param:
         parts = tuple(cls.read(part) for part in entry.get("components", ()))
@@ -101,10 +111,10 @@ class Function:
     def decode(self, output: bytes) -> Any:
         """The result: nothing, one value, or a `Record` of several. Raises `BadAnswer`."""
         try:
-            values = abi.decode([param.type for param in self.outputs], output)
-        except (DecodingError, OverflowError, UnicodeDecodeError) as error:
+            values = abi.decode([param.raw_type for param in self.outputs], output)
+        except (DecodingError, OverflowError) as error:
             raise BadAnswer(f"the result of {self.name} does not decode: {error}") from error
-        plain = [_plain(param, value) for param, value in zip(self.outputs, values, strict=True)]
+        plain = [to_python(param, value) for param, value in zip(self.outputs, values, strict=True)]
         if not plain:
             return None
         if len(plain) == 1:
@@ -163,6 +173,18 @@ class Artifact:
             raise InvalidArgument(f"{self.name} has no function {name} with {count} arguments", argument="function")
         return found[0]
 
+    def read_call(self, data: bytes) -> tuple[str, Record]:
+        """The function that call data is for, and its arguments; ("", nothing) where it is none of ours."""
+        for function in (each for listed in self.functions.values() for each in listed):
+            if function.selector == data[:4]:
+                try:
+                    values = abi.decode([param.raw_type for param in function.inputs], data[4:])
+                except (DecodingError, OverflowError):
+                    break
+                named = enumerate(zip(function.inputs, values, strict=True))
+                return function.name, Record({_name(each, at): to_python(each, value) for at, (each, value) in named})
+        return "", Record({})
+
     def topic(self, event: str) -> bytes:
         """First topic of an event's logs. Raises `InvalidArgument`."""
         for topic, (name, _) in self.events.items():
@@ -195,7 +217,7 @@ class Artifact:
             values = dict(
                 zip(
                     [param.name for param in rest],
-                    abi.decode([param.type for param in rest], bytes.fromhex(log["data"][2:])),
+                    abi.decode([param.raw_type for param in rest], bytes.fromhex(log["data"][2:])),
                     strict=True,
                 )
             )
@@ -205,7 +227,7 @@ class Artifact:
                 values[param.name] = topic if whole else abi.decode([param.type], topic)[0]
         except (DecodingError, ValueError, OverflowError) as error:
             raise BadAnswer(f"a log of {name} does not decode: {error}") from error
-        plain = {_name(param, index): _plain(param, values[param.name]) for index, param in enumerate(params)}
+        plain = {_name(param, index): to_python(param, values[param.name]) for index, param in enumerate(params)}
         return Event(
             self.name,
             name,
@@ -301,17 +323,20 @@ def _flat(param: Param, value: Any) -> Any:
     )
 
 
-def _plain(param: Param, value: Any) -> Any:
+def to_python(param: Param, value: Any) -> Any:
+    """A value decoded as `param.raw_type`, as callers see it: text, `Record`s, checksummed addresses."""
     if param.type.endswith("]"):
         inner = Param(param.name, param.type[: param.type.rindex("[")], param.parts)
-        return [_plain(inner, each) for each in value]
+        return [to_python(inner, each) for each in value]
     if param.parts:
         return Record(
             {
-                _name(part, index): _plain(part, each)
+                _name(part, index): to_python(part, each)
                 for index, (part, each) in enumerate(zip(param.parts, value, strict=True))
             }
         )
     if param.type == "address":
         return str(to_checksum_address(value))
+    if param.type == "string":
+        return read_text(bytes(value), lines=param.name in LONG_TEXT)
     return bytes(value) if param.type.startswith("bytes") else value

@@ -31,7 +31,6 @@ ChainError
 
 from __future__ import annotations
 
-import typing
 from typing import Any, ClassVar
 
 
@@ -147,19 +146,19 @@ class JournalError(ChainError):
 class ContractError(ChainError):
     """A contract reverted.
 
-    A subclass is one custom error: its annotations, in order, are the error's arguments, as `Annotated[python type,
-    "solidity type"]`; its docstring, filled with them, is the message; `solidity_name` is for the rare class that
-    cannot bear the error's own name.
+    A subclass is one error that Solidity can raise: `parameters` are the names and Solidity types of its arguments, in
+    order; `message` is a format string over them. Arguments are given by position, and are attributes as well as in
+    `arguments`. `known` lists every subclass that revert data may name.
     """
 
     solidity_name: ClassVar[str] = ""
+    parameters: ClassVar[tuple[tuple[str, str], ...]] = ()
+    message: ClassVar[str] = ""
     known: ClassVar[list[type[ContractError]]] = []
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if not cls.solidity_name:
-            cls.solidity_name = cls.__name__
-        if cls.__annotations__ or cls.__module__.startswith("chain.contract_errors"):
+        if cls.solidity_name:
             ContractError.known.append(cls)
 
     def __init__(self, *arguments: Any) -> None:
@@ -177,10 +176,7 @@ class ContractError(ChainError):
     @classmethod
     def fields(cls) -> dict[str, str]:
         """Names of the arguments and their Solidity types, in order."""
-        hints = typing.get_type_hints(cls, include_extras=True)
-        return {
-            name: hint.__metadata__[0] for name, hint in hints.items() if typing.get_origin(hint) is typing.Annotated
-        }
+        return dict(cls.parameters)
 
     @classmethod
     def signature(cls) -> str:
@@ -198,22 +194,24 @@ class ContractError(ChainError):
         shown = {
             name: f"0x{value.hex()}" if isinstance(value, bytes) else value for name, value in self.arguments.items()
         }
-        says = (self.__doc__ or "").strip().splitlines()[0].rstrip(".").format(**shown)
-        return f"{says[:1].lower()}{says[1:]} ({self.solidity_name})"
+        return f"{self.message.format(**shown)} ({self.solidity_name})"
 
 
 class RevertedWithReason(ContractError):
-    """The contract refused: {reason}."""
+    """Solidity's Error(string): `reason` is what the contract said."""
 
     solidity_name = "Error"
-    reason: typing.Annotated[str, "string"]
+    parameters = (("reason", "string"),)
+    message = "the contract refused: {reason}"
+    reason: str
 
 
 class Panicked(ContractError):
-    """The contract failed with panic code {code}: {meaning}."""
+    """Solidity's Panic(uint256): the contract failed with `code`."""
 
     solidity_name = "Panic"
-    code: typing.Annotated[int, "uint256"]
+    parameters = (("code", "uint256"),)
+    code: int
     MEANINGS: ClassVar[dict[int, str]] = {
         0x01: "an assertion failed",
         0x11: "arithmetic overflow",

@@ -99,6 +99,10 @@ class Action:
     def __await__(self) -> Generator[Any, None, Result]:
         return self.execute().__await__()
 
+    async def prepared(self) -> Prepared:
+        """The call as it would be sent now."""
+        return await self._prepare()
+
     async def execute(self, *, key: str | None = None, timeout: float | None = None) -> Result:
         """Send it, after an approval where one is missing, and wait for the end.
 

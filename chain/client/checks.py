@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from chain.errors import InvalidArgument
+from chain.text import Unreadable, is_metadata, is_plain
 
 
 def check_id(identifier: str, argument: str = "id") -> str:
-    """An id of 1 to 64 bytes of UTF-8. Raises `InvalidArgument`."""
+    """An id of 1 to 64 bytes of UTF-8 that can be shown. Raises `InvalidArgument`."""
     try:
         length = len(identifier.encode())
     except UnicodeEncodeError:
         raise InvalidArgument("an id is text", argument=argument) from None
     if not 1 <= length <= 64:
         raise InvalidArgument(f"an id has 1 to 64 bytes, this one {length}", argument=argument)
+    if isinstance(identifier, Unreadable) or not is_plain(identifier):
+        raise InvalidArgument("an id has no control or invisible characters", argument=argument)
     return identifier
 
 
@@ -24,6 +27,21 @@ def check_metadata(metadata: str, argument: str = "metadata") -> str:
         raise InvalidArgument("metadata is text", argument=argument) from None
     if length > 1024:
         raise InvalidArgument(f"metadata has at most 1024 bytes, this {length}", argument=argument)
+    if isinstance(metadata, Unreadable) or not is_plain(metadata, lines=True):
+        raise InvalidArgument("metadata has no control or invisible characters", argument=argument)
+    return metadata
+
+
+def check_provider_metadata(metadata: str) -> str:
+    """Nothing, JSON with a `url` and perhaps a `name`, or a bare address, at most 1024 bytes. Raises `InvalidArgument`.
+
+    Peers find a provider by its url only: `chain.text.metadata_hint` says where that is missing.
+    """
+    check_metadata(metadata)
+    if not is_metadata(metadata):
+        raise InvalidArgument(
+            'a provider\'s metadata is JSON with a url, and perhaps a name: {"url": "https://…"}', argument="metadata"
+        )
     return metadata
 
 

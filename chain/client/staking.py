@@ -9,10 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from chain import abi
-from chain.client.calls.gateways import Escrow, Gateways
-from chain.client.calls.network import Epochs, Models, Rewards, Token
+from chain.client.calls.conduct import Disputes, Slashing
+from chain.client.calls.escrow import Escrow
+from chain.client.calls.gateways import Gateways
+from chain.client.calls.models import Models
+from chain.client.calls.network import Epochs, Rewards, Token
+from chain.client.calls.owner import Owner
 from chain.client.calls.providers import Providers
-from chain.client.calls.settlement import Disputes, Settlement, Slashing
+from chain.client.calls.settlement import Settlement
 from chain.client.core import Core
 from chain.client.journal import Journal
 from chain.client.lifecycle import Policy
@@ -77,6 +81,7 @@ class StakingClient:
         self.slashing = Slashing(self._core)
         self.disputes = Disputes(self._core)
         self.rewards = Rewards(self._core)
+        self.owner = Owner(self._core)
 
     async def __aenter__(self) -> StakingClient:
         async with AsyncExitStack() as stack:

@@ -23,6 +23,7 @@ from chain.errors import ChainConfigError
 T = TypeVar("T")
 PARTS = (
     "token", "epochs", "models", "providers", "gateways", "escrow", "settlement", "slashing", "disputes", "rewards",
+    "owner",
 )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from chain.abi import Param, to_python
 from chain.errors import ContractError, Panicked, RevertedWithReason, UnknownRevert
+from chain.text import read_text
 
 MAX_DEPTH = 8
 MAX_DATA = 64 * 1024
@@ -25,7 +26,7 @@ def by_selector() -> dict[bytes, type[ContractError]]:
     """Every error class by its selector."""
     import chain.contract_errors  # registers the classes  # noqa: F401
 
-    return {cls.selector(): cls for cls in ContractError.known if cls is not UnknownRevert}
+    return {cls.selector(): cls for cls in ContractError.known}
 
 
 def decode_revert(data: bytes, depth: int = 0) -> ContractError:
@@ -41,31 +42,19 @@ def decode_revert(data: bytes, depth: int = 0) -> ContractError:
     cls = by_selector().get(data[:4])
     if len(data) > MAX_DATA or cls is None:
         return UnknownRevert(data[:MAX_DATA])
-    # A string is read as bytes: it may be another error's, and need not be UTF-8.
-    kinds = ["bytes"] if cls is RevertedWithReason else list(cls.fields().values())
+    params = [Param(name, kind) for name, kind in cls.parameters]
     try:
-        values = abi.decode(kinds, data[4:])
-    except (DecodingError, OverflowError, UnicodeDecodeError):
+        values = abi.decode([param.raw_type for param in params], data[4:])
+    except (DecodingError, OverflowError):
         return UnknownRevert(data)
-    arguments = [_plain(kind, value) for kind, value in zip(kinds, values, strict=True)]
     if cls is not RevertedWithReason:
-        return cls(*arguments)
-    reason = arguments[0]
+        return cls(*(to_python(param, value) for param, value in zip(params, values, strict=True)))
+    reason = bytes(values[0])
     if depth < MAX_DEPTH and reason[:4] in by_selector():
         inner = decode_revert(reason, depth + 1)
         if not isinstance(inner, UnknownRevert):
             return inner
-    return RevertedWithReason(reason.decode("utf-8", "replace"))
-
-
-def _plain(kind: str, value: Any) -> Any:
-    if kind == "address":
-        from eth_utils import to_checksum_address
-
-        return str(to_checksum_address(value))
-    if kind.startswith("bytes"):
-        return bytes(value)
-    return value
+    return RevertedWithReason(read_text(reason))
 
 
 def revert_data(error: object) -> bytes | None:

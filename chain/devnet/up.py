@@ -90,7 +90,8 @@ async def _ready(rpc: Caller, folder: Path | None, parameters: Parameters | None
             raise DevnetError(f"{path} does not belong to the chain beside it: remove one of them")
         return known
     try:
-        deployment = await bootstrap(rpc, faucets(), parameters or Parameters())
+        # On a development chain the owner acts at once, unless a delay is asked for.
+        deployment = await bootstrap(rpc, faucets(), parameters or Parameters(timelock_delay=0))
     except RpcRefused as error:
         raise DevnetError(f"the contracts cannot be deployed: {error}") from error
     if path is not None:

@@ -74,7 +74,7 @@ async def show_(session: Session, leaves: LeavesFile) -> None:
     tree = found.tree()
     async with session.reading() as client:
         posted = await client.settlement.checkpoint(found.gateway, found.model_id, found.epoch)
-    state = ("not posted", "posted", "voided")[posted.status]
+    state = "posted" if posted.status else "not posted"
     same = posted.root == tree.root and posted.total_units == tree.total_units
     value = {
         "gateway": found.gateway,

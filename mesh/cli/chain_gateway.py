@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -22,9 +21,9 @@ from mesh.cli.chain_session import (
     show,
     yes,
 )
-from mesh.cli.console import out
+from mesh.cli.console import err, print_json
 
-app = chain_group("Register, stake, wind down, claim and unstake as a gateway.")
+app = chain_group("Register, stake, guarantee lines to providers, claim, wind down and unstake as a gateway.")
 
 
 @chain_command(app, "register", sends=True)
@@ -42,6 +41,10 @@ async def register(
             await session.send(client.gateways.register(identifier, metadata))
         else:
             amount = read_amount(stake, name="--stake")
+            sent = await client.gateways.sent_to()
+            if sent:
+                taken = format_func(min(sent, amount))
+                err.print(f"{taken} FUNC are taken from what you had transferred to the GatewayRegistry")
             await session.send(client.gateways.register_and_stake(identifier, metadata, amount))
 
 
@@ -70,7 +73,7 @@ async def restart(session: Session, identifier: GatewayId) -> None:
 
 @chain_command(app, "unstake", sends=True)
 async def unstake(session: Session, identifier: GatewayId) -> None:
-    """Take the stake back after wind-down and lock (unstakeForGateway)."""
+    """Take the stake back after wind-down and lock, with all lines released and no debt (unstakeForGateway)."""
     async with session.signing() as client:
         await session.send(client.gateways.unstake_for_gateway(identifier))
 
@@ -100,7 +103,7 @@ async def claim(session: Session, identifier: GatewayId, first: FromEpoch = 1, l
 
 @chain_command(app, "status")
 async def status(session: Session, identifier: GatewayId) -> None:
-    """Show a gateway: active or not and why, its stake, its lock and wind-down, its credit and rewards."""
+    """Show a gateway: active and eligible or not, and why; its stake, lines, credit, debt and rewards."""
     async with session.reading() as client:
         found = await client.gateways.status(identifier)
         clock = await client.epochs.status()
@@ -108,7 +111,7 @@ async def status(session: Session, identifier: GatewayId) -> None:
         rewards = await client.gateways.view_rewards(identifier, max(1, end - 511), end) if end else 0
     if session.as_json:
         value = {field: getattr(found, field) for field in found.__dataclass_fields__}
-        out.print_json(json.dumps({**value, "epoch": clock.epoch, "rewards": rewards}))
+        print_json({**value, "epoch": clock.epoch, "rewards": rewards})
         return
     winding = "no" if not found.wind_down_end else f"until epoch {found.wind_down_end}"
     lock = "none" if not found.unlock_epoch else f"until epoch {found.unlock_epoch}"
@@ -122,15 +125,20 @@ async def status(session: Session, identifier: GatewayId) -> None:
                 ("  not deactivated", yes(not found.deactivated)),
                 ("  not overdrawn", yes(not found.overdrawn)),
                 ("  whitelisted", yes(found.whitelisted)),
+                ("eligible for work", yes(found.eligible)),
+                ("  staked enough", yes(found.effective_stake >= found.min_stake)),
+                ("  not winding down", yes(not found.wind_down_end)),
                 ("  not jailed", yes(found.jailed_until < clock.epoch)),
                 ("stake", f"{format_func(found.stake)} FUNC"),
+                ("in lines to providers", f"{format_func(found.reserved)} FUNC (`mesh gateway-stake lines`)"),
                 (
                     "effective stake",
                     f"{format_func(found.effective_stake)} FUNC (at least {format_func(found.min_stake)})",
                 ),
                 ("lock", f"{lock} (now {clock.epoch})"),
                 ("winding down", winding),
-                ("credit", f"{format_func(found.credit)} FUNC"),
+                ("credit", f"{format_func(found.credit)} FUNC, {format_func(found.credit_thawing)} of it thawing"),
+                ("debt to providers", f"{format_func(found.debt)} FUNC"),
                 ("claimable", f"{format_func(rewards)} FUNC through epoch {end}"),
                 ("owner", found.owner),
                 ("signer", found.signer),

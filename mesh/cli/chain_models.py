@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +12,10 @@ from rich.table import Table
 from chain.errors import InvalidArgument
 from chain.units import format_func
 from mesh.cli.chain_session import Session, chain_command, chain_group, pairs, plain, read_amount, show, yes
-from mesh.cli.console import out
+from mesh.cli.console import out, print_json, safe
 
 if TYPE_CHECKING:
-    from chain.client.calls.network import ModelInfo
+    from chain.client.calls.models import ModelInfo
 
 app = chain_group("Publish, find and rate models.")
 ModelId = Annotated[int, typer.Argument(metavar="MODEL", min=1, help="The model's number.")]
@@ -65,19 +64,20 @@ async def publish(
 
 @chain_command(app, "list")
 async def list_(session: Session) -> None:
-    """List models: the best rated first, then the most used."""
+    """List models: the best rated first, then those for which most was burned."""
+    from chain.client.calls.models import ranked
+
     async with session.reading() as client:
-        models = await client.models.list()
-    models.sort(key=lambda model: (-(model.rating or 0), -model.units, model.model_id))
-    table = Table("model", "name", "enabled", "price/token", "royalty", "stake", "rating", "units", "fees")
+        models = ranked(await client.models.list())
+    table = Table("model", "name", "enabled", "price/token", "royalty", "stake", "rating", "units", "fees", "burned")
     for model in models:
         table.add_row(
-            str(model.model_id), model.name.replace("[", "\\["), yes(model.enabled), format_func(model.price_per_token),
+            str(model.model_id), safe(model.name), yes(model.enabled), format_func(model.price_per_token),
             f"{model.royalty_bps / 100:g}%", format_func(model.model_stake_amount), _rating(model),
-            f"{model.units:,}", format_func(model.fees, decimals=4),
+            f"{model.units:,}", format_func(model.fees, decimals=4), format_func(model.burned, decimals=4),
         )  # fmt: skip
     if session.as_json:
-        out.print_json(json.dumps({"models": plain(models)}))
+        print_json({"models": plain(models)})
     else:
         out.print(table if models else "nobody has published a model yet: `mesh model publish …`")
 
@@ -103,6 +103,7 @@ async def show_(session: Session, model: ModelId) -> None:
                 ("manifest", "0x" + found.manifest_hash.hex()),
                 ("about", found.metadata_uri),
                 ("use", f"{found.units:,} units in {found.epochs_used} epochs, {format_func(found.fees)} FUNC"),
+                ("burned for good", f"{format_func(found.burned)} FUNC"),
                 ("rating", _rating(found)),
             ],
         ),
@@ -114,17 +115,11 @@ async def rate(
     session: Session,
     model: ModelId,
     score: Annotated[int, typer.Argument(min=1, max=5, help="1 (bad) to 5 (good).")],
-    provider: Annotated[str | None, typer.Option("--provider", help="Rate with the stake of this provider.")] = None,
-    gateway: Annotated[str | None, typer.Option("--gateway", help="Rate with the stake of this gateway.")] = None,
+    gateway: Annotated[str, typer.Option("--gateway", help="Your gateway that has used the model.")],
 ) -> None:
-    """Rate a model; the stake of a provider or gateway of yours is the weight."""
-    from chain.client.calls.network import RaterKind
-
-    if (provider is None) == (gateway is None):
-        raise typer.BadParameter("give either --provider or --gateway")
-    kind = RaterKind.PROVIDER if provider is not None else RaterKind.GATEWAY
+    """Rate a model as a gateway of yours; its stake is the weight, at most what its fees burned for the model."""
     async with session.signing() as client:
-        await session.send(client.models.rate_model(model, kind, provider or gateway or "", score))
+        await session.send(client.models.rate_model(model, gateway, score))
 
 
 @chain_command(app, "enable", sends=True)
@@ -145,7 +140,7 @@ async def disable(session: Session, model: ModelId) -> None:
 async def price(
     session: Session, model: ModelId, price: Annotated[str, typer.Argument(help="FUNC for one weighted token.")]
 ) -> None:
-    """Set a model's price from the next epoch on."""
+    """Set a model's price from the epoch after the next on."""
     async with session.signing() as client:
         await session.send(client.models.update_price(model, read_amount(price, allow_zero=True)))
 

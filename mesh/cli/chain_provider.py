@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from chain.units import format_func
 from mesh.cli.chain_session import (
+    Consent,
     FromEpoch,
     ProviderId,
     Session,
@@ -17,12 +17,13 @@ from mesh.cli.chain_session import (
     chain_group,
     last_claimable,
     pairs,
+    read_consent,
     result_json,
     show,
     show_result,
     yes,
 )
-from mesh.cli.console import out
+from mesh.cli.console import err, out, print_json, safe
 
 app = chain_group("Register, stake, claim and unstake as a compute provider.")
 
@@ -35,7 +36,8 @@ async def register(
     url: Annotated[str | None, typer.Option("--url", help="Where your node is reached.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A name for people.")] = None,
     metadata: Annotated[
-        str | None, typer.Option("--metadata", help="Instead of --url and --name: JSON with a `url` field.")
+        str | None,
+        typer.Option("--metadata", help="Instead of --url and --name: JSON with a `url` field, or a bare address."),
     ] = None,
     stake: Annotated[bool, typer.Option("--stake", help="Stake what the model asks in the same transaction.")] = False,
 ) -> None:
@@ -45,6 +47,7 @@ async def register(
     if (url is None) == (metadata is None):
         raise typer.BadParameter("give either --url or --metadata")
     text = metadata if metadata is not None else provider_metadata(url or "", name)
+    _hint(text)
     async with session.signing() as client:
         call = client.providers.register_and_stake if stake else client.providers.register
         await session.send(call(identifier, model, text))
@@ -94,27 +97,92 @@ async def claim(
         if identifier is not None:
             await session.send(client.providers.claim_rewards(identifier, begin, end))
             return
-        for owned in await client.providers.owned():
-            await client.core.pool((await client.providers.status(owned)).model_id)
-        action = client.providers.claim_rewards_cluster(begin, end)
+        actions = await client.providers.cluster_claims(begin, end)
         if session.dry_run:
-            await session.send(action)
+            for action in actions:
+                await session.send(action)
             return
-        result = await action.execute(key=session.key)
-        cluster = client.providers.cluster_claim(result)
+        # One transaction, or as many as the gas of a block asks for.
+        keys = [session.key and (session.key if not at else f"{session.key} {at + 1}") for at in range(len(actions))]
+        results = [await action.execute(key=key) for action, key in zip(actions, keys, strict=True)]
+        cluster = client.providers.cluster_claim(*results)
     failed = {identifier: str(error) for identifier, error in cluster.failed.items()}
     if session.as_json:
-        out.print_json(json.dumps({**result_json(result), "amount_wei": cluster.amount, "failed": failed}))
+        sent = [result_json(result) for result in results]
+        events = [event for each in sent for event in each["events"]]
+        print_json({**sent[-1], "events": events, "calls": sent, "amount_wei": cluster.amount, "failed": failed})
         return
-    show_result(result)
-    out.print(f"claimed {format_func(cluster.amount)} FUNC")
+    for result in results:
+        show_result(result)
+    out.print(f"claimed {format_func(cluster.amount)} FUNC in {len(results)} calls")
     for failing, why in failed.items():
-        out.print(f"  {failing} got nothing: {why}", markup=False)
+        out.print(f"  {safe(failing)} got nothing: {safe(why)}")
+
+
+@chain_command(app, "update", sends=True)
+async def update(
+    session: Session,
+    identifier: ProviderId,
+    metadata: Annotated[str, typer.Argument(help="JSON with a `url` field.")],
+) -> None:
+    """Change a provider's metadata: where its node is reached (updateMetadata)."""
+    _hint(metadata)
+    async with session.signing() as client:
+        await session.send(client.providers.update_metadata(identifier, metadata))
+
+
+@chain_command(app, "collect-debt", sends=True)
+async def collect_debt(
+    session: Session,
+    identifier: ProviderId,
+    gateway: Annotated[str, typer.Argument(metavar="GATEWAY", help="Id of the gateway that owes.")],
+    epoch: Annotated[int, typer.Option("--epoch", min=1, help="Epoch of the work.")],
+) -> None:
+    """Collect what a gateway owes a provider for an epoch, from the money that it has by now (collectDebt)."""
+    async with session.signing() as client:
+        await session.send(client.settlement.collect_debt(gateway, identifier, epoch))
+
+
+@chain_command(app, "set-signer", sends=True)
+async def set_signer(
+    session: Session,
+    identifier: ProviderId,
+    signer: Annotated[str, typer.Argument(help="Address that signs receipts.")],
+    consent: Consent = "",
+) -> None:
+    """Let another key sign for a provider from the next epoch on. It has to consent: see `consent`."""
+    async with session.signing() as client:
+        await session.send(client.providers.set_signer(identifier, signer, read_consent(consent)))
+
+
+@chain_command(app, "consent", sends=True)
+async def consent_(
+    session: Session,
+    identifier: ProviderId,
+    owner: Annotated[str, typer.Option("--owner", help="Address that owns the provider.")],
+) -> None:
+    """Sign, with the signer's wallet, that it agrees to sign for a provider; nothing is sent."""
+    async with session.signing() as client:
+        signature = "0x" + client.providers.sign_consent(identifier, owner).hex()
+        if session.as_json:
+            print_json({"signer": client.address, "consent": signature})
+        else:
+            out.print(f"the owner gives this to `mesh provider set-signer … {client.address} --consent`:")
+            out.print(signature)
+
+
+def _hint(metadata: str) -> None:
+    """Say where metadata that is allowed does not let peers find the node."""
+    from chain.text import metadata_hint
+
+    hint = metadata_hint(metadata)
+    if hint is not None:
+        err.print(f"[yellow]note:[/] {safe(hint)}")
 
 
 @chain_command(app, "status")
 async def status(session: Session, identifier: ProviderId) -> None:
-    """Show a provider: active or not and why, its stake, its lock, its rewards."""
+    """Show a provider: active and eligible or not, and why; its stake, its lock, its rewards."""
     async with session.reading() as client:
         found = await client.providers.status(identifier)
         clock = await client.epochs.status()
@@ -124,7 +192,7 @@ async def status(session: Session, identifier: ProviderId) -> None:
     lock = "none" if not found.unlock_epoch else f"until epoch {found.unlock_epoch}"
     if session.as_json:
         value = {field: getattr(found, field) for field in found.__dataclass_fields__}
-        out.print_json(json.dumps({**value, "epoch": clock.epoch, "model_enabled": model.enabled, "rewards": rewards}))
+        print_json({**value, "epoch": clock.epoch, "model_enabled": model.enabled, "rewards": rewards})
         return
     show(
         session,
@@ -137,6 +205,7 @@ async def status(session: Session, identifier: ProviderId) -> None:
                 ("  staked enough", yes(found.stake >= found.needed_stake)),
                 ("  whitelisted", yes(found.whitelisted)),
                 ("  model enabled", yes(model.enabled)),
+                ("eligible for work", yes(found.eligible)),
                 ("  not jailed", yes(found.jailed_until < clock.epoch)),
                 ("model", f"{found.model_id} ({model.name})"),
                 ("stake", f"{format_func(found.stake)} of {format_func(found.needed_stake)} FUNC"),

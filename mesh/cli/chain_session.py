@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from chain.errors import ChainConfigError, InvalidArgument
 from chain.units import format_func, parse_func
-from mesh.cli.console import err, out, run, set_up_logging
+from mesh.cli.console import err, out, print_json, run, safe, set_up_logging
 from mesh.cli.identities import data_folder
 from mesh.cli.options import AsJson, LogLevel
 
@@ -61,6 +61,9 @@ Key = Annotated[
 Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="FUNC, as 12 or 0.5; or with a unit, as 250wei.")]
 ProviderId = Annotated[str, typer.Argument(metavar="ID", help="The provider's id (1 to 64 bytes).")]
 GatewayId = Annotated[str, typer.Argument(metavar="ID", help="The gateway's id (1 to 64 bytes).")]
+Consent = Annotated[
+    str, typer.Option("--consent", help="What the signer's own `… consent` printed; not needed for your own address.")
+]
 FromEpoch = Annotated[int, typer.Option("--from", min=1, help="First epoch.")]
 ToEpoch = Annotated[int | None, typer.Option("--to", min=1, help="Last epoch.", show_default="the last claimable")]
 
@@ -126,7 +129,7 @@ class Session:
             return None
         result = await action.execute(key=self.key)
         if self.as_json:
-            out.print_json(json.dumps(result_json(result)))
+            print_json(result_json(result))
         else:
             show_result(result)
         return result
@@ -219,6 +222,14 @@ def read_amount(text: str, *, allow_zero: bool = False, name: str = "AMOUNT") ->
         raise typer.BadParameter(str(error), param_hint=name) from error
 
 
+def read_consent(text: str) -> bytes:
+    """The signature that `consent` printed, or nothing. Raises `typer.BadParameter`."""
+    digits = text.strip().removeprefix("0x")
+    if digits and not re.fullmatch(r"[0-9a-fA-F]{130}", digits):
+        raise typer.BadParameter("a consent is 0x and 130 hex digits, as `… consent` prints it", param_hint="--consent")
+    return bytes.fromhex(digits)
+
+
 async def last_claimable(client: StakingClient, last: int | None) -> int:
     """`last`, or the last epoch that may be claimed now. Raises `ChainConfigError` if none may."""
     if last is not None:
@@ -235,7 +246,7 @@ async def last_claimable(client: StakingClient, last: int | None) -> int:
 def show(session: Session, value: Any, table: Table) -> None:
     """The value as JSON (amounts stay integers of wei) or as a table."""
     if session.as_json:
-        out.print_json(json.dumps(plain(value)))
+        print_json(plain(value))
     else:
         out.print(table)
 
@@ -254,10 +265,10 @@ def plain(value: Any) -> Any:
 
 
 def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    """A table of names and values."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    """A table of names and values, which may be strangers' text."""
+    table = Table(title=safe(title), title_justify="left", show_header=False)
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(safe(name), safe(value))
     return table
 
 
@@ -288,7 +299,7 @@ def show_result(result: Result) -> None:
     table = Table("event", "", title_justify="left")
     for event in result.events:
         if event.name not in ("Transfer", "Approval"):
-            values = ", ".join(f"{name} {_short(name, value)}" for name, value in event.arguments.items())
+            values = ", ".join(f"{safe(name)} {_short(name, value)}" for name, value in event.arguments.items())
             table.add_row(event.name, values)
     if table.row_count:
         out.print(table)
@@ -298,9 +309,7 @@ def show_dry_run(session: Session, dry: DryRun) -> None:
     """What an action would cost; `cost` is in the chain's own coin, in which gas is paid."""
     if session.as_json:
         steps = [{"call": label, "gas": quote.gas if quote else None} for label, quote in dry.steps]
-        out.print_json(
-            json.dumps({"dry_run": True, "steps": steps, "gas": dry.gas, "cost_wei": dry.cost, "exact": dry.exact})
-        )
+        print_json({"dry_run": True, "steps": steps, "gas": dry.gas, "cost_wei": dry.cost, "exact": dry.exact})
         return
     table = Table("would send", "gas", "cost (ETH)", title="dry run: nothing was sent", title_justify="left")
     for label, quote in dry.steps:
@@ -331,4 +340,4 @@ def _short(name: str, value: Any) -> str:
         return f"{format_func(value)} FUNC"
     if isinstance(value, bytes):
         return f"0x{value.hex()[:8]}…"
-    return str(value).replace("[", "\\[")
+    return safe(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from mesh.cli.chain_session import (
     pairs,
     read_amount,
 )
-from mesh.cli.console import emit, err, out, run, set_up_logging
+from mesh.cli.console import emit, err, out, print_json, run, set_up_logging
 from mesh.cli.options import AsJson, LogLevel
 
 app = chain_group("Run a development chain, and look at the schedules of emission.")
@@ -42,6 +41,16 @@ def up(
         float, typer.Option("--block-time", min=0, help="Seconds between blocks; 0 mines each transaction at once.")
     ] = 0,
     epoch_length: Annotated[int, typer.Option("--epoch-length", min=2, help="Blocks in an epoch.")] = 10,
+    timelock: Annotated[
+        int,
+        typer.Option(
+            "--timelock",
+            min=0,
+            max=30 * 86_400,
+            help="Seconds that everything the contracts' owner does is announced "
+            "before it takes effect. 0 is for development: the owner acts at once.",
+        ),
+    ] = 0,
     deployment: Annotated[
         Path | None, typer.Option("--deployment", envvar="MESH_DEPLOYMENT", help="Deployment file to write.")
     ] = None,
@@ -54,8 +63,11 @@ def up(
     options: dict[str, Any] = {"folder": folder, "host": host, "port": port, "chain_id": chain_id}
     if host not in LOOPBACK:
         err.print(f"[yellow]warning:[/] everybody who reaches {host} can use this chain's well-known keys")
+    from chain.deploy import Parameters
+
+    options["parameters"] = Parameters(epoch_length=epoch_length, timelock_delay=timelock)
     run(
-        _up(use_anvil or anvil_path is not None, anvil_path, options, block_time, epoch_length, deployment, as_json),
+        _up(use_anvil or anvil_path is not None, anvil_path, options, block_time, deployment, as_json),
         ends_on_signal=True,
     )
 
@@ -65,15 +77,13 @@ async def _up(
     anvil_path: Path | None,
     options: dict[str, Any],
     block_time: float,
-    epoch_length: int,
     deployment: Path | None,
     as_json: bool,
 ) -> None:
-    from chain.deploy import Parameters
     from chain.devnet.accounts import faucets
     from chain.devnet.up import anvil, embedded
 
-    options |= {"parameters": Parameters(epoch_length=epoch_length), "block_seconds": block_time}
+    options["block_seconds"] = block_time
     if use_anvil:
         from chain.devnet.anvil import find_anvil
 
@@ -91,11 +101,14 @@ async def _up(
                 kind=net.kind,
                 chain_id=net.deployment.chain_id,
                 deployment=str(path),
+                timelock=options["parameters"].timelock_delay,
                 contracts=dict(net.deployment.contracts),
                 accounts=[account.address for account in accounts],
             )
         else:
             rows = [("endpoint", net.url), ("chain id", str(net.deployment.chain_id)), ("deployment", str(path))]
+            delay = options["parameters"].timelock_delay
+            rows += [("owner's delay", f"{delay} s" if delay else "none: account 0 acts at once (--timelock)")]
             rows += [(f"account {index}", account.address) for index, account in enumerate(accounts)]
             out.print(pairs(f"development chain ({net.kind})", rows))
             out.print("use an account with `mesh wallet import --devnet-account 1`; Ctrl-C ends the chain")
@@ -129,7 +142,7 @@ async def fund(
         balances = {"address": to, "func_wei": await client.token.balance(to)}
         balances["native_wei"] = await client.core.native_balance(to)
     if session.as_json:
-        out.print_json(json.dumps(balances))
+        print_json(balances)
     else:
         out.print(f"{to} got {func} FUNC and {native} for gas")
 
@@ -149,7 +162,7 @@ async def mine(
         await client.core.rpc.call("anvil_mine", hex(blocks))
         status = await client.epochs.status()
     if session.as_json:
-        out.print_json(json.dumps({"mined": blocks, "block": status.block, "epoch": status.epoch}))
+        print_json({"mined": blocks, "block": status.block, "epoch": status.epoch})
     else:
         out.print(f"mined {blocks} blocks: block {status.block}, epoch {status.epoch}")
 
@@ -175,7 +188,7 @@ def curves(
             raise ChainConfigError(f"cannot write {svg}: {error.strerror or error}") from error
     if as_json:
         rows = [{"month": a, "node_wei": node[a], "task_wei": task[a]} for a in range(months + 1)]
-        out.print_json(json.dumps({"total_wei": MINING_TOTAL, "months": rows}))
+        print_json({"total_wei": MINING_TOTAL, "months": rows})
         return
     for line in _drawing(node, task, MINING_TOTAL):
         out.print(line, markup=False)

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from chain.errors import ChainError
@@ -69,7 +70,7 @@ def settled_on(read: Callable[[], T]) -> T:
 def fail(error: BaseException) -> typer.Exit:
     """Say what went wrong in one line."""
     message = str(error) or type(error).__name__
-    err.print(f"[bold red]error:[/] {_escape(message)}")
+    err.print(f"[bold red]error:[/] {safe(message, lines=True)}")
     return typer.Exit(EXIT_ERROR)
 
 
@@ -163,5 +164,15 @@ class ProgressBars:
         self._tasks.clear()
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+def safe(text: str, *, lines: bool = False) -> str:
+    """Text of strangers for `out.print` and tables: no markup, and what cannot be seen or moves the cursor escaped.
+
+    With `lines`, line ends stay.
+    """
+    shown = "".join(each if each.isprintable() or (lines and each == "\n") else repr(each)[1:-1] for each in str(text))
+    return escape(shown)
+
+
+def print_json(value: Any) -> None:
+    """A value as JSON on stdout, in ASCII: nothing in it can command a terminal."""
+    out.print_json(json.dumps(value), ensure_ascii=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,7 @@ from rich.table import Table
 from chain.errors import ChainConfigError, ContractError
 from chain.units import format_func
 from mesh.cli.chain_session import Session, chain_command, chain_folder
-from mesh.cli.console import err, out
+from mesh.cli.console import err, out, print_json, safe
 from mesh.payment.settlement.earnings import (
     Compensated,
     Earning,
@@ -79,15 +78,16 @@ async def earnings(
             raise ChainConfigError("nothing was earned yet: there is nothing to plot")
         _write(plot, as_plot(rows))
     if session.as_json:
-        out.print_json(json.dumps({"address": owner, "epoch": status.epoch, "earnings": as_rows(rows)}))
+        print_json({"address": owner, "epoch": status.epoch, "earnings": as_rows(rows)})
     else:
         _show(owner, status.epoch, rows)
 
 
 async def _providers(client: StakingClient, owner: str, first: int, since: int, folder: Path) -> list[Earning]:
     from chain.primitives import key_of
+    from chain.text import Unreadable
 
-    ids: list[str] = list(await client.core.view("ProviderRegistry", "providersOf", owner))
+    ids = [each for each in await client.providers.owned(owner) if not isinstance(each, Unreadable)]
     recorded: list[Recorded] = []
     compensated: list[Compensated] = []
     unclaimed: dict[tuple[str, int], int] = {}
@@ -121,7 +121,7 @@ async def _pending(client: StakingClient, ids: set[str], folder: Path) -> list[P
         gateway, provider = key_of(slot.pair.gateway), key_of(slot.pair.provider)
         answers = await client.core.try_views(
             [
-                ("Settlement", "isProven", (gateway, provider, slot.epoch)),
+                ("Settlement", "provenUnits", (gateway, provider, slot.epoch)),
                 ("Settlement", "compensatedUnits", (gateway, provider, slot.epoch)),
                 ("ModelRegistry", "feeFor", (slot.pair.model_id, slot.epoch, slot.voucher_units)),
             ]
@@ -129,8 +129,8 @@ async def _pending(client: StakingClient, ids: set[str], folder: Path) -> list[P
         if any(isinstance(each, Exception) for each in answers):
             continue  # of another chain
         proven, compensated, fee = answers
-        units = slot.voucher_units - compensated
-        if not proven and units > 0:
+        units = slot.voucher_units - compensated - proven
+        if units > 0:
             part = fee * units // slot.voucher_units
             found.append(Pending(slot.pair.provider, slot.pair.model_id, slot.epoch, units, part))
     return found
@@ -164,10 +164,10 @@ async def _gateway(
     try:
         found = await client.gateways.status(gateway)
     except ContractError as error:
-        err.print(f"[yellow]warning:[/] gateway {gateway}: {error}")
+        err.print(f"[yellow]warning:[/] gateway {safe(gateway)}: {safe(str(error))}")
         return []
     if found.owner != owner:
-        err.print(f"[yellow]warning:[/] gateway {gateway} belongs to {found.owner}")
+        err.print(f"[yellow]warning:[/] gateway {safe(gateway)} belongs to {found.owner}")
         return []
     shares: dict[int, int] = {}
     units: dict[int, int] = {}
@@ -217,7 +217,7 @@ def _show(owner: str, epoch: int, rows: Sequence[Earning]) -> None:
         amounts = (row.earned, row.claimed, row.claimable, row.pending, row.compensated)
         shown = [format_func(each) if each else "" for each in amounts]
         model = str(row.model_id) if row.model_id else "all"
-        table.add_row(str(row.epoch), f"{row.role} {row.id}".replace("[", "\\["), model, f"{row.units:,}", *shown)
+        table.add_row(str(row.epoch), safe(f"{row.role} {row.id}"), model, f"{row.units:,}", *shown)
     sums = [
         sum(getattr(row, name) for row in rows) for name in ("earned", "claimed", "claimable", "pending", "compensated")
     ]

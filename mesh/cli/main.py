@@ -9,8 +9,9 @@ import typer
 from mesh.cli import (
     chain_epoch,
     chain_escrow,
-    chain_gateway,
+    chain_lines,
     chain_models,
+    chain_owner,
     chain_provider,
     chain_up,
     chain_wallet,
@@ -41,10 +42,11 @@ app.add_typer(chain_up.app, name="chain")
 app.add_typer(chain_wallet.app, name="wallet")
 app.add_typer(chain_models.app, name="model")
 app.add_typer(chain_provider.app, name="provider")
-app.add_typer(chain_gateway.app, name="gateway-stake")
+app.add_typer(chain_lines.app, name="gateway-stake")
 app.add_typer(chain_epoch.app, name="epoch")
 app.add_typer(chain_epoch.checkpoints, name="checkpoint")
 app.add_typer(chain_escrow.app, name="escrow")
+app.add_typer(chain_owner.app, name="owner")
 app.add_typer(key_app, name="key")
 
 

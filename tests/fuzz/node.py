@@ -24,7 +24,6 @@ from chain.errors import (
     ContractError,
     InvalidArgument,
     RateLimited,
-    UnknownRevert,
     WalletError,
     WrongPassword,
 )
@@ -165,9 +164,8 @@ def _logged(data: bytes) -> Any:
 def _reverts() -> list[bytes]:
     examples = []
     for cls in sorted(ContractError.known, key=lambda cls: cls.__name__):
-        if cls is not UnknownRevert:
-            kinds = list(cls.fields().values())
-            examples.append(cls.selector() + eth_abi.encode(kinds, [_example(kind) for kind in kinds]))
+        kinds = list(cls.fields().values())
+        examples.append(cls.selector() + eth_abi.encode(kinds, [_example(kind) for kind in kinds]))
     inner = bytes.fromhex("08c379a0") + eth_abi.encode(["bytes"], [examples[0]])
     return [*examples, bytes.fromhex("08c379a0") + eth_abi.encode(["bytes"], [inner])]
 

@@ -1,50 +1,66 @@
-"""Gateways and developers: `client.gateways` (GatewayRegistry, GatewayStaking) and `client.escrow` (Escrow)."""
+"""Gateways, their stake and the lines in it: `client.gateways` (GatewayRegistry, GatewayStaking)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chain.client.actions import Action, Spend
+from chain.client.actions import Action, Prepared, Spend
+from chain.client.calls.consent import sign_consent
+from chain.client.calls.names import provider_ids
 from chain.client.checks import check_id, check_metadata, check_range
 from chain.client.core import Core
 from chain.contract_errors import UnknownGateway
 from chain.deploy import read_address
 from chain.primitives import ZERO_ADDRESS, checksummed, key_of
 from chain.units import check_amount
-from chain.vouchers import PaymentVoucher
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayStatus:
-    """A gateway, its stake and its credit. `wind_down_end` is 0 unless it winds down; amounts in wei."""
+    """A gateway, its stake and its credit. `wind_down_end` is 0 unless it winds down; amounts in wei.
+
+    `active` is registered, not deactivated, whitelisted and not overdrawn; `eligible` is what this network works with:
+    active, with the least stake, not winding down, not jailed. `reserved` is the part of the stake in lines to
+    providers, `debt` what the gateway owes for work that its checkpoints left out.
+    """
 
     id: str
     owner: str
     metadata: str
     active: bool
+    eligible: bool
     deactivated: bool
     whitelisted: bool
     overdrawn: bool
     jailed_until: int
     stake: int
+    reserved: int
     effective_stake: int
     min_stake: int
     unlock_epoch: int
     wind_down_end: int
     credit: int
+    credit_thawing: int
+    credit_thaw_end: int
+    debt: int
     signer: str
 
 
 @dataclass(frozen=True, slots=True)
-class Deposit:
-    """A developer's deposit, in wei. `thaw_end` is the first epoch in which what thaws may be withdrawn."""
+class Line:
+    """The part of a gateway's stake that only one provider's compensations can take, in wei.
 
-    payer: str
-    balance: int
-    available: int
+    `guaranteed` is what work from now on may count on: what does not thaw. `held` waits for challenges to be answered.
+    """
+
+    gateway: str
+    provider: str
+    amount: int
+    guaranteed: int
     thawing: int
     thaw_end: int
+    held: int
 
 
 class Gateways:
@@ -59,12 +75,29 @@ class Gateways:
         return self._core.action("GatewayRegistry", "register", check_id(identifier), check_metadata(metadata))
 
     def register_and_stake(self, identifier: str, metadata: str, amount: int) -> Action:
-        """Register and stake `amount` wei in one transaction."""
-        spend = Spend(self._core.deployment.address("GatewayRegistry"), check_amount(amount))
-        check_id(identifier)
-        return self._core.action(
-            "GatewayRegistry", "registerAndStake", identifier, check_metadata(metadata), amount, spend=spend
+        """Register and stake `amount` wei in one transaction.
+
+        What we have transferred to the registry before is taken first; only the rest needs an approval.
+        """
+        check_amount(amount)
+        call = self._core.call(
+            "GatewayRegistry", "registerAndStake", check_id(identifier), check_metadata(metadata), amount
         )
+
+        async def prepare() -> Prepared:
+            missing = max(0, amount - await self.sent_to())
+            spend = Spend(self._core.deployment.address("GatewayRegistry"), missing) if missing else None
+            return Prepared(call, spend)
+
+        return Action(self._core, prepare)
+
+    async def sent_to(self, account: str | None = None) -> int:
+        """Wei that an account has transferred to the registry itself, and neither staked nor taken back."""
+        return int(await self._core.view("FuncToken", "sentTo", account or self._core.address))
+
+    def return_sent(self) -> Action:
+        """Take back what we have transferred to the registry itself and not staked."""
+        return self._core.action("GatewayRegistry", "returnSent")
 
     def update_metadata(self, identifier: str, metadata: str) -> Action:
         return self._core.action("GatewayRegistry", "updateMetadata", check_id(identifier), check_metadata(metadata))
@@ -75,9 +108,16 @@ class Gateways:
     def reactivate(self, identifier: str) -> Action:
         return self._core.action("GatewayRegistry", "reactivate", check_id(identifier))
 
-    def set_signer(self, identifier: str, signer: str) -> Action:
-        """The key that signs vouchers and posts checkpoints, from the next epoch on."""
-        return self._core.action("GatewayRegistry", "setSigner", check_id(identifier), read_address(signer))
+    def set_signer(self, identifier: str, signer: str, consent: bytes = b"") -> Action:
+        """The key that signs vouchers and posts checkpoints, from the next epoch on.
+
+        `consent` is what the signer's own `sign_consent` gives; it is not needed where the signer is the caller.
+        """
+        return self._core.action("GatewayRegistry", "setSigner", check_id(identifier), read_address(signer), consent)
+
+    def sign_consent(self, identifier: str, owner: str) -> bytes:
+        """Our consent to sign for a gateway of `owner`; nothing is sent."""
+        return sign_consent(self._core, "GatewayRegistry", identifier, owner)
 
     def set_whitelisted(self, identifier: str, whitelisted: bool) -> Action:
         """Owner of the contract."""
@@ -116,12 +156,60 @@ class Gateways:
         check_range(first, last)
         return int(await self._core.view("GatewayStaking", "viewRewards", check_id(identifier), first, last))
 
+    # --- lines: what is guaranteed to one provider ---
+
+    def fund_lines(self, identifier: str, amounts: Mapping[str, int]) -> Action:
+        """Move wei of the effective stake into lines to providers, by their ids; all or none."""
+        providers = [check_id(each, "provider") for each in amounts]
+        wei = [check_amount(each) for each in amounts.values()]
+        return self._core.action("GatewayStaking", "fundLines", check_id(identifier), providers, wei)
+
+    def thaw_line(self, identifier: str, provider: str, amount: int) -> Action:
+        """Mark `amount` wei more of a line for release; the clock starts again for all of it that thaws."""
+        check_id(provider, "provider")
+        return self._core.action("GatewayStaking", "thawLine", check_id(identifier), provider, check_amount(amount))
+
+    def release_line(self, identifier: str, provider: str) -> Action:
+        """Make effective stake again of what has thawed and is not held."""
+        return self._core.action("GatewayStaking", "releaseLine", check_id(identifier), check_id(provider, "provider"))
+
+    async def line(self, identifier: str, provider: str) -> Line:
+        """A gateway's line to a provider; all zero where there is none."""
+        return (await self._lines(identifier, {check_id(provider, "provider"): key_of(provider)}))[0]
+
+    async def lines(self, identifier: str) -> list[Line]:
+        """All lines of a gateway that are not empty, found by its events."""
+        topic = "0x" + key_of(check_id(identifier)).hex()
+        funded = self._core.events("GatewayStaking", "LineFunded", topics=(topic,))
+        keys = sorted({event.arguments.provider async for event in funded})
+        known = await provider_ids(self._core, keys)
+        return [each for each in await self._lines(identifier, {known[key]: key for key in keys}) if each.amount]
+
+    async def guaranteed(self, identifier: str, provider: str) -> int:
+        """Wei of the gateway's stake that only this provider's compensations can take, and that do not thaw."""
+        keys = key_of(check_id(identifier)), key_of(check_id(provider, "provider"))
+        return int(await self._core.view("GatewayStaking", "guaranteed", *keys))
+
+    async def _lines(self, identifier: str, providers: dict[str, bytes]) -> list[Line]:
+        gateway = key_of(check_id(identifier))
+        records = await self._core.views([("GatewayStaking", "lineOf", (gateway, key)) for key in providers.values()])
+        return [
+            Line(identifier, name, each.amount, each.amount - each.thawing, each.thawing, each.thaw_end, each.held)
+            for name, each in zip(providers, records, strict=True)
+        ]
+
+    # --- status ---
+
     async def effective_stake(self, identifier: str) -> int:
-        """Stake less what open challenges hold."""
+        """Stake less lines, in wei."""
         return int(await self._core.view("GatewayStaking", "effectiveStake", check_id(identifier)))
 
     async def is_active(self, identifier: str) -> bool:
         return bool(await self._core.view("GatewayRegistry", "isActive", check_id(identifier)))
+
+    async def is_eligible(self, identifier: str) -> bool:
+        """Active, with the least stake, not winding down, not jailed."""
+        return bool(await self._core.view("GatewayRegistry", "isEligible", check_id(identifier)))
 
     async def status(self, identifier: str) -> GatewayStatus:
         """Raises `UnknownGateway`."""
@@ -131,96 +219,42 @@ class Gateways:
         )
         if owner == checksummed(ZERO_ADDRESS):
             raise UnknownGateway(key)
-        gateway, active, stake, effective, least, overdrawn, credit, jailed, signer = await self._core.views(
+        (
+            gateway, active, eligible, stake, effective, least, overdrawn, credit, debt, jailed, signer,
+        ) = await self._core.views(
             [
                 ("GatewayRegistry", "gateway", (identifier,)),
                 ("GatewayRegistry", "isActive", (identifier,)),
+                ("GatewayRegistry", "isEligible", (identifier,)),
                 ("GatewayStaking", "stakeOf", (identifier,)),
                 ("GatewayStaking", "effectiveStake", (identifier,)),
                 ("GatewayStaking", "minGatewayStake", ()),
                 ("GatewayStaking", "isOverdrawn", (key,)),
-                ("Escrow", "creditOf", (key,)),
+                ("Escrow", "creditStateOf", (key,)),
+                ("Settlement", "debtOf", (key,)),
                 ("Slashing", "gatewayJailedUntil", (key,)),
                 ("GatewayRegistry", "signerAt", (key, epoch)),
             ]
-        )
+        )  # fmt: skip
         return GatewayStatus(
             id=identifier,
             owner=owner,
             metadata=gateway.metadata,
             active=active,
+            eligible=eligible,
             deactivated=gateway.deactivated,
             whitelisted=gateway.whitelisted,
             overdrawn=overdrawn,
             jailed_until=jailed,
             stake=stake.amount,
+            reserved=stake.reserved,
             effective_stake=effective,
             min_stake=least,
             unlock_epoch=stake.unlock_epoch,
             wind_down_end=stake.wind_down_end,
-            credit=credit,
+            credit=credit.amount,
+            credit_thawing=credit.thawing,
+            credit_thaw_end=credit.thaw_end,
+            debt=debt,
             signer=signer,
         )
-
-
-class Escrow:
-    """Escrow: a developer's deposit, and a gateway's credit."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    def deposit(self, amount: int, payer: str | None = None) -> Action:
-        """Deposit `amount` wei for ourselves, or for another payer."""
-        spend = self._spend(amount)
-        if payer is None:
-            return self._core.action("Escrow", "deposit", amount, spend=spend)
-        return self._core.action("Escrow", "depositFor", read_address(payer), amount, spend=spend)
-
-    def thaw(self, amount: int) -> Action:
-        """Mark `amount` wei more for withdrawal; the clock starts again for all that is thawing."""
-        return self._core.action("Escrow", "thaw", check_amount(amount))
-
-    def cancel_thaw(self) -> Action:
-        return self._core.action("Escrow", "cancelThaw")
-
-    def withdraw(self) -> Action:
-        """Take out what has thawed."""
-        return self._core.action("Escrow", "withdraw")
-
-    def authorize_signer(self, signer: str) -> Action:
-        """Let another key sign vouchers for us."""
-        return self._core.action("Escrow", "authorizeSigner", read_address(signer))
-
-    def thaw_signer(self, signer: str) -> Action:
-        return self._core.action("Escrow", "thawSigner", read_address(signer))
-
-    def redeem(self, voucher: PaymentVoucher, signature: bytes) -> Action:
-        """Pay what a voucher still promises, as far as the deposit goes, to the gateway's credit."""
-        return self._core.action("Escrow", "redeem", voucher, signature)
-
-    def redeem_batch(self, vouchers: Sequence[PaymentVoucher], signatures: Sequence[bytes]) -> Action:
-        return self._core.action("Escrow", "redeemBatch", list(vouchers), list(signatures))
-
-    def top_up_credit(self, gateway_id: str, amount: int) -> Action:
-        """Add `amount` wei of ours to a gateway's credit."""
-        check_id(gateway_id)
-        return self._core.action("Escrow", "topUpCredit", gateway_id, amount, spend=self._spend(amount))
-
-    def withdraw_credit(self, gateway_id: str) -> Action:
-        """Take out the credit of a gateway that has unstaked."""
-        return self._core.action("Escrow", "withdrawCredit", check_id(gateway_id))
-
-    async def balance(self, payer: str | None = None) -> Deposit:
-        who = payer or self._core.address
-        deposit, available = await self._core.views([("Escrow", "depositOf", (who,)), ("Escrow", "available", (who,))])
-        return Deposit(who, deposit.balance, available, deposit.thawing, deposit.thaw_end)
-
-    async def credit_of(self, gateway_id: str) -> int:
-        return int(await self._core.view("Escrow", "creditOf", key_of(check_id(gateway_id))))
-
-    async def redeemed(self, payer: str, gateway_id: str) -> int:
-        """Wei paid, ever, from a payer to a gateway."""
-        return int(await self._core.view("Escrow", "redeemed", payer, key_of(check_id(gateway_id))))
-
-    def _spend(self, amount: int) -> Spend:
-        return Spend(self._core.deployment.address("Escrow"), check_amount(amount))

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chain import safe_json
 from chain.client.actions import Action, Prepared, Result, Spend
-from chain.client.checks import check_id, check_metadata, check_range
+from chain.client.calls.consent import sign_consent
+from chain.client.checks import check_id, check_provider_metadata, check_range
 from chain.client.core import Core
-from chain.contract_errors import NotProviderOwner, UnknownProvider
+from chain.contract_errors import NothingToClaim, NotProviderOwner, UnknownProvider
 from chain.contract_errors.decode import decode_revert
 from chain.deploy import read_address
 from chain.errors import ContractError, InvalidArgument
 from chain.primitives import ZERO_ADDRESS, checksummed, key_of
+from chain.text import Unreadable
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """A provider and its stake. `unlock_epoch` is 0 without a stake; amounts in wei."""
+    """A provider and its stake. `unlock_epoch` is 0 without a stake; amounts in wei.
+
+    `active` is registered, not deactivated, staked enough, whitelisted and its model enabled; `eligible` is what this
+    network works with: active and not jailed. Metadata that cannot be shown is a `chain.text.Unreadable`.
+    """
 
     id: str
     owner: str
     model_id: int
     metadata: str
     active: bool
+    eligible: bool
     deactivated: bool
     whitelisted: bool
     jailed_until: int
@@ -35,9 +42,19 @@ class ProviderStatus:
     pool: str
 
 
+CLUSTER_GAS = 15_000_000
+"""What one cluster claim may need: half of the smallest block that chains have."""
+GAS_A_CLAIM = 7_500
+"""Of one provider and one epoch, at most; measured in tests/chain/shells/test_cluster.py."""
+GAS_A_PROVIDER = 120_000
+"""Of one provider in a call, whatever the epochs: reading it, its pool, a transfer, an event."""
+MOST_EPOCHS = 512
+"""In one claim, by the contracts."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterClaim:
-    """What a cluster claim paid, in wei, and why each id that failed did."""
+    """What a claim for all providers of an owner paid, in wei, and why each id that got nothing did."""
 
     amount: int
     failed: dict[str, ContractError]
@@ -49,18 +66,11 @@ def provider_metadata(url: str, name: str | None = None) -> str:
     return check_provider_metadata(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
-def check_provider_metadata(metadata: str) -> str:
-    """JSON with a `url` and perhaps a `name`, at most 1024 bytes. Raises `InvalidArgument`."""
-    check_metadata(metadata)
-    try:
-        value = safe_json.parse(metadata.encode())
-    except ValueError:
-        raise InvalidArgument("a provider's metadata is JSON with a url", argument="metadata") from None
-    if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not value["url"].strip():
-        raise InvalidArgument("a provider's metadata is JSON with a url", argument="metadata")
-    if "name" in value and not isinstance(value["name"], str):
-        raise InvalidArgument("the name in a provider's metadata is text", argument="metadata")
-    return metadata
+def cluster_ranges(providers: int, first: int, last: int) -> list[tuple[int, int]]:
+    """Epochs `first … last` cut so that a claim for so many providers stays below `CLUSTER_GAS`. Pure."""
+    per_epoch = GAS_A_CLAIM * max(1, providers)
+    size = max(1, min(MOST_EPOCHS, (CLUSTER_GAS - GAS_A_PROVIDER * providers) // per_epoch))
+    return [(start, min(last, start + size - 1)) for start in range(first, last + 1, size)]
 
 
 class Providers:
@@ -105,9 +115,16 @@ class Providers:
     def reactivate(self, identifier: str) -> Action:
         return self._core.action("ProviderRegistry", "reactivate", check_id(identifier))
 
-    def set_signer(self, identifier: str, signer: str) -> Action:
-        """The key that signs receipts, from the next epoch on."""
-        return self._core.action("ProviderRegistry", "setSigner", check_id(identifier), read_address(signer))
+    def set_signer(self, identifier: str, signer: str, consent: bytes = b"") -> Action:
+        """The key that signs receipts, from the next epoch on.
+
+        `consent` is what the signer's own `sign_consent` gives; it is not needed where the signer is the caller.
+        """
+        return self._core.action("ProviderRegistry", "setSigner", check_id(identifier), read_address(signer), consent)
+
+    def sign_consent(self, identifier: str, owner: str) -> bytes:
+        """Our consent to sign for a provider of `owner`; nothing is sent."""
+        return sign_consent(self._core, "ProviderRegistry", identifier, owner)
 
     def set_whitelisted(self, identifier: str, whitelisted: bool) -> Action:
         """Owner of the contract."""
@@ -118,19 +135,54 @@ class Providers:
         return self._core.action("ProviderRegistry", "setAutoWhitelist", enabled)
 
     def claim_rewards_cluster(self, first: int, last: int) -> Action:
-        """Claim epochs `first … last` for every provider of the caller's; see `cluster_claim` for the result."""
+        """Claim epochs `first … last` for every provider of the caller's in one call; see `cluster_claims`."""
         check_range(first, last)
         return self._core.action("ProviderRegistry", "claimRewardsCluster", first, last)
 
+    async def cluster_claims(self, first: int, last: int) -> list[Action]:
+        """Claims for every provider of the caller's that together cover epochs `first … last`, however many.
+
+        Each stays below `CLUSTER_GAS`; parts in which no provider has anything to claim are left out, but for the last.
+        Raises `InvalidArgument`.
+        """
+        if not 1 <= first <= last < 2**64:
+            raise InvalidArgument(f"epochs {first} … {last} are no range: from 1, ascending", argument="epochs")
+        owned = await self.owned()
+        pools: dict[str, list[str]] = {}
+        for each in owned:
+            if not isinstance(each, Unreadable):
+                pools.setdefault((await self._find(each))[1], []).append(each)
+        parts = cluster_ranges(len(owned), first, last)
+        due = [part for part in parts if await self._anything(pools, *part)]
+        return [self.claim_rewards_cluster(*part) for part in due or parts[-1:]]
+
+    async def _anything(self, pools: Mapping[str, Sequence[str]], first: int, last: int) -> bool:
+        for pool, owned in pools.items():
+            calls = [("ProviderStaking", "viewRewards", (each, first, last)) for each in owned]
+            if any(await self._core.try_views(calls, at=pool)):  # also an error: the claim itself will say why
+                return True
+        return False
+
     @staticmethod
-    def cluster_claim(result: Result) -> ClusterClaim:
-        """What a cluster claim paid and which ids failed, from its events. Raises `BadAnswer`."""
-        failed = {
-            event.arguments.id: decode_revert(event.arguments.reason)
-            for event in result.events
-            if event.name == "ClusterClaimFailed"
-        }
-        return ClusterClaim(result.event("RewardClaimedForCluster").arguments.amount, failed)
+    def cluster_claim(*results: Result) -> ClusterClaim:
+        """What cluster claims paid together and which ids got nothing, from their events. Raises `BadAnswer`.
+
+        An id that had nothing to claim in one part and was paid in another has not failed.
+        """
+        amount, paid = 0, set()
+        failed: dict[str, ContractError] = {}
+        for result in results:
+            amount += result.event("RewardClaimedForCluster").arguments.amount
+            for event in result.events:
+                if event.name == "ProviderClaimedRewards":
+                    paid.add(event.arguments.id)
+                elif event.name == "ClusterClaimFailed":
+                    error = decode_revert(event.arguments.reason)
+                    if not isinstance(failed.get(event.arguments.id, error), NothingToClaim):
+                        continue  # a worse reason stands already
+                    failed[event.arguments.id] = error
+        unpaid = {each: why for each, why in failed.items() if not (each in paid and isinstance(why, NothingToClaim))}
+        return ClusterClaim(amount, unpaid)
 
     # --- staking, in the model's pool ---
 
@@ -177,10 +229,11 @@ class Providers:
         model_id, pool = await self._find(identifier)
         key = key_of(identifier)
         epoch = await self._core.view("EpochController", "currentEpoch")
-        provider, active, needed, jailed, signer = await self._core.views(
+        provider, active, eligible, needed, jailed, signer = await self._core.views(
             [
                 ("ProviderRegistry", "provider", (identifier,)),
                 ("ProviderRegistry", "isActive", (identifier,)),
+                ("ProviderRegistry", "isEligible", (identifier,)),
                 ("ModelRegistry", "modelStakeAmount", (model_id,)),
                 ("Slashing", "providerJailedUntil", (key,)),
                 ("ProviderRegistry", "signerAt", (key, epoch)),
@@ -193,6 +246,7 @@ class Providers:
             model_id=model_id,
             metadata=provider.metadata,
             active=active,
+            eligible=eligible,
             deactivated=provider.deactivated,
             whitelisted=provider.whitelisted,
             jailed_until=jailed,
@@ -202,6 +256,10 @@ class Providers:
             signer=signer,
             pool=pool,
         )
+
+    async def is_eligible(self, identifier: str) -> bool:
+        """Active and not jailed."""
+        return bool(await self._core.view("ProviderRegistry", "isEligible", check_id(identifier)))
 
     async def owned(self, owner: str | None = None) -> list[str]:
         """Ids of the providers that an address owns."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chain.client.actions import Action
-from chain.client.calls.network import ModelInfo
+from chain.client.calls.models import ModelInfo
 from chain.client.calls.providers import provider_metadata
 from chain.client.lifecycle import Policy
 from chain.client.staking import StakingClient

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from chain.abi import Event
+from chain.client.actions import Action, Result
 from chain.client.calls.providers import provider_metadata
 from chain.client.staking import StakingClient
+from chain.leaves import CheckpointLeaves
 from chain.units import WEI_PER_FUNC
+from tests.chain.shells.world import Net
 
 FUNC = WEI_PER_FUNC
 STAKE = 100 * FUNC
@@ -17,6 +20,23 @@ async def publish(client: StakingClient, name: str = "model", price: int = 10**1
         name, b"\x07" * 32, "ipfs://about", blocks=8, price_per_token=price, royalty_bps=500, model_stake_amount=STAKE
     )
     return int(result.event("ModelCreated").arguments.model_id)
+
+
+async def decree(owner: StakingClient, setting: Action) -> Result:
+    """What the contracts' owner does, through the timelock; without a delay on the chains of these tests."""
+    await owner.owner.schedule(setting)
+    return await owner.owner.execute(setting)
+
+
+async def work(
+    net: Net, gateway: StakingClient, gateway_id: str, model: int, units: dict[str, int]
+) -> tuple[int, CheckpointLeaves]:
+    """An epoch's work of some providers, posted in the epoch after it; its number and its leaves."""
+    epoch = await net.next_epoch(gateway)
+    await net.to_epoch(gateway, epoch + 1)
+    leaves = CheckpointLeaves(gateway_id, model, epoch, units)
+    await gateway.settlement.post_tree(leaves.tree(), leaves.data_hash())
+    return epoch, leaves
 
 
 def names(events: tuple[Event, ...]) -> list[str]:

@@ -59,6 +59,8 @@ class Terminal:
             "MESH_WALLET_PASSWORD": PASSWORD,
             "COLUMNS": "200",
         }
+        self.heard = ""
+        """Standard error of the last command that ended well."""
         self.run("wallet", "import", "--devnet-account", str(account))
         self.address = str(self.json("wallet", "show")["address"])
 
@@ -73,6 +75,7 @@ class Terminal:
         process.join(SECONDS)
         ours.close()
         assert (status != 0) is fails, f"mesh {' '.join(arguments)} ended with {status}\n{said}\n{told}"
+        self.heard = str(told)
         return str(told if fails else said)
 
     def json(self, *arguments: str) -> Any:

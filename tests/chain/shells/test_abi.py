@@ -102,7 +102,7 @@ def test_a_plan_is_the_same_for_the_same_deployer_and_nonce() -> None:
     assert first == again
     assert set(first.contracts) == set(later.contracts) >= set(CONTRACTS)
     # Five nonces later, the first contract is where the sixth of the earlier plan is.
-    assert later.contracts["Directory"] == list(first.contracts.values())[5]
+    assert later.contracts["TimelockController"] == list(first.contracts.values())[5]
 
 
 def test_a_mistyped_address_is_noticed() -> None:

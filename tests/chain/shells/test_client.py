@@ -30,6 +30,7 @@ from chain.errors import (
     JournalError,
     WrongChain,
 )
+from chain.text import Unreadable, metadata_hint
 from chain.wallet import Account
 from tests.chain.shells.steps import METADATA, STAKE, names, publish
 from tests.chain.shells.world import Net
@@ -110,17 +111,24 @@ async def test_a_dry_run_of_what_would_fail_says_why(any_net: Net) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    ["{}", "", "https://node.example", '{"url": 5}', '{"url": " "}', "[1]", '{"url": "x", "name": 1}', "[" * 1000,
-     '{"url": "' + "x" * 1100 + '"}'],
+    ["my node", "a: b", '{"url": 5}', '{"url": " "}', "[1]", '{"url": "x", "name": 1}', "[" * 1000, '{"url": null}',
+     '{"url": "' + "x" * 1100 + '"}', '{"url": "https://\\u001b[2J"}', "https://\u202enode", "{}\x00", "null", "{}{}"],
 )  # fmt: skip
-def test_a_provider_s_metadata_is_json_with_a_url(metadata: str) -> None:
+def test_metadata_by_which_a_provider_is_not_found_is_refused(metadata: str) -> None:
     with pytest.raises(InvalidArgument):
         check_provider_metadata(metadata)
 
 
-def test_good_metadata_is_taken() -> None:
-    assert check_provider_metadata('{"url": "https://node.example", "name": "n", "more": [1]}')
+def test_good_metadata_is_taken_without_a_word() -> None:
+    for good in ('{"url": "https://node.example", "name": "n", "more": [1]}', '{\n "url": "p2p:12D3"\n}'):
+        assert check_provider_metadata(good) == good and metadata_hint(good) is None
     assert provider_metadata("https://grüße.example") == '{"url":"https://grüße.example"}'
+
+
+@pytest.mark.parametrize("metadata", ["{}", "", "https://provider-node.example.com", '{"name": "n"}', "p2p:12D3Koo"])
+def test_metadata_of_the_seeds_examples_is_taken_with_a_hint(metadata: str) -> None:
+    assert check_provider_metadata(metadata) == metadata
+    assert "url" in (metadata_hint(metadata) or "")
 
 
 async def test_arguments_are_checked_before_anything_is_asked(net: Net) -> None:
@@ -130,6 +138,15 @@ async def test_arguments_are_checked_before_anything_is_asked(net: Net) -> None:
             lambda: client.gateways.register("x" * 65, ""),
             lambda: client.gateways.register("ü" * 33, ""),
             lambda: client.gateways.register("g", "x" * 1025),
+            lambda: client.gateways.register("g\u200b", ""),
+            lambda: client.gateways.register("g\n", ""),
+            lambda: client.gateways.register("\ud800", ""),
+            lambda: client.gateways.register("g", "\x1b[2J"),
+            lambda: client.gateways.register(Unreadable(b"\xff"), ""),
+            lambda: client.gateways.fund_lines("g", {"p": 0}),
+            lambda: client.gateways.fund_lines("g", {"": 1}),
+            lambda: client.escrow.reserve("", 1),
+            lambda: client.escrow.thaw("g", 0),
             lambda: client.gateways.register_and_stake("g", "", 0),
             lambda: client.gateways.stake_for_gateway("g", -1),
             lambda: client.escrow.deposit(2**128),
@@ -205,10 +222,10 @@ async def test_a_key_makes_a_call_once_for_good(net: Net, tmp_path: Path) -> Non
     async with net.client(1, journal=journal) as client:
         later = await client.escrow.deposit(5).execute(key="deposit of monday")
         assert later.tx_hash == first.tx_hash
-        assert (await client.escrow.balance()).balance == 5
+        assert await client.escrow.free_of() == 5
         # Without a key, the same call is another deposit.
         await client.escrow.deposit(5)
-        assert (await client.escrow.balance()).balance == 10
+        assert await client.escrow.free_of() == 10
 
 
 async def test_two_hundred_sends_at_once_have_two_hundred_nonces(any_net: Net, tmp_path: Path) -> None:
@@ -228,7 +245,7 @@ async def test_calls_that_spend_from_one_allowance_do_not_take_it_from_each_othe
     async with any_net.client(3) as client:
         await client.token.approve(any_net.deployment.address("Escrow"), 25)
         results = await asyncio.gather(*(client.escrow.deposit(10) for _ in range(6)))
-        assert (await client.escrow.balance()).balance == 60
+        assert await client.escrow.free_of() == 60
         assert sum(len(result.approvals) for result in results) >= 3
 
 
@@ -254,9 +271,9 @@ def _without_asyncio(net: Net) -> None:
         assert dry.gas > 21_000
         result = client.escrow.deposit(5)
         assert result.event("Deposited").arguments.amount == 5
-        assert client.escrow.balance().balance == 5
+        assert client.escrow.free_of() == 5
         with pytest.raises(UnknownProvider):
             client.providers.status("nobody")
-        client.escrow.thaw(5)
+        client.escrow.withdraw(5)
     with pytest.raises(ChainConfigError):
         client.epochs.current_epoch()

@@ -9,8 +9,10 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from chain.client.calls.models import ModelInfo, ranked
 from chain.mining import node_mined, task_mined
 from chain.units import WEI_PER_FUNC
+from tests.chain.shells.steps import work
 from tests.chain.shells.terminal import Terminal
 from tests.chain.shells.test_workflows_provider import URL, Terminals, publish, terminal
 from tests.chain.shells.world import Net, environment
@@ -30,7 +32,7 @@ async def test_a_new_wallet_is_funded_and_used(net: Net, tmp_path: Path) -> None
     assert shown["address"] == made["address"]
     assert (shown["func_wei"], shown["native_wei"]) == (50 * FUNC, 10**18)
     user.run("escrow", "deposit", "50", "--wallet", str(fresh))
-    assert user.json("escrow", "balance", "--address", made["address"])["balance"] == 50 * FUNC
+    assert user.json("escrow", "show", "--address", made["address"])["free"] == 50 * FUNC
 
 
 async def test_a_wrong_password_and_a_missing_wallet_are_said_in_one_line(net: Net, tmp_path: Path) -> None:
@@ -59,29 +61,43 @@ async def test_a_key_is_imported_from_a_file(net: Net, tmp_path: Path) -> None:
     )
 
 
-async def test_a_deposit_is_made_thawed_and_withdrawn(any_net: Net, terminal: Terminals) -> None:
-    user = terminal(3)
+async def test_a_deposit_is_reserved_thawed_and_withdrawn(any_net: Net, terminal: Terminals) -> None:
+    user, gateway = terminal(3), terminal(2)
+    gateway.run("gateway-stake", "register", "g", "--stake", "100")
     assert user.events("escrow", "deposit", "5")["Deposited"]["amount"] == 5 * FUNC
-    thawing = user.events("escrow", "thaw", "3")["Thawing"]
-    assert "nothing" not in user.run("escrow", "balance")
-    assert f"until epoch {thawing['thaw_end']}" in user.run("escrow", "withdraw", fails=True)
-    user.run("escrow", "cancel-thaw")
-    thawing = user.events("escrow", "thaw", "5")["Thawing"]
+    assert user.events("escrow", "reserve", "g", "4")["Reserved"]["total"] == 4 * FUNC
+    assert user.events("escrow", "deposit", "1", "--reserve", "g")["Reserved"]["total"] == 5 * FUNC
+    assert "wei wanted" in user.run("escrow", "reserve", "g", "2", fails=True)
+    assert "no gateway is registered" in user.run("escrow", "reserve", "nobody", "1", fails=True)
+    thawing = user.events("escrow", "thaw", "g", "3")["Thawing"]
+    shown = user.run("escrow", "show")
+    assert "reserved for g" in shown and f"from epoch {thawing['thaw_end']} on" in shown
+    assert f"until epoch {thawing['thaw_end']}" in user.run("escrow", "withdraw", "--from", "g", fails=True)
+    user.run("escrow", "cancel-thaw", "g")
+    thawing = user.events("escrow", "thaw", "g", "5")["Thawing"]
     clock = user.json("epoch", "status")
     # Longer than the challenge window.
     assert thawing["thaw_end"] >= clock["epoch"] + clock["reward_delay"]
     async with any_net.client(None) as reader:
         await any_net.to_epoch(reader, thawing["thaw_end"])
-    assert user.events("escrow", "withdraw")["Withdrawn"]["amount"] == 5 * FUNC
-    assert "wei wanted" in user.run("escrow", "thaw", "1", fails=True)
+    assert user.events("escrow", "withdraw", "--from", "g")["ReservationWithdrawn"]["amount"] == 5 * FUNC
+    assert "leave out" in user.run("escrow", "withdraw", "1", "--from", "g", fails=True)
+    assert user.events("escrow", "withdraw")["Withdrawn"]["amount"] == FUNC  # all that is free
+    assert user.json("escrow", "show") == {"payer": user.address, "free": 0, "reservations": []}
 
 
-async def test_models_are_published_shown_ranked_and_rated(any_net: Net, terminal: Terminals) -> None:
-    user = terminal(1)
+async def test_models_are_published_shown_ranked_and_rated(any_net: Net, terminal: Terminals, tmp_path: Path) -> None:
+    user, gateway = terminal(1), terminal(2)
     plain, better = publish(user, "plain"), publish(user, "better")
     user.run("provider", "register", "p", "--model", str(better), *URL, "--stake")
-    rated = user.events("model", "rate", str(better), "5", "--provider", "p")["ModelRated"]
-    assert (rated["score"], rated["weight"]) == (5, 100 * FUNC)
+    gateway.run("gateway-stake", "register", "g", "--stake", "1000")
+    # Who has not paid for a model has no voice about it.
+    assert "burned nothing" in gateway.run("model", "rate", str(better), "5", "--gateway", "g", fails=True)
+    async with any_net.client(2) as client:
+        await work(any_net, client, "g", better, {"p": 80_000})
+        spent = await client.models.spent_by(better, "g")
+    rated = gateway.events("model", "rate", str(better), "5", "--gateway", "g")["ModelRated"]
+    assert (rated["score"], rated["weight"]) == (5, spent)
     listed = user.json("model", "list")["models"]
     assert [model["model_id"] for model in listed] == [better, plain]
     shown = user.json("model", "show", str(better))
@@ -89,8 +105,25 @@ async def test_models_are_published_shown_ranked_and_rated(any_net: Net, termina
     assert "5.00 of 5" in user.run("model", "list") and "better" in user.run("model", "show", str(better))
     user.run("model", "price", str(plain), "0.002")
     user.run("chain", "mine", "--epochs", "1")
+    assert user.json("model", "show", str(plain))["price_per_token"] == 10**15
+    user.run("chain", "mine", "--epochs", "1")
     assert user.json("model", "show", str(plain))["price_per_token"] == 2 * 10**15
     assert "nothing to claim" in user.run("model", "royalty", str(plain), fails=True)
+
+
+def test_a_rating_with_little_behind_it_moves_little() -> None:
+    def model(number: int, rating: int | None, weight: int, burned: int = 0) -> ModelInfo:
+        return ModelInfo(
+            number, f"m{number}", "", True, 1, 0, 0, 1, b"", "", 0, 0, burned, 0, rating, weight, ""
+        )  # fmt: skip
+
+    loved = model(1, 450, 10**20, 10**21)
+    bought = model(2, 500, 1, 1)
+    used = model(3, None, 0, 10**19)
+    unused = model(4, None, 0)
+    disliked = model(5, 150, 10**20, 10**20)
+    assert [each.model_id for each in ranked([disliked, unused, used, bought, loved])] == [1, 3, 2, 4, 5]
+    assert ranked([]) == []
 
 
 async def test_the_manifest_of_a_model_may_be_a_file(net: Net, terminal: Terminals, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def state_of(net: Net) -> tuple[int, int]:
     address = faucet(ACCOUNT).address
     nonce = int(await net.rpc.call("eth_getTransactionCount", address, "latest"), 16)
     async with net.client(None) as reader:
-        return (await reader.escrow.balance(address)).balance, nonce
+        return await reader.escrow.free_of(address), nonce
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ async def test_a_kept_chain_survives_kill_nine(tmp_path: Path) -> None:
     try:
         assert second.deployment == first.deployment
         async with Net(second, Rpc(second.url)).client(1) as client:
-            assert (await client.escrow.balance()).balance == 5
+            assert await client.escrow.free_of() == 5
             assert await client.core.block_number() == block
             await client.escrow.deposit(6)
             assert [e.arguments.amount async for e in client.core.events("Escrow", "Deposited")] == [5, 6]
@@ -248,7 +248,7 @@ async def test_a_kept_anvil_keeps_its_contracts(tmp_path: Path, anvil_path: Path
     second = start_chain(tmp_path, *state, anvil=anvil_path)
     try:
         async with Net(second, Rpc(second.url)).client(1) as client:
-            assert (await client.escrow.balance()).balance == 5
+            assert await client.escrow.free_of() == 5
     finally:
         second.stop()
 

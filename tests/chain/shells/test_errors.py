@@ -10,10 +10,12 @@ from eth_abi import abi as eth_abi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain import abi
-from chain.contract_errors import SlaAlreadyPenalized, StakeLocked, Wiring
+import chain.errors
+from chain import abi, contract_errors
+from chain.contract_errors import SlaAlreadyPenalized, StakeLocked, Wiring, stub
 from chain.contract_errors.decode import by_selector, decode_revert, is_revert, revert_data
-from chain.errors import ContractError, Panicked, RevertedWithReason, UnknownRevert
+from chain.contract_errors.messages import ARGUMENT_NAMES, CLASS_NAMES, MESSAGES
+from chain.errors import ContractError, Panicked, RevertedWithReason
 
 NOT_OURS = {"Error(string)", "Panic(uint256)"}
 VALUES: dict[str, Any] = {
@@ -27,21 +29,39 @@ def data_of(error: type[ContractError]) -> bytes:
     return error.selector() + eth_abi.encode(kinds, [VALUES[kind] for kind in kinds])
 
 
-def test_every_custom_error_of_the_contracts_has_a_class() -> None:
+def test_the_classes_are_the_custom_errors_of_the_contracts() -> None:
     in_contracts = {signature for name in abi.names() for signature in abi.load(name).errors}
     classes = {error.signature() for error in by_selector().values()}
-    assert in_contracts - classes == set()
+    assert in_contracts == classes - NOT_OURS and classes >= NOT_OURS
 
 
-def test_every_class_is_an_error_of_the_contracts() -> None:
-    in_contracts = {signature for name in abi.names() for signature in abi.load(name).errors}
-    classes = {error.signature() for error in by_selector().values()}
-    assert classes - in_contracts - NOT_OURS == set()
+def test_no_two_classes_share_a_selector_or_a_name() -> None:
+    assert len(by_selector()) == len(ContractError.known)
+    assert len({error.__name__ for error in ContractError.known}) == len(ContractError.known)
 
 
-def test_no_two_classes_share_a_selector() -> None:
-    registered = [error for error in ContractError.known if error is not UnknownRevert]
-    assert len(by_selector()) == len(registered)
+def test_every_class_can_be_imported_by_its_name() -> None:
+    for error in by_selector().values():
+        home = chain.errors if error in (Panicked, RevertedWithReason) else contract_errors
+        assert getattr(home, error.__name__) is error
+    assert len(contract_errors.__all__) == len(set(contract_errors.__all__)) == len(by_selector())
+
+
+def test_the_stub_is_what_the_contracts_errors_are_now() -> None:
+    assert stub.STUB.read_text(encoding="utf-8") == stub.text(), "run `python -m chain.contract_errors.stub`"
+
+
+def test_every_error_has_its_own_words_and_there_are_none_for_errors_that_there_are_not() -> None:
+    assert set(MESSAGES) == set(contract_errors.__all__) - {"decode_revert", "revert_data"}
+    assert set(ARGUMENT_NAMES) <= {error.solidity_name for error in by_selector().values()}
+    assert set(CLASS_NAMES) <= {error.signature() for error in by_selector().values()}
+
+
+@pytest.mark.parametrize("wrong", [(), (1,), (1, 2, 3)])
+def test_an_error_takes_as_many_arguments_as_the_contract_s_has(wrong: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match="StakeLocked takes 2 arguments"):
+        StakeLocked(*wrong)
+    assert StakeLocked(b"k", 7).arguments == {"key": b"k", "unlock_epoch": 7}
 
 
 @pytest.mark.parametrize("error", sorted(by_selector().values(), key=lambda each: each.__name__))

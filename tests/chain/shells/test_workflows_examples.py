@@ -42,7 +42,9 @@ async def test_the_provider_s_guide_from_registering_to_unstaking(
     unused, model = publish(creator, "unused"), publish(creator)
     gateway.run("gateway-stake", "register", "g", "--stake", "1000")
     names = ("unique-provider-id", "unproven", "idle")
-    assert "ProviderRegistered" in user.events("provider", "register", names[0], "--model", str(model), *URL)
+    assert "ProviderRegistered" in user.events(
+        "provider", "register", names[0], "--model", str(model), "--metadata", "{}"
+    )
     assert "ProviderStaked" in user.events("provider", "stake", names[0])
     for name in names[1:]:
         user.run("provider", "register", name, "--model", str(model), *URL, "--stake")
@@ -88,17 +90,6 @@ async def test_the_gateway_s_guide_from_registering_to_unstaking(
         await any_net.to_epoch(reader, end)
     # 8,000 units of a model of 8 blocks at 0.001 FUNC cost 1 FUNC an epoch; no voucher brought it in, so the stake did.
     assert user.events("gateway-stake", "unstake", name)["GatewayUnstaked"]["amount"] == 998 * FUNC
-
-
-async def test_the_examples_metadata_is_taken_by_the_contract_as_it_stands(any_net: Net) -> None:
-    async with any_net.client(1) as client:
-        result = await client.models.create_model(
-            "m", b"\x07" * 32, "", blocks=8, price_per_token=1, royalty_bps=0, model_stake_amount=100 * FUNC
-        )
-        model = result.event("ModelCreated").arguments.model_id
-        for name, metadata in (("one", "{}"), ("two", "https://provider-node.example.com")):
-            sent = await client.core.action("ProviderRegistry", "register", name, model, metadata)
-            assert sent.event("ProviderRegistered").arguments.metadata == metadata
 
 
 async def test_a_public_peer_id_is_a_provider_id(any_net: Net, terminal: Terminals) -> None:

@@ -18,6 +18,7 @@ from chain.contract_errors import (
 from chain.deploy import Parameters
 from chain.leaves import CheckpointLeaves
 from chain.units import WEI_PER_FUNC
+from tests.chain.shells.steps import decree
 from tests.chain.shells.terminal import Terminal
 from tests.chain.shells.world import Net
 
@@ -95,11 +96,23 @@ async def test_metadata_is_json_with_a_url_and_at_most_1024_bytes(any_net: Net, 
     user = terminal(1)
     model = publish(user)
     register = ("provider", "register", "p", "--model", str(model), "--metadata")
-    for wrong in ("{}", "https://provider-node.example.com", '{"name": "n"}', '{"url": "' + "x" * 1100 + '"}'):
+    for wrong in ("my node", '{"url": 5}', '{"url": "x", "name": 1}', '{"url": "' + "x" * 1100 + '"}'):
         assert "metadata" in user.run(*register, wrong, fails=True)
     user.run(*register, '{"url": "https://a.example"}')
+    assert user.heard == ""
     too_long = await refusal(any_net, "ProviderRegistry", "register", "q", model, "x" * 1025)
     assert isinstance(too_long, MetadataTooLong) and too_long.length == 1025
+
+
+async def test_metadata_without_a_url_is_taken_with_a_hint(any_net: Net, terminal: Terminals) -> None:
+    user = terminal(1)
+    model = publish(user)
+    register = ("provider", "register", "p", "--model", str(model), "--metadata")
+    user.run(*register, "{}")
+    assert "peers cannot find a node without a url" in user.heard
+    user.run("provider", "update", "p", "https://provider-node.example.com")
+    assert '{"url":"https://provider-node.example.com"}' in user.heard
+    assert user.json("provider", "status", "p")["metadata"] == "https://provider-node.example.com"
 
 
 async def test_a_provider_is_linked_to_a_model_that_there_is(any_net: Net, terminal: Terminals) -> None:
@@ -282,9 +295,9 @@ async def test_a_provider_is_active_when_all_five_conditions_hold(any_net: Net, 
     user.run("provider", "reactivate", "p")
     assert active()
     async with any_net.client(0) as owner:  # 4: whitelisted
-        await owner.providers.set_whitelisted("p", False)
+        await decree(owner, owner.providers.set_whitelisted("p", False))
         assert not active()
-        await owner.providers.set_whitelisted("p", True)
+        await decree(owner, owner.providers.set_whitelisted("p", True))
         assert active()
     user.run("model", "disable", str(model))  # 5: its model is enabled
     assert not active()
@@ -296,8 +309,12 @@ async def test_without_auto_whitelist_a_provider_waits_for_the_owner(any_net: Ne
     user = terminal(1)
     model = publish(user)
     async with any_net.client(0) as owner:
-        await owner.providers.set_auto_whitelist(False)
-        user.run("provider", "register", "p", "--model", str(model), *URL, "--stake")
+        await decree(owner, owner.providers.set_auto_whitelist(False))
+        # Steps 1B are for when it is on: else a stake would be locked for nothing.
+        register = ("provider", "register", "p", "--model", str(model), *URL)
+        assert "register without a stake" in user.run(*register, "--stake", fails=True)
+        user.run(*register)
+        user.run("provider", "stake", "p")
         assert not user.json("provider", "status", "p")["active"]
-        await owner.providers.set_whitelisted("p", True)
+        await decree(owner, owner.providers.set_whitelisted("p", True))
         assert user.json("provider", "status", "p")["active"]
