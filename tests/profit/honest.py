@@ -122,7 +122,8 @@ class Gateway:
         last = epoch - DELAY
         if last > self.claimed:
             first = max(1, last - MAX_RANGE + 1)
-            world.tries("gateway_staking", "claim_rewards", self.name, self.name, first, last)
+            if any(world.ledger.settlement.gateway_share(key_of(self.name), each) for each in range(first, last + 1)):
+                world.do("gateway_staking", "claim_rewards", self.name, self.name, first, last)
             self.claimed = last
 
     def _redeem(self) -> None:
@@ -223,7 +224,8 @@ class Provider:
         for gateway, epoch in list(self.held):
             if epoch < self.world.epoch and self.held[gateway, epoch]:
                 self._slot(gateway, epoch)
-        self.world.tries("settlement", "withdraw_payments", self.name)
+        if self.world.ledger.settlement.payments_of(account(self.name).address):
+            self.world.do("settlement", "withdraw_payments", self.name)
 
     def _slot(self, gateway: str, epoch: int) -> None:
         world, settlement = self.world, self.world.ledger.settlement
@@ -252,7 +254,7 @@ class Provider:
                 world.tries("settlement", "resolve_challenge", self.name, number)
         if settlement.compensated_units(*work) >= units:
             self.safe.add((gateway, epoch))
-        if now > epoch + DELAY:
+        if settlement.debt_units(*work):
             world.tries("settlement", "collect_debt", self.name, gateway, self.name, epoch)
 
     def _prove(self, gateway: str, epoch: int, leaf: int) -> None:
