@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -320,13 +320,15 @@ class SwarmBackend:
         issuer, record = self.issuer, self._records.get(link.peer)
         if issuer is None or record is None:
             return
-        early: list[Receipt] = []  # with its welcome a provider may send the last receipt of an earlier connection
+        # With its welcome a provider may send the last receipt of an earlier connection.
+        early: deque[Receipt] = deque(maxlen=MAX_EARLY)
         link.on_receipt = early.append
         link.on_end = partial(issuer.leave, link.peer)
         answer = await link.introduce(*issuer.hello())
-        await issuer.welcomed(link.peer, answer, record.account, len(record.span), link.send)
+        await issuer.welcomed(link.peer, answer, record.account, link.send)
         link.on_receipt = partial(issuer.receipt, link.peer)
-        for receipt in early[:MAX_EARLY]:
+        link.on_unwelcome = partial(issuer.unwelcome, link.peer)
+        for receipt in early:
             issuer.receipt(link.peer, receipt)
 
     async def reach(self, peers: Sequence[str]) -> None:

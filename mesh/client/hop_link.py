@@ -55,6 +55,8 @@ class HopLink:
         self.alive = True
         self.on_receipt: Callable[[Receipt], None] | None = None
         """Takes the receipts of a provider that is paid."""
+        self.on_unwelcome: Callable[[Unwelcome], None] | None = None
+        """Hears why a provider that has welcomed us works for us no longer."""
         self.on_end: Callable[[], None] | None = None
         self._channel = channel
         self._sessions: dict[bytes, Events] = {}
@@ -181,6 +183,8 @@ class HopLink:
                 answer = self._answers.get(INTRODUCTION)
                 if answer is not None and not answer.done():
                     answer.set_result((message, frame))
+                elif isinstance(message, Unwelcome) and self.on_unwelcome is not None:
+                    self.on_unwelcome(message)
             case Receipt() if self.on_receipt is not None:
                 self.on_receipt(message)
             case _:

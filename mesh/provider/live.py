@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mesh.payment.credit.collector import Bill
+from mesh.payment.credit.customers import Bill
 from mesh.provider.control import ControlChannel
 from mesh.provider.sessions import HopSession
 from mesh.provider.tensors import hidden_payload

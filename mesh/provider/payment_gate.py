@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 
 from mesh.errors import MeshError, ProtocolViolation
-from mesh.payment.credit.collector import Bill, Customer, VoucherCollector
+from mesh.payment.credit.collector import VoucherCollector
+from mesh.payment.credit.customers import Bill, Customer
 from mesh.payment.credit.terms import NotAccepted
 from mesh.payment.credit.units import W_PROMPT
 from mesh.provider.control import ControlChannel
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_TASKS_PER_PEER = 64
 BUSY_SECONDS = 0.01
 FLUSH_SECONDS = 1.0
+BARRED_SECONDS = 5.0
 
 
 class PaymentGate:
@@ -94,6 +96,8 @@ class PaymentGate:
         customer = self._collector.customer(peer)
         if customer is None:
             raise NotAdmitted("payment_required", "introduce yourself as a staked gateway before you open sessions")
+        if customer.barred is not None:
+            raise NotAdmitted("not_accepted", customer.barred, BARRED_SECONDS)
         return customer
 
     def bill(self, entry: HopSession) -> Bill:
@@ -110,7 +114,7 @@ class PaymentGate:
         if bill is None:
             return True
         end = work.start + work.count
-        if not live.held and bill.customer.line.has_room(bill.price_of(end)):
+        if not live.held and bill.customer.has_room(bill.price_of(end)):
             live.begun[id(work)] = bill.begin(end)
             return True
         live.held.append(work)
@@ -144,7 +148,7 @@ class PaymentGate:
             while live.held:
                 work = live.held[0]
                 end = work.start + work.count
-                if not customer.line.has_room(bill.price_of(end)):
+                if not customer.has_room(bill.price_of(end)):
                     self._collector.wait(customer)
                     return
                 if not self._submit(work):
@@ -155,6 +159,10 @@ class PaymentGate:
             self._waiting.pop(live.entry.id, None)
 
     def _drop(self, customer: Customer) -> None:
+        """End the sessions that wait."""
+        code, reason = "unpaid", f"what was done is not paid for: {customer.owes}"
+        if customer.barred is not None:
+            code, reason = "not_accepted", customer.barred
         for live in list(self._waiting.values()):
             if live.bill is not None and live.bill.customer is customer:
-                self._fail(live, "unpaid", "what was done is not paid for: no voucher came for the last receipt")
+                self._fail(live, code, reason)

@@ -226,6 +226,7 @@ class StageService:
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
             return
+        bill = None
         try:
             bill = self.payment_gate.bill(entry) if self.payment_gate is not None else None
             tail = tail_for(request, frame.payload, self.model.spec) if entry.is_last else None
@@ -236,6 +237,8 @@ class StageService:
             return
         except (ShardError, BadTensor, RuntimeError) as error:
             self.table.close(entry.id, control.peer)
+            if bill is not None:
+                bill.close(0)
             busy = isinstance(error, CapacityExceeded | RuntimeError)
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return

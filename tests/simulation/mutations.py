@@ -83,11 +83,19 @@ MUTATIONS = (
     ),
     Mutation(
         "a gateway signs for whatever is claimed",
-        (Edit(_LINE, "VoucherLine.due", "self.verified + self.grace - self.signed", "1 << 60"),),
+        (
+            Edit(
+                "mesh.payment.credit.vouching", "VoucherLine.due", "counts.vouched, worth)", "counts.vouched, 1 << 60)"
+            ),
+        ),
     ),
     Mutation(
         "a provider works on without being paid",
         (Edit(_LINE, "CreditLine.has_room", "return self", "return True or self"),),
+    ),
+    Mutation(
+        "a provider counts vouchers beyond the line",
+        (Edit("mesh.payment.credit.cover", "Cover.update", "spare = guarantee - sum(", "spare = 10**30 - sum("),),
     ),
     Mutation(
         "a client takes tokens in any order",
@@ -150,9 +158,7 @@ MUTATIONS = (
         "who has once used up its credit gets no second chance",
         (
             Edit("mesh.payment.credit.collector", "VoucherCollector._load", "line.doubtful = line.claimed", "pass"),
-            Edit(
-                "mesh.payment.credit.collector", "VoucherCollector.run", "elif customer.dropped and", "elif False and"
-            ),
+            Edit("mesh.payment.credit.dunning", "Dunning.step", "if now >= self.pardoned_at and", "if False and"),
         ),
         first=120,
     ),

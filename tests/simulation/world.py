@@ -22,6 +22,7 @@ from tests.simulation.hosts import GatewayHost, ProviderHost, Site, identity_of
 from tests.simulation.invariants import Invariants
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Clock, VirtualLoop
+from tests.simulation.market import Market
 from tests.simulation.model import model_files
 from tests.simulation.nature import nature
 from tests.simulation.network import Line, SimNetwork
@@ -118,10 +119,19 @@ class World:
         if result.hostile:
             self._make_hostile(Random(f"{seed}/hostile"), names)
         self.chaos = Chaos(self.site, self.providers, self.gateways, Random(f"{seed}/chaos"))
+        self.market = Market(
+            self.site,
+            self.providers,
+            self.gateways,
+            Random(f"{seed}/market"),
+            self.broken,
+            credit=terms.tokens * self.n_blocks,
+        )
         self.invariants = Invariants(self.n_blocks, self.providers, self.gateways, self.broken)
         self.start_at = 9.0
         """When the faults begin: the swarm has found together by then."""
         self.end_at = self.start_at + self.plan.until
+        self.market.plan(self.start_at, self.end_at)
         jobs = Random(f"{seed}/jobs")
         self.jobs: list[Job] = [
             draw_job(jobs, n, jobs.choice(self.gateways), self.n_blocks, jobs.uniform(5.0, self.end_at))
@@ -203,6 +213,7 @@ class World:
             tasks = [self.loop.create_task(developer.run(), name="developer") for developer in developers]
             await self._watch_until(self.end_at)
             self.chaos.stop()
+            self.market.calm()
             await self._rest(tasks)
             await self._end(tasks)
 
@@ -218,6 +229,7 @@ class World:
 
     def _look(self) -> None:
         self.invariants.always()
+        self.market.check()
         if int(self.loop.time()) % 8 == 0:
             self.ledger.check()
         if self.invariants.gaps or not self.chaos.over:
@@ -268,8 +280,9 @@ class World:
         result = self.result
         result.virtual_seconds = self.loop.time()
         result.faults = self.chaos.counts + self.site.dht.counts + Counter(self.site.network.hostile_counts)
+        result.faults += self.market.counts
         result.faults["clock_off"] += sum(1 for skew in self.plan.skews if skew)
-        result.checks = self.invariants.checks + self.ledger.checks
+        result.checks = self.invariants.checks + self.ledger.checks + self.market.checks
         result.checks["each token once and in order"] = result.tokens = sum(len(job.got) for job in self.jobs)
         result.checks["no record takes the place of a newer one"] = self.site.dht.records_read
         result.attempts = sum(job.attempts for job in self.jobs)

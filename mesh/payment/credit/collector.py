@@ -7,8 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NoReturn
 
 from chain import vouchers
 from chain.primitives import checksummed, key_of
@@ -16,65 +14,31 @@ from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureEr
 from chain.wallet import Account
 from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import Identity
-from mesh.payment.credit.line import GENESIS, CreditLine, EpochUnits, Pair
-from mesh.payment.credit.store import PaymentJournal
+from mesh.payment.credit.binding import Binding
+from mesh.payment.credit.customers import Bill, Customer
+from mesh.payment.credit.dunning import Act
+from mesh.payment.credit.line import CreditLine, EpochUnits, Pair
+from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal
 from mesh.payment.credit.terms import ChainView, CreditTerms, NotAccepted, accept_binding
-from mesh.payment.credit.units import W_GENERATED, SessionMeter
+from mesh.payment.credit.units import SessionMeter
 from mesh.wire.messages import Message
 from mesh.wire.paying import Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.05
-FREE_POSITIONS = 2
-"""Positions that a session may have run ahead of what its gateway knows when it closes."""
+WATCH_SECONDS = 2.0
+"""How often the chain is asked about every gateway, its key, its stake and its line."""
+HASTE_SECONDS = 0.2
+"""The least between two looks at all."""
+FRESH_SECONDS = 1.0
+"""A line that is too short is not looked up in answers older than this."""
+WATCHED_AT_ONCE = 16
+MAX_CUSTOMERS = 1024
+RETRY_MS = 5000
+MAX_REASON = 2000
 REPLAY_CREDITS = 4
 """Tokens that may be replayed for nothing, in credits, beyond as many as were paid for."""
-
-
-@dataclass(slots=True)
-class Customer:
-    """A gateway that has introduced itself on one control channel."""
-
-    peer: str
-    signer: str
-    line: CreditLine
-    tell: Callable[[Message], None]
-    receipted_at: float = 0.0
-    stalled_since: float | None = None
-    dropped: bool = False
-    pardoned_at: float = 0.0
-    """When one who was dropped gets another chance."""
-    replayed: int = 0
-    last: Receipt | None = None
-    """The newest receipt, sent again to a gateway that comes back."""
-
-
-@dataclass(slots=True)
-class Bill:
-    """What one session at this hop is worth."""
-
-    customer: Customer
-    meter: SessionMeter
-    blocks: int
-
-    def begin(self, processed: int) -> int:
-        """Units that running positions below `processed` adds; they count as running."""
-        units = self.blocks * self.meter.advance(processed)
-        self.customer.line.begin(units)
-        return units
-
-    def price_of(self, processed: int) -> int:
-        """Units that `begin` would add."""
-        ahead = SessionMeter(self.meter.prompt, self.meter.fed, max(self.meter.processed, processed))
-        return self.blocks * (ahead.tokens - self.meter.tokens)
-
-    def close(self, received: int) -> None:
-        """The gateway knows of `received` positions; what ran beyond is not waited for, within bounds."""
-        known = SessionMeter(self.meter.prompt, self.meter.fed, min(received, self.meter.processed))
-        rest = self.blocks * (self.meter.tokens - known.tokens)
-        if rest > 0:
-            self.customer.line.excuse(rest, FREE_POSITIONS * W_GENERATED * self.blocks)
 
 
 class VoucherCollector:
@@ -101,11 +65,15 @@ class VoucherCollector:
         self._journal = journal
         self._chain = chain
         self._customers: dict[str, Customer] = {}
+        self._prices: dict[int, int] = {}
+        """Of a unit, in the epochs around now."""
         self._nudge = asyncio.Event()
+        self._turned = asyncio.Event()
+        """The epoch is another one, or a line is too short: look at the chain now."""
         self.release: Callable[[Customer], None] = lambda customer: None
         """Called when a customer has room again."""
         self.drop: Callable[[Customer], None] = lambda customer: None
-        """Called when a customer has not paid in time."""
+        """Called when a customer has not paid in time, or may not be served any more."""
 
     # --- introductions ---
 
@@ -114,40 +82,63 @@ class VoucherCollector:
         try:
             binding = accept_binding(data, peer=peer, role="gateway", domain=self._chain.domain)
             await self._chain.check_gateway(binding)
-            pair = Pair(binding.id, self.provider, self.model_id)
-            rival = next((c for c in self._customers.values() if c.line.pair == pair and c.peer != peer), None)
-            if rival is not None:
-                raise NotAccepted(f"gateway {binding.id!r} is here already, as peer {rival.peer}")
+            customer = await self._customer(peer, binding, tell)
+            await self._look(customer)
+            if customer.barred is not None:
+                raise NotAccepted(customer.barred)
         except (BadRecord, NotAccepted) as error:
             logger.warning("gateway %s is not accepted: %s", peer, error)
-            tell(Unwelcome("not_accepted", str(error)[:2000], 5000))
+            tell(Unwelcome("not_accepted", str(error)[:MAX_REASON], RETRY_MS))
             return
-        known = self._customers.get(peer)
-        if known is None or known.line.pair != pair:
-            line, last = await asyncio.to_thread(self._load, pair)
-            known = Customer(peer, binding.address, line, tell, last=last)
-        known.tell, known.signer = tell, binding.address
-        self._customers[peer] = known
-        known.line.turn(self._chain.epoch)
+        customer.line.turn(self._chain.epoch, self._prices)
         tell(Welcome(self.provider, self.model_id, self.terms.tokens))
-        if known.last is not None and known.last.epoch == known.line.epoch:
-            tell(known.last)
+        if customer.last is not None and customer.last.epoch == customer.line.epoch:
+            tell(customer.last)
+
+    async def _customer(self, peer: str, binding: Binding, tell: Callable[[Message], None]) -> Customer:
+        """The gateway's books: those that are open, or what the journal has. Raises `NotAccepted`."""
+        pair = Pair(binding.id, self.provider, self.model_id)
+        known = self._open_books(pair, peer)
+        if known is None:
+            line, last = await asyncio.to_thread(self._load, pair)
+            known = self._open_books(pair, peer)  # another channel may have been as quick
+            if known is None:
+                known = Customer(peer, binding, line, tell, last=last)
+                self._make_place()
+        self._customers = {each: found for each, found in self._customers.items() if found is not known}
+        known.peer, known.binding, known.tell, known.connected = peer, binding, tell, True
+        self._customers[peer] = known
+        return known
+
+    def _open_books(self, pair: Pair, peer: str) -> Customer | None:
+        for customer in self._customers.values():
+            if customer.line.pair == pair:
+                if customer.connected and customer.peer != peer:
+                    raise NotAccepted(f"gateway {pair.gateway!r} is here already, as peer {customer.peer}")
+                return customer
+        return None
+
+    def _make_place(self) -> None:
+        if len(self._customers) >= MAX_CUSTOMERS:
+            idle = [peer for peer, each in self._customers.items() if not (each.connected or each.line.running)]
+            if not idle:
+                raise NotAccepted(f"we work for {MAX_CUSTOMERS} gateways already")
+            del self._customers[min(idle, key=lambda peer: self._customers[peer].line.unpaid)]
 
     def _load(self, pair: Pair) -> tuple[CreditLine, Receipt | None]:
         """What an earlier process left: a line with the newest epoch, and its last receipt."""
         line = CreditLine(pair, self.terms.tokens * self._blocks)
-        line.sequence, line.link = self._journal.chain("held", pair)
         for slot in self._journal.slots("held", pair=pair):
             line.epoch = slot.epoch
             line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units)}
         # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
         line.doubtful = line.claimed
-        rows = self._journal.receipts("held", pair)[-2:]
-        if not rows:
+        last = self._journal.last_receipt("held", pair)
+        if last is None:
             return line, None
-        previous = rows[0][3] if len(rows) == 2 else GENESIS
-        sequence, epoch, units, link, signature = rows[-1]
-        return line, Receipt(epoch, sequence, units, previous, signature, self._identity.sign(link))
+        line.sequence, line.link = last.sequence, last.link
+        endorsement = self._identity.sign(last.link)
+        return line, Receipt(last.epoch, last.sequence, last.units, last.previous, last.signature, endorsement)
 
     def customer(self, peer: str) -> Customer | None:
         return self._customers.get(peer)
@@ -156,15 +147,14 @@ class VoucherCollector:
         """Its control channel has ended. What it owes is kept as long as this process lives."""
         known = self._customers.get(peer)
         if known is not None and known.tell == tell:
-            known.tell = lambda message: None
+            known.tell, known.connected = lambda message: None, False
+
+    # --- sessions ---
 
     def open(self, customer: Customer, prompt: int, fed: int, blocks: int) -> Bill:
         """The bill of a new session. Raises `NotAccepted` when the customer has used up its credit."""
-        if customer.dropped:
-            raise NotAccepted(
-                f"{customer.line.unpaid} units are unpaid, more than the credit of {customer.line.credit}: "
-                "sign a voucher for the last receipt"
-            )
+        if customer.barred is not None or customer.dunning.dropped:
+            raise NotAccepted(customer.owes)
         meter = SessionMeter(prompt, fed)
         allowed = customer.line.paid // max(1, self._blocks) + REPLAY_CREDITS * self.terms.tokens
         if customer.replayed + meter.replayed > allowed:
@@ -180,69 +170,158 @@ class VoucherCollector:
             self._nudge.set()
 
     def wait(self, customer: Customer) -> None:
-        """Work waits for a voucher: ask for one at once."""
-        if customer.stalled_since is None:
-            customer.stalled_since = time.monotonic()
+        """Work waits for money: ask for it at once."""
+        customer.dunning.stall(time.monotonic())
         customer.receipted_at = 0.0
         self._nudge.set()
+        if customer.line.uncovered:
+            self._turned.set()
 
     # --- vouchers ---
 
     async def voucher(self, peer: str, message: Voucher) -> None:
-        """Write a voucher down and count it. Raises `ProtocolViolation` for one that is not the gateway's."""
+        """Write a voucher down, and count what of it is covered. Raises `ProtocolViolation` for one that is not the
+        gateway's."""
         customer = self._customers.get(peer)
         if customer is None:
             raise ProtocolViolation("a voucher came before an introduction", peer=peer)
-        pair = customer.line.pair
-        if not customer.line.check(message.epoch, message.units):
+        pair, epoch = customer.line.pair, message.epoch
+        if epoch < self._chain.epoch - 1:
+            logger.info("a voucher for epoch %d of gateway %s is too old to count", epoch, pair.gateway)
             return
-        signed = ContributionVoucher(
-            key_of(pair.gateway), key_of(pair.provider), pair.model_id, message.epoch, message.units
-        )
+        if not customer.line.check(epoch, message.units):
+            return
+        signed = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, message.units)
         try:
             signer = vouchers.recover(vouchers.digest(self._chain.domain, signed), message.signature)
+            wanted = await self._chain.gateway_signer(pair.gateway, epoch)
+            tariff = await self._chain.tariff(self.model_id, epoch)
         except SignatureError as error:
             raise ProtocolViolation(f"a voucher with a bad signature: {error}", peer=peer) from error
-        if checksummed(signer) != customer.signer:
+        except NotAccepted as error:
+            logger.warning("a voucher of gateway %s cannot be checked: %s", pair.gateway, error)
+            return
+        if checksummed(signer) != wanted:
             raise ProtocolViolation("a voucher that the gateway's key did not sign", peer=peer)
         await asyncio.to_thread(
-            self._journal.record_voucher, "held", pair, peer, message.epoch, message.units, message.signature
+            self._journal.record_voucher, "held", pair, peer, epoch, message.units, message.signature
         )
-        customer.line.accept(message.epoch, message.units)
-        customer.stalled_since, customer.dropped = None, False
-        self.release(customer)
+        if epoch not in customer.line.epochs:
+            return  # two epochs have turned meanwhile; it is written down
+        customer.line.accept(epoch, message.units)
+        customer.hold(epoch, message.units)
+        customer.tariffs[epoch] = tariff
+        self._count(customer)
+
+    def _count(self, customer: Customer) -> None:
+        """Count what the line covers; sessions go on if that is more than before."""
+        if customer.count(self._chain.epoch):
+            customer.dunning.pay()
+            self.release(customer)
+
+    # --- what the chain says ---
+
+    async def _look(self, customer: Customer) -> None:
+        """Ask the chain about a gateway and its line, and count what that covers; bar it if it may not be served."""
+        pair, epoch, began = customer.line.pair, self._chain.epoch, time.monotonic()
+        slots = await asyncio.to_thread(self._journal.slots, "held", pair=pair)
+        slots = [slot for slot in slots if customer.concerns(slot, epoch)]
+        if any(customer.news(slot) for slot in slots):
+            # What has become safe may have been paid from the line: ask for that after we know of it.
+            since = began
+        else:
+            since = began - FRESH_SECONDS if customer.line.uncovered else 0.0
+        try:
+            await self._chain.check_gateway(customer.binding)
+        except NotAccepted as error:
+            customer.barred = str(error)
+            return
+        customer.barred = None
+        try:
+            guarantee = await self._chain.guarantee(pair.gateway, pair.provider, since=since)
+            tariffs = {slot.epoch: await self._chain.tariff(self.model_id, slot.epoch) for slot in slots}
+        except NotAccepted as error:
+            logger.warning("what gateway %s guarantees cannot be looked up: %s", pair.gateway, error)
+            return
+        customer.guarantee = guarantee
+        customer.settled(slots)
+        customer.tariffs |= tariffs
+        self._count(customer)
+
+    async def _look_again(self, customer: Customer) -> None:
+        before = customer.barred
+        await self._look(customer)
+        reason = customer.barred
+        if reason is not None and before is None:
+            logger.warning("gateway %s is not served any more: %s", customer.line.pair.gateway, reason)
+            customer.tell(Unwelcome("not_accepted", reason[:MAX_REASON], RETRY_MS))
+        elif reason is None and before is not None:
+            logger.info("gateway %s is served again", customer.line.pair.gateway)
+            customer.dunning.pay()
+            self.release(customer)
+
+    async def _look_at_prices(self, epoch: int) -> None:
+        with suppress(NotAccepted):  # it is asked again in a moment
+            for each in (epoch, epoch + 1):
+                if each not in self._prices:
+                    self._prices[each] = (await self._chain.tariff(self.model_id, each)).price
+        self._prices = {each: price for each, price in self._prices.items() if each >= epoch - 2}
+
+    async def _watch(self) -> None:
+        """Look at every gateway all the time, and at once when the epoch turns."""
+        pruned = 0
+        while True:
+            if (epoch := self._chain.epoch) != pruned:
+                pruned = epoch
+                await asyncio.to_thread(self._journal.prune, epoch - KEPT_EPOCHS)
+            await self._look_at_prices(epoch)
+            watched = [each for each in self._customers.values() if each.connected or each.line.running]
+            for at in range(0, len(watched), WATCHED_AT_ONCE):
+                await asyncio.gather(*(self._look_again(each) for each in watched[at : at + WATCHED_AT_ONCE]))
+            await asyncio.sleep(HASTE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._turned.wait()
+            self._turned.clear()
 
     # --- receipts ---
 
-    async def run(self) -> NoReturn:
-        """Send receipts, and drop who does not pay, until cancelled."""
+    async def run(self) -> None:
+        """Send receipts, look at the chain, and drop who does not pay, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._collect())
+
+    async def _collect(self) -> None:
+        known = self._chain.epoch
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._nudge.wait()
             self._nudge.clear()
             now, epoch = time.monotonic(), self._chain.epoch
+            if epoch != known:
+                known = epoch
+                self._turned.set()
             for customer in tuple(self._customers.values()):
-                customer.line.turn(epoch)
+                customer.line.turn(epoch, self._prices)
                 if self._receipt_due(customer, now):
                     await self._send_receipt(customer, now)
-                stalled = customer.stalled_since
-                if stalled is not None and now - stalled > self.terms.pause_seconds and not customer.dropped:
-                    customer.dropped = True
-                    customer.pardoned_at = now + customer.line.pardon_after(self.terms.pause_seconds)
-                    logger.warning(
-                        "gateway %s has not paid for %d units in %g s: its sessions are dropped",
-                        customer.line.pair.gateway,
-                        customer.line.unpaid,
-                        self.terms.pause_seconds,
-                    )
+                self._dun(customer, now)
+
+    def _dun(self, customer: Customer, now: float) -> None:
+        line, pause = customer.line, self.terms.pause_seconds
+        for act in customer.dunning.step(now, customer.debt, pause=pause, pardon_after=line.pardon_after(pause)):
+            match act:
+                case Act.NOTICE:
+                    customer.tell(Unwelcome("line", customer.owes[:MAX_REASON], RETRY_MS))
+                case Act.DROP:
                     self.drop(customer)
-                elif customer.dropped and now >= customer.pardoned_at:
-                    customer.line.pardon()
-                    customer.stalled_since, customer.dropped = None, False
+                case Act.PARDON:
+                    line.pardon()
 
     async def flush(self, seconds: float) -> None:
-        """Send what receipts are due and wait until all is paid for, at most `seconds`."""
+        """Send what receipts are due and wait until all is vouched for, at most `seconds`."""
         deadline = time.monotonic() + seconds
         for customer in tuple(self._customers.values()):
             customer.receipted_at = 0.0
@@ -265,7 +344,6 @@ class VoucherCollector:
             key_of(pair.gateway), key_of(pair.provider), pair.model_id, claim.epoch, claim.units
         )
         signature = self._account.sign_digest(vouchers.digest(self._chain.domain, signed))
-        link = claim.link
         customer.receipted_at = now
         await asyncio.to_thread(
             self._journal.record_receipt,
@@ -275,10 +353,11 @@ class VoucherCollector:
             claim.epoch,
             claim.sequence,
             claim.units,
-            link,
+            claim.link,
             signature,
+            previous=claim.previous,
         )
         customer.last = Receipt(
-            claim.epoch, claim.sequence, claim.units, claim.previous, signature, self._identity.sign(link)
+            claim.epoch, claim.sequence, claim.units, claim.previous, signature, self._identity.sign(claim.link)
         )
         customer.tell(customer.last)

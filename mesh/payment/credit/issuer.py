@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chain import vouchers
 from chain.primitives import checksummed, key_of
@@ -15,17 +16,21 @@ from mesh.discovery.records import ProviderRecord
 from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation
 from mesh.identity import verify
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim, VoucherLine
-from mesh.payment.credit.store import PaymentJournal, Sealed
+from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim
+from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal, Sealed
 from mesh.payment.credit.terms import ChainView, NotAccepted, accept_binding
+from mesh.payment.credit.vouching import VoucherLine
 from mesh.wire.messages import Message
 from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
 MAX_KNOWN = 4096
-MAX_CREDIT = 1 << 20
-"""Weighted tokens that a provider may give on credit: more would let it claim that much after a restart of ours."""
+PACE_SECONDS = 0.02
+"""Between two looks at a line that has something to do: so often at most receipts are verified and written down."""
+AHEAD_SECONDS = 0.5
+"""How often a line is looked at whose provider is in the next epoch already."""
+NOTICE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -33,18 +38,44 @@ class Creditor:
     """A provider that has welcomed us on one control channel."""
 
     peer: str
-    signer: str
-    line: VoucherLine
-    credit: int
-    """Units that may be unpaid before it pauses."""
+    binding: Binding
+    books: Books
     say: Callable[[Message], Awaitable[None]]
-    lock: asyncio.Lock
-    """Of the line, which may have a creditor on a channel that has just ended beside this one."""
-    signing: bool = False
+    violation: ProtocolViolation | None = None
+    """What it has done wrong: nothing more is signed on this channel, which ends with its next receipt."""
+
+
+@dataclass(slots=True)
+class Books:
+    """The line of one provider and what is to be done about it; one task at a time does it."""
+
+    line: VoucherLine
+    seen: int
+    """Sequence number of the newest receipt that has come."""
+    inbox: dict[int, Receipt] = field(default_factory=dict)
+    """The newest receipt of each epoch that has not been looked at: the current epoch, and the ones beside it."""
+    creditor: Creditor | None = None
+    busy: bool = False
+    """Its task runs."""
+    news: bool = False
+    """Something has come since that looked last."""
+    again: bool = False
+    """The provider may have missed our last voucher."""
+    short: bool = False
+    """It says that our line for it is too short."""
+    told_at: float = float("-inf")
+
+    @property
+    def waits(self) -> bool:
+        """Whether there may be something to do."""
+        return bool(self.inbox) or self.again or self.short or self.line.claimed
 
 
 class VoucherIssuer:
-    """One gateway's books. Nothing is signed for tokens that have not reached us. `binding` makes our own, fresh."""
+    """One gateway's books. Nothing is signed for tokens that have not reached us, nor that the chain would not honour.
+
+    `binding` makes our own, fresh.
+    """
 
     def __init__(
         self,
@@ -63,21 +94,23 @@ class VoucherIssuer:
         self._chain = chain
         self._tasks = tasks
         self._creditors: dict[str, Creditor] = {}
-        self._lines: dict[Pair, VoucherLine] = {}
-        self._locks: dict[Pair, asyncio.Lock] = {}
+        self._books: dict[Pair, Books] = {}
+        self._pruned = 0
         self.known: dict[str, str] = {}
-        """Peers of the active providers that announced themselves, by provider id."""
+        """Peers of the eligible providers that announced themselves, by provider id."""
         self.on_voucher: Callable[[], None] = lambda: None
         self.on_receipt: Callable[[], None] = lambda: None
+        self.on_short: Callable[[str], None] = lambda provider: None
+        """Hears of providers (ids) that say that our line for them is too short."""
 
     # --- who may be routed to ---
 
     async def vet(self, records: Sequence[ProviderRecord]) -> list[ProviderRecord]:
-        """The records whose providers the chain calls active for the model that they announce."""
-        checked = await asyncio.gather(*(self._is_active(record) for record in records))
-        return [record for record, active in zip(records, checked, strict=True) if active]
+        """The records whose providers the chain calls eligible for the model that they announce."""
+        checked = await asyncio.gather(*(self._is_eligible(record) for record in records))
+        return [record for record, eligible in zip(records, checked, strict=True) if eligible]
 
-    async def _is_active(self, record: ProviderRecord) -> bool:
+    async def _is_eligible(self, record: ProviderRecord) -> bool:
         try:
             binding = self._read(record.account, record.peer)
             facts = await self._chain.check_provider(binding)
@@ -104,7 +137,6 @@ class VoucherIssuer:
         peer: str,
         answer: Welcome | Unwelcome,
         account: bytes,
-        blocks: int,
         say: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Open (or go on with) the line of a provider that answered; `account` is the binding in its record.
@@ -117,140 +149,230 @@ class VoucherIssuer:
             binding = self._read(account, peer)
             facts = await self._chain.check_provider(binding)
         except (BadRecord, NotAccepted) as error:
-            raise PeerFailed(f"{peer} is no active provider: {error}", peer=peer) from error
-        if (answer.provider, answer.model_id) != (binding.id, facts.model_id) or answer.credit > MAX_CREDIT:
+            raise PeerFailed(f"{peer} is no eligible provider: {error}", peer=peer) from error
+        if (answer.provider, answer.model_id) != (binding.id, facts.model_id):
             raise ProtocolViolation(f"{peer} welcomes us as somebody else than it announced", peer=peer)
         pair = Pair(self.gateway, binding.id, facts.model_id)
-        line = self._lines.get(pair)
-        if line is None:
-            loaded = await asyncio.to_thread(self._load, pair, answer.credit * blocks)
-            line = self._lines.setdefault(pair, loaded)
-        lock = self._locks.setdefault(pair, asyncio.Lock())
-        self._creditors[peer] = Creditor(peer, facts.signer, line, answer.credit * blocks, say, lock)
+        books = self._books.get(pair)
+        if books is None:
+            loaded = await asyncio.to_thread(self._load, pair)
+            self._make_place()
+            books = self._books.setdefault(pair, Books(loaded, loaded.sequence))
+        books.creditor = self._creditors[peer] = Creditor(peer, binding, books, say)
+        self._wake(books)
 
-    def _load(self, pair: Pair, credit: int) -> VoucherLine:
-        line = VoucherLine(pair)
-        line.sequence, line.link = self._journal.chain("issued", pair)
+    def _load(self, pair: Pair) -> VoucherLine:
+        """What is on disk: what was signed, and what was counted and not signed for when something was last written."""
+        line = VoucherLine(pair, self._journal.unsigned(pair))
+        line.verified = sum(line.unsigned.values())
+        last = self._journal.last_receipt("issued", pair)
+        if last is not None:
+            line.sequence, line.link = last.sequence, last.link
         for slot in self._journal.slots("issued", pair=pair):
-            line.epochs[slot.epoch] = EpochUnits(slot.receipt_units, slot.voucher_units)
-            line.grace = credit
+            if slot.epoch >= self._chain.epoch - 1:
+                line.epochs[slot.epoch] = EpochUnits(slot.receipt_units, slot.voucher_units)
         return line
+
+    def _make_place(self) -> None:
+        if len(self._books) >= MAX_KNOWN:
+            idle = (pair for pair, books in self._books.items() if books.creditor is None and not books.busy)
+            self._books.pop(next(idle, Pair("", "", 0)), None)
+
+    def leave(self, peer: str) -> None:
+        """The control channel to this provider has ended."""
+        creditor = self._creditors.pop(peer, None)
+        if creditor is not None and creditor.books.creditor is creditor:
+            creditor.books.creditor = None
 
     # --- what was done for us ---
 
     def accrue(self, peer: str, units: int) -> None:
         """Tokens have reached us that bear out `units` of this hop's work."""
         creditor = self._creditors.get(peer)
-        if creditor is None or not units:
-            return
-        creditor.line.verified += units
-        self._consider(creditor)
+        if creditor is not None and units:
+            creditor.books.line.accrue(self._chain.epoch, units)
+            self._wake(creditor.books)
 
     def receipt(self, peer: str, message: Receipt) -> None:
-        """Take a receipt. Raises `ProtocolViolation` when it is not this provider's, or contradicts an earlier one."""
+        """Take a receipt; it is verified soon. Raises `ProtocolViolation` when it contradicts an earlier one, is for an
+        epoch that is over or far away, or when an earlier one proved to be forged."""
         creditor = self._creditors.get(peer)
         if creditor is None:
             raise ProtocolViolation("a receipt came before an introduction", peer=peer)
-        line = creditor.line
-        if message.sequence == line.sequence:
-            self._again(creditor)  # sent again after a broken connection
+        if creditor.violation is not None:
+            raise creditor.violation
+        books, epoch = creditor.books, message.epoch
+        if message.sequence == books.seen:
+            books.again = True  # sent again after a broken connection
+        else:
+            if not -1 <= epoch - self._chain.epoch <= 1:
+                raise ProtocolViolation(f"a receipt for epoch {epoch}, and it is {self._chain.epoch}", peer=peer)
+            waiting = books.inbox.get(epoch)
+            if message.sequence < books.seen or (waiting is not None and message.units < waiting.units):
+                raise ProtocolViolation(f"receipt {message.sequence} comes after receipt {books.seen}", peer=peer)
+            books.line.check_receipt(epoch, message.sequence, message.units)
+            books.inbox[epoch], books.seen = message, message.sequence
+        self._wake(books)
+
+    def unwelcome(self, peer: str, message: Unwelcome) -> None:
+        """A provider says why it works for us no longer, or only up to its credit."""
+        creditor = self._creditors.get(peer)
+        if creditor is None or time.monotonic() - creditor.books.told_at < NOTICE_SECONDS:
             return
-        claim = line.check_receipt(message.epoch, message.sequence, message.units)
-        if message.previous != claim.previous:
-            logger.warning("receipts of %s between %d and %d are missing", peer, line.sequence, message.sequence)
-            claim = ReceiptClaim(claim.pair, claim.epoch, claim.sequence, claim.units, message.previous)
+        creditor.books.told_at = time.monotonic()
+        logger.warning("provider %s: %s", creditor.binding.id, message.reason)
+        if message.code == "line":
+            creditor.books.short = True
+            self._wake(creditor.books)
+
+    # --- the task of a line ---
+
+    def _wake(self, books: Books) -> None:
+        books.news = True
+        if not books.busy and books.creditor is not None and books.waits:
+            books.busy = True
+            self._tasks.create_task(self._work(books))
+
+    async def _work(self, books: Books) -> None:
+        """Do what there is to do about a line, at a steady pace, until there is nothing."""
+        try:
+            while (creditor := books.creditor) is not None and creditor.violation is None:
+                books.news = False
+                pause = await self._round(books, creditor)
+                if pause is None:
+                    if not books.news or not books.waits:
+                        return
+                    pause = PACE_SECONDS
+                await asyncio.sleep(pause)
+        finally:
+            books.busy = False
+
+    async def _round(self, books: Books, creditor: Creditor) -> float | None:
+        """Seconds until the next look; None when only something new can make one worth while."""
+        line, epoch = books.line, self._chain.epoch
+        await self._prune(epoch)
+        if books.short:
+            books.short = False
+            await asyncio.to_thread(self._journal.note, self.gateway, line.pair.provider)
+            self.on_short(line.pair.provider)
+        try:
+            facts = await self._chain.check_provider(creditor.binding)
+            prices = {
+                each: (await self._chain.tariff(line.pair.model_id, each)).price
+                for each in {epoch - 1, epoch, *line.unsigned}
+                if each > 0
+            }
+        except NotAccepted as error:
+            logger.warning("nothing is signed for provider %s: %s", line.pair.provider, error)
+            return None
+        line.turn(epoch, prices)
+        for each in sorted(each for each in books.inbox if each <= epoch):
+            message = books.inbox.pop(each)
+            if each >= epoch - 1 and not await self._take(books, creditor, message, facts.signer):
+                return None
+        signed = [await self._sign(creditor, each, prices) for each in (epoch, epoch - 1)]
+        if books.again:
+            books.again = False
+            if not any(signed):
+                await self._repeat(creditor)
+        if any(signed):
+            return PACE_SECONDS
+        return AHEAD_SECONDS if books.inbox else None
+
+    async def _prune(self, epoch: int) -> None:
+        if self._pruned != epoch:
+            self._pruned = epoch
+            await asyncio.to_thread(self._journal.prune, epoch - KEPT_EPOCHS)
+
+    async def _take(self, books: Books, creditor: Creditor, message: Receipt, signer: str) -> bool:
+        """Verify a receipt and write it down; False when it is not this provider's."""
+        line, pair = books.line, books.line.pair
+        try:
+            claim = line.check_receipt(message.epoch, message.sequence, message.units)
+            # Receipts that came in quick succession are taken as one: what is between is missing.
+            claim = ReceiptClaim(pair, claim.epoch, claim.sequence, claim.units, message.previous)
+            self._verify(creditor.peer, claim, message, signer)
+        except ProtocolViolation as error:
+            logger.warning("provider %s: %s", pair.provider, error)
+            creditor.violation = error
+            books.inbox.clear()
+            books.seen = line.sequence
+            return False
+        await asyncio.to_thread(
+            self._journal.record_receipt,
+            "issued",
+            pair,
+            creditor.peer,
+            claim.epoch,
+            claim.sequence,
+            claim.units,
+            claim.link,
+            message.signature,
+            previous=claim.previous,
+            unsigned=dict(line.unsigned),
+        )
+        # Only now may a voucher rest on it.
+        line.receipt(claim)
+        self.on_receipt()
+        return True
+
+    def _verify(self, peer: str, claim: ReceiptClaim, message: Receipt, signer: str) -> None:
         if not verify(peer, claim.link, message.endorsement):
             raise ProtocolViolation("a receipt that its peer did not sign", peer=peer)
-        pair = line.pair
+        pair = claim.pair
         signed = ContributionReceipt(
             key_of(pair.gateway), key_of(pair.provider), pair.model_id, claim.epoch, claim.units
         )
         try:
-            signer = vouchers.recover(vouchers.digest(self._chain.domain, signed), message.signature)
+            found = vouchers.recover(vouchers.digest(self._chain.domain, signed), message.signature)
         except SignatureError as error:
             raise ProtocolViolation(f"a receipt with a bad signature: {error}", peer=peer) from error
-        if checksummed(signer) != creditor.signer:
+        if checksummed(found) != signer:
             raise ProtocolViolation("a receipt that the provider's key did not sign", peer=peer)
-        line.follow(claim)
-        self.on_receipt()
-        self._tasks.create_task(self._keep(creditor, claim, message.signature))
 
-    def _again(self, creditor: Creditor) -> None:
-        """The provider may have missed our last voucher: say it once more, or sign a higher one."""
-        line = creditor.line
-        self._consider(creditor)
-        if not creditor.signing and line.epochs:
-            self._tasks.create_task(self._repeat(creditor, max(line.epochs)))
-
-    async def _repeat(self, creditor: Creditor, epoch: int) -> None:
-        slots = await asyncio.to_thread(self._journal.slots, "issued", epoch=epoch, pair=creditor.line.pair)
-        for slot in slots:
-            if slot.voucher_signature is not None:
-                try:
-                    await creditor.say(Voucher(epoch, slot.voucher_units, slot.voucher_signature))
-                except PeerError as error:
-                    logger.info("a voucher did not reach %s: %s", creditor.peer, error)
-
-    async def _keep(self, creditor: Creditor, claim: ReceiptClaim, signature: bytes) -> None:
-        async with creditor.lock:
-            await asyncio.to_thread(
-                self._journal.record_receipt,
-                "issued",
-                claim.pair,
-                creditor.peer,
-                claim.epoch,
-                claim.sequence,
-                claim.units,
-                claim.link,
-                signature,
-            )
-            # Only now may a voucher rest on it: a voucher without its receipt would be a leaf without support.
-            creditor.line.receipt(claim)
-        self._consider(creditor)
-
-    # --- vouchers ---
-
-    def _consider(self, creditor: Creditor) -> None:
-        if not creditor.signing and self._next_epoch(creditor) is not None:
-            creditor.signing = True
-            self._tasks.create_task(self._sign(creditor))
-
-    def _next_epoch(self, creditor: Creditor) -> int | None:
-        """The epoch to sign for: the newest with something due that may still be signed."""
-        line, current = creditor.line, self._chain.epoch
-        for epoch in sorted(line.epochs, reverse=True):
-            if abs(epoch - current) <= 1 and line.due(epoch) is not None:
-                return epoch
-        return None
-
-    async def _sign(self, creditor: Creditor) -> None:
-        line = creditor.line
+    async def _sign(self, creditor: Creditor, epoch: int, prices: dict[int, int]) -> bool:
+        """Sign for what is due in an epoch; whether anything was."""
+        line, pair = creditor.books.line, creditor.books.line.pair
+        units = line.due(epoch, prices)
+        if units is None or not await self._is_ours(epoch):
+            return False
+        voucher = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, units)
+        signature = self._account.sign_digest(vouchers.digest(self._chain.domain, voucher))
+        left = line.left(epoch, units, prices)
         try:
-            async with creditor.lock:
-                epoch = self._next_epoch(creditor)
-                units = line.due(epoch) if epoch is not None else None
-                if epoch is None or units is None:
-                    return
-                pair = line.pair
-                voucher = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, units)
-                signature = self._account.sign_digest(vouchers.digest(self._chain.domain, voucher))
-                try:
-                    await asyncio.to_thread(
-                        self._journal.record_voucher, "issued", pair, creditor.peer, epoch, units, signature
-                    )
-                except Sealed:
-                    # The provider claims it anew once it sees the new epoch.
-                    line.epochs[epoch].receipted = line.epochs[epoch].vouched
-                    return
-                line.sign(epoch, units)
-            self.on_voucher()
-            await creditor.say(Voucher(epoch, units, signature))
+            await asyncio.to_thread(
+                self._journal.record_voucher, "issued", pair, creditor.peer, epoch, units, signature, unsigned=left
+            )
+        except Sealed:
+            # The provider claims it anew once it sees the new epoch.
+            line.epochs[epoch].receipted = line.epochs[epoch].vouched
+            return False
+        line.sign(epoch, units, prices)
+        self.on_voucher()
+        await self._say(creditor, Voucher(epoch, units, signature))
+        return True
+
+    async def _is_ours(self, epoch: int) -> bool:
+        """Whether it is our key that signs for the gateway in an epoch."""
+        try:
+            signer = await self._chain.gateway_signer(self.gateway, epoch)
+        except NotAccepted as error:
+            signer = f"unknown ({error})"
+        if signer != self._account.address:
+            logger.warning("nothing is signed for epoch %d: the gateway's signer there is %s", epoch, signer)
+        return signer == self._account.address
+
+    async def _repeat(self, creditor: Creditor) -> None:
+        """Say the newest voucher once more."""
+        line = creditor.books.line
+        if line.epochs:
+            slots = await asyncio.to_thread(self._journal.slots, "issued", epoch=max(line.epochs), pair=line.pair)
+            for slot in slots:
+                if slot.voucher_signature is not None:
+                    await self._say(creditor, Voucher(slot.epoch, slot.voucher_units, slot.voucher_signature))
+
+    async def _say(self, creditor: Creditor, voucher: Voucher) -> None:
+        try:
+            await creditor.say(voucher)
         except PeerError as error:
             logger.info("a voucher did not reach %s, the next one will cover it: %s", creditor.peer, error)
-        finally:
-            creditor.signing = False
-        self._consider(creditor)
-
-    def leave(self, peer: str) -> None:
-        """The control channel to this provider has ended."""
-        self._creditors.pop(peer, None)

@@ -1,25 +1,27 @@
-"""What one gateway owes one provider, as each side keeps it (pure, integers only).
+"""What a gateway owes a provider, as the provider keeps it (pure, integers only).
 
 The provider counts the work it has done, says so in receipts, and holds vouchers for it; it works on only while what is
-unpaid stays within the credit that it gives. The gateway counts the tokens that it has received and signs vouchers for
-what a receipt claims and its own count bears out. Both are cumulative per epoch, so a repeated or lost message changes
-nothing. Source of the idea: cumulative vouchers of payment channels (The Graph's TAP, Livepeer's tickets).
+unpaid stays within the credit that it gives. Receipts and vouchers are cumulative per epoch, so a repeated or lost
+message changes nothing. The gateway's side is `mesh.payment.credit.vouching`. Source of the idea: cumulative vouchers
+of payment channels (The Graph's TAP, Livepeer's tickets).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mesh.errors import ProtocolViolation
+from mesh.payment.credit.cover import Change
+from mesh.payment.credit.units import units_at
 
 GENESIS: Final = bytes(32)
 """What the first receipt of a pair follows."""
 PARDON_CREDITS: Final = 8
 """Credits that a gateway pays to have one pardon forgotten."""
 KEPT_EPOCHS: Final = 2
-"""Vouchers are taken for the current epoch and the ones next to it."""
 _LINK: Final = b"mesh receipt v1\n"
 
 
@@ -64,7 +66,7 @@ class CreditLine:
 
     So a gateway that never signs again costs at most `credit` units, once more for each time that we start again or
     that it is pardoned; and one that cuts sessions short on purpose half of that an epoch, and what every session may
-    leave unpaid.
+    leave unpaid. Vouchers beyond what the gateway guarantees leave those units unpaid, and are never pardoned.
     """
 
     pair: Pair
@@ -84,7 +86,12 @@ class CreditLine:
     how much was excused; neither need be the gateway's fault, which signs for nothing that it never had."""
     forgiven: int = 0
     """Excused in this epoch, beyond what every session may leave unpaid."""
+    uncovered: int = 0
+    """Units that vouchers are held for and that the gateway's line does not cover: they count as unpaid."""
+    lost: int = 0
+    """Units whose vouchers were not covered and came to nothing."""
     paid: int = 0
+    """Units that vouchers are held for which the line covers."""
     pardons: int = 0
     """How often it was given up that what was unpaid would come."""
 
@@ -94,9 +101,14 @@ class CreditLine:
         return self.open + sum(counts.receipted - counts.vouched for counts in self.epochs.values())
 
     @property
+    def awaited(self) -> int:
+        """Done, and a voucher is waited for."""
+        return max(0, self.claimed + self.lost - self.excused - self.doubtful)
+
+    @property
     def unpaid(self) -> int:
-        """Done, and waited for."""
-        return max(0, self.claimed - self.excused - self.doubtful)
+        """Done, and not paid for: no voucher has come, or none that the line covers."""
+        return self.awaited + self.uncovered
 
     def has_room(self, units: int) -> bool:
         """Whether `units` more may be begun."""
@@ -110,11 +122,14 @@ class CreditLine:
         self.running -= begun
         self.open += done
 
-    def turn(self, epoch: int) -> None:
-        """The chain's epoch is `epoch` now: what was claimed before and not vouched for is claimed anew."""
+    def turn(self, epoch: int, prices: Mapping[int, int] | None = None) -> None:
+        """The chain's epoch is `epoch` now: what was done before and not vouched for is claimed anew.
+
+        `prices` (of a unit, by epoch) say what it is worth now: where the price has risen, fewer units cost the same.
+        """
         if epoch <= self.epoch:
             return
-        self.epoch, self.forgiven = epoch, 0
+        before, self.epoch, self.forgiven = self.epoch, epoch, 0
         for past in [each for each in self.epochs if each < epoch]:
             counts = self.epochs[past]
             self.open += counts.receipted - counts.vouched
@@ -122,6 +137,8 @@ class CreditLine:
             if past < epoch - KEPT_EPOCHS:
                 del self.epochs[past]
         self.open, self.excused = max(0, self.open - self.excused), 0
+        if prices is not None and before in prices and epoch in prices:
+            self.open = units_at(self.open, prices[before], prices[epoch])
 
     def claim(self) -> ReceiptClaim | None:
         """The next receipt, or None when there is nothing new to say."""
@@ -160,8 +177,14 @@ class CreditLine:
         taken = min(late, self.open)
         self.open -= taken
         self.excused += late - taken  # claimed anew already: that claim asks for too much by this
-        self.doubtful = min(self.doubtful, max(0, self.claimed - self.excused))
-        self.paid += gained
+        self.doubtful = min(self.doubtful, max(0, self.claimed + self.lost - self.excused))
+        self.uncovered += gained  # until `secure` says how much of it the line covers
+
+    def secure(self, change: Change) -> None:
+        """Count what the gateway's line covers of the vouchers."""
+        self.paid += change.gained
+        self.uncovered = change.uncovered
+        self.lost += change.lost
 
     def pardon_after(self, pause: float) -> float:
         """Seconds that a gateway which has used up its credit waits for another chance: at first `pause`, each time
@@ -171,63 +194,15 @@ class CreditLine:
         return pause * 2.0 ** min(max(0, self.pardons - forgotten), 20)
 
     def pardon(self) -> None:
-        """Wait no longer for what is unpaid now."""
-        self.doubtful += self.unpaid
+        """Wait no longer for vouchers that are missing now. What is vouched for and not covered stays unpaid."""
+        self.doubtful += self.awaited
         self.pardons += 1
 
     def excuse(self, units: int, allowance: int) -> int:
         """Do not wait for work whose session ended early; what was excused. `allowance` of it is free of the bound."""
         bounded = max(0, units - allowance)
         given = min(units, allowance) + min(bounded, max(0, self.credit // 2 - self.forgiven))
-        given = min(given, self.unpaid)
+        given = min(given, self.awaited)
         self.forgiven += max(0, given - allowance)
         self.excused += given
         return given
-
-
-@dataclass(slots=True)
-class VoucherLine:
-    """The gateway's side. `grace` is paid on the provider's word after a restart, when our own count is lost."""
-
-    pair: Pair
-    grace: int = 0
-    verified: int = 0
-    """Units that tokens which reached us bear out, since we started."""
-    signed: int = 0
-    """Units that we signed for since we started."""
-    epochs: dict[int, EpochUnits] = field(default_factory=dict)
-    sequence: int = 0
-    link: bytes = GENESIS
-
-    def check_receipt(self, epoch: int, sequence: int, units: int) -> ReceiptClaim:
-        """The claim in a receipt that follows the last one. Raises `ProtocolViolation`."""
-        counts = self.epochs.get(epoch, EpochUnits())
-        if sequence <= self.sequence:
-            raise ProtocolViolation(f"receipt {sequence} comes after receipt {self.sequence}")
-        if units < counts.receipted:
-            raise ProtocolViolation(f"a receipt takes back {counts.receipted - units} units")
-        return ReceiptClaim(self.pair, epoch, sequence, units, self.link)
-
-    def follow(self, claim: ReceiptClaim) -> None:
-        """A receipt that `check_receipt` passed is the newest of the chain."""
-        self.sequence = claim.sequence
-        self.link = claim.link
-
-    def receipt(self, claim: ReceiptClaim) -> None:
-        """Count a receipt that is safely written down."""
-        counts = self.epochs.setdefault(claim.epoch, EpochUnits())
-        counts.receipted = max(counts.receipted, claim.units)
-
-    def due(self, epoch: int) -> int | None:
-        """Cumulative units of `epoch` to sign for now, or None when that would say nothing new."""
-        counts = self.epochs.get(epoch)
-        if counts is None:
-            return None
-        more = min(counts.receipted - counts.vouched, self.verified + self.grace - self.signed)
-        return counts.vouched + more if more > 0 else None
-
-    def sign(self, epoch: int, units: int) -> None:
-        """Count a voucher that is written down."""
-        counts = self.epochs[epoch]
-        self.signed += units - counts.vouched
-        counts.vouched = units

@@ -42,8 +42,32 @@ def accept_binding(data: bytes, *, peer: str, role: Role, domain: Domain) -> Bin
 
 
 @dataclass(frozen=True, slots=True)
+class Tariff:
+    """What work on a model costs in one epoch: `price` wei for one weighted token, over all `blocks` of the model."""
+
+    price: int
+    blocks: int
+
+    def fee(self, units: int) -> int:
+        """`feeFor` of the chain: wei that `units` cost, rounded up."""
+        return -(-units * self.price // self.blocks)
+
+    def units(self, wei: int, most: int) -> int:
+        """The most units, up to `most`, whose fee is at most `wei`."""
+        return most if not self.price else min(most, max(0, wei) * self.blocks // self.price)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFacts:
+    """What the chain says of an eligible gateway: the key that signs for it in `epoch`."""
+
+    signer: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderFacts:
-    """What the chain says of an active provider: the key that signs its receipts, and its model."""
+    """What the chain says of an eligible provider: the key that signs its receipts, and its model."""
 
     signer: str
     model_id: int
@@ -51,7 +75,11 @@ class ProviderFacts:
 
 
 class ChainView(Protocol):
-    """What the data path needs of the chain. Answers may be some seconds old; the epoch is the newest block's."""
+    """What the data path needs of the chain.
+
+    Answers are of this epoch and at most some seconds old; when the chain does not answer, older ones stand a while.
+    The epoch is the newest block's. What is asked raises `NotAccepted` when the chain does not answer for too long.
+    """
 
     @property
     def domain(self) -> Domain:
@@ -61,8 +89,20 @@ class ChainView(Protocol):
     def epoch(self) -> int:
         """The current epoch."""
 
-    async def check_gateway(self, binding: Binding) -> None:
-        """Raises `NotAccepted` unless the gateway is active and the binding's address signs for it."""
+    async def check_gateway(self, binding: Binding) -> GatewayFacts:
+        """Raises `NotAccepted` unless the gateway is eligible and the binding's address signs for it now."""
 
     async def check_provider(self, binding: Binding) -> ProviderFacts:
-        """Raises `NotAccepted` unless the provider is active and the binding's address signs for it."""
+        """Raises `NotAccepted` unless the provider is eligible and the binding's address signs for it now."""
+
+    async def gateway_signer(self, gateway: str, epoch: int) -> str:
+        """The address that signs for a gateway in an epoch that has begun."""
+
+    async def guarantee(self, gateway: str, provider: str, *, since: float = 0.0) -> int:
+        """Wei of the gateway's stake that only this provider can take: its line, without what thaws.
+
+        The chain was asked after `since` (`time.monotonic()`).
+        """
+
+    async def tariff(self, model_id: int, epoch: int) -> Tariff:
+        """What work costs in an epoch, at most the next one: it is fixed by then."""

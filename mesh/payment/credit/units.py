@@ -28,6 +28,11 @@ def progress_tokens(prompt: int, processed: int) -> int:
     return weighted_tokens(min(processed, prompt), max(0, processed - prompt + 1))
 
 
+def units_at(units: int, before: int, now: int) -> int:
+    """The units at price `now` that cost no more than `units` did at the price `before`, and are no more than those."""
+    return units if now <= before else units * before // now
+
+
 @dataclass(slots=True)
 class SessionMeter:
     """Weighted tokens that one session is worth so far. `fed` tokens are prefilled, of which `prompt` are the prompt.

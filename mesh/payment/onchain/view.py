@@ -7,13 +7,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
+from weakref import WeakValueDictionary
 
 from chain.client.staking import StakingClient
-from chain.errors import ChainError, ContractError
+from chain.errors import ChainError
+from chain.primitives import key_of
 from chain.vouchers import Domain
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.terms import NotAccepted, ProviderFacts
+from mesh.payment.credit.terms import GatewayFacts, NotAccepted, ProviderFacts, Tariff
 
 logger = logging.getLogger(__name__)
 
@@ -21,21 +24,38 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 FACT_SECONDS = 5.0
+OLD_SECONDS = 60.0
+"""So old a fact may get while the chain does not answer."""
 MAX_FACTS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An answer of the chain, when it was asked for (`time.monotonic()`), and in which epoch."""
+
+    asked: float
+    epoch: int
+    value: Any
 
 
 class StakingView:
     """`credit.terms.ChainView` over a connected client. Call `start` first, and `run` beside what uses it."""
 
     def __init__(
-        self, client: StakingClient, *, poll_seconds: float = POLL_SECONDS, fact_seconds: float = FACT_SECONDS
+        self,
+        client: StakingClient,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        fact_seconds: float = FACT_SECONDS,
+        old_seconds: float = OLD_SECONDS,
     ) -> None:
         self._client = client
         self._poll_seconds = poll_seconds
         self._fact_seconds = fact_seconds
+        self._old_seconds = old_seconds
         self._epoch = 0
-        self._facts: dict[Hashable, tuple[float, Any]] = {}
-        self._locks: dict[Hashable, asyncio.Lock] = {}
+        self._facts: dict[Hashable, Fact] = {}
+        self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._turned = asyncio.Event()
         deployment = client.deployment
         self._domain = Domain(deployment.chain_id, bytes.fromhex(deployment.address("Settlement")[2:]))
@@ -65,57 +85,112 @@ class StakingView:
             except ChainError as error:
                 logger.warning("the chain does not answer: %s", error)
 
-    async def check_gateway(self, binding: Binding) -> None:
+    async def check_gateway(self, binding: Binding) -> GatewayFacts:
         """See `ChainView`."""
-        active, signer = await self._fact(("gateway", binding.id), lambda: self._gateway(binding.id))
-        if not active:
-            raise NotAccepted(f"gateway {binding.id!r} is not active on the chain: is it registered and staked?")
+        epoch = self._epoch
+        eligible, signer = await self._fact(("gateway", binding.id), lambda: self._gateway(binding.id, epoch))
+        if not eligible:
+            raise NotAccepted(
+                f"gateway {binding.id!r} is not eligible on the chain: it must be registered, staked with the least "
+                "stake besides its lines, neither winding down nor jailed"
+            )
         if signer != binding.address:
-            raise NotAccepted(f"{binding.address} does not sign for gateway {binding.id!r}")
+            raise NotAccepted(f"{binding.address} does not sign for gateway {binding.id!r} in epoch {epoch}")
+        return GatewayFacts(signer, epoch)
 
     async def check_provider(self, binding: Binding) -> ProviderFacts:
         """See `ChainView`."""
-        active, facts = await self._fact(("provider", binding.id), lambda: self._provider(binding.id))
-        if not active:
-            raise NotAccepted(f"provider {binding.id!r} is not active on the chain: is it registered and staked?")
+        epoch = self._epoch
+        eligible, facts = await self._fact(("provider", binding.id), lambda: self._provider(binding.id, epoch))
+        if not eligible:
+            raise NotAccepted(
+                f"provider {binding.id!r} is not eligible on the chain: it must be registered for an enabled model, "
+                "fully staked and not jailed"
+            )
         if facts.signer != binding.address:
-            raise NotAccepted(f"{binding.address} does not sign for provider {binding.id!r}")
+            raise NotAccepted(f"{binding.address} does not sign for provider {binding.id!r} in epoch {epoch}")
         return facts
 
-    async def _gateway(self, identifier: str) -> tuple[bool, str]:
-        try:
-            status = await self._client.gateways.status(identifier)
-        except ContractError:
-            return False, ""
-        return status.active, status.signer
+    async def gateway_signer(self, gateway: str, epoch: int) -> str:
+        """See `ChainView`."""
+        return await self._fact(("signer", gateway, epoch), lambda: self._signer("GatewayRegistry", gateway, epoch))
 
-    async def _provider(self, identifier: str) -> tuple[bool, ProviderFacts]:
-        try:
-            status = await self._client.providers.status(identifier)
-        except ContractError:
+    async def guarantee(self, gateway: str, provider: str, *, since: float = 0.0) -> int:
+        """See `ChainView`."""
+        return await self._fact(("line", gateway, provider), lambda: self._guarantee(gateway, provider), since=since)
+
+    async def tariff(self, model_id: int, epoch: int) -> Tariff:
+        """See `ChainView`."""
+        if epoch > self._epoch + 1:
+            raise NotAccepted(f"what work costs in epoch {epoch} is not fixed yet")
+        return await self._fact(("tariff", model_id, epoch), lambda: self._tariff(model_id, epoch), fixed=True)
+
+    # --- asking ---
+
+    async def _gateway(self, identifier: str, epoch: int) -> tuple[bool, str]:
+        key = key_of(identifier)
+        eligible, signer = await self._client.core.views(
+            [("GatewayRegistry", "isEligibleKey", (key,)), ("GatewayRegistry", "signerAt", (key, epoch))]
+        )
+        return bool(eligible), str(signer)
+
+    async def _provider(self, identifier: str, epoch: int) -> tuple[bool, ProviderFacts]:
+        key = key_of(identifier)
+        eligible, signer, found = await self._client.core.views(
+            [
+                ("ProviderRegistry", "isEligible", (identifier,)),
+                ("ProviderRegistry", "signerAt", (key, epoch)),
+                ("ProviderRegistry", "ownerAndModel", (key,)),
+            ]
+        )
+        if not eligible:
             return False, ProviderFacts("", 0, b"")
-        model = await self._fact(("model", status.model_id), lambda: self._client.models.show(status.model_id))
-        return status.active, ProviderFacts(status.signer, status.model_id, model.manifest_hash)
+        model_id = int(found.model_id)
+        manifest = await self._fact(("manifest", model_id), lambda: self._manifest(model_id), fixed=True)
+        return True, ProviderFacts(str(signer), model_id, manifest)
 
-    async def _fact(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
-        """A fact of at most `fact_seconds` and of this epoch; an old one when the chain does not answer now.
+    async def _manifest(self, model_id: int) -> bytes:
+        return bytes((await self._client.core.view("ModelRegistry", "model", model_id)).manifest_hash)
 
-        Raises `NotAccepted` where the chain does not answer and nothing is known.
+    async def _signer(self, registry: str, identifier: str, epoch: int) -> str:
+        return str(await self._client.core.view(registry, "signerAt", key_of(identifier), epoch))
+
+    async def _guarantee(self, gateway: str, provider: str) -> int:
+        return int(await self._client.core.view("GatewayStaking", "guaranteed", key_of(gateway), key_of(provider)))
+
+    async def _tariff(self, model_id: int, epoch: int) -> Tariff:
+        price, model = await self._client.core.views(
+            [("ModelRegistry", "priceAt", (model_id, epoch)), ("ModelRegistry", "model", (model_id,))]
+        )
+        return Tariff(int(price), int(model.blocks))
+
+    async def _fact(
+        self, key: Hashable, ask: Callable[[], Awaitable[T]], *, since: float = 0.0, fixed: bool = False
+    ) -> T:
+        """A fact of this epoch, at most `fact_seconds` old and asked for after `since`; any, if it is `fixed` for good.
+
+        When the chain does not answer, one of at most `old_seconds` stands. Raises `NotAccepted` where there is none.
         """
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            known = self._facts.get(key)
-            if known is not None and time.monotonic() - known[0] < self._fact_seconds:
-                found: T = known[1]
-                return found
+        lock = self._locks.get(key) or asyncio.Lock()
+        self._locks[key] = lock
+        async with lock:
+            known, now = self._facts.get(key), time.monotonic()
+            if known is not None and (fixed or self._is_fresh(known, now, since)):
+                value: T = known.value
+                return value
+            epoch = self._epoch
             try:
                 fact = await ask()
             except ChainError as error:
-                if known is None:
+                if known is None or known.asked < since or now - known.asked > self._old_seconds:
                     raise NotAccepted(f"the chain does not answer: {error}") from error
                 logger.warning("the chain does not answer, an older answer stands: %s", error)
-                return known[1]  # type: ignore[no-any-return]
+                return known.value  # type: ignore[no-any-return]
+            self._facts.pop(key, None)
             if len(self._facts) >= MAX_FACTS:
-                self._facts.clear()
-                self._locks.clear()
-            self._facts[key] = (time.monotonic(), fact)
+                del self._facts[next(iter(self._facts))]
+            self._facts[key] = Fact(now, epoch, fact)
             return fact
+
+    def _is_fresh(self, fact: Fact, now: float, since: float) -> bool:
+        return fact.epoch == self._epoch and now - fact.asked < self._fact_seconds and fact.asked >= since

@@ -15,11 +15,13 @@ from mesh.payment.credit.binding import Binding, sign_binding
 from mesh.payment.credit.collector import VoucherCollector
 from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.payment.credit.store import PaymentJournal
-from mesh.payment.credit.terms import CreditTerms, NotAccepted, ProviderFacts
+from mesh.payment.credit.terms import CreditTerms, GatewayFacts, NotAccepted, ProviderFacts, Tariff
 from shards.span import Span
 
 DOMAIN = Domain(31337, bytes(range(20)))
 MODEL_ID = 5
+BLOCKS = 5
+PRICE = 10**12
 THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
 
 
@@ -30,18 +32,55 @@ class MemoryChain:
     domain: Domain = DOMAIN
     epoch: int = 7
     gateways: dict[str, str] = field(default_factory=dict)
-    """Active gateways and their signers."""
+    """Eligible gateways and their signers."""
     providers: dict[str, ProviderFacts] = field(default_factory=dict)
+    signers: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Signers of gateways in other epochs, where they are not those of now."""
+    lines: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Wei that a gateway guarantees to a provider."""
+    line: int = 10**24
+    """Of those that are not in `lines`."""
+    prices: dict[int, int] = field(default_factory=dict)
+    """Of a weighted token, by the epoch from which it holds."""
+    blocks: int = BLOCKS
+    barred: set[str] = field(default_factory=set)
+    """Ids that are not eligible any more, though registered."""
+    silent: bool = False
+    """It does not answer, and nothing is known from before."""
 
-    async def check_gateway(self, binding: Binding) -> None:
-        if self.gateways.get(binding.id) != binding.address:
-            raise NotAccepted(f"gateway {binding.id!r} is not active, or another key signs for it")
+    async def check_gateway(self, binding: Binding) -> GatewayFacts:
+        self._ask()
+        if binding.id in self.barred or self.gateways.get(binding.id) != binding.address:
+            raise NotAccepted(f"gateway {binding.id!r} is not eligible, or another key signs for it")
+        return GatewayFacts(binding.address, self.epoch)
 
     async def check_provider(self, binding: Binding) -> ProviderFacts:
+        self._ask()
         facts = self.providers.get(binding.id)
-        if facts is None or facts.signer != binding.address:
-            raise NotAccepted(f"provider {binding.id!r} is not active, or another key signs for it")
+        if binding.id in self.barred or facts is None or facts.signer != binding.address:
+            raise NotAccepted(f"provider {binding.id!r} is not eligible, or another key signs for it")
         return facts
+
+    async def gateway_signer(self, gateway: str, epoch: int) -> str:
+        self._ask()
+        return self.signers.get((gateway, epoch), self.gateways.get(gateway, ""))
+
+    async def guarantee(self, gateway: str, provider: str, *, since: float = 0.0) -> int:
+        self._ask()
+        return self.lines.get((gateway, provider), self.line)
+
+    async def tariff(self, model_id: int, epoch: int) -> Tariff:
+        self._ask()
+        return self.tariff_in(epoch)
+
+    def tariff_in(self, epoch: int) -> Tariff:
+        """What a weighted token costs in an epoch."""
+        since = max((first for first in self.prices if first <= epoch), default=None)
+        return Tariff(PRICE if since is None else self.prices[since], self.blocks)
+
+    def _ask(self) -> None:
+        if self.silent:
+            raise NotAccepted("the chain does not answer")
 
 
 @dataclass(frozen=True)

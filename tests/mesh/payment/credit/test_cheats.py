@@ -15,7 +15,7 @@ from chain.wallet import Account
 from mesh.errors import BadRecord, PeerError, ProtocolViolation
 from mesh.identity import Identity
 from mesh.payment.credit.binding import read_binding
-from mesh.payment.credit.collector import Customer
+from mesh.payment.credit.customers import Customer
 from mesh.payment.credit.units import weighted_tokens
 from mesh.wire.paying import Voucher
 from shards.span import Span

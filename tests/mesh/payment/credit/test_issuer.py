@@ -30,11 +30,11 @@ class SlowJournal(PaymentJournal):
         super().__init__(None)
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def record_voucher(self, *arguments: Any) -> bool:
+    def record_voucher(self, *arguments: Any, **named: Any) -> bool:
         if not self.begun.is_set():
             self.begun.set()
             assert self.go_on.wait(10)
-        return super().record_voucher(*arguments)
+        return super().record_voucher(*arguments, **named)
 
 
 async def test_what_is_signed_grows_though_a_new_channel_begins_while_a_voucher_is_written() -> None:
@@ -62,13 +62,13 @@ async def test_what_is_signed_grows_though_a_new_channel_begins_while_a_voucher_
     peer, welcome = provider.peer_id, Welcome("ann", MODEL_ID, 64)
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         issuer = money.gateway(Identity.generate(), "gate")(tasks)
-        await issuer.welcomed(peer, welcome, ann.binding, 2, say)
+        await issuer.welcomed(peer, welcome, ann.binding, say)
         issuer.receipt(peer, receipt(1, 10))
         issuer.accrue(peer, 100)
         await asyncio.to_thread(journal.begun.wait, 10)
 
         issuer.leave(peer)
-        await issuer.welcomed(peer, welcome, ann.binding, 2, say)
+        await issuer.welcomed(peer, welcome, ann.binding, say)
         issuer.receipt(peer, receipt(2, 14))
         await asyncio.sleep(0.2)  # for it to be signed, if nothing kept it from that
         journal.go_on.set()
@@ -90,12 +90,12 @@ async def test_two_channels_that_begin_at_once_share_one_line() -> None:
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         issuer = money.gateway(Identity.generate(), "gate")(tasks)
         welcome = Welcome("ann", MODEL_ID, 64)
-        first = issuer.welcomed(provider.peer_id, welcome, ann.binding, 2, say)
-        second = issuer.welcomed(provider.peer_id, welcome, ann.binding, 2, say)
+        first = issuer.welcomed(provider.peer_id, welcome, ann.binding, say)
+        second = issuer.welcomed(provider.peer_id, welcome, ann.binding, say)
         kept = []
         for work in asyncio.as_completed([first, second]):
             await work
-            kept.append(issuer._creditors[provider.peer_id].line)
+            kept.append(issuer._creditors[provider.peer_id].books)
     assert kept[0] is kept[1]
     for name in ("ann", "gate"):
         money.journal(name).close()

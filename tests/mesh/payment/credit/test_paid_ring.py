@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ async def test_a_gateway_that_is_not_staked_is_turned_away_with_a_reason(swarm: 
     backend = await swarm.client(gateway="nobody")
     del money.chain.gateways["nobody"]
 
-    with pytest.raises(PeerError, match="not active"):
+    with pytest.raises(PeerError, match="not eligible"):
         await swarm.generate(ask((1, 2, 3)), backend=backend)
     assert swarm.empty
 
@@ -177,7 +178,7 @@ async def test_a_client_that_does_not_pay_opens_no_session(swarm: MemorySwarm) -
     assert swarm.empty
 
 
-async def test_a_provider_that_is_not_active_on_the_chain_is_not_routed_to(swarm: MemorySwarm) -> None:
+async def test_a_provider_that_is_not_eligible_on_the_chain_is_not_routed_to(swarm: MemorySwarm) -> None:
     money = money_of(swarm)
     del money.chain.providers["provider-1"]
 
@@ -198,7 +199,7 @@ async def test_a_gateway_that_stops_signing_is_paused_and_then_dropped_with_a_re
         await swarm.generate(ask((1, 2, 3), 4))
         issuer = swarm.backend.issuer
         assert issuer is not None
-        issuer._next_epoch = lambda creditor: None  # type: ignore[method-assign]
+        issuer._sign = AsyncMock(return_value=False)  # type: ignore[method-assign]
 
         with pytest.raises(PeerError, match=r"unpaid|not paid"):
             await swarm.generate(ask((1, 2, 3), 200))

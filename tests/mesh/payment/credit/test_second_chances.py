@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mesh.identity import Identity
+from mesh.payment.credit.cover import Change
 from mesh.payment.credit.line import GENESIS, CreditLine, EpochUnits, Pair
 from mesh.payment.credit.store import PaymentJournal
 from tests.mesh.payment.money import Money
@@ -39,6 +40,7 @@ def test_a_voucher_for_what_was_doubtful_leaves_no_room_beyond_the_credit() -> N
     assert line.unpaid == 80
 
     line.accept(7, 480)
+    line.secure(Change(gained=180, uncovered=0, lost=0, outstanding=0))
     assert (line.claimed, line.doubtful, line.unpaid) == (0, 0, 0)
     line.begin(100)
     line.finish(100, 100)
