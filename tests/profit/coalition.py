@@ -141,8 +141,11 @@ class Coalition:
         worker, _ = self._worker(b)
         gateway, world = self.game.gateways[GATEWAYS[a % 2]], self.game.world
         model_id, epoch = self._model_of(worker), max(1, world.epoch + (0, 0, 1, -1, 2)[c % 5])
-        slot = worker, model_id, epoch
-        claim = gateway.receipted[slot] + (gateway.verified[worker, model_id], 1, 40, 1 << 22)[(c // 5) % 4]
+        line = gateway.lines.get((worker, model_id))
+        if line is None:
+            return
+        counts = line.epochs.get(epoch)
+        claim = (0 if counts is None else counts.receipted) + (line.verified - line.signed, 1, 40, 1 << 22)[(c // 5) % 4]
         units = gateway.receipt(worker, model_id, epoch, claim)
         if units is not None:
             self.taken[gateway.name, worker, epoch] = units
@@ -168,8 +171,8 @@ class Coalition:
         gate, owner = self._gate(a)
         provider = self.game.providers[PROVIDERS[b % 2]]
         epoch = max(1, self.game.world.epoch - (c // 4) % 2)
-        more = (provider.unpaid[gate], 1, 4_000, 1 << 40)[c % 4]
-        units = min(provider.held[gate, epoch] + more, MAX_UINT96)
+        asked = provider.asks(gate)
+        units = min((asked, 1, asked + 4_000, 1 << 40)[c % 4], MAX_UINT96)
         if units:
             provider.voucher(gate, epoch, units, owner)
             self.given[gate, provider.name, epoch] = units

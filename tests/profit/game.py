@@ -128,9 +128,7 @@ class Game:
     def _settle_up(self, gateway: Gateway, provider: Provider) -> None:
         """An honest provider's receipt, and the voucher of an honest gateway."""
         epoch = self.world.epoch
-        slot = provider.name, provider.model_id, epoch
-        claimed = gateway.receipted[slot] + provider.unpaid[gateway.name]
-        units = gateway.receipt(provider.name, provider.model_id, epoch, claimed)
+        units = gateway.receipt(provider.name, provider.model_id, epoch, provider.asks(gateway.name))
         if units is not None:
             provider.voucher(gateway.name, epoch, units, gateway.name)
 

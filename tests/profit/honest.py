@@ -6,7 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from chain.primitives import key_of
+from chain.primitives import MAX_UINT96, key_of
+from mesh.errors import ProtocolViolation
+from mesh.payment.credit.cover import Cover, Promise
+from mesh.payment.credit.line import CreditLine, Pair, ReceiptClaim
+from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.vouching import VoucherLine
 from mesh.payment.settlement.windows import MAX_RANGE
 from tests.chain.spec.settlement_state import ChallengeStatus, CheckpointStatus
 from tests.profit.world import BLOCKS, DELAY, PRICE, World, account
@@ -17,20 +22,23 @@ CREDIT: Final = 10 * BLOCKS
 """Units that a provider works without a voucher."""
 LINE: Final = 3_000 * PRICE
 """Least line that a gateway gives a provider that it uses."""
-KEPT: Final = 2
-"""Epochs in which a gateway signs for work: the current one and the one before, until it is sealed."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Which of its decisions the software takes in the old way (`old_rules` turns them on one by one)."""
 
     blind_collector: bool = False
+    """Any voucher counts, whatever stands behind it."""
     next_epoch_receipt: bool = False
+    """Receipts for the next epoch are signed for, and units are units, whatever they cost there."""
     grace: bool = False
+    """A restarted gateway signs on the provider's word."""
     stale_facts: bool = False
+    """Eligibility and keys are looked at once, when the other side introduces itself."""
     failed_is_free: bool = False
-    resumed_is_free: bool = False
+    """What came before an answer failed is not charged."""
+    request_tariff: bool = False
+    """A request is charged at the price at which it began."""
 
 
 @dataclass(slots=True)
@@ -42,12 +50,13 @@ class Gateway:
     rules: Rules = field(default_factory=Rules)
     accepted: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     charged: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    verified: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
-    """Units by provider and model that tokens which came bear out, and that no voucher is signed for yet."""
-    receipted: dict[tuple[str, int, int], int] = field(default_factory=lambda: defaultdict(int))
+    lines: dict[tuple[str, int], VoucherLine] = field(default_factory=dict)
+    """By provider and model."""
     vouched: dict[tuple[str, int, int], int] = field(default_factory=lambda: defaultdict(int))
-    used: dict[tuple[str, int], int] = field(default_factory=dict)
-    """Epoch in which a provider of a model was used last."""
+    """Units of our vouchers by provider, model and epoch: the journal."""
+    used: dict[str, int] = field(default_factory=dict)
+    """Epoch in which a provider was used last."""
+    accepted_facts: set[str] = field(default_factory=set)
     claimed: int = 0
 
     # --- developers ---
@@ -75,36 +84,46 @@ class Gateway:
         price = self.world.ledger.models.price_at(model_id, self.world.epoch)
         if not (failed and self.rules.failed_is_free):
             self.charged[developer] += tokens * price
-        self.verified[provider, model_id] += tokens * BLOCKS
-        self.used[provider, model_id] = self.world.epoch
+        line = self.lines.setdefault((provider, model_id), VoucherLine(Pair(self.name, provider, model_id)))
+        line.accrue(self.world.epoch, tokens * BLOCKS)
+        self.used[provider] = self.world.epoch
 
     # --- providers ---
 
     def serves(self, provider: str) -> bool:
         """Whether we send work to a provider: the chain calls it eligible."""
-        return self.world.ledger.providers.is_eligible(provider, self.world.block)
+        if self.rules.stale_facts and provider in self.accepted_facts:
+            return True
+        if self.world.ledger.providers.is_eligible(provider, self.world.block):
+            self.accepted_facts.add(provider)
+            return True
+        return False
 
     def receipt(self, provider: str, model_id: int, epoch: int, units: int) -> int | None:
         """Units of a voucher for what a receipt claims in all, as far as our own count bears it out."""
-        now = self.world.epoch
+        now, line = self.world.epoch, self.lines.get((provider, model_id))
         latest = now + 1 if self.rules.next_epoch_receipt else now
-        if not now - 1 <= epoch <= latest or (provider, model_id) not in self.used:
+        if line is None or not now - 1 <= epoch <= latest or not self.serves(provider):
             return None
-        if epoch < now and (self.name, model_id, epoch) in self.world.posted:
+        if (self.name, model_id, epoch) in self.world.posted:
             return None  # sealed
-        if not self.rules.stale_facts and not self.serves(provider):
+        try:
+            line.receipt(line.check_receipt(epoch, line.sequence + 1, units))
+        except ProtocolViolation:
             return None
-        slot = provider, model_id, epoch
-        self.receipted[slot] = max(self.receipted[slot], units)
-        bears = self.verified[provider, model_id]
-        if self.rules.grace:
-            bears += 1 << 20
-        more = min(self.receipted[slot] - self.vouched[slot], bears)
-        if more <= 0:
+        prices = self.world.prices(model_id)
+        if self.rules.next_epoch_receipt:
+            prices = dict.fromkeys(prices, 1)
+            line.unsigned = {min(epoch, came): units for came, units in line.unsigned.items()}
+        due = line.due(epoch, prices)
+        if self.rules.grace and units > line.epochs[epoch].vouched:
+            self.vouched[provider, model_id, epoch] = line.epochs[epoch].vouched = min(units, 1 << 22)
+            return self.vouched[provider, model_id, epoch]
+        if due is None:
             return None
-        self.vouched[slot] += more
-        self.verified[provider, model_id] = max(0, self.verified[provider, model_id] - more)
-        return self.vouched[slot]
+        line.sign(epoch, due, prices)
+        self.vouched[provider, model_id, epoch] = due
+        return due
 
     # --- settlement ---
 
@@ -112,6 +131,8 @@ class Gateway:
         """What is due now."""
         world = self.world
         epoch = world.epoch
+        for (_, model_id), line in self.lines.items():
+            line.turn(epoch, world.prices(model_id))
         self._answer()
         if epoch > 1:
             self._redeem()
@@ -162,7 +183,7 @@ class Gateway:
 
     def _fund_lines(self) -> None:
         world, staking = self.world, self.world.ledger.gateway_staking
-        for (provider, _), last in self.used.items():
+        for provider, last in self.used.items():
             line = staking.line_of(key_of(self.name), key_of(provider))
             missing = LINE - line.amount + line.thawing
             if last >= world.epoch - 1 and 0 < missing <= staking.spare_stake(key_of(self.name)):
@@ -182,42 +203,73 @@ class Provider:
     name: str
     model_id: int
     rules: Rules = field(default_factory=Rules)
+    lines: dict[str, CreditLine] = field(default_factory=dict)
+    covers: dict[str, Cover] = field(default_factory=lambda: defaultdict(Cover))
     held: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
-    """Units of our highest voucher by gateway and epoch."""
-    unpaid: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Units worked for a gateway that no voucher which counts pays for."""
-    safe: set[tuple[str, int]] = field(default_factory=set)
+    """Units of our highest voucher by gateway and epoch: the journal."""
+    safe: dict[tuple[str, int], int] = field(default_factory=dict)
     proven: set[tuple[str, int]] = field(default_factory=set)
+    accepted_facts: set[str] = field(default_factory=set)
 
     def room(self, gateway: str) -> int:
         """Tokens that we work for a gateway now without another voucher."""
-        if not self.rules.stale_facts and not self.world.ledger.gateways.is_eligible(gateway, self.world.block):
+        line = self._line(gateway)
+        if self.world.ledger.gateways.is_eligible(gateway, self.world.block):
+            self.accepted_facts.add(gateway)
+        elif not (self.rules.stale_facts and gateway in self.accepted_facts):
             return 0
-        return max(0, CREDIT - self.unpaid[gateway]) // BLOCKS
+        self._secure(gateway)
+        return max(0, line.credit - line.unpaid) // BLOCKS
 
-    def worked(self, gateway: str, tokens: int) -> None:
-        self.unpaid[gateway] += tokens * BLOCKS
+    def worked(self, gateway: str, tokens: int) -> ReceiptClaim | None:
+        """Count what we did; the receipt that we send."""
+        line = self._line(gateway)
+        line.begin(tokens * BLOCKS)
+        line.finish(tokens * BLOCKS, tokens * BLOCKS)
+        return line.claim()
+
+    def asks(self, gateway: str) -> int:
+        """Units that our last receipt of this epoch says."""
+        line = self._line(gateway)
+        claim = line.claim()
+        if claim is not None:
+            return claim.units
+        counts = line.epochs.get(line.epoch)
+        return 0 if counts is None else counts.receipted
 
     def voucher(self, gateway: str, epoch: int, units: int, signer: str) -> None:
         """Take a voucher: it is kept, and counts as far as the line for us covers all that is not safe yet."""
-        world, ledger = self.world, self.world.ledger
-        if not world.epoch - 1 <= epoch <= world.epoch or units <= self.held[gateway, epoch]:
+        line = self._line(gateway)
+        try:
+            gained = line.check(epoch, units)
+        except ProtocolViolation:
             return
-        if ledger.gateways.signer_at(key_of(gateway), epoch) != account(signer).address:
+        at = line.epoch if self.rules.stale_facts else epoch
+        if not gained or self.world.ledger.gateways.signer_at(key_of(gateway), at) != account(signer).address:
             return
-        gained = units - self.held[gateway, epoch]
-        self.held[gateway, epoch] = units
-        if not self.rules.blind_collector:
-            exposure = sum(
-                ledger.models.fee_for(self.model_id, past, held)
-                for (other, past), held in self.held.items()
-                if other == gateway and (other, past) not in self.safe
-            )
-            short = exposure - ledger.gateway_staking.guaranteed(key_of(gateway), key_of(self.name))
-            if short > 0:
-                price = ledger.models.price_at(self.model_id, epoch)
-                gained = max(0, gained - (-(-short * BLOCKS // price) if price else 0))
-        self.unpaid[gateway] = max(0, self.unpaid[gateway] - gained)
+        line.accept(epoch, units)
+        self.held[gateway, epoch] = max(units, self.held[gateway, epoch])
+        self._secure(gateway)
+
+    def _line(self, gateway: str) -> CreditLine:
+        line = self.lines.get(gateway)
+        if line is None:
+            line = self.lines[gateway] = CreditLine(Pair(gateway, self.name, self.model_id), CREDIT)
+        line.turn(self.world.epoch, self.world.prices(self.model_id))
+        return line
+
+    def _secure(self, gateway: str) -> None:
+        guarantee = self.world.ledger.gateway_staking.guaranteed(key_of(gateway), key_of(self.name))
+        if self.rules.blind_collector:
+            guarantee = MAX_UINT96
+        promises = {
+            epoch: Promise(units, min(units, self.safe.get((gateway, epoch), 0)))
+            for (other, epoch), units in self.held.items()
+            if other == gateway
+        }
+        models = self.world.ledger.models
+        tariffs = {epoch: Tariff(models.price_at(self.model_id, epoch), BLOCKS) for epoch in promises}
+        self.lines[gateway].secure(self.covers[gateway].update(promises, guarantee, tariffs))
 
     def round(self) -> None:
         """What is due now."""
@@ -243,8 +295,7 @@ class Provider:
                 proof = posted.tree.proof(key)
                 world.tries("settlement", "challenge_omission", self.name, voucher, signature, leaf, proof)
             if leaf:
-                if leaf >= units:
-                    self.safe.add((gateway, epoch))
+                self.safe[gateway, epoch] = max(leaf, self.safe.get((gateway, epoch), 0))
                 self._prove(gateway, epoch, leaf)
             elif (leaf == 0 or now >= epoch + 2) and now <= epoch + DELAY - 1:
                 world.tries("settlement", "open_omission_challenge", self.name, voucher, signature)
@@ -252,8 +303,9 @@ class Provider:
             is_ours = (challenge.gateway, challenge.provider, challenge.epoch) == work
             if is_ours and challenge.status is ChallengeStatus.OPEN and now > challenge.answer_by:
                 world.tries("settlement", "resolve_challenge", self.name, number)
-        if settlement.compensated_units(*work) >= units:
-            self.safe.add((gateway, epoch))
+        known = settlement.known_units(work)
+        if known > self.safe.get((gateway, epoch), 0):
+            self.safe[gateway, epoch] = known
         if settlement.debt_units(*work):
             world.tries("settlement", "collect_debt", self.name, gateway, self.name, epoch)
 

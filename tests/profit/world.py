@@ -141,6 +141,11 @@ class World:
             self.do("token", "approve", who, self.ledger.router.pool(model_id).address, MAX_UINT256)
         return model_id
 
+    def prices(self, model_id: int) -> dict[int, int]:
+        """Of a token, in the epochs that matter now."""
+        models = self.ledger.models
+        return {epoch: models.price_at(model_id, epoch) for epoch in range(max(1, self.epoch - 3), self.epoch + 2)}
+
     # --- what is signed ---
 
     def contribution(
