@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from chain.primitives import MAX_UINT96, key_of
+from chain.vouchers import SignerConsent
 from tests.chain.spec.settlement_state import ChallengeStatus
 from tests.profit.game import DEVELOPERS, GATEWAYS, MALS, MODEL, PROVIDERS, Game
-from tests.profit.world import BLOCKS, DELAY, MIN_STAKE, PRICE, STAKE, account
+from tests.profit.world import DELAY, MIN_STAKE, PRICE, STAKE, account, sign
 
 Move: TypeAlias = tuple[str, int, int, int]
 GATES: Final = ("mg0", "mg1", "mg2")
@@ -93,7 +94,7 @@ class Coalition:
 
     def reserve(self, a: int, b: int, c: int) -> None:
         gateway = (*GATEWAYS, *GATES)[a % 5]
-        self.game.world.tries("escrow", "deposit_and_reserve", MALS[b % 2], gateway, AMOUNTS[c % 6])
+        self.game.world.tries("escrow", "deposit_and_reserve", MALS[b % 2], gateway, AMOUNTS[c % 8])
 
     def promise(self, a: int, b: int, c: int) -> None:
         """A voucher to an honest gateway."""
@@ -286,6 +287,39 @@ class Coalition:
                             world.tries("settlement", "answer_omission", "mal5", number, leaf.units, proof)
             world.tries("settlement", "resolve_challenge", "mal5", number)
 
+    # --- what only the old rules have ---
+
+    def void(self, a: int, b: int, c: int) -> None:
+        """Void a checkpoint of ours."""
+        gate, owner = self._gate(a)
+        world = self.game.world
+        epoch = max(1, world.epoch - 1 - b % DELAY)
+        if hasattr(world.ledger.settlement, "void") and world.tries("settlement", "void", owner, gate, MODEL, epoch):
+            world.posted.pop((gate, MODEL, epoch), None)
+
+    def freeze(self, a: int, b: int, c: int) -> None:
+        """Challenge a leaf, and never have it decided."""
+        world = self.game.world
+        if hasattr(world.ledger.settlement, "freeze"):
+            world.tries("settlement", "freeze", "mal5", MODEL, max(1, world.epoch - 1 - a % DELAY))
+
+    def overdraw(self, a: int, b: int, c: int) -> None:
+        """Show that an honest gateway has signed for more than it has now."""
+        world, (worker, owner) = self.game.world, self._worker(b)
+        gateway, epoch = GATEWAYS[a % 2], max(1, world.epoch - c % 2)
+        units = self.taken.get((gateway, worker, epoch), 0)
+        if units and hasattr(world.ledger.settlement, "overdraw"):
+            voucher, signature = world.contribution(gateway, gateway, worker, self._model_of(worker), epoch, units)
+            world.tries("settlement", "overdraw", owner, voucher, signature)
+
+    def rotate(self, a: int, b: int, c: int) -> None:
+        """A gateway of ours names another key of ours, from the next epoch on."""
+        gate, owner = self._gate(a)
+        world, signer = self.game.world, account(f"spare{a % len(GATES)}")
+        consent = SignerConsent(key_of(gate), account(owner).address, signer.address)
+        signature = sign(world.ledger.gateways.domain, consent, signer.name)
+        world.tries("gateways", "set_signer", owner, gate, signer.address, signature)
+
     def collect(self, a: int, b: int, c: int) -> None:
         """Debts of any gateway to any provider."""
         world = self.game.world
@@ -302,7 +336,8 @@ MOVES: Final[dict[str, Step]] = {
         Coalition.reserve, Coalition.promise, Coalition.thaw, Coalition.withdraw, Coalition.redeem_to_ourselves,
         Coalition.ask, Coalition.work_for, Coalition.claim_units, Coalition.buy, Coalition.sign, Coalition.fund_line,
         Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
-        Coalition.challenge_ourselves, Coalition.answer, Coalition.collect,
+        Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
+        Coalition.overdraw, Coalition.rotate,
     )
 }  # fmt: skip
 WEIGHTS: Final[Sequence[int]] = [6 if name == "wait" else 2 if name in ("ask", "buy", "post") else 1 for name in MOVES]

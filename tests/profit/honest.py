@@ -81,7 +81,8 @@ class Gateway:
 
     def deliver(self, developer: str, provider: str, model_id: int, tokens: int, *, failed: bool = False) -> None:
         """Tokens came from a provider and went to the developer, who is charged for each as it comes."""
-        price = self.world.ledger.models.price_at(model_id, self.world.epoch)
+        at = max(1, self.world.epoch - self.rules.request_tariff)
+        price = self.world.ledger.models.price_at(model_id, at)
         if not (failed and self.rules.failed_is_free):
             self.charged[developer] += tokens * price
         line = self.lines.setdefault((provider, model_id), VoucherLine(Pair(self.name, provider, model_id)))
@@ -209,13 +210,18 @@ class Provider:
     """Units of our highest voucher by gateway and epoch: the journal."""
     safe: dict[tuple[str, int], int] = field(default_factory=dict)
     proven: set[tuple[str, int]] = field(default_factory=set)
-    accepted_facts: set[str] = field(default_factory=set)
+    signers: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Accounts whose signatures the vouchers carry, by gateway and epoch."""
+    accepted_facts: dict[str, bytes] = field(default_factory=dict)
+    """The key of a gateway when it introduced itself."""
 
     def room(self, gateway: str) -> int:
         """Tokens that we work for a gateway now without another voucher."""
         line = self._line(gateway)
         if self.world.ledger.gateways.is_eligible(gateway, self.world.block):
-            self.accepted_facts.add(gateway)
+            self.accepted_facts.setdefault(
+                gateway, self.world.ledger.gateways.signer_at(key_of(gateway), self.world.epoch)
+            )
         elif not (self.rules.stale_facts and gateway in self.accepted_facts):
             return 0
         self._secure(gateway)
@@ -244,9 +250,12 @@ class Provider:
             gained = line.check(epoch, units)
         except ProtocolViolation:
             return
-        at = line.epoch if self.rules.stale_facts else epoch
-        if not gained or self.world.ledger.gateways.signer_at(key_of(gateway), at) != account(signer).address:
+        expected = self.world.ledger.gateways.signer_at(key_of(gateway), epoch)
+        if self.rules.stale_facts:
+            expected = self.accepted_facts.get(gateway, expected)
+        if not gained or expected != account(signer).address:
             return
+        self.signers[gateway, epoch] = signer
         line.accept(epoch, units)
         self.held[gateway, epoch] = max(units, self.held[gateway, epoch])
         self._secure(gateway)
@@ -319,7 +328,7 @@ class Provider:
             world.tries(f"pool {self.model_id}", "claim_rewards", self.name, self.name, epoch, epoch)
 
     def _signer(self, gateway: str, epoch: int) -> str:
-        return self.world.signers.get((gateway, epoch), self.world.owners.get(gateway, gateway))
+        return self.signers.get((gateway, epoch), gateway)
 
 
 @dataclass(slots=True)

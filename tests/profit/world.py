@@ -83,8 +83,6 @@ class World:
     creators: dict[int, str] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """Account that owns an id, where the id is not its owner's name."""
-    signers: dict[tuple[str, int], str] = field(default_factory=dict)
-    """Account that signed for a gateway in an epoch, where it was not the owner."""
 
     def __post_init__(self) -> None:
         genesis = Genesis(
