@@ -26,7 +26,7 @@ import httpx
 from benchmarks.checkpoint import SIZES, write_checkpoint
 from benchmarks.decode import Series, vars_of
 from benchmarks.report import machine, paired_ratio, print_report, spread
-from mesh.cli.demo_chain import PASSWORD_VARIABLE, DemoChain, start_chain
+from mesh.cli.demo_chain import DemoChain, start_chain
 from mesh.cli.processes import Child, Children, children
 from mesh.client.gateway_http import GatewayHttp
 from mesh.client.payer import Payer
@@ -90,9 +90,6 @@ async def _measure(options: argparse.Namespace) -> bool:
 
 
 async def _chain(family: Children, scratch: Path, model: Path, stages: int) -> DemoChain:
-    import os
-
-    os.environ[PASSWORD_VARIABLE] = "a benchmark"
     files = await asyncio.to_thread(read_model_files, model.name, model)
     names = ["creator", "developer", "gateway", *(f"stage-{index}" for index in range(stages))]
     return await start_chain(family, scratch, names, model.name, files.digest, files.spec.n_blocks)

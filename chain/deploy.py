@@ -44,7 +44,10 @@ WIRED = tuple(name for name in CONTRACTS if name not in ("FuncToken", "EpochCont
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a deployment fixes. Amounts in wei, times in epochs, `epoch_length` in blocks, `timelock_delay` in seconds."""
+    """What a deployment fixes.
+
+    Amounts in wei, times in epochs, `epoch_length` in blocks, `timelock_delay` in seconds.
+    """
 
     epoch_length: int = 10
     min_epochs_locked: int = 3

@@ -4,11 +4,13 @@ MeshError
 ├── ConfigError             what the operator asked for cannot be done (bad option, port in use, bad key file)
 ├── InvalidRequest          what the developer asked for cannot be served
 │   ├── UnknownModel        no provider serves a model of this name
+│   ├── ModelChanged        a model of this name is served, but it is another one than before
 │   └── ContextLengthExceeded
 ├── NoRoute                 the model's blocks are not all covered right now
 ├── Refused                 a hop had no room for the session; says when to try again
 ├── Cancelled               the session was cancelled on our side
 ├── PaymentRefused          a gateway refused our voucher, our API key, or to give us one
+├── AccountDisputed         a gateway's account of our payments contradicts our own books
 ├── PeerError               a peer failed or misbehaved; names it
 │   ├── PeerUnreachable     no connection could be made, or it broke
 │   ├── PeerTimeout         it did not answer by the deadline
@@ -44,6 +46,10 @@ class UnknownModel(InvalidRequest):
     """No provider serves a model of this name."""
 
 
+class ModelChanged(InvalidRequest):
+    """A model of this name is served, but not the one that the name meant to us before."""
+
+
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and `max_tokens` together do not fit the model's context."""
 
@@ -74,6 +80,17 @@ class PaymentRefused(MeshError):
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+
+
+class AccountDisputed(MeshError):
+    """A gateway's account of our payments contradicts our own books: nothing more is signed. `field` says which figure.
+
+    The message says what to do.
+    """
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PeerError(MeshError):

@@ -150,7 +150,7 @@ class Node:
                 await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
             if not self.config.client_mode:
                 await self.transport.serve(SPEED_PROTOCOL, speed_handler())
-            self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon))
+            self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon, transport=control))
             if not self.config.client_mode:
                 records = RecordsService(directory)
                 stack.push_async_callback(records.aclose)

@@ -15,13 +15,13 @@ from shards.checkpoint_files import (
     INDEX_NAME,
     SINGLE_NAME,
     is_tied,
-    opened,
     read_spec,
     read_weight_map,
 )
 from shards.config import ModelSpec
 from shards.errors import CheckpointError
 from shards.manifest import Manifest, read_manifest
+from shards.model_folder import exists, opened
 from shards.progress import Progress, silent
 from shards.safetensors_header import TensorEntry, read_header
 from shards.span import Span
@@ -82,9 +82,9 @@ class Checkpoint:
         manifest = read_manifest(folder)
         spec = read_spec(folder, manifest)
         files: dict[str, _WeightFile] = {}
-        if (folder / INDEX_NAME).is_file():
+        if exists(folder / INDEX_NAME):
             weight_map = read_weight_map(folder, manifest)
-        elif (folder / SINGLE_NAME).is_file():
+        elif exists(folder / SINGLE_NAME):
             files[SINGLE_NAME] = _open_weights(folder, SINGLE_NAME, manifest, progress)
             weight_map = dict.fromkeys(files[SINGLE_NAME].entries, SINGLE_NAME)
         else:

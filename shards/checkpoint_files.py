@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from shards.config import ModelSpec, parse_config
 from shards.errors import CheckpointError
 from shards.manifest import Manifest
+from shards.model_folder import read
 from shards.shown import shown
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -22,10 +20,11 @@ MAX_INDEX_BYTES = 64 << 20
 def read_spec(folder: Path, manifest: Manifest | None = None) -> ModelSpec:
     """config.json, checked against the manifest where there is one."""
     path = folder / "config.json"
+    data = read(path, MAX_CONFIG_BYTES)
     if manifest is not None:
-        manifest.check(path)
+        manifest.check_bytes(path.name, data)
     try:
-        return parse_config(read_bounded(path, MAX_CONFIG_BYTES))
+        return parse_config(data)
     except RecursionError as error:
         raise CheckpointError(f"{path} is nested too deeply") from error
 
@@ -40,10 +39,11 @@ def is_tied(spec: ModelSpec) -> bool:
 def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
     """The index's table from tensor name to weight file, every value a plain file name."""
     path = folder / INDEX_NAME
+    data = read(path, MAX_INDEX_BYTES)
     if manifest is not None:
-        manifest.check(path)
+        manifest.check_bytes(path.name, data)
     try:
-        raw = json.loads(read_bounded(path, MAX_INDEX_BYTES))
+        raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     table = raw.get("weight_map") if isinstance(raw, dict) else None
@@ -61,27 +61,3 @@ def _is_plain(name: object) -> bool:
     if not isinstance(name, str) or not name.isprintable() or len(name) > 255:
         return False
     return name.endswith(".safetensors") and not name.startswith(".") and not set(name) & set("/\\:")
-
-
-@contextmanager
-def opened(path: Path, *, buffering: int = 0) -> Iterator[BinaryIO]:
-    """A file open for reading; what the operating system says against it becomes a `CheckpointError`.
-
-    Unbuffered unless told otherwise, so that exactly the bytes that are asked for are read.
-    """
-    try:
-        with path.open("rb", buffering=buffering) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: download it") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """A whole small file. Raises `CheckpointError` when it is missing or over `limit` bytes."""
-    with opened(path, buffering=-1) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise CheckpointError(f"{path} is over the limit of {limit} bytes")
-    return data

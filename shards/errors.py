@@ -4,6 +4,10 @@ ShardError
 ├── CheckpointError      a file is missing, truncated, corrupt or does not match its manifest
 ├── UnsupportedModel     the architecture or an option of it cannot be served
 ├── TokenizerError       the tokenizer is missing, corrupt or not this model's
+│   ├── TokenizerLimit   it, or the chat template, took more time or memory than it may
+│   └── TextTooLong      the text is longer than any model's context
+├── SandboxBreach        work in a child process broke its limits
+├── SandboxRefusal       work in a child process ended with an error of its own
 ├── InvalidSampling      a sampling parameter is out of range
 ├── BadActivation        hidden states that are non-finite or do not fit the session
 └── CapacityExceeded     no room for another session's KV cache
@@ -26,6 +30,30 @@ class UnsupportedModel(ShardError):
 
 class TokenizerError(ShardError):
     """The tokenizer is missing, corrupt, or not the one the model was trained with."""
+
+
+class TokenizerLimit(TokenizerError):
+    """The model's tokenizer or chat template broke the limits of time or memory; `retry_after` in seconds, or 0."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TextTooLong(TokenizerError):
+    """The text is longer than what any model's context holds."""
+
+
+class SandboxBreach(ShardError):
+    """Work in a child process broke its limits; `retry_after` seconds it is set aside, or 0."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SandboxRefusal(ShardError):
+    """Work in a child process ended with an error of its own."""
 
 
 class InvalidSampling(ShardError):

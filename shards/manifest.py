@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import CheckpointError
+from shards.model_folder import exists, find, opened, write
 from shards.progress import Progress, silent
 
 MANIFEST_NAME = "mesh.manifest.json"
@@ -43,14 +46,15 @@ class Manifest:
 
     def check(self, path: Path, *, progress: Progress = silent) -> None:
         """Hash `path` and compare. Raises `CheckpointError` when it is not listed or differs."""
-        try:
-            with path.open("rb") as file:
-                self.check_open(file, path.name, progress=progress)
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}") from error
+        with opened(path) as file:
+            self.check_open(file, path.name, progress=progress)
+
+    def check_bytes(self, name: str, data: bytes) -> None:
+        """`check` on what was read of a file."""
+        self.check_open(io.BytesIO(data), name)
 
     def check_open(self, file: BinaryIO, name: str, *, progress: Progress = silent) -> None:
-        """`check` on a file that is already open, from its start; leaves it at its end."""
+        """`check` on an open file, from its start; leaves it at its end, or a little after the size that is listed."""
         expected = self.files.get(name)
         if expected is None:
             raise CheckpointError(f"{name} is not listed in {MANIFEST_NAME}: remove it or write the manifest anew")
@@ -65,15 +69,9 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest | None:
     """The folder's manifest, or None where there is none. Raises `CheckpointError` when it is malformed."""
     path = folder / MANIFEST_NAME
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError:
+    data = find(path, MAX_MANIFEST_BYTES)
+    if data is None:
         return None
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise CheckpointError(f"{path} is over {MAX_MANIFEST_BYTES} bytes")
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -90,27 +88,24 @@ def write_manifest(folder: Path, *, progress: Progress = silent) -> Path:
     Returns the manifest's path. Raises `CheckpointError` when the folder has no config.json or a file
     cannot be read.
     """
-    if not (folder / "config.json").is_file():
+    if not exists(folder / "config.json"):
         raise CheckpointError(f"{folder} has no config.json: it is not a checkpoint")
-    paths = [folder / name for name in _LISTED if (folder / name).is_file()]
+    paths = [folder / name for name in _LISTED if exists(folder / name)]
     paths += sorted(folder.glob("*.safetensors"))
     files: dict[str, dict[str, str | int]] = {}
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                found = _hash(file, path.name, path.stat().st_size, progress)
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}") from error
+        with opened(path) as file:
+            found = _hash(file, path.name, os.fstat(file.fileno()).st_size, progress)
         files[path.name] = {"sha256": found.sha256, "size": found.size}
     manifest = folder / MANIFEST_NAME
-    manifest.write_text(json.dumps({"files": files}, indent=2, sort_keys=True) + "\n")
+    write(manifest, (json.dumps({"files": files}, indent=2, sort_keys=True) + "\n").encode())
     return manifest
 
 
 def _hash(file: BinaryIO, name: str, total: int, progress: Progress) -> FileDigest:
     hasher, done = hashlib.sha256(), 0
     file.seek(0)
-    while chunk := file.read(_CHUNK):
+    while done <= total and (chunk := file.read(_CHUNK)):  # one that is larger is none of ours however it goes on
         hasher.update(chunk)
         done += len(chunk)
         progress(min(done, total), total, f"checking {name}")

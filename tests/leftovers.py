@@ -31,18 +31,20 @@ from typing import Any
 import pytest
 
 from mesh.transport.runtime_dir import RuntimeDirectory
+from shards.text.chat_template import SANDBOX
 
-MARK = "LEFTOVERS_OF_SESSION"
+MARK = "LC_LEFTOVERS_OF_SESSION"  # a name that foreign programs are given too: see `mesh.transport.foreign`
 GRACE_SECONDS = 5.0
 """How long what has been told to end may take; nothing waits for it where nothing is left."""
 NAMESPACES = Path("/run/netns")
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps for as long as the session runs."""
-RUN = "MESH_TEST_RUN"
+RUN = "LC_MESH_TEST_RUN"
 """The variable by which a group of tests knows its own processes (`tests/scenarios/processes.py`)."""
-LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces")
-"""Threads that libraries and tests/network keep for as long as the process runs, by the beginning of their names. Those
-of an event loop's executor end with the loop, and a loop that does not end is found by its sockets."""
+LASTING_THREADS = ("pydevd", "tqdm", "execnet", "asyncio-waitpid", "asyncio_", "namespaces", "text_")
+"""Threads that libraries, mesh/client/text_threads.py and tests/network keep for as long as the process runs, by the
+beginning of their names. Those of an event loop's executor end with the loop, and a loop that does not end is found by
+its sockets."""
 LOOP = "anon_inode:[eventpoll]"
 LASTING_FILES = ("lock", "torchinductor_", "matplotlib-", "hivemind", "pymp-", "hsperfdata", "data-gym-cache")
 """The session's own lock, and caches that libraries keep in the temporary folder."""
@@ -214,6 +216,7 @@ class LeftoversPlugin:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         result = yield
+        SANDBOX.rest()  # idle child processes that start again when they are used
         left = self.keeper.left(seconds=self._seconds)
         if left:
             pytest.fail(f"{item.nodeid} left behind:\n{listed(left)}", pytrace=False)

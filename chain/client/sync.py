@@ -9,12 +9,14 @@ an action to be awaited is carried out at once; `client.dry_run(lambda c: c.escr
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from chain.client.actions import Action, DryRun
 from chain.client.staking import StakingClient
@@ -53,32 +55,26 @@ class SyncStakingClient:
     """A blocking `StakingClient`; the arguments are the same."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._make: Callable[[], StakingClient] = lambda: StakingClient(*arguments, **options)
+        self._arguments = arguments
+        self._options = options
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
         self._client: StakingClient | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> SyncStakingClient:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="staking-client", daemon=True)
-        self._thread.start()
-        try:
-            self._client = self.run(self._enter())
-        except BaseException:
-            self._stop()
-            raise
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal(name="staking-client"))
+            client = StakingClient(*self._arguments, **self._options)
+            self._client = stack.enter_context(portal.wrap_async_context_manager(client))
+            self._portal = portal
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        client = self._client
-        try:
-            if client is not None:
-                self.run(client.__aexit__(kind, error, traceback))
-        finally:
-            self._client = None
-            self._stop()
+        self._client = self._portal = None
+        self._stack.__exit__(kind, error, traceback)
 
     def __getattr__(self, name: str) -> Any:
         if name not in PARTS:
@@ -91,40 +87,28 @@ class SyncStakingClient:
 
     def dry_run(self, choose: Callable[[StakingClient], Action]) -> DryRun:
         """What the chosen action would cost; nothing is sent."""
-        client = self._entered()
-
-        async def work() -> DryRun:
-            return await choose(client).dry_run()
-
-        return self.run(work())
+        return self.run(choose(self._entered()).dry_run())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for `work` on the client's loop; Ctrl-C cancels it."""
-        if self._loop is None:
+        if self._portal is None:
             work.close()
             raise ChainConfigError("use the client as `with SyncStakingClient(…) as client:`")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future: Future[T] = self._portal.start_task_soon(_awaited, work)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
 
-    async def _enter(self) -> StakingClient:
-        return await self._make().__aenter__()
-
     def _entered(self) -> StakingClient:
         if self._client is None:
             raise ChainConfigError("use the client as `with SyncStakingClient(…) as client:`")
         return self._client
 
-    def _stop(self) -> None:
-        loop, thread = self._loop, self._thread
-        self._loop = self._thread = None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+
+async def _awaited(work: Coroutine[Any, Any, T]) -> T:
+    return await work
 
 
 async def _finish(method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -229,6 +229,11 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
     }
 
     /// @inheritdoc ISettlementCore
+    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(RECEIPT_TYPEHASH, receipt)));
+    }
+
+    /// @inheritdoc ISettlementCore
     function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32) {
         return _commitmentDigest(commitment);
     }
@@ -244,8 +249,7 @@ contract Settlement is ISettlementCore, SettlementState, Proxy {
         uint256 before = _proven[gateway][provider][epoch];
         if (units <= before) revert AlreadyProven(provider, gateway, epoch);
         _proven[gateway][provider][epoch] = units;
-        IProviderStaking(_router.stakingPool(work.modelId))
-            .recordContribution(provider, epoch, uint128(units - before));
+        IProviderStaking(_router.stakingPool(work.modelId)).recordContribution(provider, epoch, uint128(units - before));
         emit ContributionProven(provider, gateway, work.modelId, epoch, units);
     }
 

@@ -184,12 +184,9 @@ contract SettlementChallenges is ISettlementChallenges, SettlementPenalties {
     }
 
     /// @dev Records the leaf of a checkpoint that a challenge or an answer shows.
-    function _show(
-        Checkpoint storage posted,
-        ContributionVoucher memory owed,
-        uint256 units,
-        Sibling[] calldata proof
-    ) private {
+    function _show(Checkpoint storage posted, ContributionVoucher memory owed, uint256 units, Sibling[] calldata proof)
+        private
+    {
         ContributionVoucher memory leaf =
             ContributionVoucher(owed.gateway, owed.provider, owed.modelId, owed.epoch, units);
         if (units == 0 || !_isLeaf(posted, leaf, proof)) revert InvalidProof();

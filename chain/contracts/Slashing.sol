@@ -15,7 +15,7 @@ import {IGatewayStaking} from "./interfaces/IGatewayStaking.sol";
 import {IProviderRegistry} from "./interfaces/IProviderRegistry.sol";
 import {IProviderStaking} from "./interfaces/IProviderStaking.sol";
 import {IRouter} from "./interfaces/IRouter.sol";
-import {ISettlement} from "./interfaces/ISettlement.sol";
+import {ISettlement, ISettlementTypes} from "./interfaces/ISettlement.sol";
 import {ISlashing} from "./interfaces/ISlashing.sol";
 import {Ids} from "./libraries/Ids.sol";
 
@@ -34,9 +34,20 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
         bytes32 provider;
         uint64 epoch;
         uint64 current;
+        uint256 modelId;
         uint256 worked;
         Sla promised;
         IProviderStaking pool;
+    }
+
+    /// @dev Who was served how much, and what some of those say.
+    struct Evidence {
+        bytes32[] gateways;
+        uint256[] served;
+        SlaReport[] reports;
+        bytes[] signatures;
+        uint256[] receiptUnits;
+        bytes[] receiptSignatures;
     }
 
     IFuncToken private _token;
@@ -84,16 +95,21 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
     function enforceSla(
         string calldata id,
         uint64 epoch,
-        bytes32[] calldata gateways,
-        SlaReport[] calldata reports,
-        bytes[] calldata signatures
+        bytes32[] memory gateways,
+        SlaReport[] memory reports,
+        bytes[] memory signatures,
+        uint256[] memory receiptUnits,
+        bytes[] memory receiptSignatures
     ) external nonReentrant {
-        if (reports.length != signatures.length) revert LengthMismatch();
+        uint256 n = reports.length;
+        if (signatures.length != n || receiptUnits.length != n || receiptSignatures.length != n) {
+            revert LengthMismatch();
+        }
         Accusation memory a = _requirePromise(id, epoch);
         uint256[] memory served = _servedUnits(a, gateways);
         if (gateways.length < quorum) revert TooFewReports(gateways.length, quorum);
-        bool[] memory missed = _missed(a, gateways, reports, signatures);
-        (uint256 against, uint256 all) = _majority(a, gateways, served, missed);
+        Evidence memory evidence = Evidence(gateways, served, reports, signatures, receiptUnits, receiptSignatures);
+        (uint256 against, uint256 all) = _majority(a, evidence, _missedWork(a, evidence));
 
         Sla storage promised = _slas[a.provider];
         _penalized[a.provider] = promised.fromEpoch;
@@ -162,8 +178,8 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
     }
 
     /// @inheritdoc ISlashing
-    function hashReport(SlaReport calldata report) public view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(REPORT_TYPEHASH, report)));
+    function hashReport(SlaReport calldata report) external view returns (bytes32) {
+        return _reportDigest(report);
     }
 
     function _wire(IDirectory.Entries memory entries) internal override {
@@ -199,11 +215,11 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
         if (_penalized[key] == promised.fromEpoch) revert AlreadyPenalized(key, epoch);
         IProviderStaking pool = IProviderStaking(_router.stakingPool(modelId));
         (uint128 worked,) = pool.contribution(id, epoch);
-        return Accusation(key, epoch, current, worked, promised, pool);
+        return Accusation(key, epoch, current, modelId, worked, promised, pool);
     }
 
     /// @dev Proven units by gateway. They must be all that the provider worked, so that nobody is left out of the count.
-    function _servedUnits(Accusation memory a, bytes32[] calldata gateways)
+    function _servedUnits(Accusation memory a, bytes32[] memory gateways)
         private
         view
         returns (uint256[] memory units)
@@ -221,49 +237,59 @@ contract Slashing is ISlashing, Stoppable, EIP712 {
         if (sum != a.worked) revert ServedIncomplete(sum, a.worked);
     }
 
-    /// @dev Which of the served gateways report, in the order of `gateways`, that the promise was missed.
-    function _missed(
-        Accusation memory a,
-        bytes32[] calldata gateways,
-        SlaReport[] calldata reports,
-        bytes[] calldata signatures
-    ) private view returns (bool[] memory missed) {
-        missed = new bool[](gateways.length);
+    /// @dev By gateway the work, proven and acknowledged, that it reports as missed; 0 if it does not.
+    function _missedWork(Accusation memory a, Evidence memory e) private view returns (uint256[] memory work) {
+        work = new uint256[](e.gateways.length);
         uint256 place; // of the first gateway that has not reported
-        for (uint256 i = 0; i < reports.length; ++i) {
-            SlaReport calldata report = reports[i];
-            while (place < gateways.length && gateways[place] < report.gateway) ++place;
-            if (place == gateways.length || gateways[place] != report.gateway) revert WrongReport(i);
+        for (uint256 i = 0; i < e.reports.length; ++i) {
+            SlaReport memory report = e.reports[i];
+            while (place < work.length && e.gateways[place] < report.gateway) ++place;
+            if (place == work.length || e.gateways[place] != report.gateway) revert WrongReport(i);
             if (report.provider != a.provider || report.epoch != a.epoch) revert WrongReport(i);
-            _requireSigned(report, signatures[i]);
-            missed[place++] = report.requests >= MIN_REQUESTS
+            _requireSigner(_reportDigest(report), e.signatures[i], _gateways.signerAt(report.gateway, a.epoch));
+            _requireReceipt(a, report.gateway, e.receiptUnits[i], e.receiptSignatures[i]);
+            bool missed = report.requests >= MIN_REQUESTS
                 && (report.uptimeBps < a.promised.uptimeBps || report.latencyMs > a.promised.latencyMs);
+            if (missed) work[place] = Math.min(e.receiptUnits[i], e.served[place]);
+            ++place;
         }
     }
 
-    function _requireSigned(SlaReport calldata report, bytes calldata signature) private view {
-        address signer = _gateways.signerAt(report.gateway, report.epoch);
-        (address found, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(hashReport(report), signature);
-        if (failure != ECDSA.RecoverError.NoError || found != signer) revert InvalidSignature();
+    /// @dev Anybody can post, and pay for, a leaf of a provider; only those that it acknowledged may accuse it.
+    function _requireReceipt(Accusation memory a, bytes32 gateway, uint256 units, bytes memory signature) private view {
+        if (units == 0) revert InvalidSignature();
+        bytes32 digest = _settlement.hashReceipt(
+            ISettlementTypes.ContributionVoucher(gateway, a.provider, a.modelId, a.epoch, units)
+        );
+        _requireSigner(digest, signature, _providers.signerAt(a.provider, a.epoch));
     }
 
     /// @dev Needs more than half, both of the effective stake and of the work.
-    function _majority(
-        Accusation memory a,
-        bytes32[] calldata gateways,
-        uint256[] memory served,
-        bool[] memory missed
-    ) private view returns (uint256 against, uint256 all) {
+    function _majority(Accusation memory a, Evidence memory e, uint256[] memory missedWork)
+        private
+        view
+        returns (uint256 against, uint256 all)
+    {
         uint256 work;
-        for (uint256 i = 0; i < gateways.length; ++i) {
-            uint256 weight = _gatewayStaking.effectiveStakeOfKey(gateways[i]);
+        for (uint256 i = 0; i < missedWork.length; ++i) {
+            uint256 weight = _gatewayStaking.effectiveStakeOfKey(e.gateways[i]);
             all += weight;
-            if (!missed[i]) continue;
+            if (missedWork[i] == 0) continue;
             against += weight;
-            work += served[i];
+            work += missedWork[i];
         }
         if (2 * against <= all) revert SlaKept(against, all);
         if (2 * work <= a.worked) revert SlaKept(work, a.worked);
+    }
+
+    function _reportDigest(SlaReport memory report) private view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(REPORT_TYPEHASH, report)));
+    }
+
+    /// @dev Plain ECDSA, as for vouchers.
+    function _requireSigner(bytes32 digest, bytes memory signature, address signer) private pure {
+        (address found, ECDSA.RecoverError failure,) = ECDSA.tryRecover(digest, signature);
+        if (failure != ECDSA.RecoverError.NoError || found != signer) revert InvalidSignature();
     }
 
     function _slaRuns(bytes32 key) private view returns (bool) {

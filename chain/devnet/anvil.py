@@ -56,7 +56,7 @@ async def run_anvil(
     chosen = port or _free_port(host)
     command = [
         str(executable), "--host", host, "--port", str(chosen), "--chain-id", str(chain_id), "--mnemonic", MNEMONIC,
-        "--silent", "--hardfork", "prague", "--order", "fifo",
+        "--silent", "--hardfork", "prague", "--order", "fifo", "--no-cors",
     ]  # fmt: skip
     if state is not None:
         state.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,8 @@ async def run_anvil(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            # None of our settings, and above all no password of ours.
+            env={name: value for name, value in os.environ.items() if not name.startswith("MESH_")},
             start_new_session=True,
         )
     except OSError as error:

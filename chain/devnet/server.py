@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,6 +25,7 @@ from chain.devnet.formats import BadParams, data, read_bytes, read_quantity
 from chain.devnet.methods import Methods, RpcFault
 from chain.devnet.node import Node, PoolRefused, TransactionRefused
 from chain.errors import DevnetError
+from chain.http_guard import Allowed, HttpGuard, Refusal
 
 MAX_BODY = 4 << 20
 MAX_BATCH = 1_000
@@ -180,9 +182,17 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serve(
-    node: Node, *, host: str = "127.0.0.1", port: int = 0, block_seconds: float = 0
+    node: Node,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    block_seconds: float = 0,
+    allowed: Allowed | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve `node` until the block is left; port 0 takes a free one. Raises `DevnetError` when the port is taken."""
+    """Serve `node` until the block is left; port 0 takes a free one. Raises `DevnetError` when the port is taken.
+
+    `allowed`: names and web pages that may use it besides this machine's own (see `chain.http_guard`).
+    """
     # With the protocol named, asyncio switches Nagle's algorithm off.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -194,7 +204,9 @@ async def serve(
         listener.close()
         raise DevnetError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     server = Server(node, host, listener.getsockname()[1])
-    app = Starlette(routes=[Route("/", server.handle, methods=["POST"])])
+    own = allowed or Allowed()
+    guard = Middleware(HttpGuard, allowed=Allowed(own.hosts | {host.lower()}, own.origins), answer=_refused)
+    app = Starlette(routes=[Route("/", server.handle, methods=["POST"])], middleware=[guard])
     web = _Web(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1))
     task = asyncio.create_task(web.serve(sockets=[listener]))
     try:
@@ -238,6 +250,10 @@ def _fault(identifier: object, code: int, message: str, extra: object = None) ->
     if extra is not None:
         error["data"] = extra
     return {"jsonrpc": "2.0", "id": identifier, "error": error}
+
+
+def _refused(why: Refusal) -> Response:
+    return _json(_fault(None, -32600, why.text), why.status)
 
 
 def _json(value: object, status: int = 200) -> Response:

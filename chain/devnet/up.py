@@ -11,6 +11,7 @@ from chain.deploy import Deployment, Parameters
 from chain.devnet.accounts import CHAIN_ID, NATIVE_BALANCE, faucets
 from chain.devnet.bootstrap import Caller, bootstrap
 from chain.errors import ChainConfigError, DevnetError, RpcRefused
+from chain.http_guard import Allowed
 
 STATE_FILE = "chain.sqlite"
 ANVIL_STATE_FILE = "anvil.json"
@@ -35,8 +36,12 @@ async def embedded(
     chain_id: int = CHAIN_ID,
     parameters: Parameters | None = None,
     block_seconds: float = 0,
+    allowed: Allowed | None = None,
 ) -> AsyncIterator[Devnet]:
-    """The embedded EVM. `folder` keeps the chain, also through kill -9. Raises `DevnetError`."""
+    """The embedded EVM. `folder` keeps the chain, also through kill -9; `allowed`: see `serve`.
+
+    Raises `DevnetError`.
+    """
     from chain.devnet.direct import Direct
     from chain.devnet.node import Node
     from chain.devnet.server import serve
@@ -45,7 +50,7 @@ async def embedded(
         _make(folder)
     balances = {account.canonical: NATIVE_BALANCE for account in faucets()}
     node = Node(chain_id, balances, path=folder / STATE_FILE if folder is not None else None)
-    async with serve(node, host=host, port=port) as server:
+    async with serve(node, host=host, port=port, allowed=allowed) as server:
         deployment = await _ready(Direct(server), folder, parameters)
         if block_seconds:
             node.automine = False

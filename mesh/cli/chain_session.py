@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.table import Table
 from chain.errors import ChainConfigError, InvalidArgument
 from chain.units import format_func, parse_func
 from mesh.cli.console import err, out, print_json, run, safe, set_up_logging
+from mesh.cli.environment import environment
 from mesh.cli.identities import data_folder
 from mesh.cli.options import AsJson, LogLevel
 
@@ -101,7 +101,7 @@ class Session:
 
         deployment = Deployment.read(self.deployment)
         address = keystore_address(self.wallet)
-        password = find_password(file=self.password_file, environment=os.environ, what=f"wallet {address}")
+        password = find_password(file=self.password_file, environment=environment(), what=f"wallet {address}")
         client = StakingClient(
             self.rpc,
             deployment,
@@ -252,12 +252,12 @@ def show(session: Session, value: Any, table: Table) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, bytes and sequences as JSON values."""
+    """Dataclasses, mappings, bytes and sequences as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]

@@ -18,7 +18,7 @@ from mesh.cli.chain_session import (
     read_amount,
 )
 from mesh.cli.console import emit, err, out, print_json, run, set_up_logging
-from mesh.cli.options import AsJson, LogLevel
+from mesh.cli.options import AllowedHosts, AllowedOrigins, AsJson, LogLevel
 
 app = chain_group("Run a development chain, and look at the schedules of emission.")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -54,10 +54,14 @@ def up(
     deployment: Annotated[
         Path | None, typer.Option("--deployment", envvar="MESH_DEPLOYMENT", help="Deployment file to write.")
     ] = None,
+    allowed_hosts: AllowedHosts = None,
+    allowed_origins: AllowedOrigins = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> None:
     """Run a development chain with the contracts deployed and ten funded accounts, until Ctrl-C."""
+    from chain.http_guard import Allowed
+
     set_up_logging(log_level)
     folder = state or (chain_folder() / "devnet" if persist else None)
     options: dict[str, Any] = {"folder": folder, "host": host, "port": port, "chain_id": chain_id}
@@ -66,6 +70,11 @@ def up(
     from chain.deploy import Parameters
 
     options["parameters"] = Parameters(epoch_length=epoch_length, timelock_delay=timelock)
+    guarded = bool(allowed_hosts or allowed_origins)
+    if guarded and (use_anvil or anvil_path is not None):
+        raise typer.BadParameter("anvil has no such option", param_hint="--allowed-host, --allowed-origin")
+    if guarded:
+        options["allowed"] = Allowed.of(allowed_hosts or (), allowed_origins or ())
     run(
         _up(use_anvil or anvil_path is not None, anvil_path, options, block_time, deployment, as_json),
         ends_on_signal=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +22,7 @@ from mesh.cli.chain_session import (
     pairs,
 )
 from mesh.cli.console import out, run
+from mesh.cli.environment import environment
 from mesh.cli.options import AsJson
 
 app = chain_group("Make, show and import the keys that sign transactions.")
@@ -113,7 +113,7 @@ def _write(account: object, wallet: Path | None, password_file: Path | None, as_
 
     assert isinstance(account, Account)
     path = wallet or default_wallet()
-    password = find_password(file=password_file, environment=os.environ, confirm=True, what="new wallet")
+    password = find_password(file=password_file, environment=environment(), confirm=True, what="new wallet")
     create_keystore(path, account, password)
     if as_json:
         out.print_json(json.dumps({"address": account.address, "wallet": str(path)}))

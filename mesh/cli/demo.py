@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mesh.cli.console import out, run, set_up_logging
-from mesh.cli.demo_chain import DEPOSIT, PASSWORD_VARIABLE, DemoChain, settle, show, start_chain
+from mesh.cli.demo_chain import DEPOSIT, DemoChain, reserve, settle, show, start_chain
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
@@ -26,6 +24,7 @@ START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
 PROMPT = "def read_lines(path):\n"
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+GATEWAY_ID = "demo-gateway"
 
 
 def demo(
@@ -85,12 +84,11 @@ async def _demo(plan: _Plan) -> None:
 
 
 async def _start_chain(family: Children, folder: Path, plan: _Plan) -> DemoChain:
-    """The embedded chain with everybody's play money. The children read the wallets' password from the environment."""
+    """The embedded chain with everybody's play money."""
     from mesh.provider.model_files import model_name, read_model_files
     from shards.source import resolve
 
     out.print("starting the embedded chain …")
-    os.environ[PASSWORD_VARIABLE] = secrets.token_hex(16)
     folder_of = resolve(plan.model)
     name = model_name(plan.model, folder_of)
     files = await asyncio.to_thread(read_model_files, name, folder_of)
@@ -104,6 +102,7 @@ async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: 
     from mesh.client.payer import Payer
 
     developer = chain.accounts["developer"]
+    await reserve(chain, GATEWAY_ID)
     async with GatewayHttp(swarm.url) as http:
         key = await http.make_key(developer, developer.canonical, await http.terms())
     epoch = await chain.next_epoch()
@@ -164,7 +163,7 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
             address = (await nodes[0].wait_for("joined", START_SECONDS))["maddrs"][0]
     arguments = ["gateway", "--port", "0", "--json", "--peers", address, "--identity", str(folder / "gateway.key")]
     if chain is not None:
-        arguments += [*chain.options("gateway"), "--gateway-id", "demo-gateway", "--host-maddrs", LOOPBACK]
+        arguments += [*chain.options("gateway"), "--gateway-id", GATEWAY_ID, "--host-maddrs", LOOPBACK]
     gateway = await family.start("gateway", *arguments)
     served, spans = model, {}
     for node in nodes:
@@ -181,10 +180,10 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
 
 
 def _blocks_of(model: str) -> int:
-    from shards.config import parse_config
+    from shards.checkpoint_files import read_spec
     from shards.source import resolve
 
-    return parse_config((resolve(model) / "config.json").read_bytes()).n_blocks
+    return read_spec(resolve(model)).n_blocks
 
 
 async def _until_complete(url: str, model: str, headers: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from chain.units import format_func
 from mesh.cli.chain_session import Session, chain_command, chain_folder
 from mesh.cli.console import err, out, print_json, safe
 from mesh.payment.settlement.earnings import (
+    AMOUNTS,
     Compensated,
     Earning,
     Pending,
@@ -123,16 +124,17 @@ async def _pending(client: StakingClient, ids: set[str], folder: Path) -> list[P
             [
                 ("Settlement", "provenUnits", (gateway, provider, slot.epoch)),
                 ("Settlement", "compensatedUnits", (gateway, provider, slot.epoch)),
+                ("Settlement", "debtUnits", (gateway, provider, slot.epoch)),
                 ("ModelRegistry", "feeFor", (slot.pair.model_id, slot.epoch, slot.voucher_units)),
             ]
         )
         if any(isinstance(each, Exception) for each in answers):
             continue  # of another chain
-        proven, compensated, fee = answers
+        proven, compensated, debt, fee = answers
         units = slot.voucher_units - compensated - proven
         if units > 0:
-            part = fee * units // slot.voucher_units
-            found.append(Pending(slot.pair.provider, slot.pair.model_id, slot.epoch, units, part))
+            part, owed = (fee * each // slot.voucher_units for each in (units, min(debt, units)))
+            found.append(Pending(slot.pair.provider, slot.pair.model_id, slot.epoch, units, part, owed))
     return found
 
 
@@ -211,16 +213,14 @@ def _show(owner: str, epoch: int, rows: Sequence[Earning]) -> None:
         out.print(f"{owner} has earned nothing yet (epoch {epoch})")
         return
     table = Table(title=f"earnings of {owner}, in FUNC (epoch {epoch})", title_justify="left")
-    for name in ("epoch", "as", "model", "units", "earned", "claimed", "claimable", "pending", "compensated"):
+    for name in ("epoch", "as", "model", "units", *AMOUNTS):
         table.add_column(name, justify="left" if name in ("as", "model") else "right")
     for row in rows:
-        amounts = (row.earned, row.claimed, row.claimable, row.pending, row.compensated)
+        amounts = [getattr(row, name) for name in AMOUNTS]
         shown = [format_func(each) if each else "" for each in amounts]
         model = str(row.model_id) if row.model_id else "all"
         table.add_row(str(row.epoch), safe(f"{row.role} {row.id}"), model, f"{row.units:,}", *shown)
-    sums = [
-        sum(getattr(row, name) for row in rows) for name in ("earned", "claimed", "claimable", "pending", "compensated")
-    ]
+    sums = [sum(getattr(row, name) for row in rows) for name in AMOUNTS]
     table.add_section()
     table.add_row("all", "", "", "", *[format_func(each) if each else "" for each in sums])
     out.print(table)

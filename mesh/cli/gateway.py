@@ -15,8 +15,18 @@ import typer
 from mesh.cli import paying
 from mesh.cli.chain_session import read_amount
 from mesh.cli.console import emit, err, out, run, set_up_logging, settled_on
-from mesh.cli.identities import claim_key, runtime_root
-from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, TransportKind, TransportOption, require_peers
+from mesh.cli.identities import PINS, claim_key, data_folder, runtime_root
+from mesh.cli.options import (
+    AllowedHosts,
+    AllowedOrigins,
+    AsJson,
+    IdentityFile,
+    LogLevel,
+    Peers,
+    TransportKind,
+    TransportOption,
+    require_peers,
+)
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 
@@ -39,6 +49,11 @@ def gateway(
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=1, help="Requests answered at once; more get 429.")
     ] = 64,
+    max_connections: Annotated[int, typer.Option("--max-connections", min=1, help="Connections open at once.")] = 512,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option("--max-connections-per-address", min=1, help="Of one address; behind a proxy, which is one: all."),
+    ] = 128,
     identity: IdentityFile = None,
     chain: paying.Chain = None,
     wallet: paying.Wallet = None,
@@ -58,6 +73,8 @@ def gateway(
             show_default="/ip4/0.0.0.0/tcp/0",
         ),
     ] = None,
+    allowed_hosts: AllowedHosts = None,
+    allowed_origins: AllowedOrigins = None,
     requests_per_minute: Annotated[
         float, typer.Option("--requests-per-minute", min=1, help="Most requests of one developer's key.")
     ] = 600,
@@ -77,6 +94,14 @@ def gateway(
     claim: paying.Claim = True,
     chain_poll: paying.ChainPoll = 2.0,
     yes: paying.Yes = False,
+    digests: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--digest",
+            help="NAME=DIGEST: which model a name means, where no chain says it; may be repeated.",
+            show_default="the one that was used first",
+        ),
+    ] = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
@@ -110,9 +135,26 @@ def gateway(
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    sockets = (max_connections, max_connections_per_address)
     with claim_key(identity, "gateway") as held:
         own = held.identity()
-        config = _Config(joined, own, host, port, keys, max_concurrent, as_json, payment, limits, reachable, transport)
+        config = _Config(
+            peers=joined,
+            identity=own,
+            host=host,
+            port=port,
+            keys=keys,
+            max_concurrent=max_concurrent,
+            connections=sockets,
+            as_json=as_json,
+            payment=payment,
+            key_limits=limits,
+            host_maddrs=reachable,
+            transport=transport,
+            digests=_read_pins(digests),
+            hosts=(host, *(allowed_hosts or ())),
+            origins=tuple(allowed_origins or ()),
+        )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
         err.print("gateway stopped")
@@ -138,20 +180,31 @@ class _Config:
     port: int
     keys: frozenset[str]
     max_concurrent: int
+    connections: tuple[int, int]
+    """At most so many, and of one address."""
     as_json: bool
     payment: PaymentConfig | None
     key_limits: _KeyLimits
     host_maddrs: tuple[str, ...]
     transport: TransportKind
+    digests: dict[str, str]
+    hosts: tuple[str, ...]
+    origins: tuple[str, ...]
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.client.client import Client
     from mesh.gateway.app import create_app
     from mesh.gateway.config import GatewayConfig
+    from mesh.gateway.connections import ConnectionLimits
     from mesh.gateway.serve import bind, server
 
-    limits = GatewayConfig(api_keys=config.keys, max_concurrent=config.max_concurrent)
+    limits = GatewayConfig(
+        api_keys=config.keys,
+        max_concurrent=config.max_concurrent,
+        cors_origins=config.origins,
+        hosts=config.hosts,
+    )
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.host, config.port))
         paid = leaves = None
@@ -178,6 +231,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
             host_maddrs=config.host_maddrs if paid is not None else (),
             issuer=paid.issuer if paid is not None else None,
             transport=config.transport.value,
+            digests=config.digests,
+            pins=data_folder() / PINS if paid is None else None,
         )
         await stack.enter_async_context(client)
         if paid is not None:
@@ -190,7 +245,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
-        running = await stack.enter_async_context(server(app, listener))
+        running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)
@@ -221,6 +276,13 @@ async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socke
             if connection.transport is not None:
                 connection.transport.abort()
         await serving
+
+
+def _read_pins(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.rpartition("=") for text in texts or []]
+    if any(not name or not digest for name, _, digest in pairs):
+        raise typer.BadParameter("write NAME=DIGEST", param_hint="--digest")
+    return {name: digest for name, _, digest in pairs}
 
 
 def _read_keys(path: Path | None) -> frozenset[str]:

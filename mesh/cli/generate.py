@@ -7,14 +7,25 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mesh.cli.console import EXIT_ERROR, err, fail, out, run, set_up_logging
-from mesh.cli.identities import runtime_root
+from mesh.cli.identities import PINS, data_folder, runtime_root
 from mesh.cli.lines import InputLines
-from mesh.cli.options import AsJson, LogLevel, Model, Peers, TransportKind, TransportOption, require_peers
+from mesh.cli.options import (
+    AsJson,
+    DigestOption,
+    LogLevel,
+    Model,
+    Peers,
+    TransportKind,
+    TransportOption,
+    read_digests,
+    require_peers,
+)
 from mesh.cli.tables import route_table
 from mesh.errors import InvalidRequest, MeshError
 from shards.errors import ShardError
@@ -40,6 +51,7 @@ def generate(
     top_k: TopK = 0,
     seed: Seed = None,
     stop: Stop = None,
+    digest: DigestOption = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     show_route: Annotated[bool, typer.Option("--route", help="Show which way the answer went.")] = False,
     as_json: AsJson = False,
@@ -57,7 +69,7 @@ def generate(
         "seed": seed,
         "stop": stop or [],
     }
-    run(_generate(joined, transport, model, text, options, as_json, show_route))
+    run(_generate(_Way(joined, transport, read_digests(model, digest)), model, text, options, as_json, show_route))
 
 
 def chat(
@@ -72,6 +84,7 @@ def chat(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = None,
+    digest: DigestOption = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     log_level: LogLevel = "error",
 ) -> None:
@@ -81,21 +94,38 @@ def chat(
     options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
-    run(_chat(joined, transport, model, system, options))
+    run(_chat(_Way(joined, transport, read_digests(model, digest)), model, system, options))
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How we get into the swarm, and what model names mean to us."""
+
+    peers: tuple[str, ...]
+    transport: TransportKind
+    digests: dict[str, str]
+
+    def client(self) -> Client:
+        from mesh.client.client import Client
+
+        return Client(
+            self.peers,
+            runtime_root=runtime_root(),
+            transport=self.transport.value,
+            digests=self.digests,
+            pins=data_folder() / PINS,
+        )
 
 
 async def _generate(
-    peers: tuple[str, ...],
-    transport: TransportKind,
+    way: _Way,
     model: str | None,
     prompt: str,
     options: dict[str, Any],
     as_json: bool,
     show_route: bool,
 ) -> None:
-    from mesh.client.client import Client
-
-    async with Client(peers, runtime_root=runtime_root(), transport=transport.value) as client:
+    async with way.client() as client:
         name = await client.resolve_model(model)
         parts: list[str] = []
         async with await client.stream(name, prompt, **options) as generation:
@@ -120,12 +150,8 @@ async def _generate(
         )
 
 
-async def _chat(
-    peers: tuple[str, ...], transport: TransportKind, model: str | None, system: str | None, options: dict[str, Any]
-) -> None:
-    from mesh.client.client import Client
-
-    async with Client(peers, runtime_root=runtime_root(), transport=transport.value) as client:
+async def _chat(way: _Way, model: str | None, system: str | None, options: dict[str, Any]) -> None:
+    async with way.client() as client:
         name = await client.resolve_model(model)
         out.print(f"[dim]talking with {name}: Ctrl-C stops an answer, Ctrl-D ends[/]")
         messages = [{"role": "system", "content": system}] if system else []

@@ -87,6 +87,10 @@ class Claim:
         os.truncate(self._lock, len(data))
 
 
+PINS = "models.json"
+"""In the data folder: which digest each model name means to this user."""
+
+
 def data_folder() -> Path:
     """Where this user's nodes keep their keys (XDG base directories)."""
     base = os.environ.get("XDG_DATA_HOME")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mesh.cli.console import ProgressBars, emit, err, out, run, settled_on
+from mesh.cli.environment import PASSWORD_VARIABLE, environment
 from mesh.cli.identities import claim_key, runtime_root
 from mesh.cli.join_events import lines, read_event
 from mesh.cli.paying import show_settlement
@@ -169,9 +169,9 @@ def _table(rows: Sequence[StagePlan]) -> Table:
 
 def serve_stages(options: NodeOptions, identity: Path | None, *, as_json: bool) -> None:
     """Run the stages until Ctrl-C."""
-    environment = settled_on(lambda: ask_password(options.wallet, options.password_file, os.environ))
+    secrets = settled_on(lambda: ask_password(options.wallet, options.password_file, environment()))
     with claim_key(identity, "provider") as held:
-        stages = StagesOfNode(options, held.key, environment, as_json=as_json)
+        stages = StagesOfNode(options, held.key, secrets, as_json=as_json)
         run(stages.run(), ends_on_signal=True, ask=held.noting(stages.ask))
     if not as_json:
         err.print("left the swarm")
@@ -280,6 +280,7 @@ def ask_password(wallet: Path | None, password_file: Path | None, environment: M
     """What the stages need in their environment to open the wallet: you are asked once. Raises `WalletError`."""
     from chain.wallet import find_password, keystore_address
 
-    if wallet is None or password_file is not None or environment.get("MESH_WALLET_PASSWORD"):
+    if wallet is None or password_file is not None:
         return {}
-    return {"MESH_WALLET_PASSWORD": find_password(environment=environment, what=f"wallet {keystore_address(wallet)}")}
+    password = find_password(environment=environment, what=f"wallet {keystore_address(wallet)}")
+    return {PASSWORD_VARIABLE: password}

@@ -19,6 +19,7 @@ from mesh.cli import (
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.demo import demo
 from mesh.cli.earnings import add_to as add_earnings
+from mesh.cli.environment import take_secrets
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
 from mesh.cli.join import join
@@ -65,6 +66,7 @@ def options(
     ] = False,
 ) -> None:
     """What comes before a subcommand."""
+    take_secrets()
 
 
 def main() -> None:

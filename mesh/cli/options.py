@@ -38,6 +38,22 @@ IdentityFile = Annotated[
         show_default="in ~/.local/share/inference-mesh",
     ),
 ]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        help="Name under which clients may address this endpoint, besides IP addresses and localhost; "
+        "may be repeated, * allows all.",
+    ),
+]
+AllowedOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-origin",
+        help="Web origin (https://app.example) whose pages may use this endpoint; may be repeated.",
+        show_default="none",
+    ),
+]
 DirectPort = Annotated[
     int,
     typer.Option(
@@ -68,6 +84,24 @@ TransportOption = Annotated[
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model to use; may be left out where the swarm serves one.")
 ]
+
+DigestOption = Annotated[
+    str | None,
+    typer.Option(
+        "--digest",
+        help="Which model --model means, by the digest that `mesh status` shows; kept for the next time.",
+        show_default="the one that was used first",
+    ),
+]
+
+
+def read_digests(model: str | None, digest: str | None) -> dict[str, str]:
+    """`--digest` as what `Client` takes. Raises `typer.BadParameter`."""
+    if digest is None:
+        return {}
+    if model is None:
+        raise typer.BadParameter("say which --model has this digest", param_hint="--digest")
+    return {model: digest}
 
 
 def split_peers(peers: list[str] | None) -> tuple[str, ...]:

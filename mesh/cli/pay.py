@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,7 @@ from mesh.cli.chain_session import (
     read_amount,
 )
 from mesh.cli.console import emit, err, out, run, set_up_logging
+from mesh.cli.environment import environment
 from mesh.cli.options import AsJson, LogLevel
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from chain.primitives import Address
     from chain.vouchers import Domain
     from chain.wallet import Account
-    from mesh.client.payer import Paid
+    from mesh.client.payer import Paid, ReserveView
 
 app = chain_group("Make and revoke API keys that spend from your deposit.")
 
@@ -88,11 +91,30 @@ def pay(
     api_key: ApiKey = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="Most FUNC to sign for in this run.", show_default="what is deposited"),
+        typer.Option(
+            "--budget",
+            help="Most FUNC to sign for in this run.",
+            show_default="with --rpc what the escrow holds for this gateway, else 1",
+        ),
     ] = None,
     ahead: Annotated[
+        str, typer.Option("--ahead", help="Most FUNC to sign beyond what the gateway says it has handed out.")
+    ] = "0.5",
+    max_price: Annotated[
         str | None,
-        typer.Option("--ahead", help="Most FUNC to be ahead of what is spent.", show_default="one increment"),
+        typer.Option("--max-price", help="Most FUNC for a weighted token of any model.", show_default="any price"),
+    ] = None,
+    already_signed: Annotated[
+        str, typer.Option("--already-signed", help="FUNC that you signed for this gateway on another machine, in all.")
+    ] = "0",
+    rpc: Annotated[
+        str | None,
+        typer.Option(
+            "--rpc",
+            envvar="MESH_RPC",
+            help="JSON-RPC address of the chain, to see for ourselves what the escrow holds.",
+            show_default="the gateway's word, within the budget",
+        ),
     ] = None,
     wallet: WalletFile = None,
     password_file: PasswordFile = None,
@@ -103,25 +125,52 @@ def pay(
     as_json: AsJson = False,
     log_level: LogLevel = "error",
 ) -> None:
-    """Sign vouchers for what an API key uses, beside any OpenAI client, until Ctrl-C."""
+    """Sign vouchers for what an API key uses, beside any OpenAI client, until Ctrl-C.
+
+    It keeps books of its own. A gateway that lies about what it handed out gets at most the budget; one that
+    contradicts the books is paid nothing more.
+    """
     set_up_logging(log_level)
-    most = None if budget is None else read_amount(budget, allow_zero=True, name="--budget")
-    most_ahead = None if ahead is None else read_amount(ahead, name="--ahead")
+    bounds = _Bounds(
+        budget=None if budget is None else read_amount(budget, allow_zero=True, name="--budget"),
+        ahead=read_amount(ahead, name="--ahead"),
+        max_price=None if max_price is None else read_amount(max_price, allow_zero=True, name="--max-price"),
+        already_signed=read_amount(already_signed, allow_zero=True, name="--already-signed"),
+    )
     account = _open(wallet, password_file)
+    chain = None if rpc is None or trust_gateway else _Chain(rpc, deployment or default_deployment())
     run(
         _pay(
             gateway,
             _key(api_key),
             account,
             _payer(for_payer, account),
-            most,
-            most_ahead,
+            bounds,
             _domain(deployment, trust_gateway),
             gateway_id,
+            chain,
             as_json,
         ),
         ends_on_signal=True,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What `mesh pay` may sign, in wei."""
+
+    budget: int | None
+    ahead: int
+    max_price: int | None
+    already_signed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Where `mesh pay` looks at the escrow itself."""
+
+    rpc: str
+    deployment: Path
 
 
 async def _new(
@@ -142,15 +191,38 @@ async def _revoke(url: str, key: str) -> None:
         await gateway.revoke_key()
 
 
+@asynccontextmanager
+async def _reserve(chain: _Chain | None, url: str, pinned: str | None) -> AsyncIterator[ReserveView | None]:
+    """What the chain says is held for this gateway; None without a chain of our own."""
+    if chain is None:
+        yield None
+        return
+    from chain.client.staking import StakingClient
+    from chain.deploy import Deployment
+    from mesh.client.gateway_http import GatewayHttp
+    from mesh.payment.accounts.onchain import ChainEscrow
+
+    gateway = pinned
+    if gateway is None:
+        async with GatewayHttp(url) as http:
+            gateway = (await http.terms()).gateway
+    async with StakingClient(chain.rpc, Deployment.read(chain.deployment)) as client:
+        view = ChainEscrow(client, gateway)
+        try:
+            yield view
+        finally:
+            await view.close()
+
+
 async def _pay(
     url: str,
     key: str,
     account: Account,
     payer: Address,
-    budget: int | None,
-    ahead: int | None,
+    bounds: _Bounds,
     domain: Domain | None,
     gateway_id: str | None,
+    chain: _Chain | None,
     as_json: bool,
 ) -> None:
     from contextlib import nullcontext
@@ -172,30 +244,34 @@ async def _pay(
         elif isinstance(live, Live):
             live.update(_table(paid))
 
-    agent = Payer(
-        url,
-        key,
-        account,
-        payer=payer,
-        budget=budget,
-        most_ahead=ahead,
-        store=chain_folder() / "promises.sqlite",
-        domain=domain,
-        gateway=gateway_id,
-        on_change=show,
-    )
-    async with agent:
-        with live:
-            if as_json:
-                emit("ready", **_json(agent.paid))
-            elif not isinstance(live, Live):
-                out.print(_table(agent.paid))
-            show(agent.paid)
-            try:
-                await agent.finished()
-            finally:
-                if not as_json and not isinstance(live, Live):
+    async with _reserve(chain, url, gateway_id) as reserve:
+        agent = Payer(
+            url,
+            key,
+            account,
+            payer=payer,
+            budget=bounds.budget,
+            ahead=bounds.ahead,
+            max_price=bounds.max_price,
+            already_signed=bounds.already_signed,
+            store=chain_folder() / "promises.sqlite",
+            reserve=reserve,
+            domain=domain,
+            gateway=gateway_id,
+            on_change=show,
+        )
+        async with agent:
+            with live:
+                if as_json:
+                    emit("ready", **_json(agent.paid))
+                elif not isinstance(live, Live):
                     out.print(_table(agent.paid))
+                show(agent.paid)
+                try:
+                    await agent.finished()
+                finally:
+                    if not as_json and not isinstance(live, Live):
+                        out.print(_table(agent.paid))
 
 
 def _json(paid: Paid) -> dict[str, object]:
@@ -209,6 +285,7 @@ def _json(paid: Paid) -> dict[str, object]:
         "used": str(paid.used),
         "credit": str(paid.credit),
         "deposit": str(paid.deposit),
+        "wanted": str(paid.wanted),
         "limit": None if paid.limit is None else str(paid.limit),
         "reachable": paid.reachable,
     }
@@ -229,7 +306,10 @@ def _table(paid: Paid) -> Table:
     if paid.limit is not None:
         rows.append(("left of the budget", func(max(0, paid.limit - paid.signed))))
     if paid.exhausted:
-        rows.append(("[yellow]nothing more is signed[/]", "budget or deposit are used up"))
+        rows.append(("[yellow]nothing more is signed[/]", "budget or deposit are used up: see --budget"))
+    if paid.wanted > paid.ahead:
+        asked = f"the gateway asks for {func(paid.wanted)} ahead, --ahead allows {func(paid.ahead)}"
+        rows.append(("[yellow]requests may wait[/]", asked))
     if not paid.reachable:
         rows.append(("[yellow]the gateway cannot be paid now[/]", "trying again"))
     return pairs(f"paying {paid.gateway.replace('[', chr(92) + '[')}", rows)
@@ -240,7 +320,7 @@ def _open(wallet: Path | None, password_file: Path | None) -> Account:
 
     path = wallet or default_wallet()
     address = keystore_address(path)
-    return open_keystore(path, find_password(file=password_file, environment=os.environ, what=f"wallet {address}"))
+    return open_keystore(path, find_password(file=password_file, environment=environment(), what=f"wallet {address}"))
 
 
 def _payer(text: str | None, account: Account) -> Address:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from mesh.cli.chain_session import DEFAULT_RPC, chain_folder, default_deployment
 from mesh.cli.console import emit, err, out
+from mesh.cli.environment import environment
 
 if TYPE_CHECKING:
     from mesh.payment.onchain.registration import Ask, PaymentConfig
@@ -85,7 +85,7 @@ def read_payment(
 
     found = DeploymentRecord.read(deployment or default_deployment())
     address = keystore_address(wallet)
-    password = find_password(file=password_file, environment=os.environ, what=f"wallet {address}")
+    password = find_password(file=password_file, environment=environment(), what=f"wallet {address}")
     return PaymentConfig(
         rpc=chain or DEFAULT_RPC,
         deployment=found,

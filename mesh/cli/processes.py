@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from mesh.cli.environment import for_children
 from mesh.errors import ConfigError, MeshError
 from mesh.transport.guard import guarded
 
@@ -117,7 +117,7 @@ class Children:
     ) -> Child:
         """Run `mesh ARGUMENTS`. It gets SIGKILL from the kernel if we die without a word (Linux).
 
-        `environment` is added to ours; for `hear` and `hear_log` see `Child`.
+        `environment` is added to ours without its secrets; for `hear` and `hear_log` see `Child`.
         """
         command = [sys.executable, "-m", "mesh", *arguments]
         if sys.platform == "linux":
@@ -129,7 +129,7 @@ class Children:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for us; we end the children in order
-                env={**os.environ, **(environment or {})},
+                env=for_children(environment),
             )
         except OSError as error:
             raise ConfigError(f"cannot start {name}: {error}") from error

@@ -24,7 +24,11 @@ from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
-from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.pins import ModelPins
+from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.session_plan import SessionPlan
+from mesh.client.text_threads import TextThreads
+from mesh.client.tokenizers import Tokenizers
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ProviderRecord
@@ -35,8 +39,7 @@ from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_FILE_BYTES, MAX_TOKENS
 from mesh.wire.paying import Receipt
-from shards.fast_tokenizer import tokenizer_from_files
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +53,8 @@ HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "generation_config.json",
-        "config.json",
-        "chat_template.jinja",
-    }
+    {f"{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map", "generation_config", "config")}
+    | {"chat_template.jinja"}
 )
 
 
@@ -77,6 +74,8 @@ class BackendConfig:
     """When providers are first asked for the round trips between them, and how often."""
     window_tokens: int = 64
     """Tokens that paid hops may compute ahead of who reads them."""
+    linger_seconds: float = 20.0
+    """So long a paid session whose client has left goes on until its prompt is run, which is then paid for."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -90,8 +89,13 @@ class SwarmBackend:
         config: BackendConfig | None = None,
         *,
         issuer: Callable[[asyncio.TaskGroup], VoucherIssuer] | None = None,
+        pins: ModelPins | None = None,
     ) -> None:
-        """`issuer` makes the one that pays the hops; without it only providers that want no pay serve us."""
+        """`issuer` makes the one that pays the hops; without it only providers that want no pay serve us.
+
+        `pins`: what names mean to us where no issuer looks them up on a chain; forgotten in the end unless given.
+        """
+        self._pins = pins or ModelPins()
         self._make_issuer = issuer
         self.issuer: VoucherIssuer | None = None
         self._transport = transport
@@ -100,8 +104,8 @@ class SwarmBackend:
         self._tasks = asyncio.TaskGroup()
         self._links = HopLinks(transport, self._tasks, greet=self._greet)
         self._outlook = Outlook(self._config.looks, self._tasks, self._ask_directory)
-        self._tokenizers: dict[str, Tokenizer] = {}
-        self._fetching: dict[str, asyncio.Lock] = {}
+        self.text_threads = TextThreads()
+        self._tokenizers = Tokenizers(self._fetch, self.text_threads)
         self._penalised = Penalties(self._config.penalty_seconds)
         self._full = FullPeers()
         self._hop_times = HopTimes()
@@ -114,6 +118,8 @@ class SwarmBackend:
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
         self._records: dict[str, ProviderRecord] = {}
+        self.on_hop: Callable[[str, bool], None] = lambda peer, served: None
+        """Hears of every hop of a request whether it served it to the end."""
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -133,7 +139,8 @@ class SwarmBackend:
         """Every model that somebody announces, by name."""
         names = sorted({key.name for key in await self._directory.models()})
         found = await asyncio.gather(*(self._outlook.offers(name) for name in names))
-        return [choice[0].info() for choice in found if choice]
+        known = [self._known(name, choice) for name, choice in zip(names, found, strict=True)]
+        return [choice[0].info() for choice in known if choice]
 
     async def offers(self, model: str | None = None) -> Sequence[Offer]:
         """Everything that is announced, of one model name or of all: what `mesh status` shows."""
@@ -142,23 +149,25 @@ class SwarmBackend:
         return [offer for choice in found for offer in choice]
 
     async def offer(self, model: str) -> Offer:
-        """The providers of a model that belong together. Raises `UnknownModel`."""
+        """The providers of a model that belong together. Raises `UnknownModel`, `ModelChanged`."""
         found = await self._outlook.offers(model)
-        if not found:
+        if self.issuer is not None:
+            chosen = found[0] if found else None
+        else:
+            chosen = await asyncio.to_thread(self._pins.choose, model, found)  # which may write it down
+        if chosen is None:
             raise UnknownModel(
                 f"no provider serves a model named {model!r}: see `mesh status` for what there is", param="model"
             )
-        return found[0]
+        return chosen
+
+    def _known(self, model: str, found: Sequence[Offer]) -> Sequence[Offer]:
+        """Of the offers of a name those that it means to us; on a chain `issuer.vet` has seen to that."""
+        return found if self.issuer is not None else self._pins.known(model, found)
 
     async def tokenizer(self, model: str) -> Tokenizer:
         """The model's tokenizer, fetched from a provider once and checked against its record."""
-        offer = await self.offer(model)
-        async with self._fetching.setdefault(offer.digest, asyncio.Lock()):
-            known = self._tokenizers.get(offer.digest)
-            if known is None:
-                known = await asyncio.to_thread(tokenizer_from_files, await self._fetch(offer))
-                self._tokenizers[offer.digest] = known
-        return known
+        return await self._tokenizers.get(await self.offer(model))
 
     @asynccontextmanager
     async def generate(self, request: GenerateRequest) -> AsyncIterator[MeshGeneration]:
@@ -172,7 +181,8 @@ class SwarmBackend:
             wire_dtype=sample.wire_dtype,
             vocab_size=sample.vocab_size,
             fed=request.prompt,
-            prompt_tokens=len(request.prompt),
+            # What was paid for nowhere here is paid for as a prompt, whatever a client calls it.
+            prompt_tokens=len(request.prompt) + (0 if self._is_paid(request) else len(request.resumed)),
             capacity=len(request.prompt) + request.max_tokens,
             eos=() if request.ignore_eos else tokenizer.eos_token_ids,
             sampling=request.sampling,
@@ -198,6 +208,7 @@ class SwarmBackend:
                 admit_seconds=config.admit_seconds,
                 deadlines=config.deadlines,
                 accrue=self.issuer.accrue if self.issuer is not None else None,
+                linger_seconds=config.linger_seconds if self.issuer is not None else 0.0,
             )
 
         generating = MeshGeneration(
@@ -214,9 +225,16 @@ class SwarmBackend:
         try:
             async with self._outlook.kept(request.model), generating as generation:
                 yield generation
+                if generation.completion is not None:
+                    for hop in generation.hops:
+                        self.on_hop(hop.peer, True)
                 self._learn(generation, offer)
         finally:
             self._sessions.subtract(counted)
+
+    def _is_paid(self, request: GenerateRequest) -> bool:
+        # What is resumed is run again for nothing.
+        return self.issuer is None or request.resumed_paid
 
     def _check(self, request: GenerateRequest, offer: Offer) -> None:
         sample = offer.sample
@@ -224,10 +242,14 @@ class SwarmBackend:
             raise InvalidRequest("the prompt is empty", param="prompt")
         if request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", param="max_tokens")
-        if len(request.resumed) > request.max_tokens:
+        if (had := len(request.resumed)) > request.max_tokens:
             raise InvalidRequest(
-                f"the answer resumes from {len(request.resumed)} tokens, more than max_tokens", param="resume_token_ids"
+                f"the answer resumes from {had} tokens, more than max_tokens", param="resume_token_ids"
             )
+        penalised = request.sampling.presence_penalty or request.sampling.frequency_penalty
+        if request.resumed and penalised and not self._is_paid(request):
+            why = "an answer with presence or frequency penalties is resumed only with this gateway's resume_ticket"
+            raise InvalidRequest(why, param="resume_token_ids")
         if request.resumed and request.prompt_logprobs:
             raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
         outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < sample.vocab_size]
@@ -251,7 +273,7 @@ class SwarmBackend:
             )
 
     async def _ask_directory(self, name: str) -> list[Offer]:
-        keys = [key for key in await self._directory.models() if key.name == name]
+        keys = await self._directory.models(name)
         listed = await asyncio.gather(*(self._directory.providers(key) for key in keys))
         records = list(itertools.chain.from_iterable(listed))
         if self.issuer is not None:
@@ -311,6 +333,10 @@ class SwarmBackend:
         decoding = (done.seconds - done.time_to_first_token) / (done.completion_tokens - 1)
         self._hop_times.learn([hop.peer for hop in hops], decoding, stages, time.monotonic())
 
+    def in_use(self) -> frozenset[str]:
+        """Peers that serve sessions of ours now."""
+        return frozenset(peer for peer, sessions in self._sessions.items() if sessions > 0)
+
     def _refused(self, refusal: HopRefused) -> None:
         if refusal.peer is not None:
             self._full.refused(refusal.peer, refusal.retry_after, time.monotonic())
@@ -344,6 +370,7 @@ class SwarmBackend:
 
     def _blame(self, peer: str) -> None:
         self._penalised.blame(peer, time.monotonic())
+        self.on_hop(peer, False)
 
     async def _fetch(self, offer: Offer) -> dict[str, bytes]:
         """The tokenizer's files by name, from the first provider that gives them.

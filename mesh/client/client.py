@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from mesh.client.backend import SwarmBackend
 from mesh.client.generation import MeshGeneration
+from mesh.client.pins import ModelPins
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
 from mesh.errors import Cancelled, ConfigError, InternalError, InvalidRequest, NoRoute
 from mesh.identity import Identity
@@ -147,11 +148,16 @@ class Client:
         host_maddrs: tuple[str, ...] = (),
         issuer: Callable[[asyncio.TaskGroup], VoucherIssuer] | None = None,
         transport: TransportName = "hivemind",
+        digests: Mapping[str, str] | None = None,
+        pins: Path | None = None,
     ) -> None:
         """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
 
         With the transport `libp2p` the client starts no Go daemon: lighter and sooner there, but it speaks TCP only,
         directly or through a provider's relay.
+
+        `digests` says which model a name means (its digest in hex); else the first that is used is meant from then on,
+        beyond this process where `pins` names a file to keep that in.
 
         A gateway that pays its providers has a `issuer`, and listens on `host_maddrs`, so that they can reach it.
         """
@@ -172,13 +178,14 @@ class Client:
             case _:
                 raise ConfigError(f"the transport is hivemind or libp2p, got {transport!r}")
         self._issuer = issuer
+        self._pins = ModelPins(pins, digests)
         self._stack = AsyncExitStack()
         self._backend: SwarmBackend | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._node)
-            backend = SwarmBackend(self._node.transport, self._node.directory, issuer=self._issuer)
+            backend = SwarmBackend(self._node.transport, self._node.directory, issuer=self._issuer, pins=self._pins)
             self._backend = await stack.enter_async_context(backend)
             self._stack = stack.pop_all()
         return self
@@ -211,8 +218,10 @@ class Client:
 
     async def stream(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> TextGeneration:
         """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
-        ids = (await self.backend.tokenizer(model)).encode(prompt) if isinstance(prompt, str) else prompt
-        return await self._start(model, ids, options)
+        if isinstance(prompt, str):
+            tokenizer = await self.backend.tokenizer(model)
+            prompt = await self.backend.text_threads.run(tokenizer, tokenizer.encode, prompt)
+        return await self._start(model, prompt, options)
 
     async def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:
         """Answer a conversation, using the model's own chat template."""
@@ -221,8 +230,10 @@ class Client:
     async def stream_chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> TextGeneration:
         """Answer a conversation as a stream."""
         tokenizer = await self.backend.tokenizer(model)
-        text = tokenizer.apply_chat_template(messages)
-        return await self._start(model, tokenizer.encode(text, add_special_tokens=False), options)
+        threads = self.backend.text_threads
+        text = await threads.run(tokenizer, tokenizer.apply_chat_template, messages)
+        ids = await threads.run(tokenizer, tokenizer.encode, text, add_special_tokens=False)
+        return await self._start(model, ids, options)
 
     async def resolve_model(self, model: str | None) -> str:
         """`model`, or the only complete model of the swarm where None is given. Raises `InvalidRequest`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,15 +15,16 @@ from eth_utils import to_canonical_address
 
 from chain import safe_json
 from chain.primitives import Address, Bytes32, checksummed, key_of
-from chain.vouchers import Domain, PaymentVoucher, digest
+from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
 from chain.wallet import Account
 from mesh.errors import ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.payment.accounts.api_keys import KeyRequest
-from mesh.payment.accounts.balance import PayerView
+from mesh.payment.accounts.promises import Told
 
 MAX_ANSWER: Final = 1 << 20
 TIMEOUT_SECONDS: Final = 30.0
 _NOT_HIGHER: Final = "voucher_not_higher"
+_SIGNATURE: Final = re.compile(r"0x[0-9a-fA-F]{130}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,25 @@ class AccountState:
     credit: int
     deposit: int
     available: int
+    pending: int
+    signature: bytes | None
+    """Of the voucher over `signed`, if the gateway shows one; not checked yet."""
     terms: Terms
 
-    def view(self, most_ahead: int | None) -> PayerView:
-        """What decides on the next voucher; the payer may want to be less ahead than the gateway asks for."""
-        increment = self.terms.increment
-        return PayerView(
-            self.signed, self.spent, self.deposit, increment if most_ahead is None else min(increment, most_ahead)
-        )
+    def told(self, deposit: int | None = None) -> Told:
+        """What decides on the next voucher; `deposit` is what we know of it ourselves."""
+        covered = self.deposit if deposit is None else min(self.deposit, deposit)
+        return Told(self.signed, self.spent, self.pending, covered, self.terms.increment)
+
+    def is_signed_by(self, signers: Collection[Address]) -> bool:
+        """Whether one of `signers` has signed the voucher that the gateway says it holds."""
+        if self.signature is None:
+            return False
+        voucher = PaymentVoucher(self.payer, self.terms.gateway_key, self.signed)
+        try:
+            return recover(digest(self.terms.domain, voucher), self.signature) in signers
+        except SignatureError:
+            return False
 
 
 class GatewayHttp:
@@ -93,9 +106,9 @@ class GatewayHttp:
         """What the gateway says of itself."""
         return _terms(await self._ask("GET", "/mesh/terms"))
 
-    async def account(self, *, wait: int = 0, spent: int = 0) -> AccountState:
-        """The account of our key; with `wait` (whole seconds), not before a voucher is due beyond `spent`."""
-        query = f"?wait={wait}&spent={spent}" if wait else ""
+    async def account(self, *, wait: int = 0, spent: int = 0, pending: int = 0) -> AccountState:
+        """The account of our key; with `wait` (whole seconds), not before a voucher is due beyond what we know."""
+        query = f"?wait={wait}&spent={spent}&pending={pending}" if wait else ""
         return _account(await self._ask("GET", f"/mesh/account{query}", seconds=wait))
 
     async def make_key(self, account: Account, payer: Address, terms: Terms) -> str:
@@ -211,8 +224,18 @@ def _terms(answer: Mapping[str, Any]) -> Terms:
 
 
 def _account(answer: Mapping[str, Any]) -> AccountState:
-    amounts = {name: _wei(answer, name) for name in ("signed", "spent", "charged", "credit", "deposit", "available")}
-    return AccountState(payer=_address(answer.get("payer")), terms=_terms(answer), **amounts)
+    names = ("signed", "spent", "charged", "credit", "deposit", "available", "pending")
+    amounts = {name: _wei(answer, name) for name in names}
+    signature = _signature(answer.get("voucher_signature"))
+    return AccountState(payer=_address(answer.get("payer")), signature=signature, terms=_terms(answer), **amounts)
+
+
+def _signature(text: Any) -> bytes | None:
+    if text is None:
+        return None
+    if not isinstance(text, str) or _SIGNATURE.fullmatch(text) is None:
+        raise ProtocolViolation("the gateway's voucher_signature is no signature")
+    return bytes.fromhex(text[2:])
 
 
 def _wei(answer: Mapping[str, Any], name: str) -> int:

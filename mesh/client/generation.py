@@ -10,13 +10,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from mesh.client.ring_session import HopRefused, RingSession, SessionPlan
+from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.session_plan import SessionPlan
 from mesh.client.text import AnswerText
 from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
 from mesh.errors import Cancelled, InternalError, NoRoute, PeerError, ProtocolViolation, Refused
 from mesh.swarm.route import Hop
 from mesh.wire.messages import NewToken, PromptScores
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class MeshGeneration:
         self._generated: list[int] = list(request.resumed)
         self._scores: list[TokenLogprob] = []
         self._work: dict[Hop, HopReport] = {}
+        self._arrived = 0
+        """Tokens that reached us on earlier routes."""
         self._left = False
         self._hopeful = hopeful
         self._begun = False
@@ -84,6 +87,11 @@ class MeshGeneration:
         if self._resumed_to is None:
             await self._connect()
         return self
+
+    @property
+    def arrived(self) -> int:
+        """Generated tokens that have reached us, on all routes, whether they were read or not."""
+        return self._arrived + (self._session.arrived if self._session is not None else 0)
 
     @property
     def _resumed_to(self) -> FinishReason | None:
@@ -182,6 +190,7 @@ class MeshGeneration:
     async def _disconnect(self) -> None:
         await self._stack.aclose()
         if self._session is not None:
+            self._arrived += self._session.arrived
             for report in self._session.reports:
                 hop = Hop(report.peer, report.span)
                 before = self._work.pop(hop, HopReport(report.peer, report.span, 0, 0.0))

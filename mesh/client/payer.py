@@ -1,4 +1,4 @@
-"""The payer's agent: keeps a developer's vouchers one increment ahead of what a gateway has handed out."""
+"""The payer's agent: keeps a developer's vouchers ahead of what a gateway has handed out, by books of its own."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from chain.primitives import Address, checksummed
+from chain.units import WEI_PER_FUNC, format_func
 from chain.vouchers import Domain, PaymentVoucher
 from chain.wallet import Account
 from mesh.client.gateway_http import AccountState, GatewayHttp, check_terms
 from mesh.client.payer_store import PayerStore
-from mesh.errors import ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable
-from mesh.payment.accounts.balance import next_voucher
+from mesh.errors import AccountDisputed, ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable
+from mesh.payment.accounts.ports import Backing, Unavailable
+from mesh.payment.accounts.promises import AccountContradicted, PayerBooks, Told
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 5
 RETRY_SECONDS: Final = (0.2, 5.0)
+DEFAULT_AHEAD: Final = WEI_PER_FUNC // 2
+"""Wei: five increments of 1,024 weighted tokens at 0.0001 FUNC."""
+DEFAULT_BUDGET: Final = WEI_PER_FUNC
+"""Wei for one run, where neither a budget nor a chain of our own bounds it."""
+
+
+class ReserveView(Protocol):
+    """What the payer sees on the chain itself. Raises `Unavailable`."""
+
+    async def deposit_of(self, payer: Address) -> Backing:
+        """What backs the payer's vouchers at this gateway, and what was paid for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,10 @@ class Paid:
     credit: int
     deposit: int
     limit: int | None
+    wanted: int = 0
+    """How far ahead of what is spent the gateway wants to be paid now."""
+    ahead: int = DEFAULT_AHEAD
+    """How far ahead we pay."""
     reachable: bool = True
 
     @property
@@ -57,17 +74,26 @@ class Payer:
         async with Payer("http://127.0.0.1:8000", "sk-mesh-…", account, budget=10**18):
             await openai_client.chat.completions.create(…)
 
-    It signs at most one increment (the price of K weighted tokens of the gateway's dearest model, or `most_ahead`) more
-    than the gateway says it has handed out, and in all at most `budget` wei beyond what was spent when it began: that
-    bounds what a gateway can take that lies about what it handed out. `domain` and `gateway` pin the chain, the Escrow
-    contract and the gateway's id; without them the gateway's own word is taken. `payer` is whose deposit it is,
-    where `account` is a signer that its owner authorised. What was promised is on disk (`store`) before it is sent.
+    It keeps books of its own (`PayerBooks`, on disk in `store` before anything is sent) and believes the gateway in
+    nothing that could cost more than it chose to risk. Amounts in wei:
 
-    An agent cannot see what other clients get, so it believes the gateway. With `audit` it does not: it signs at most
-    an increment beyond what `acknowledge` was told, so even a gateway that lies gets no more than that for nothing.
+    - `ahead`: the most that it signs beyond what the gateway says it has handed out, whatever the gateway asks for;
+    - `budget`: the most that it signs in this run beyond what was promised before. Without one: what the chain holds
+      for this gateway, read through `reserve`; and without that `DEFAULT_BUDGET`. A gateway that lies gets no more;
+    - `max_price`: the most that a weighted token of any model may cost here; None for any price.
 
-    Entering and `pay_now` raise `ConfigError`, `PaymentRefused`, `PeerUnreachable`, `PeerTimeout`, `ProtocolViolation`.
-    Once open, a gateway that cannot be reached is asked again; a refusal ends the agent and is raised on leaving.
+    A gateway that says it holds a higher voucher than we ever signed must show our signature; one that contradicts the
+    books otherwise is paid nothing more (`AccountDisputed`, which says what to do). `domain` and `gateway` pin the
+    chain, the Escrow contract and the gateway's id; without them they are what `store` knows of this address, and at
+    the first time the gateway's own word. `payer` is whose deposit it is, where `account` is a signer that its owner
+    authorised. `already_signed` is what was signed for this gateway elsewhere.
+
+    An agent cannot see what other clients get. With `audit` it follows only what `acknowledge` was told, so even a
+    gateway that lies gets no more than `ahead` for nothing.
+
+    Entering and `pay_now` raise `ConfigError`, `PaymentRefused`, `AccountDisputed`, `PeerUnreachable`, `PeerTimeout`,
+    `ProtocolViolation`. Once open, a gateway that cannot be reached is asked again; a refusal or a dispute ends the
+    agent and is raised on leaving.
     """
 
     def __init__(
@@ -78,28 +104,37 @@ class Payer:
         *,
         payer: Address | None = None,
         budget: int | None = None,
-        most_ahead: int | None = None,
+        ahead: int = DEFAULT_AHEAD,
+        max_price: int | None = None,
         audit: bool = False,
+        already_signed: int = 0,
         store: Path | None = None,
+        reserve: ReserveView | None = None,
         domain: Domain | None = None,
         gateway: str | None = None,
         on_change: Callable[[Paid], None] | None = None,
     ) -> None:
-        if (budget is not None and budget < 0) or (most_ahead is not None and most_ahead < 0):
+        if min(budget or 0, ahead, max_price or 0, already_signed) < 0:
             raise ConfigError("a budget is not negative")
         self._http = GatewayHttp(url, api_key)
         self._account = account
         self._payer = payer if payer is not None else account.canonical
-        self._budget = budget
-        self._most_ahead = most_ahead
-        self._acknowledged = 0 if audit else None
+        self._books = PayerBooks(ahead, DEFAULT_BUDGET if budget is None and reserve is None else budget)
+        self._max_price = max_price
+        self._audit = audit
+        self._acknowledged: int | None = None
+        """With an audit: what the developer got in this run."""
+        self._already_signed = already_signed
         self._store_path = store
+        self._reserve = reserve
+        self._seen_deposit: int | None = None
         self._expected = (domain, gateway)
         self._on_change = on_change
         self._stack = AsyncExitStack()
         self._store: PayerStore
         self._state: AccountState
         self._began = 0
+        """What was spent when this run began, as far as we believe it."""
         self._reachable = True
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -108,9 +143,13 @@ class Payer:
         async with AsyncExitStack() as stack:
             self._store = stack.enter_context(PayerStore(self._store_path))
             await stack.enter_async_context(self._http)
-            self._state = await self._http.account()
-            self._check(self._state)
-            self._began = self._state.spent
+            state = await self._http.account()
+            self._recall(state)
+            await self._take(state)
+            self._books.begin()
+            self._began = self._books.followed
+            self._acknowledged = 0 if self._audit else None
+            self._store.remember(self._http.url, state.terms.domain, state.terms.gateway)
             await self._pay()
             self._task = asyncio.create_task(self._keep_paying(), name="payer")
             self._stack = stack.pop_all()
@@ -130,24 +169,27 @@ class Payer:
 
     @property
     def paid(self) -> Paid:
-        """How it stands, as of the gateway's last answer."""
-        state = self._state
+        """How it stands, as of the gateway's last answer that we believe."""
+        state, books = self._state, self._books
+        told = state.told(self._seen_deposit)
         return Paid(
             gateway=state.terms.gateway,
             payer=state.payer,
             signed=state.signed,
-            promised=self._store.highest(state.terms.domain, self._payer, state.terms.gateway),
+            promised=books.promised,
             spent=state.spent,
-            used=state.spent - self._began,
+            used=max(0, state.spent - self._began),
             credit=state.credit,
-            deposit=state.deposit,
-            limit=self._limit,
+            deposit=told.deposit,
+            limit=books.limit,
+            wanted=told.increment + told.pending,
+            ahead=books.ahead,
             reachable=self._reachable,
         )
 
     async def pay_now(self) -> Paid:
         """Look at the account and pay at once, if something is due."""
-        self._take(await self._http.account())
+        await self._take(await self._http.account())
         await self._pay()
         return self.paid
 
@@ -155,6 +197,7 @@ class Payer:
         """We got something for `amount` wei (with `audit`): what we sign may follow. Raises as `pay_now`."""
         if self._acknowledged is not None:
             self._acknowledged += amount
+            await self._take(self._state)
             await self._pay()
 
     async def finished(self) -> None:
@@ -164,19 +207,12 @@ class Payer:
 
     # --- inside ---
 
-    @property
-    def _limit(self) -> int | None:
-        limits = [] if self._budget is None else [self._began + self._budget]
-        if self._acknowledged is not None:
-            increment = self._state.view(self._most_ahead).increment
-            limits.append(self._began + self._acknowledged + increment)
-        return min(limits, default=None)
-
     async def _keep_paying(self) -> None:
         delay = RETRY_SECONDS[0]
         while True:
             try:
-                self._take(await self._http.account(wait=WAIT_SECONDS, spent=self._state.spent))
+                known = self._state
+                await self._take(await self._http.account(wait=WAIT_SECONDS, spent=known.spent, pending=known.pending))
                 await self._pay()
                 self._seen(reachable=True)
                 delay = RETRY_SECONDS[0]
@@ -188,26 +224,57 @@ class Payer:
 
     async def _pay(self) -> None:
         async with self._turn:
-            amount = next_voucher(self._state.view(self._most_ahead), limit=self._limit)
+            amount = self._books.next_voucher(self._told(self._state))
             if amount is None:
                 return
             terms = self._state.terms
             voucher = PaymentVoucher(self._payer, terms.gateway_key, amount)
-            await asyncio.to_thread(self._store.promise, terms.domain, self._payer, terms.gateway, amount)
+            await asyncio.to_thread(
+                self._store.promise, terms.domain, self._payer, terms.gateway, amount, followed=self._books.followed
+            )
+            self._books.sign(amount)
             try:
                 state = await self._http.pay(self._account, voucher, terms.domain)
             except PaymentRefused as error:
                 if error.code != "voucher_not_covered":
                     raise
-                # The deposit has shrunk since we looked (another gateway redeemed): look again, later.
+                # The deposit has shrunk since we looked: look again, later.
                 raise PeerUnreachable(str(error)) from error
-            self._take(state if state is not None else await self._http.account())
+            await self._take(state if state is not None else await self._http.account())
 
-    def _take(self, state: AccountState) -> None:
+    def _recall(self, state: AccountState) -> None:
+        """What the books say of this gateway, before anything that it says is taken in."""
+        if self._expected == (None, None) and (known := self._store.identity(self._http.url)) is not None:
+            self._expected = known
         self._check(state)
-        before, self._state = self._state, state
-        if state.signed < before.signed:
-            log.warning("the gateway has forgotten a voucher over %d wei", before.signed)
+        key = (state.terms.domain, self._payer, state.terms.gateway)
+        self._books.recover(self._store.highest(*key))
+        self._books.recover(self._already_signed)
+        self._books.followed = self._store.followed(*key)
+
+    async def _take(self, state: AccountState) -> None:
+        """Believe what the gateway says, as far as it agrees with the books. Raises `AccountDisputed`."""
+        self._check(state)
+        if self._reserve is not None:
+            try:
+                backing = await self._reserve.deposit_of(self._payer)
+            except Unavailable as error:
+                raise PeerUnreachable(f"the chain cannot be asked about the deposit: {error}") from error
+            self._seen_deposit = backing.total
+            self._books.recover(backing.redeemed)
+        if state.signed > self._books.promised and state.is_signed_by({self._payer, self._account.canonical}):
+            self._books.recover(state.signed)
+        try:
+            self._books.follow(self._told(state))
+        except AccountContradicted as error:
+            raise AccountDisputed(f"{self._http.url}: {error}", field=error.field) from None
+        self._state = state
+
+    def _told(self, state: AccountState) -> Told:
+        told = state.told(self._seen_deposit)
+        if self._acknowledged is None:
+            return told
+        return replace(told, spent=min(told.spent, self._began + self._acknowledged))
 
     def _seen(self, *, reachable: bool) -> None:
         self._reachable = reachable
@@ -222,5 +289,12 @@ class Payer:
             raise ConfigError(
                 f"the API key spends from the deposit of {checksummed(state.payer)}, not of {checksummed(self._payer)}"
             )
+        for name, price in state.terms.prices.items():
+            if self._max_price is not None and price > self._max_price:
+                raise AccountDisputed(
+                    f"the gateway asks {format_func(price)} FUNC for a weighted token of {name[:100]!r}, more than the "
+                    f"{format_func(self._max_price)} of --max-price: raise that, or use another gateway",
+                    field="prices",
+                )
         # From now on it is held to what it said first.
         self._expected = (state.terms.domain, state.terms.gateway)

@@ -1,7 +1,8 @@
-"""The highest amount that a payer ever promised each gateway, on disk before the promise is sent (sqlite)."""
+"""What a payer promised each gateway, and believes was handed out for it: on disk before a promise is sent (sqlite)."""
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,11 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS promises (
     chain_id INTEGER NOT NULL, escrow BLOB NOT NULL, payer BLOB NOT NULL, gateway TEXT NOT NULL, amount TEXT NOT NULL,
     PRIMARY KEY (chain_id, escrow, payer, gateway)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS followed (
+    chain_id INTEGER NOT NULL, escrow BLOB NOT NULL, payer BLOB NOT NULL, gateway TEXT NOT NULL, amount TEXT NOT NULL,
+    PRIMARY KEY (chain_id, escrow, payer, gateway)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gateways (
+    url TEXT PRIMARY KEY, chain_id INTEGER NOT NULL, escrow BLOB NOT NULL, gateway TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -25,19 +31,40 @@ class PayerStore(Database):
 
     def highest(self, domain: Domain, payer: Address, gateway: str) -> int:
         """Wei that were ever promised, 0 where nothing was."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT amount FROM promises WHERE chain_id = ? AND escrow = ? AND payer = ? AND gateway = ?",
-                (domain.chain_id, domain.contract, payer, gateway),
-            ).fetchone()
-        return 0 if row is None else int(row[0])
+        return self._amount("promises", (domain.chain_id, domain.contract, payer, gateway))
 
-    def promise(self, domain: Domain, payer: Address, gateway: str, amount: int) -> None:
-        """Write down that `amount` is about to be promised; a lower one changes nothing."""
+    def followed(self, domain: Domain, payer: Address, gateway: str) -> int:
+        """Wei that the gateway has handed out, as far as it was believed; 0 where nothing is known."""
+        return self._amount("followed", (domain.chain_id, domain.contract, payer, gateway))
+
+    def promise(self, domain: Domain, payer: Address, gateway: str, amount: int, *, followed: int = 0) -> None:
+        """Write down that `amount` is about to be promised, and `followed`; lower ones change nothing."""
         key = (domain.chain_id, domain.contract, payer, gateway)
         with self._transaction() as db:
-            row = db.execute(
-                "SELECT amount FROM promises WHERE chain_id = ? AND escrow = ? AND payer = ? AND gateway = ?", key
-            ).fetchone()
-            if row is None or int(row[0]) < amount:
-                db.execute("INSERT OR REPLACE INTO promises VALUES (?, ?, ?, ?, ?)", (*key, str(amount)))
+            for table, value in (("promises", amount), ("followed", followed)):
+                if value > self._amount_in(db, table, key):
+                    db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", (*key, str(value)))
+
+    def identity(self, url: str) -> tuple[Domain, str] | None:
+        """Chain, Escrow contract and id under which the gateway at this address was paid first."""
+        with self._lock:
+            row = self._db.execute("SELECT chain_id, escrow, gateway FROM gateways WHERE url = ?", (url,)).fetchone()
+        return None if row is None else (Domain(row[0], bytes(row[1])), row[2])
+
+    def remember(self, url: str, domain: Domain, gateway: str) -> None:
+        """Hold the gateway at this address to who it is now."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO gateways VALUES (?, ?, ?, ?)", (url, domain.chain_id, domain.contract, gateway)
+            )
+
+    def _amount(self, table: str, key: tuple[int, bytes, bytes, str]) -> int:
+        with self._lock:
+            return self._amount_in(self._db, table, key)
+
+    @staticmethod
+    def _amount_in(db: sqlite3.Connection, table: str, key: tuple[int, bytes, bytes, str]) -> int:
+        row = db.execute(
+            f"SELECT amount FROM {table} WHERE chain_id = ? AND escrow = ? AND payer = ? AND gateway = ?", key
+        ).fetchone()
+        return 0 if row is None else int(row[0])

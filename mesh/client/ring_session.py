@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
+from mesh.client.inbox import Inbox, together
+from mesh.client.session_plan import SessionPlan
 from mesh.client.types import HopReport
 from mesh.errors import (
     Cancelled,
@@ -41,7 +42,6 @@ from mesh.wire.messages import (
 )
 from mesh.wire.sampling import to_wire
 from mesh.wire.tokens import token_payload
-from shards.sampling_params import SamplingParams
 
 T = TypeVar("T")
 
@@ -49,33 +49,6 @@ CLOSE_SECONDS = 2.0
 PROBE_SECONDS = 2.0
 OUR_FAULT = frozenset({"bad_request", "too_long", "payment_required"})
 """Codes with which a hop says that no other would take the session either."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPlan:
-    """What all hops are told: ids already known (`fed`, of which `prompt_tokens` are the prompt) and the bounds."""
-
-    digest: str
-    wire_dtype: str
-    vocab_size: int
-    fed: tuple[int, ...]
-    prompt_tokens: int
-    capacity: int
-    eos: tuple[int, ...]
-    sampling: SamplingParams
-    prompt_scores: bool
-    window: int | None = None
-    """Tokens that may be computed ahead of who reads them; None: all."""
-
-    def limit_at(self, position: int) -> int:
-        """How far the ring may run when everything below `position` is known to the reader."""
-        return self.capacity if self.window is None else min(self.capacity, position + self.window)
-
-    def finish_of(self, token: int, position: int) -> str | None:
-        """What the last hop must say when it chooses `token` for `position`."""
-        if token in self.eos:
-            return "stop"
-        return "length" if position + 1 >= self.capacity else None
 
 
 class RingSession:
@@ -90,8 +63,17 @@ class RingSession:
         admit_seconds: float,
         deadlines: DeadlineBounds,
         accrue: Callable[[str, int], None] | None = None,
+        linger_seconds: float = 0.0,
     ) -> None:
-        """`accrue(peer, units)` hears of the work that what reaches us bears out."""
+        """`accrue(peer, units)` hears of the work that what reaches us bears out.
+
+        A session that is left while its prompt runs is closed with its first token, at most `linger_seconds` later:
+        else who leaves would have the hops work for nothing.
+        """
+        self._linger_seconds = linger_seconds
+        self._prompted = False
+        self._proved = asyncio.Event()
+        """The first token is there, or never will be."""
         self._accrue = accrue
         self._meter = SessionMeter(plan.prompt_tokens, len(plan.fed))
         self.id = secrets.token_bytes(SESSION_BYTES)
@@ -110,18 +92,25 @@ class RingSession:
         self._closing: asyncio.Task[None] | None = None
         self._failed: set[str | None] = set()
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
-        self._events: Events = _Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
+        self._events: Events = Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
         self._limit = plan.limit_at(len(plan.fed))
         self._next_position = len(plan.fed)
+        self._spoilt_at: int | None = None
+        """Position of a token that no honest last hop could have sent, or not yet: from there on nothing counts."""
+
+    @property
+    def arrived(self) -> int:
+        """Tokens that have reached us, read or not."""
+        return self._next_position - len(self._plan.fed)
 
     async def __aenter__(self) -> RingSession:
         try:
             async with asyncio.timeout(self._admit_seconds):
-                links = await _together(self._links.get(hop.peer) for hop in self.hops)
+                links = await together(self._links.get(hop.peer) for hop in self.hops)
                 for link in links:
                     link.join(self.id, self._events)
                     self._open.append(link)
-                await _together(self._request(index, link) for index, link in enumerate(links))
+                await together(self._request(index, link) for index, link in enumerate(links))
                 await self._admission()
         except TimeoutError as error:
             peer = self._unanswered[0] if self._unanswered else None
@@ -148,6 +137,7 @@ class RingSession:
         if self._closing is not None:
             raise Cancelled("the session was closed")
         await self._open[0].send(Prompt(self.id), token_payload(plan.fed))
+        self._prompted = True
         expected = len(plan.fed)
         last = self.hops[-1].peer
         while True:
@@ -159,6 +149,8 @@ class RingSession:
                     raise self._failure(peer, message)
                 case NewToken(position=position) if peer == last and position == expected:
                     self._check(message)
+                    if position == self._spoilt_at:
+                        raise ProtocolViolation(f"{peer} sent tokens that it was not to compute yet", peer=peer)
                     expected += 1
                     self._answering = True
                     yield message
@@ -183,16 +175,28 @@ class RingSession:
                 await self._open[0].send(ExtendSession(self.id, limit))
 
     def _arrived(self, event: Event) -> None:
-        """Count work when its result reaches us, not when it is read: who reads late must not look like a debtor."""
+        """Count work when its result reaches us, not when it is read: who reads late must not look like a debtor.
+
+        A prompt counts with the first token after it. Progress that a hop reports proves nothing: for a route that
+        fails before its first token nothing is owed, however often another is tried.
+        """
         peer, message = event
-        if peer != self.hops[-1].peer:
+        if peer and isinstance(message, PeerError | SessionFailed):
+            self._proved.set()
+        if peer != self.hops[-1].peer or self._spoilt_at is not None:
             return
-        match message:
-            case NewToken(position=position) if position == self._next_position:
-                self._next_position += 1
-                self._count(position)
-            case PromptProgress(position=position) if position < len(self._plan.fed):
-                self._count(position)
+        if isinstance(message, NewToken) and message.position == self._next_position:
+            try:
+                self._check(message)
+            except ProtocolViolation:  # raised when it is read
+                self._spoilt_at = message.position
+                return
+            if message.position > self._limit:
+                self._spoilt_at = message.position
+                return
+            self._next_position += 1
+            self._count(message.position)
+            self._proved.set()
 
     def _count(self, processed: int) -> None:
         """Positions below `processed` have run on every hop."""
@@ -331,12 +335,16 @@ class RingSession:
         await asyncio.shield(self._closing)
 
     async def _say_goodbye(self) -> None:
+        if self._events.empty():  # whoever waits for a token waits in vain
+            self._events.put_nowait(("", PeerUnreachable("the session was closed")))
+        if self._prompted and not self.arrived and not self._failed and self._spoilt_at is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._linger_seconds):
+                    await self._proved.wait()
         links, self._open = self._open, []
         farewell: Events = asyncio.Queue(self._events.maxsize)
         for link in links:
             link.join(self.id, farewell)
-        if self._events.empty():  # whoever waits for a token waits in vain
-            self._events.put_nowait(("", PeerUnreachable("the session was closed")))
         closed: dict[str, SessionClosed] = {}
         try:
             with suppress(TimeoutError):
@@ -365,28 +373,6 @@ class RingSession:
         except PeerError:
             return False
         return True
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all of it; when one fails, nothing of the rest goes on unattended."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-class _Inbox(asyncio.Queue[Event]):
-    """A queue that shows every event to somebody as it arrives."""
-
-    def __init__(self, maxsize: int, seen: Callable[[Event], None]) -> None:
-        super().__init__(maxsize)
-        self._seen = seen
-
-    def put_nowait(self, item: Event) -> None:
-        super().put_nowait(item)
-        self._seen(item)
 
 
 class HopRefused(Refused, PeerError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh.client.types import TextDelta, TokenLogprob
-from shards.stop import StopStrings
-from shards.tokenizer import Tokenizer
+from shards.text.stop import StopStrings
+from shards.text.tokenizer import Tokenizer
 
 
 class AnswerText:

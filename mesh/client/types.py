@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from shards.sampling_params import SamplingParams
 from shards.span import Span
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
 
@@ -42,6 +42,8 @@ class GenerateRequest:
     """Also report each prompt token's log-probability (with `sampling.logprobs` alternatives)."""
     resumed: tuple[int, ...] = ()
     """Tokens of the answer that are there already: it goes on after them. `max_tokens` counts them too."""
+    resumed_paid: bool = False
+    """The prompt and those tokens were run and paid for here before: hops are not paid for running them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,10 @@ class Generation(Protocol):
     """
 
     completion: Completion | None
+
+    @property
+    def arrived(self) -> int:
+        """Generated tokens that have reached us, on all routes, whether they were read or not."""
 
     def __aiter__(self) -> AsyncIterator[TextDelta]: ...
 

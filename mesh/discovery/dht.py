@@ -11,50 +11,65 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
-
-import msgpack
+from typing import Any, Self, TypeVar
 
 from mesh.discovery.acquaintances import Acquaintances
-from mesh.discovery.books import RecordBooks
-from mesh.discovery.directory import LIFETIME, Announcer, Clock
-from mesh.discovery.records import (
-    INDEX_KEY,
-    MAX_RECORD_BYTES,
-    ModelKey,
-    ProviderRecord,
-    RecordBook,
-    claimed_model,
-    decode_record,
-    provider_key,
-)
-from mesh.errors import BadRecord, ConfigError, PeerTimeout, PeerUnreachable
+from mesh.discovery.asking import ask_themselves
+from mesh.discovery.books import Announced, RecordBook, RecordBooks
+from mesh.discovery.directory import LIFETIME, MAX_PROVIDERS, Announcer, Clock, to_ask
+from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, listed_models, may_name
+from mesh.discovery.peer_book import PeerBook
+from mesh.discovery.places import DRAW_SECONDS, Draw
+from mesh.discovery.record_check import MAX_SKEW, RecordCheck, data_of
+from mesh.discovery.records import ModelKey, ProviderRecord, decode_record, peer_key, provider_key
+from mesh.errors import ConfigError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
+from mesh.transport.port import Transport
 from mesh.wire.records import SignedRecord
+
+R = TypeVar("R", bound=Announced)
+Entries = tuple[tuple[str, bytes], ...]
+"""Peers, and what each is said to have signed."""
 
 log = logging.getLogger(__name__)
 
-_MAX_KEYS = 1024  # keys that this node stores for the swarm …
-_MAX_KEY_BYTES = 1 << 20  # … and bytes under each; hivemind's answers must stay under 4 MiB or they hang
 _MAX_BOOKS = 256  # models whose newest records this node remembers
 _RPC_TIMEOUT = 2.0  # seconds for one peer's answer
 _CALL_TIMEOUT = 8.0  # seconds for a whole store or search
 _MEET_SECONDS = 5.0  # how often peers that fell silent are asked whether they are back
 _MEET_AT_ONCE = 3  # how many of them at a time …
 _MEET_ALONE = 16  # … and how many when nobody is left
-_MAX_SKEW = 120.0  # seconds ahead of now that a stored record may expire at most
+_KEYS_AT_ONCE = 16  # keys of one search …
+_SEARCHES = 4  # … and such searches at a time
+_INSIST_TIMES = 4  # how often an announcement that got no place is tried again, once for each draw
 
 
 class DhtDirectory:
     """A `Directory` over the DHT. `async with DhtDirectory(daemon) as directory:` joins and leaves it."""
 
-    def __init__(self, daemon: Daemon, *, lifetime: float = LIFETIME, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        *,
+        transport: Transport | None = None,
+        lifetime: float = LIFETIME,
+        clock: Clock = time.time,
+    ) -> None:
+        """Over `transport` peers are asked for their own records where the DHT has none of them."""
         self._daemon = daemon
+        self._transport = transport
         self._clock = clock
         self._announcer = Announcer(daemon.identity, lifetime=lifetime)
-        self._books = RecordBooks(_MAX_BOOKS)
+        self._draw = Draw()
+        self._books = RecordBooks(decode_record, _MAX_BOOKS, longest=MAX_SKEW)
+        self._index = RecordBooks(decode_entry, len(INDEX_KEYS), longest=MAX_SKEW)
+        self._peers = PeerBook(longest=MAX_SKEW)
+        self._own: dict[bytes, tuple[str, bytes]] = {}
+        """What we announced last, by key: we know ourselves whatever others keep."""
+        self._insisting: asyncio.Task[None] | None = None
+        self._index_search: asyncio.Task[dict[bytes, Entries]] | None = None
         self._node: Any = None
         peers = {maddr.rsplit("/p2p/", 1)[-1]: maddr for maddr in daemon.initial_peers}
         self._initial = peers
@@ -87,17 +102,19 @@ class DhtDirectory:
             raise ConfigError(f"the swarm refuses this node: {error}") from error
         except (RuntimeError, TimeoutError) as error:
             raise PeerUnreachable(f"no initial peer takes part in the DHT: {', '.join(peers)}") from error
-        h.harden(self._node, max_keys=_MAX_KEYS, max_key_bytes=_MAX_KEY_BYTES)
+        h.harden(self._node)
         self._meetings = asyncio.create_task(self._meet_again(), name="DHT acquaintances")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._meetings is not None:
-            self._meetings.cancel()
-            await asyncio.wait({self._meetings})
         self._left = True
+        running = {task for task in (self._meetings, self._insisting, self._index_search) if task is not None}
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
         try:
             async with asyncio.timeout(_RPC_TIMEOUT):
                 await self._node.shutdown()
@@ -113,10 +130,34 @@ class DhtDirectory:
         await self._store(self._announcer.withdraw(now=self._clock()))
 
     async def providers(self, model: ModelKey) -> tuple[ProviderRecord, ...]:
-        return await self._read(provider_key(model))
+        key = provider_key(model)
+        found = await self._search([key])
+        _, book = await self._hear(self._books, key, found[key])
+        return book.some(MAX_PROVIDERS, self._draw, now=self._clock())
 
-    async def models(self) -> tuple[ModelKey, ...]:
-        return tuple(sorted({record.model_key for record in await self._read(INDEX_KEY)}))
+    async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
+        listed: list[IndexEntry] = []
+        for key, entries in (await self._search_index()).items():
+            wanted = entries if name is None else tuple(each for each in entries if may_name(each[1], name))
+            _, book = await self._hear(self._index, key, wanted)
+            listed += book.records(now=self._clock())
+        return listed_models(listed, name, draw=self._draw, now=self._clock())
+
+    async def records_of_peers(self, peers: Iterable[str]) -> tuple[ProviderRecord, ...]:
+        wanted = {peer_key(peer): peer for peer in to_ask(peers)}
+        told: dict[str, list[bytes]] = {peer: [] for peer in wanted.values()}
+        try:
+            for key, entries in (await self._search_many(list(wanted))).items():
+                told[wanted[key]] = [data for who, data in entries if who == wanted[key]]
+        except PeerError:
+            if self._transport is None or self._left:
+                raise
+        records = self._peers.hear_each(told, now=self._clock())
+        missing = set(told) - {record.peer for record in records}
+        if missing and self._transport is not None:
+            told |= await ask_themselves(self._transport, missing)
+            records = self._peers.hear_each(told, now=self._clock())
+        return records
 
     async def _meet_again(self) -> None:
         """Ask those that fell silent now and then: Kademlia itself never does."""
@@ -157,6 +198,26 @@ class DhtDirectory:
     async def _store(self, entries: list[tuple[bytes, bytes, float]]) -> None:
         if not entries:
             return
+        if self._insisting is not None:
+            self._insisting.cancel()
+        self._own = {key: (self._daemon.peer_id, data) for key, data, _ in entries}
+        refused = await self._store_once(entries)
+        if refused:
+            self._insisting = asyncio.create_task(self._insist(refused), name="announcing again")
+
+    async def _insist(self, entries: list[tuple[bytes, bytes, float]]) -> None:
+        """Where there is no room for us, take part in the draws until the next announcement is due."""
+        for _ in range(_INSIST_TIMES):
+            await asyncio.sleep(DRAW_SECONDS)
+            try:
+                entries = await self._store_once(entries)
+            except (PeerTimeout, PeerUnreachable) as error:
+                log.debug("not announced again: %s", error)
+            if not entries:
+                return
+
+    async def _store_once(self, entries: list[tuple[bytes, bytes, float]]) -> list[tuple[bytes, bytes, float]]:
+        """Store; returns what a peer did not take."""
         await self._end_solitude()
         keys, values, expiries = (list(column) for column in zip(*entries, strict=True))
         subkeys = [self._daemon.peer_id] * len(keys)
@@ -165,82 +226,95 @@ class DhtDirectory:
                 stored = await self._node.store_many(keys, values, expiries, subkeys=subkeys)
         except TimeoutError:
             raise PeerTimeout("the DHT did not store our record in time") from None
-        failed = [key for key, done in stored.items() if not done]
+        failed = [entry for entry in entries if not stored.get((entry[0], self._daemon.peer_id))]
         if failed:
-            # A peer that is full or has a newer record says no; ours reaches the others, or the next time.
-            log.info("the DHT did not take our record under %s", failed)
+            # A peer that has no room or a newer record says no; ours reaches the others, or the next time.
+            log.info("the DHT did not take our record under %s", [key for key, _, _ in failed])
+        return failed
 
-    async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
-        """The records under a key as their providers signed them, each checked, withdrawals among them."""
-        held, _ = await self._look(key)
+    async def signed(self, *keys: bytes) -> tuple[SignedRecord, ...]:
+        """The records under keys as their providers signed them, each checked, withdrawals among them."""
+        if keys == (peer_key(self._daemon.peer_id),) and keys[0] in self._own:
+            return (SignedRecord(*self._own[keys[0]]),)  # nobody knows it better
+        held: list[tuple[str, bytes]] = []
+        for key, entries in (await self._search_many(list(keys))).items():
+            if key in INDEX_KEYS:
+                held += (await self._hear(self._index, key, entries))[0]
+            else:
+                held += (await self._hear(self._books, key, entries))[0]
         return tuple(SignedRecord(peer, data) for peer, data in held)
 
-    async def _read(self, key: bytes) -> tuple[ProviderRecord, ...]:
-        _, book = await self._look(key)
-        return book.records(now=self._clock())
+    async def _hear(self, books: RecordBooks[R], key: bytes, entries: Entries) -> tuple[Entries, RecordBook[R]]:
+        """Check what was found under a key, with pauses; and the book of what we ever saw there."""
+        hearing = books.hearing(key, now=self._clock())
+        for batch in hearing.batches(entries):
+            hearing.take(batch, now=self._clock())
+            await asyncio.sleep(0)
+        return tuple(hearing.held), hearing.book
 
-    async def _look(self, key: bytes) -> tuple[tuple[tuple[str, bytes], ...], RecordBook]:
-        """What the DHT has under a key, checked; and the book of what we ever saw there."""
+    async def _search_index(self) -> dict[bytes, Entries]:
+        """What is under the keys of the index; those that ask at the same time share one search."""
+        search = self._index_search
+        if search is None or search.done():
+            search = asyncio.create_task(self._search_many(INDEX_KEYS), name="reading the index")
+            self._index_search = search
+        try:
+            return await asyncio.shield(search)
+        except asyncio.CancelledError:
+            if search.cancelled():
+                raise PeerUnreachable("we have left the DHT") from None
+            raise
+
+    async def _search_many(self, keys: Sequence[bytes]) -> dict[bytes, Entries]:
+        """`_search` for many keys, a few at a time: what is found by the deadline. Raises when no search succeeds."""
+        turns = asyncio.Semaphore(_SEARCHES)
+
+        async def some(chunk: Sequence[bytes]) -> dict[bytes, Entries]:
+            async with turns:
+                return await self._search(chunk)
+
+        chunks = [keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE)]
+        searches = {asyncio.create_task(some(chunk), name="searching the DHT") for chunk in chunks}
+        if not searches:
+            return {}
+        try:
+            done, _ = await asyncio.wait(searches, timeout=_CALL_TIMEOUT + _RPC_TIMEOUT)
+        finally:
+            for search in searches:
+                search.cancel()
+            await asyncio.wait(searches)
+        found: dict[bytes, Entries] = dict.fromkeys(keys, ())
+        failure: PeerError | None = None
+        answered = False
+        for search in done:
+            try:
+                found |= search.result()
+                answered = True
+            except PeerError as error:
+                failure = error
+        if not answered:
+            raise failure or PeerTimeout("the DHT did not answer in time")
+        return found
+
+    async def _search(self, keys: Sequence[bytes]) -> dict[bytes, Entries]:
+        """What the DHT has under keys, unchecked. Raises `PeerTimeout` where nothing was heard in time."""
+        from mesh.discovery import _hivemind_dht as h
+
         if self._left:
             raise PeerUnreachable("we have left the DHT")
         await self._end_solitude()
-        try:
-            async with asyncio.timeout(_CALL_TIMEOUT):
-                # No expiry suffices (not even an infinite one that a peer makes up): ask every replica.
-                found = (await self._node.get_many([key], sufficient_expiration_time=math.nan))[key]
-        except TimeoutError:
-            raise PeerTimeout("the DHT did not answer in time") from None
-        entries = found.value.items() if found is not None and isinstance(found.value, dict) else ()
-        return self._books.hear(key, ((peer, entry.value) for peer, entry in entries), now=self._clock())
-
-
-HashKey = Callable[[bytes], bytes]
-
-
-class RecordCheck:
-    """Whether a value may be stored, or believed, under a DHT key and subkey. Knows nothing of hivemind."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def accepts(self, key_id: bytes, subkey: bytes, value: bytes, expires: float, *, hash_key: HashKey) -> bool:
-        """`key_id` is the hash of the key, `subkey` and `value` are in msgpack, as hivemind has them.
-
-        `hash_key(key)` gives the hash of a key.
-        """
-        try:
-            peer = _text(subkey)
-            data = _binary(value)
-            key = INDEX_KEY if hash_key(INDEX_KEY) == key_id else provider_key(claimed_model(data, peer=peer))
-            if hash_key(key) != key_id:
-                raise BadRecord("an unknown key", peer=peer)
-            record = decode_record(data, peer=peer, key=key, now=self._clock())
-        except BadRecord as error:
-            log.debug("refused a DHT record: %s", error)
-            return False
-        # The DHT keeps what expires last, so that must be what the peer signed.
-        return record.expires == expires and record.expires <= self._clock() + _MAX_SKEW
-
-
-def _text(data: bytes) -> str:
-    value = _unpacked(data)
-    if not isinstance(value, str):
-        raise BadRecord("a subkey that is not a peer id")
-    return value
-
-
-def _binary(data: bytes) -> bytes:
-    value = _unpacked(data)
-    if not isinstance(value, bytes):
-        raise BadRecord("a value that is not binary")
-    return value
-
-
-def _unpacked(data: bytes) -> object:
-    if len(data) > MAX_RECORD_BYTES + 16:
-        raise BadRecord(f"a value of {len(data)} bytes")
-    try:
-        value: object = msgpack.unpackb(data, raw=False)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise BadRecord(f"a value that is not msgpack: {error}") from None
-    return value
+        ids = {key: h.key_id(key) for key in keys}
+        with self._node.protocol.listening(tuple(ids.values())) as heard:
+            try:
+                async with asyncio.timeout(_CALL_TIMEOUT):
+                    # No expiry suffices (not even an infinite one that a peer makes up): ask every replica.
+                    await self._node.get_many(keys, sufficient_expiration_time=math.nan)
+            except TimeoutError:
+                if not any(heard.values()):
+                    raise PeerTimeout("the DHT did not answer in time") from None
+        found = {}
+        for key, key_id in ids.items():
+            own = (self._own[key],) if key in self._own else ()
+            entries = ((peer, data_of(value)) for peer, value in heard[key_id.to_bytes()])
+            found[key] = (*own, *((peer, data) for peer, data in entries if data is not None))
+        return found

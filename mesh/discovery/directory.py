@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
+from mesh.discovery.books import RecordBook
+from mesh.discovery.index import (
+    INDEX_KEYS,
+    IndexEntry,
+    decode_entry,
+    encode_entry,
+    index_entry,
+    index_key,
+    listed_models,
+)
+from mesh.discovery.places import Draw
 from mesh.discovery.records import (
-    INDEX_KEY,
     ModelKey,
     ProviderRecord,
-    RecordBook,
     Stamper,
     decode_record,
     encode_record,
-    index_entry,
+    peer_key,
     provider_key,
+    withdrawn,
 )
 from mesh.errors import BadRecord
 from mesh.identity import Identity
@@ -29,6 +40,12 @@ Clock = Callable[[], float]
 
 LIFETIME = 30.0
 """Seconds that an announcement lives; announce again every third of it."""
+MAX_PROVIDERS: Final = 1024
+"""Records that one look at a model returns at most (see `RecordBook.some`)."""
+MAX_PEERS_ASKED: Final = 256
+"""Peers whose own records one call of `records_of_peers` looks for."""
+
+_PEER_ID: Final = re.compile(r"[1-9A-HJ-NP-Za-km-z]{52}\Z")
 
 
 class Directory(Protocol):
@@ -48,10 +65,25 @@ class Directory(Protocol):
         """Take our announcement back, visibly for everybody at once. Without one it does nothing."""
 
     async def providers(self, model: ModelKey) -> tuple[ProviderRecord, ...]:
-        """The providers of a model that have not withdrawn, ordered by peer id."""
+        """The providers of a model that have not withdrawn, ordered by peer id.
 
-    async def models(self) -> tuple[ModelKey, ...]:
-        """The models that somebody lists, ordered by name and digest."""
+        Of more than `MAX_PROVIDERS`, half are those seen first, and the others those returned least often.
+        """
+
+    async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
+        """The models that are listed, or those of one name, ordered by name and digest.
+
+        Of very many only some, another choice every few seconds (`mesh.discovery.index.listed_models`): ask for the
+        name where you know it.
+        """
+
+    async def records_of_peers(self, peers: Iterable[str]) -> tuple[ProviderRecord, ...]:
+        """What these peers announce of themselves, ordered by peer id; those of which nothing is found, or that have
+        withdrawn, are left out.
+
+        Each has a DHT key of its own, which strangers' records cannot crowd. Of more than `MAX_PEERS_ASKED` peers a
+        random choice is looked for; what is found in time (about 10 s) is returned.
+        """
 
 
 class Announcer:
@@ -66,31 +98,35 @@ class Announcer:
         """The stamped record, and what to store: (key, signed record, expiry)."""
         entries = []
         if self.current is not None and self.current.model_key != record.model_key:
-            entries += self._sign(self._gone(self.current, now), keys=(provider_key(self.current.model_key),))
+            gone = self._stamper.stamp(withdrawn(self.current), now=now)
+            entries.append(self._signed(gone, provider_key(gone.model_key)))
         stamped = self._stamper.stamp(record, now=now)
-        entries += self._sign(stamped, keys=(provider_key(record.model_key), INDEX_KEY))
         self.current = stamped
-        return stamped, entries
+        return stamped, entries + self._everywhere(stamped)
 
     def withdraw(self, *, now: float) -> list[tuple[bytes, bytes, float]]:
         """What to store in order to take the current announcement back; nothing where there is none."""
         if self.current is None:
             return []
         record, self.current = self.current, None
-        return self._sign(self._gone(record, now), keys=(provider_key(record.model_key), INDEX_KEY))
+        return self._everywhere(self._stamper.stamp(withdrawn(record), now=now))
 
-    def _gone(self, record: ProviderRecord, now: float) -> ProviderRecord:
-        return self._stamper.stamp(replace(index_entry(record), state="gone"), now=now)
-
-    def _sign(self, record: ProviderRecord, *, keys: tuple[bytes, ...]) -> list[tuple[bytes, bytes, float]]:
+    def _everywhere(self, record: ProviderRecord) -> list[tuple[bytes, bytes, float]]:
+        """A record under its model's key, in the index, and under its peer's own key."""
         return [
-            (
-                key,
-                encode_record(index_entry(record) if key == INDEX_KEY else record, self._identity, key=key),
-                record.expires,
-            )
-            for key in keys
+            self._signed(record, provider_key(record.model_key)),
+            (index_key(record.peer), encode_entry(index_entry(record), self._identity), record.expires),
+            self._signed(record, peer_key(record.peer)),
         ]
+
+    def _signed(self, record: ProviderRecord, key: bytes) -> tuple[bytes, bytes, float]:
+        return key, encode_record(record, self._identity, key=key), record.expires
+
+
+def to_ask(peers: Iterable[str]) -> tuple[str, ...]:
+    """Which peers `records_of_peers` looks for: each id once, ordered, `MAX_PEERS_ASKED` of them at most."""
+    wanted = tuple(dict.fromkeys(peer for peer in peers if _PEER_ID.match(peer)))
+    return tuple(sorted(wanted if len(wanted) <= MAX_PEERS_ASKED else random.sample(wanted, MAX_PEERS_ASKED)))
 
 
 class MemoryBoard:
@@ -98,20 +134,26 @@ class MemoryBoard:
 
     def __init__(self, *, clock: Clock = time.time) -> None:
         self.clock = clock
-        self._books: dict[bytes, RecordBook] = {}
+        self.draw = Draw()
+        self._books: dict[bytes, RecordBook[ProviderRecord]] = {}
+        self._index: dict[bytes, RecordBook[IndexEntry]] = {}
         self._signed: dict[tuple[bytes, str], SignedRecord] = {}
 
     def store(self, key: bytes, peer: str, data: bytes) -> bool:
         """Keep `data` under (key, peer); False when it is forged, stale, expired or does not belong there."""
         now = self.clock()
         try:
-            record = decode_record(data, peer=peer, key=key, now=now)
+            if key in INDEX_KEYS:
+                entry = decode_entry(data, peer=peer, key=key, now=now)
+                kept = self._index.setdefault(key, RecordBook()).offer(entry, now=now)
+            else:
+                record = decode_record(data, peer=peer, key=key, now=now)
+                kept = self._books.setdefault(key, RecordBook()).offer(record, now=now)
         except BadRecord:
             return False
-        if not self._books.setdefault(key, RecordBook()).offer(record, now=now):
-            return False
-        self._signed[key, peer] = SignedRecord(peer, data)
-        return True
+        if kept:
+            self._signed[key, peer] = SignedRecord(peer, data)
+        return kept
 
     def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
         """What was stored last under a key by each peer, withdrawals too."""
@@ -120,7 +162,11 @@ class MemoryBoard:
     def read(self, key: bytes) -> tuple[ProviderRecord, ...]:
         """The valid records under a key."""
         book = self._books.get(key)
-        return book.records(now=self.clock()) if book is not None else ()
+        return book.some(MAX_PROVIDERS, self.draw, now=self.clock()) if book is not None else ()
+
+    def listed(self) -> tuple[IndexEntry, ...]:
+        """The valid entries of the whole index."""
+        return tuple(entry for book in self._index.values() for entry in book.records(now=self.clock()))
 
 
 class MemoryDirectory:
@@ -151,14 +197,18 @@ class MemoryDirectory:
         await asyncio.sleep(0)
         return self._board.read(provider_key(model))
 
-    async def models(self) -> tuple[ModelKey, ...]:
+    async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
         await asyncio.sleep(0)
-        return tuple(sorted({record.model_key for record in self._board.read(INDEX_KEY)}))
+        return listed_models(self._board.listed(), name, draw=self._board.draw, now=self._board.clock())
 
-    async def signed(self, key: bytes) -> tuple[SignedRecord, ...]:
-        """The records under a key as their providers signed them, withdrawals among them."""
+    async def records_of_peers(self, peers: Iterable[str]) -> tuple[ProviderRecord, ...]:
         await asyncio.sleep(0)
-        return self._board.signed(key)
+        return tuple(record for peer in to_ask(peers) for record in self._board.read(peer_key(peer)))
+
+    async def signed(self, *keys: bytes) -> tuple[SignedRecord, ...]:
+        """The records under keys as their providers signed them, withdrawals among them."""
+        await asyncio.sleep(0)
+        return tuple(record for key in keys for record in self._board.signed(key))
 
     async def _store(self, entries: list[tuple[bytes, bytes, float]]) -> None:
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What a provider says of itself: a signed record that expires, and the book of the newest ones (pure).
+"""What a provider says of itself: a signed record that expires (pure). The short form is in `mesh.discovery.index`.
 
     record on the wire = Ed25519 signature (64 bytes) | body (canonical msgpack map, keys sorted)
 
@@ -30,14 +30,11 @@ MAX_LIFETIME: Final = 3600.0
 """Seconds ahead of now that a record may expire at most."""
 MAX_RATE: Final = 1e9
 """Tokens per second."""
-INDEX_KEY: Final = b"mesh/1/models"
-"""The DHT key under which every provider lists the model it serves."""
-
 _DOMAIN: Final = b"mesh provider record v1\n"
 _FORMAT: Final = 1
 _STATES: Final = frozenset(get_args(State))
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,199}\Z")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}\Z")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,199}\Z")
 _FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/:=,-]{0,63}\Z")
 _MADDR: Final = re.compile(r"/[A-Za-z0-9._:/%-]{1,255}\Z")
@@ -101,6 +98,11 @@ class ProviderRecord:
     def model_key(self) -> ModelKey:
         return ModelKey(self.model, self.digest)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the provider takes its announcement back."""
+        return self.state == "gone"
+
     def view(self, *, load: int = 0) -> ProviderView:
         """The provider for routes and placement. A link whose speed is not known is taken to carry everything."""
         return ProviderView(
@@ -119,9 +121,14 @@ def provider_key(model: ModelKey) -> bytes:
     return f"mesh/1/providers/{model.digest}/{model.name}".encode()
 
 
-def index_entry(record: ProviderRecord) -> ProviderRecord:
-    """The short form of a record that goes under `INDEX_KEY`: no addresses, no files, no account."""
-    return replace(record, maddrs=(), files={}, account=b"")
+def peer_key(peer: str) -> bytes:
+    """The DHT key under which one provider alone announces itself: found by who knows its peer id."""
+    return f"mesh/1/peer/{peer}".encode()
+
+
+def withdrawn(record: ProviderRecord) -> ProviderRecord:
+    """What takes the place of a record that is taken back: no addresses, no files, no account."""
+    return replace(record, state="gone", maddrs=(), files={}, account=b"")
 
 
 def encode_record(record: ProviderRecord, identity: Identity, *, key: bytes | None = None) -> bytes:
@@ -150,7 +157,7 @@ def decode_record(data: bytes, *, peer: str, key: bytes, now: float) -> Provider
     """
     body = _body(data)
     record = _parse(body, peer)
-    if key not in (INDEX_KEY, provider_key(record.model_key)):
+    if key not in (peer_key(peer), provider_key(record.model_key)):
         raise BadRecord("the record does not belong under this key", peer=peer)
     if not now < record.expires <= now + MAX_LIFETIME:
         raise BadRecord(f"the record expires {record.expires - now:+.1f} s from now", peer=peer)
@@ -162,48 +169,6 @@ def decode_record(data: bytes, *, peer: str, key: bytes, now: float) -> Provider
 def claimed_model(data: bytes, *, peer: str) -> ModelKey:
     """The model that an unverified record names: under which key to check it. Raises `BadRecord`."""
     return _parse(_body(data), peer).model_key
-
-
-class RecordBook:
-    """The newest record of each peer. Deterministic: time comes as an argument (Unix time, seconds)."""
-
-    def __init__(self, capacity: int = 4096) -> None:
-        self._capacity = capacity
-        self._records: dict[str, ProviderRecord] = {}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def offer(self, record: ProviderRecord, *, now: float) -> bool:
-        """Take in a decoded record; True when it is in the book afterwards.
-
-        Refused are: an expired one, a lower sequence number than the one we have, the same number with other
-        contents (the peer contradicts itself), and newcomers while the book is full.
-        """
-        if record.expires <= now:
-            return False
-        known = self._records.get(record.peer)
-        if known is not None and known.expires > now:
-            if record.sequence <= known.sequence:
-                return record == known
-        elif known is None and len(self._records) >= self._capacity:
-            self.expire(now=now)
-            if len(self._records) >= self._capacity:
-                return False
-        self._records[record.peer] = record
-        return True
-
-    def expire(self, *, now: float) -> tuple[ProviderRecord, ...]:
-        """Drop and return the records that have expired."""
-        expired = tuple(record for record in self._records.values() if record.expires <= now)
-        for record in expired:
-            del self._records[record.peer]
-        return expired
-
-    def records(self, *, now: float) -> tuple[ProviderRecord, ...]:
-        """The records that are valid now, without those that withdrew, ordered by peer id."""
-        valid = (r for r in self._records.values() if r.expires > now and r.state != "gone")
-        return tuple(sorted(valid, key=lambda record: record.peer))
 
 
 class Stamper:
@@ -274,7 +239,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         raise BadRecord(f"the record is not msgpack: {error}", peer=peer) from None
     if not isinstance(fields, dict):
         raise BadRecord("the record is not a map", peer=peer)
-    read = _Reader(fields, peer)
+    read = Reader(fields, peer)
     read.integer("v", _FORMAT, _FORMAT)
     n_blocks = read.integer("n_blocks", 1, 4096)
     span = read.items("span", 2, lambda bound: type(bound) is int)
@@ -282,8 +247,8 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         raise BadRecord("a span that is empty or outside the model", peer=peer)
     record = ProviderRecord(
         peer=peer,
-        model=read.text("model", _NAME),
-        digest=read.text("digest", _DIGEST),
+        model=read.text("model", NAME),
+        digest=read.text("digest", DIGEST),
         n_blocks=n_blocks,
         span=Span(span[0], span[1]),
         state=read.state(),
@@ -295,7 +260,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         kv_free_tokens=read.integer("kv_free_tokens", 0, 1 << 40),
         sessions=read.integer("sessions", 0, 1 << 20),
         max_blocks=read.integer("max_blocks", 0, 4096),
-        maddrs=tuple(read.items("maddrs", _MAX_MADDRS, lambda maddr: _is(maddr, _MADDR))),
+        maddrs=tuple(read.items("maddrs", _MAX_MADDRS, lambda maddr: matches(maddr, _MADDR))),
         numerics=read.text("numerics", _WORD),
         wire_dtype=read.text("wire_dtype", _WORD),
         version=read.text("version", _WORD),
@@ -310,7 +275,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
     return record
 
 
-class _Reader:
+class Reader:
     """Takes typed, bounded values out of an untrusted map; raises `BadRecord` that names the field."""
 
     def __init__(self, fields: dict[Any, Any], peer: str) -> None:
@@ -329,6 +294,12 @@ class _Reader:
     def number(self, name: str, low: float, high: float) -> float:
         value = self._fields.get(name)
         if type(value) is not float or not math.isfinite(value) or not low <= value <= high:
+            raise self._bad(name)
+        return value
+
+    def boolean(self, name: str) -> bool:
+        value = self._fields.get(name)
+        if type(value) is not bool:
             raise self._bad(name)
         return value
 
@@ -364,7 +335,7 @@ class _Reader:
         for name, entry in value.items():
             match entry:
                 case [str() as sha256, int() as size] if (
-                    _is(name, _FILE) and _DIGEST.match(sha256) and type(size) is int and 0 <= size < 1 << 31
+                    matches(name, _FILE) and DIGEST.match(sha256) and type(size) is int and 0 <= size < 1 << 31
                 ):
                     files[name] = FileDigest(sha256, size)
                 case _:
@@ -372,5 +343,6 @@ class _Reader:
         return files
 
 
-def _is(value: object, pattern: re.Pattern[str]) -> bool:
+def matches(value: object, pattern: re.Pattern[str]) -> bool:
+    """Whether a value is a text of this form."""
     return isinstance(value, str) and pattern.match(value) is not None

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mesh.discovery.records import INDEX_KEY, ModelKey, provider_key
+from mesh.discovery.index import INDEX_KEYS, may_name
+from mesh.discovery.records import ModelKey, peer_key, provider_key
 from mesh.errors import PeerError, ProtocolViolation
 from mesh.transport.port import Channel
 from mesh.transport.quotas import Rates
@@ -19,12 +20,15 @@ from mesh.wire.records import AskRecords, Busy, Records, SignedRecord, decode, e
 
 log = logging.getLogger(__name__)
 
+Keys = tuple[bytes, ...]
+"""The DHT keys that a question is about."""
+
 
 class SignedSource(Protocol):
     """A directory that can hand on what providers signed."""
 
-    async def signed(self, key: bytes) -> Sequence[SignedRecord]:
-        """The records under a key, each checked, withdrawals among them. Raises `PeerError`s."""
+    async def signed(self, *keys: bytes) -> Sequence[SignedRecord]:
+        """The records under keys, each checked, withdrawals among them. Raises `PeerError`s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,8 @@ class RecordsService:
         self._settings = settings or RecordsSettings()
         self._clock = clock
         self._rates = Rates(self._settings.rate, self._settings.burst)
-        self._kept: OrderedDict[bytes, tuple[float, Sequence[SignedRecord]]] = OrderedDict()
-        self._searching: dict[bytes, asyncio.Task[Sequence[SignedRecord]]] = {}
+        self._kept: OrderedDict[Keys, tuple[float, Sequence[SignedRecord]]] = OrderedDict()
+        self._searching: dict[Keys, asyncio.Task[Sequence[SignedRecord]]] = {}
 
     async def __call__(self, channel: Channel) -> None:
         while True:
@@ -86,9 +90,18 @@ class RecordsService:
         """What is known; None when too much is being looked for already."""
         match question.what:
             case "models":
-                key = INDEX_KEY
+                found = await self._known(INDEX_KEYS)
+                if found is None or not question.name:
+                    return found
+                return [each for each in found if may_name(each.data, question.name)]
             case "providers":
-                key = provider_key(ModelKey(question.name, question.digest))
+                return await self._known((provider_key(ModelKey(question.name, question.digest)),))
+            case "peers":
+                return await self._known(tuple(peer_key(peer) for peer in dict.fromkeys(question.peers)))
+
+    async def _known(self, key: Keys) -> Sequence[SignedRecord] | None:
+        if not key:
+            return ()
         kept = self._kept.get(key)
         if kept is not None and self._clock() - kept[0] < self._settings.fresh_seconds:
             return kept[1]
@@ -104,8 +117,8 @@ class RecordsService:
             log.info("could not look for records: %s", error)
             return None
 
-    async def _search(self, key: bytes) -> Sequence[SignedRecord]:
-        found = await self._source.signed(key)
+    async def _search(self, key: Keys) -> Sequence[SignedRecord]:
+        found = await self._source.signed(*key)
         while len(self._kept) >= self._settings.kept:
             self._kept.popitem(last=False)
         self._kept.pop(key, None)

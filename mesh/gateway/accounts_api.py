@@ -14,15 +14,20 @@ from starlette.exceptions import HTTPException
 from chain.primitives import checksummed
 from chain.units import MAX_AMOUNT
 from chain.vouchers import PaymentVoucher
-from mesh.gateway.billing import Billing, Caller, Holder
-from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
+from mesh.gateway.billing import Billing
+from mesh.gateway.bodies import read_body
+from mesh.gateway.callers import Caller, Holder
+from mesh.gateway.connections import source_of
+from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, unless_disconnected
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
+from mesh.gateway.key_issuer import KeyIssuer
 from mesh.gateway.service import Gateway
 from mesh.payment.accounts.api_keys import KeyRequest
 from mesh.payment.accounts.balance import STEPS_PER_INCREMENT
 from mesh.payment.credit.units import W_GENERATED, W_PROMPT
 
 MAX_BODY = 4096
+BODY_SECONDS = 10.0
 MAX_WAIT = 30
 MAX_AGENTS = 16
 """Of one account, waiting for news at once."""
@@ -63,6 +68,7 @@ class PaymentBody(_Body):
 def open_routes(gateway: Gateway, billing: Billing) -> APIRouter:
     """What needs no key: the terms, and making one."""
     router = APIRouter(prefix="/mesh", redirect_slashes=False)
+    issuer = KeyIssuer(billing)
 
     @router.get("/terms", response_model=None)
     async def terms() -> dict[str, Any]:
@@ -79,7 +85,8 @@ def open_routes(gateway: Gateway, billing: Billing) -> APIRouter:
             issued=body.issued,
             nonce=_bytes(body.nonce),
         )
-        key = await billing.make_key(asked, _bytes(body.signature))
+        source = source_of(None if request.client is None else request.client.host)
+        key = await issuer.issue(asked, _bytes(body.signature), source)
         return {"object": "mesh.key", "key": key, "payer": checksummed(asked.payer), "gateway": billing.gateway_id}
 
     return router
@@ -91,10 +98,11 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
 
     @router.get("/account", response_model=None)
     async def account(request: Request) -> dict[str, Any]:
-        """The account; with `wait` (seconds), not before `spent` has grown enough that a voucher is due."""
+        """The account; with `wait` (seconds), not before more than `spent` and `pending` make a voucher due."""
         caller = _caller(request, billing)
         holder = caller.holder
         wait, spent = _number(request, "wait", MAX_WAIT), _number(request, "spent", MAX_AMOUNT)
+        pending = _number(request, "pending", MAX_AMOUNT, absent=MAX_AMOUNT)
         if wait:
             if holder.agents >= MAX_AGENTS:
                 raise ApiFailure(
@@ -103,7 +111,7 @@ def key_routes(gateway: Gateway, billing: Billing) -> APIRouter:
             holder.agents += 1
             try:
                 increment = await _increment(gateway, billing)
-                news = _until_due(holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
+                news = _until_due(holder, spent, pending, increment // (2 * STEPS_PER_INCREMENT), wait)
                 await unless_disconnected(request.receive, news)
             except ClientLeft:
                 notes_of(request.scope).status = CLIENT_LEFT
@@ -152,14 +160,19 @@ async def terms_json(gateway: Gateway, billing: Billing) -> dict[str, Any]:
 
 
 async def account_json(gateway: Gateway, billing: Billing, caller: Caller) -> dict[str, Any]:
-    """The account of a key. `spent` is what was handed out; `charged` adds what running requests hold ahead of it."""
+    """The account of a key. `spent` is what was handed out; `charged` adds what running requests hold ahead of it.
+
+    `pending` is what requests need before their first token: credit for it is reserved, or waited for.
+    """
     account, backing = caller.holder.account, caller.holder.backing
     return {
         "object": "mesh.account",
         "payer": checksummed(account.payer),
         "signed": str(account.signed),
+        "voucher_signature": None if caller.holder.signature is None else "0x" + caller.holder.signature.hex(),
         "charged": str(account.charged),
         "spent": str(account.spent),
+        "pending": str(caller.holder.pending),
         "credit": str(account.credit),
         "deposit": str(backing.total),
         "available": str(backing.available),
@@ -171,13 +184,14 @@ async def account_json(gateway: Gateway, billing: Billing, caller: Caller) -> di
     }
 
 
-async def _until_due(holder: Holder, known: int, step: int, seconds: float) -> None:
-    """Return when `step` wei more than `known` are spent, or anything more while a request is short of credit."""
+async def _until_due(holder: Holder, spent: int, pending: int, step: int, seconds: float) -> None:
+    """Return when `step` wei more than `spent` are spent; or while a request is short of credit, when anything more is
+    spent, or more than `pending` is pending."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while True:
-        more = holder.account.spent - known
-        if more < 0 or more >= max(1, step) or (holder.waiting and more > 0):
+        more = holder.account.spent - spent
+        if more < 0 or more >= max(1, step) or (holder.waiting and (more > 0 or holder.pending > pending)):
             return
         left = deadline - loop.time()
         if left <= 0 or not await holder.changed.wait(left):
@@ -214,13 +228,13 @@ def _caller(request: Request, billing: Billing) -> Caller:
 
 
 async def _read(request: Request, schema: type[Any]) -> Any:
-    body = await read_body(request.scope, request.receive, limit=MAX_BODY, timeout=30.0)
+    body = await read_body(request.scope, request.receive, limit=MAX_BODY, timeout=BODY_SECONDS)
     return parse_body(schema, body)
 
 
-def _number(request: Request, name: str, most: int) -> int:
-    """A whole number of the query, 0 where it is missing. Raises `ApiFailure`."""
-    text = request.query_params.get(name, "0")
+def _number(request: Request, name: str, most: int, *, absent: int = 0) -> int:
+    """A whole number of the query, `absent` where it is missing. Raises `ApiFailure`."""
+    text = request.query_params.get(name, str(absent))
     if not (text.isascii() and text.isdigit() and len(text) < 40 and int(text) <= most):
         raise ApiFailure(ApiError(400, f"{name}: a whole number up to {most}", param=name, code="invalid_value"))
     return int(text)

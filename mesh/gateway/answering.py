@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
@@ -16,16 +18,19 @@ from mesh.client.types import Completion, ModelInfo, TextDelta
 from mesh.errors import MeshError
 from mesh.gateway import sse
 from mesh.gateway.bill import Bill
-from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, notes_of, parse_body, read_body, unless_disconnected
-from mesh.gateway.errors import ApiFailure, describe, internal, is_ours
+from mesh.gateway.bodies import read_body
+from mesh.gateway.connections import source_of
+from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, Notes, notes_of, parse_body, unless_disconnected
+from mesh.gateway.errors import ApiFailure, describe, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
 from mesh.gateway.sampling import seed_of
-from mesh.gateway.schemas import SamplingFields
+from mesh.gateway.schemas import ErrorFields, Failure, SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
+from mesh.payment.accounts.resume_tickets import ResumeTicket
 from shards.errors import ShardError
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -49,90 +54,123 @@ class GenerationResponse(Response, Generic[_Fields]):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        config = self._gateway.config
+        """A place is taken only when the body is there, and its account may pay: who sends nothing holds nothing."""
+        gateway, config, notes = self._gateway, self._gateway.config, notes_of(scope)
         arrived = time.monotonic()
-        async with self._gateway.slot(notes_of(scope).caller):
-            try:
-                body = await read_body(scope, receive, limit=config.max_body_bytes, timeout=config.body_timeout)
-                fields = parse_body(self._schema, body)
-                notes = notes_of(scope)
-                if notes.chosen and fields.seed is None:
-                    fields = fields.model_copy(update={"seed": seed_of(notes.request_id)})
-                await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
-            except ClientLeft:
-                notes_of(scope).status = CLIENT_LEFT
+        caller = notes.caller
+        try:
+            await gateway.admit(caller)
+            body = await read_body(
+                scope,
+                receive,
+                limit=config.max_body_bytes,
+                timeout=config.body_timeout,
+                memory=gateway.body_memory,
+                owner=source_of((scope.get("client") or (None,))[0]) if caller is None else caller.payer,
+            )
+            fields = parse_body(self._schema, body)
+            del body
+            if notes.chosen and fields.seed is None:
+                fields = fields.model_copy(update={"seed": seed_of(notes.request_id)})
+            await unless_disconnected(receive, self._answer(fields, scope, send, arrived))
+        except ClientLeft:
+            notes.status = CLIENT_LEFT
 
     async def _answer(self, fields: _Fields, scope: Scope, send: Send, arrived: float) -> None:
-        notes = notes_of(scope)
-        try:
-            async with asyncio.timeout(self._gateway.config.request_timeout):
-                info = await self._gateway.model(fields.model)
-                notes.model = self._gateway.metrics.model_label(info.name)
-                tokenizer = await self._gateway.backend.tokenizer(info.name)
+        gateway, notes = self._gateway, notes_of(scope)
+        deadline = asyncio.get_running_loop().time() + gateway.config.request_timeout
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout_at(deadline):
+                info = await gateway.model(fields.model)
+                notes.model = gateway.metrics.model_label(info.name)
+                await gateway.await_funds(notes.caller, info)
+                await stack.enter_async_context(gateway.place(notes.caller))
+                tokenizer = await gateway.backend.tokenizer(info.name)
                 # Templates and long prompts take long enough to stall every other stream.
-                job = await asyncio.to_thread(self._prepare, fields, info, tokenizer)
-                bill = self._gateway.bill(notes.caller, job)
-                await self._run(job, _Progress(self._gateway, job, notes.model, arrived), bill, send)
+                job = await gateway.text_threads.run(tokenizer, self._prepare, fields, info, tokenizer)
+                ticket = None
+                if gateway.resumptions is not None and notes.caller is not None:
+                    job, ticket = await gateway.resumptions.accept(notes.caller, job, fields.resume_ticket)
+            progress = _Progress(gateway, job, notes.model, arrived)
+            run = _Run(gateway, job, progress, gateway.bill(notes.caller, job), notes, deadline, ticket)
+            try:
+                with progress.recorded():
+                    await (self._stream if job.stream else self._collect)(run, send)
+            finally:
+                if ticket is not None and gateway.resumptions is not None and not run.bill.delivers:
+                    await asyncio.shield(gateway.resumptions.give_back(ticket))
+
+    async def _collect(self, run: _Run, send: Send) -> None:
+        """Send the answer in one piece. Where it is paid for and fails after something has come, send that."""
+        job, progress, bill = run.job, run.progress, run.bill
+        failure: Failure | None = None
+        unforeseen: Exception | None = None
+        try:
+            async with asyncio.timeout_at(run.deadline), bill, self._sessions(job, bill) as batches:
+                async for batch in _paid(bill, batches):
+                    for event in batch:
+                        progress.apply(event)
+            progress.report.status = "done"
+        except ClientLeft:
+            raise
+        except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
+            if not bill.delivers:
+                raise
+            failure = run.failed(error)
+        except Exception as error:
+            if not bill.delivers:
+                raise
+            failure, unforeseen = run.failed(error), error
+        whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)), failure)
+        data = whole.model_dump_json(exclude_unset=True).encode()
+        await Response(data, media_type="application/json")({"type": "http"}, _never, send)
+        if unforeseen is not None:
+            raise unforeseen
+
+    def _sessions(self, job: Job, bill: Bill) -> AbstractAsyncContextManager[AsyncIterator[list[Event]]]:
+        return open_sessions(
+            self._gateway.backend,
+            job.sessions,
+            at_once=self._gateway.config.sessions_per_request,
+            metrics=self._gateway.metrics,
+            arrived=bill.arrived,
+        )
+
+    async def _stream(self, run: _Run, send: Send) -> None:
+        """Send the answer as it comes; a failure after that has begun becomes the last event."""
+        try:
+            await self._send_pieces(run, send)
+        except ClientLeft:
+            raise
         except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
             if not self._started:
                 raise
-            if is_ours(error):
-                log.error("request %s failed", notes.request_id, exc_info=error)
-            failure = describe(error, notes.request_id)
-            notes.status = failure.status
-            await self._send_event(send, sse.encode_error(failure), last=True)
-        except ClientLeft:
-            raise
-        except Exception:
+            await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
+        except Exception as error:
             if self._started:
-                notes.status = 500
-                await self._send_event(send, sse.encode_error(internal(notes.request_id)), last=True)
+                await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
             raise
 
-    async def _run(self, job: Job, progress: _Progress, bill: Bill, send: Send) -> None:
-        with progress.recorded():
-            async with (
-                bill,
-                open_sessions(
-                    self._gateway.backend,
-                    job.sessions,
-                    at_once=self._gateway.config.sessions_per_request,
-                    metrics=self._gateway.metrics,
-                ) as batches,
-            ):
-                if job.stream:
-                    await self._stream(job, progress, bill, batches, send)
-                else:
-                    async for batch in _paid(bill, batches):
-                        for event in batch:
-                            progress.apply(event)
-                    await bill.settle()
-            progress.report.status = "done"
-            if not job.stream:
-                whole = job.writer.whole(progress.answers, bill.priced(job.usage(progress.answers)))
-                data = whole.model_dump_json(exclude_unset=True).encode()
-                await Response(data, media_type="application/json")({"type": "http"}, _never, send)
-
-    async def _stream(
-        self, job: Job, progress: _Progress, bill: Bill, batches: AsyncIterator[list[Event]], send: Send
-    ) -> None:
+    async def _send_pieces(self, run: _Run, send: Send) -> None:
+        job, progress, bill = run.job, run.progress, run.bill
         opened: set[int] = set()
-        async for batch in _paid(bill, batches):
-            chunks: list[BaseModel] = []
-            for event in batch:
-                if isinstance(event, Failed) and self._started and chunks:
+        async with asyncio.timeout_at(run.deadline), bill, self._sessions(job, bill) as batches:
+            async for batch in _paid(bill, batches):
+                chunks: list[BaseModel] = []
+                for event in batch:
+                    if isinstance(event, Failed) and self._started and chunks:
+                        await self._send_event(send, sse.encode(chunks))
+                    progress.apply(event)
+                    if event.index not in opened:
+                        opened.add(event.index)
+                        chunks += job.writer.opening(event.index)
+                    if isinstance(event, Piece):
+                        chunks += job.writer.piece(event.index, event.delta)
+                    else:
+                        chunks += job.writer.closing(event.index, progress.answers[event.index])
+                if chunks:
                     await self._send_event(send, sse.encode(chunks))
-                progress.apply(event)
-                if event.index not in opened:
-                    opened.add(event.index)
-                    chunks += job.writer.opening(event.index)
-                if isinstance(event, Piece):
-                    chunks += job.writer.piece(event.index, event.delta)
-                else:
-                    chunks += job.writer.closing(event.index, progress.answers[event.index])
-            if chunks:
-                await self._send_event(send, sse.encode(chunks))
-        await bill.settle()
+            await bill.settle()
         progress.report.status = "done"
         tail = [job.writer.usage(bill.priced(job.usage(progress.answers)))] if job.include_usage else []
         await self._send_event(send, sse.encode(tail) + sse.DONE, last=True)
@@ -209,6 +247,33 @@ class _Recorded:
             self._report.status = "cancelled" if cancelled else "failed"
             if error is not None and not cancelled:
                 self._report.error = describe(error, self._report.id).message
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One request under way. `deadline` by the loop's clock; `ticket` is what it was resumed with."""
+
+    gateway: Gateway
+    job: Job
+    progress: _Progress
+    bill: Bill
+    notes: Notes
+    deadline: float
+    ticket: ResumeTicket | None
+
+    def failed(self, error: Exception) -> Failure:
+        """Note that it failed, and log it where the fault is ours; what the client is told."""
+        failure = describe(error, self.notes.request_id)
+        if is_ours(error):
+            log.error("request %s failed", self.notes.request_id, exc_info=error)
+        self.notes.status = failure.status
+        report = self.progress.report
+        report.status, report.error = "failed", failure.message
+        ticket = None
+        resumptions, caller = self.gateway.resumptions, self.notes.caller
+        if resumptions is not None and caller is not None and self.bill.delivers and failure.status >= 500:
+            ticket = resumptions.ticket(caller, self.job, self.progress.answers[0], self.bill.charged, self.ticket)
+        return Failure(ErrorFields(**failure.body()["error"]), ticket)
 
 
 async def _paid(bill: Bill, batches: AsyncIterator[list[Event]]) -> AsyncIterator[Sequence[Event]]:

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from chain.http_guard import Allowed, HttpGuard, Refusal
 from mesh.client.types import Backend
 from mesh.errors import MeshError
 from mesh.gateway import accounts_api, chat, completions
@@ -46,6 +47,13 @@ def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None 
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
+    # A key is what a stranger's page does not have; without keys the caller's address is all there is.
+    app.add_middleware(
+        HttpGuard,
+        allowed=Allowed.of(config.hosts, config.cors_origins),
+        answer=_refused,
+        checks_callers=not config.api_keys and billing is None,
+    )
     # Added last, so outermost: it sees what every other middleware answers.
     app.add_middleware(Observer, metrics=gateway.metrics)
     app.include_router(_open_routes(gateway))
@@ -183,6 +191,10 @@ async def _unforeseen_error(request: Request, error: Exception) -> Response:
     request_id = notes_of(request.scope).request_id
     log.error("request %s failed", request_id)
     return _respond(internal(request_id), {"x-request-id": request_id})
+
+
+def _refused(why: Refusal) -> Response:
+    return _respond(from_http(why.status, why.text))
 
 
 def _respond(error: ApiError, extra: dict[str, str] | None = None) -> Response:

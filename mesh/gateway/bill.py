@@ -1,25 +1,46 @@
-"""What one request costs: charged ahead in steps, written down before it is handed out, corrected at the end."""
+"""What one request costs: charged as its tokens come, at the price of the epoch in which they come, and for no others.
+
+A session's prompt is charged with its first token; until then the credit for it is only reserved. So a developer pays
+nothing for a route that fails, and the gateway owes nothing for it (`RingSession` counts no prompt before its first
+token either). What the developer is charged and what the hops are owed are the same events:
+
+    arrived tokens × W_GENERATED + W_PROMPT × prompt tokens, once for a session that gave any
+
+Tokens arrive at most the ring's window ahead of what is handed out. What has arrived is charged at the end even if its
+client has left; so much of it is reserved at the beginning as one step has tokens. Only where nothing could be handed
+out before the mesh failed, nothing is charged.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 from chain.units import format_func
-from mesh.gateway.billing import Billing, Caller, insufficient
+from mesh.gateway.billing import Billing
+from mesh.gateway.callers import Caller
 from mesh.gateway.edge import ClientLeft
-from mesh.gateway.errors import ApiError, ApiFailure
 from mesh.gateway.job import Job
 from mesh.gateway.schemas import Cost, Usage
-from mesh.gateway.sessions import Ended, Event, Failed, Piece
+from mesh.gateway.sessions import Ended, Event, Piece
 from mesh.payment.accounts.balance import Account, Charge, Tariff
 
 
 class Bill(Protocol):
     """The running bill of one request. `async with` it around the sessions."""
+
+    arrived: list[int]
+    """Tokens of each session that have reached the gateway: kept by the sessions, final when they are closed."""
+
+    @property
+    def delivers(self) -> bool:
+        """Something has come that is paid for: what failed afterwards does not take it back."""
+
+    @property
+    def charged(self) -> int:
+        """Wei that are charged; final once it is settled."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -43,6 +64,12 @@ class Bill(Protocol):
 class NoBill:
     """Where nobody pays."""
 
+    delivers = False
+    charged = 0
+
+    def __init__(self, job: Job) -> None:
+        self.arrived = [0] * len(job.sessions)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -65,42 +92,41 @@ class AccountBill:
     """The bill of a request whose key has an account.
 
     Every session is charged for its own prompt and for every token generated for it, as providers are paid: a request
-    with `n` = 2 runs its prompt twice. Entering charges the prompts, before any work is done, in increments for which
-    it waits as a stream does; so neither side is ever ahead of the other by more than an increment.
+    with `n` = 2 runs its prompt twice.
     """
 
-    def __init__(self, billing: Billing, caller: Caller, job: Job) -> None:
+    def __init__(self, billing: Billing, caller: Caller, job: Job, *, at_once: int) -> None:
+        """`at_once` sessions of the job run together."""
+        self.arrived = [0] * len(job.sessions)
         self._billing = billing
         self._caller = caller
         self._holder = caller.holder
         self._job = job
+        self._at_once = at_once
         self._charge = Charge(job.id)
         self._tariff = Tariff(0, billing.config.increment_tokens)
+        self._prompts = [
+            0 if session.resumed_paid else len(session.prompt) + len(session.resumed) for session in job.sessions
+        ]
+        """Prompt tokens of each session that are not charged yet."""
+        self._kept = [0] * len(job.sessions)
+        """Wei that are reserved for them."""
         self._generated = [0] * len(job.sessions)
-        self._begun = False
-        """Something has been handed out."""
+        """Tokens of each session that are charged."""
         self._owed = 0
-        """What the prompts and all that was handed out cost."""
+        """What all that was covered costs; a part of a token that could not be paid for whole is not in it."""
+        self._begun = False
         self._closed = False
 
     async def __aenter__(self) -> Self:
         self._charge = self._account.open(self._job.id)
         try:
-            tariff = await self._billing.tariff(self._job.model.name, self._job.model.digest)
-            if tariff is None:
-                message = f"The model {self._job.model.name!r} has no price on the gateway's chain."
-                raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
-            self._tariff = tariff
-            prompts = sum(len(session.prompt) + len(session.resumed) for session in self._job.sessions)
-            self._billing.limit(self._caller.tokens, prompts, "tokens")
-            patient = self._billing.has_agent(self._holder)
-            self._owed = tariff.cost(prompts, 0)
-            await self._pay(self._owed, ahead=0, patient=patient)
-            # Not taken yet: a first token that nobody can pay for is refused before the sessions are opened.
-            if self._account.credit < tariff.cost(0, 1):
-                await self._await_credit(tariff.cost(0, 1), patient)
+            self._tariff = await self._billing.tariff_of(self._job.model)
+            following = await self._billing.tariff_of(self._job.model, ahead=1)
+            self._billing.limit(self._caller.tokens, sum(self._prompts), "tokens")
+            await self._reserve(max(self._tariff, following, key=lambda each: each.price))
         except BaseException:
-            await self._close(0)
+            await self._close()
             raise
         return self
 
@@ -108,41 +134,38 @@ class AccountBill:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._closed:
-            await self._close(self._owed if self._is_owed(error) else 0)
+            left = isinstance(error, asyncio.CancelledError | ClientLeft)
+            if self._begun or left:
+                self._charge_rest()
+            await self._close()
 
-    def _is_owed(self, error: BaseException | None) -> bool:
-        """Whether an answer that did not reach its end is paid for as far as it went.
+    @property
+    def delivers(self) -> bool:
+        return self._begun
 
-        Not when the swarm failed before anything was handed out. But who leaves, or runs out of credit, had the work
-        done.
-        """
-        if self._begun and self._job.stream:
-            return True
-        left = isinstance(error, asyncio.CancelledError | ClientLeft)
-        return self._begun and (left or isinstance(error, ApiFailure))
+    @property
+    def charged(self) -> int:
+        return self._charge.written
 
     async def cover(self, events: Sequence[Event]) -> int:
-        if not self._begun and any(isinstance(event, Failed) for event in events):
-            return len(events)  # nothing was handed out, nor will be
+        self._tariff = await self._billing.tariff_of(self._job.model)
         fresh = self._fresh_tokens(events)
         price = self._tariff.cost(0, 1)
         ahead = max(self._tariff.step, min(price * sum(fresh), self._tariff.increment))
         covered = 0
-        for count in fresh:
-            need = count * price
-            if covered and need > self._charge.held + self._account.credit:
+        for event, count in zip(events, fresh, strict=True):
+            need = count * price + self._prompt_cost(event.index, count)
+            if covered and need > self._at_hand(event.index):
                 break  # what is paid for goes out first; the next call waits
-            if need > 0:
-                await self._pay(need, ahead=ahead, patient=True)
-            else:
-                self._account.use(self._charge, need)
+            await self._pay(need, index=event.index if count else None, ahead=ahead)
             self._owed += need
-            self._generated[events[covered].index] += count
+            self._generated[event.index] += count
             covered += 1
-        if self._job.stream and not self._begun:
-            await self._write(begun=True)
-        self._begun = True
-        self._caller.tokens.draw(sum(fresh[:covered]), time.monotonic())
+            if count and not self._begun:
+                self._begun = True
+                if self._job.stream:
+                    await self._write()
+        self._billing.draw(self._caller.tokens, sum(fresh[:covered]))
         self._holder.changed.fire()
         return covered
 
@@ -156,12 +179,13 @@ class AccountBill:
                 case Piece(index, delta):
                     known[index] += len(delta.tokens)
                 case Ended(index, completion):
-                    known[index] = completion.completion_tokens
+                    known[index] = max(before, completion.completion_tokens, self.arrived[index])
             fresh.append(known[event.index] - before)
         return fresh
 
     async def settle(self) -> None:
-        await self._close(self._owed)
+        self._charge_rest()
+        await self._close()
 
     def priced(self, usage: Usage) -> Usage:
         wei = self._charge.written
@@ -174,11 +198,36 @@ class AccountBill:
     def _account(self) -> Account:
         return self._holder.account
 
-    async def _pay(self, need: int, *, ahead: int, patient: bool) -> None:
+    async def _reserve(self, tariff: Tariff) -> None:
+        """Wait for the credit that all prompts, and the first tokens of the sessions that begin, may cost."""
+        kept = [tariff.cost(tokens, 0) for tokens in self._prompts]
+        first = [
+            min(max(tariff.step, tariff.cost(0, 1)), tariff.cost(0, session.max_tokens))
+            for session in self._job.sessions[: self._at_once]
+        ]
+        need = sum(kept) + sum(first)
+        while not self._account.reserve(self._charge, need):
+            await self._billing.await_credit(self._holder, need)
+        self._kept = kept
+
+    def _prompt_cost(self, index: int, tokens: int) -> int:
+        """What a session's prompt costs, which is due with the first of its tokens."""
+        return self._tariff.cost(self._prompts[index], 0) if tokens else 0
+
+    def _free(self, index: int | None) -> int:
+        """What is reserved and not kept for the prompts of other sessions."""
+        others = sum(self._kept) - (0 if index is None else self._kept[index])
+        return max(0, self._charge.reserved - others)
+
+    def _at_hand(self, index: int) -> int:
+        return self._charge.held + self._free(index) + self._account.credit
+
+    async def _pay(self, need: int, *, index: int | None, ahead: int) -> None:
         """Charge `need` wei, and as it goes more for what comes next, up to `ahead` in all; waits for credit.
 
-        What the bill holds already is used first, even if it is not enough: then a payer who follows what is used
-        sees that it must pay more, however many requests share the account.
+        `index` is the session whose token it is: then its prompt is in `need`. What the bill holds already is used
+        first, even if it is not enough: then a payer who follows what is used sees that it must pay more, however many
+        requests share the account.
         """
         token = self._tariff.cost(0, 1)
         while True:
@@ -186,58 +235,54 @@ class AccountBill:
             self._account.use(self._charge, part)
             need -= part
             if not need:
-                return
+                break
+            if free := self._free(index):
+                self._account.draw(self._charge, min(free, max(need, ahead)))
+                await self._write()
+                continue
             await self._billing.refresh(self._holder)
             credit = self._account.credit
             least = need if credit >= need else min(need, token)
             if self._account.take(self._charge, least, max(need, ahead)) is None:
-                await self._await_credit(least, patient)
+                await self._billing.await_credit(self._holder, least, patient=True)
                 continue
-            await self._write(begun=self._begun and self._job.stream)
-            patient = True  # who has paid a part is about to pay the rest
+            await self._write()
+        if index is not None:
+            self._prompts[index] = self._kept[index] = 0
 
-    async def _await_credit(self, least: int, patient: bool) -> None:
-        """Return when there may be `least` wei of credit. Raises `ApiFailure` (402) when nobody pays in time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._billing.config.pause_seconds if patient else 0.0)
-        self._holder.waiting += 1
-        try:
-            self._holder.changed.fire()  # for the payer's agent: somebody is short
-            while self._account.credit < least:
-                left = deadline - loop.time()
-                if left <= 0 or not await self._holder.changed.wait(left):
-                    raise insufficient(self._shortage(least))
-                await self._billing.refresh(self._holder)
-        finally:
-            self._holder.waiting -= 1
-
-    def _shortage(self, least: int) -> str:
-        account = self._account
-        if account.backing < account.signed:
-            return (
-                f"The vouchers promise {format_func(account.signed)} FUNC, but the escrow holds only "
-                f"{format_func(account.backing)}: add to the deposit."
-            )
-        return (
-            f"The credit is used up: vouchers over {format_func(account.signed)} FUNC, of which "
-            f"{format_func(account.charged)} are charged; {format_func(least)} more are needed. "
-            "POST a higher voucher to /mesh/payments, or run `mesh pay`."
-        )
-
-    async def _write(self, *, begun: bool) -> None:
+    async def _write(self) -> None:
         await self._billing.write(
             self._billing.store.write_charge,
             self._charge.id,
             self._account.payer,
             self._charge.written,
-            begun=begun,
+            begun=self._begun and self._job.stream,
             model=self._job.model.name,
             now=int(self._billing.clock()),
         )
 
-    async def _close(self, final: int) -> None:
+    def _charge_rest(self) -> None:
+        """Charge what has arrived and was not handed out, as far as there is credit for it."""
+        for index, arrived in enumerate(self.arrived):
+            count = max(0, arrived - self._generated[index])
+            need = count * self._tariff.cost(0, 1) + self._prompt_cost(index, count)
+            if not need:
+                continue
+            self._kept[index] = self._prompts[index] = 0
+            missing = need - (self._charge.written - self._owed)
+            if missing > 0:
+                drawn = min(missing, self._free(None))
+                self._account.draw(self._charge, drawn)
+                missing -= drawn
+            if missing > 0 and (credit := min(missing, self._account.credit)):
+                self._account.take(self._charge, credit, credit)
+            self._owed = min(self._owed + need, self._charge.written)
+            self._generated[index] += count
+
+    async def _close(self) -> None:
         """Give back what was not used; written in the order of the other writes, even if we are cancelled meanwhile."""
         self._closed = True
+        final = self._owed
         self._account.settle(self._charge, final)
         written = self._billing.write(
             self._billing.store.settle_charge,

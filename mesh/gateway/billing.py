@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from eth_utils import to_canonical_address
 
-from chain.primitives import Address, checksummed, key_of
+from chain.primitives import Address, Bytes32, checksummed, key_of
+from chain.units import format_func
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
+from mesh.gateway.callers import Caller, Holder
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
-from mesh.payment.accounts.api_keys import KEY_RANDOM_BYTES, KeyRequest, hash_key, make_key
+from mesh.payment.accounts.api_keys import hash_key
 from mesh.payment.accounts.balance import Account, Tariff, VoucherRefused
 from mesh.payment.accounts.limits import Places, TokenBucket
 from mesh.payment.accounts.ports import Backing, EscrowView, PriceSource, Unavailable
-from mesh.payment.accounts.store import AccountStore, KeyRefused
+from mesh.payment.accounts.store import AccountStore
 
 if TYPE_CHECKING:
     from chain.client.staking import StakingClient
+    from mesh.client.types import ModelInfo
 
 T = TypeVar("T")
 
@@ -47,19 +49,24 @@ class BillingConfig:
     """Requests that such an account can have answered at once whatever the others do."""
     reservable_share: float = 0.75
     """Most of the gateway's places that may be kept free so."""
+    max_waiting: int = 64
+    """Requests of one account that may wait for credit."""
     max_keys: int = 16
     """Keys of one account."""
-    key_requests_per_minute: float = 120.0
-    """Requests for keys, by everybody together: anybody may send them, and each makes us ask the chain."""
+    key_requests_per_minute: float = 30.0
+    """Requests for keys of one payer."""
+    failed_key_requests_per_minute: float = 30.0
+    """Requests for keys from one address that make us ask the chain about a stranger, and come to nothing."""
     account_calls_per_minute: float = 6000.0
     """Looks at the account and vouchers."""
 
     def __post_init__(self) -> None:
-        counts = (self.increment_tokens, self.reserve_sessions, self.max_keys)
+        counts = (self.increment_tokens, self.reserve_sessions, self.max_waiting, self.max_keys)
         rates = (
             self.requests_per_minute,
             self.tokens_per_minute,
             self.key_requests_per_minute,
+            self.failed_key_requests_per_minute,
             self.account_calls_per_minute,
         )
         if min(counts) < 1 or min(self.pause_seconds, *rates) <= 0:
@@ -68,63 +75,6 @@ class BillingConfig:
             raise ValueError("an increment has at least 16 weighted tokens: four generated ones")
         if not 0 <= self.reservable_share < 1:
             raise ValueError("some places must stay shared")
-
-
-class Signal:
-    """Wakes whoever waits at the moment when it fires."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self._waiting = 0
-
-    def fire(self) -> None:
-        if self._waiting:  # it fires for every token
-            self._event.set()
-            self._event = asyncio.Event()
-
-    async def wait(self, timeout: float) -> bool:
-        """False after `timeout` seconds."""
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting -= 1
-        return True
-
-
-@dataclass(slots=True)
-class Holder:
-    """An account that is in use, and who waits for it."""
-
-    account: Account
-    changed: Signal = field(default_factory=Signal)
-    """Fires when credit, charges or the number of waiting requests changed."""
-    vouchers: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
-    """Requests that wait for credit."""
-    agents: int = 0
-    """Payers' agents that wait for news now."""
-    agent_seen: float = -float("inf")
-    """When a payer's agent last asked or paid."""
-    backing: Backing = field(default_factory=lambda: Backing(0, 0))
-
-
-@dataclass(slots=True)
-class Caller:
-    """A key that calls, with the account that it spends from and its own limits."""
-
-    key_hash: bytes
-    holder: Holder
-    requests: TokenBucket
-    tokens: TokenBucket
-    calls: TokenBucket
-
-    @property
-    def payer(self) -> Address:
-        return self.holder.account.payer
 
 
 class Billing:
@@ -156,7 +106,6 @@ class Billing:
         """Of the app that this is given to."""
         self.price_list: tuple[float, Mapping[str, int]] = (-float("inf"), {})
         """When (monotonic) the prices were last looked up, and what they were."""
-        self._key_requests = TokenBucket(config.key_requests_per_minute)
         self._holders: dict[Address, Holder] = {}
         self._callers: dict[bytes, Caller] = {}
         # One thread: writes reach the disk in the order in which they were decided.
@@ -197,36 +146,9 @@ class Billing:
             )
         return self._callers[key_hash]
 
-    async def make_key(self, request: KeyRequest, signature: bytes) -> str:
-        """A new API key, told this once. Raises `ApiFailure`."""
-        here = (self.gateway_id, self.domain.chain_id, self.domain.contract)
-        if (request.gateway, request.chain_id, request.escrow) != here:
-            raise _refused(400, "wrong_gateway", "The request names another gateway, chain or escrow.")
-        now = self.clock()
-        if not request.is_current(now):
-            message = f"The request is of {request.issued} (Unix time), the gateway's clock says {int(now)}."
-            raise _refused(400, "request_expired", message)
-        self.limit(self._key_requests, 1, "requests for keys", "All together")
-        asked = request.digest()
-        await self._check_signer(request.payer, asked, signature)
-        backing = await self._ask(self.escrow.deposit_of(request.payer))
-        if not backing.total:
-            raise insufficient("This payer has no deposit in the escrow: make one first.")
-        key = make_key(secrets.token_bytes(KEY_RANDOM_BYTES))
-        try:
-            await self.write(
-                self.store.add_key,
-                hash_key(key),
-                request.payer,
-                asked,
-                issued=request.issued,
-                now=int(now),
-                redeemed=backing.redeemed,
-                most=self.config.max_keys,
-            )
-        except KeyRefused as error:
-            raise _refused(409, "key_refused", str(error)) from None
-        return key
+    def knows(self, payer: Address) -> bool:
+        """Whether this payer has an account here."""
+        return self._holder(payer) is not None
 
     async def revoke_key(self, caller: Caller) -> None:
         """The key opens nothing any more; what it runs goes on."""
@@ -238,8 +160,8 @@ class Billing:
     async def pay(self, caller: Caller, voucher: PaymentVoucher, signature: bytes) -> None:
         """Take a voucher. Raises `ApiFailure`."""
         if voucher.payer != caller.payer or voucher.gateway != self.gateway_key:
-            raise _refused(400, "foreign_voucher", "The voucher is not this account's, or for another gateway.")
-        await self._check_signer(voucher.payer, digest(self.domain, voucher), signature)
+            raise refused(400, "foreign_voucher", "The voucher is not this account's, or for another gateway.")
+        await self.check_authorised(voucher.payer, self.signer_of(digest(self.domain, voucher), signature))
         # Shielded: once it is being written down it must count, whether or not the client waits for the answer.
         await asyncio.shield(self._accept(caller.holder, voucher, signature))
 
@@ -249,36 +171,89 @@ class Billing:
             try:
                 holder.account.check_voucher(voucher.cumulative_amount, backing.total)
             except VoucherRefused as error:
-                raise _refused(409 if error.code == "voucher_not_higher" else 402, error.code, str(error)) from None
+                raise refused(409 if error.code == "voucher_not_higher" else 402, error.code, str(error)) from None
             await self.write(self.store.put_voucher, voucher, signature)
             holder.account.accept(voucher.cumulative_amount)
+            holder.signature = signature
             self.saw_agent(holder)
             holder.changed.fire()
 
-    async def _check_signer(self, payer: Address, signed: bytes, signature: bytes) -> None:
+    def signer_of(self, signed: Bytes32, signature: bytes) -> Address:
+        """Whose key signed this. Raises `ApiFailure` (400)."""
         try:
-            signer = recover(signed, signature)
+            return recover(signed, signature)
         except SignatureError as error:
-            raise _refused(400, "invalid_signature", f"The signature is not valid: {error}.") from None
+            raise refused(400, "invalid_signature", f"The signature is not valid: {error}.") from None
+
+    async def check_authorised(self, payer: Address, signer: Address) -> None:
+        """Raises `ApiFailure` unless `signer` may sign for `payer`."""
         if signer != payer and not await self._ask(self.escrow.may_sign(payer, signer)):
-            raise _refused(403, "foreign_signer", f"{checksummed(signer)} may not sign for {checksummed(payer)}.")
+            raise refused(403, "foreign_signer", f"{checksummed(signer)} may not sign for {checksummed(payer)}.")
 
     # --- what the chain says ---
 
     async def refresh(self, holder: Holder) -> Backing:
         """Look at the deposit again (a few seconds old at most). Raises `ApiFailure` when the chain cannot be asked."""
         account = holder.account
-        holder.backing = await self._ask(self.escrow.deposit_of(account.payer))
+        holder.backing = await self.deposit_of(account.payer)
         account.backing = holder.backing.total
         if self.places is not None and self.config.reserve_deposit is not None:
             enough = holder.backing.available >= self.config.reserve_deposit
             self.places.reserve(account.payer, self.config.reserve_sessions if enough else 0)
         return holder.backing
 
-    async def tariff(self, name: str, digest: str) -> Tariff | None:
-        """What a model costs now; None where it is not for sale. Raises `ApiFailure`."""
-        price = await self._ask(self.prices.price_of(name, digest))
+    async def deposit_of(self, payer: Address) -> Backing:
+        """What backs a payer's vouchers (a few seconds old at most). Raises `ApiFailure`."""
+        backing: Backing = await self._ask(self.escrow.deposit_of(payer))
+        return backing
+
+    async def tariff_of(self, model: ModelInfo, *, ahead: int = 0) -> Tariff:
+        """What a model costs in this epoch, or `ahead` epochs from now (at most two).
+
+        Raises `ApiFailure` where it is not for sale, or the chain cannot be asked.
+        """
+        tariff = await self.tariff(model.name, model.digest, ahead=ahead)
+        if tariff is None:
+            message = f"The model {model.name!r} has no price on the gateway's chain."
+            raise ApiFailure(ApiError(404, message, param="model", code="model_not_priced"))
+        return tariff
+
+    async def tariff(self, name: str, digest: str, *, ahead: int = 0) -> Tariff | None:
+        """As `tariff_of`, but None for a model that is not for sale."""
+        epoch: int = await self._ask(self.prices.epoch())
+        price = await self._ask(self.prices.price_of(name, digest, epoch + ahead))
         return None if price is None else Tariff(price, self.config.increment_tokens)
+
+    # --- credit ---
+
+    async def await_credit(self, holder: Holder, least: int, *, patient: bool | None = None) -> None:
+        """Return when there may be `least` wei of credit.
+
+        Raises `ApiFailure`: 402 when nobody pays in time (at once without a payer's agent, unless `patient`), 429
+        where too many requests of the account wait already.
+        """
+        if holder.account.credit >= least:
+            return
+        if holder.waiting >= self.config.max_waiting:
+            message = f"{holder.waiting} requests of this account wait for credit already."
+            raise ApiFailure(
+                ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=retry_after(1.0))
+            )
+        loop = asyncio.get_running_loop()
+        waits = self.has_agent(holder) if patient is None else patient
+        deadline = loop.time() + (self.config.pause_seconds if waits else 0.0)
+        holder.waiting += 1
+        holder.wanted += least
+        try:
+            holder.changed.fire()  # for the payer's agent: somebody is short
+            while holder.account.credit < least:
+                left = deadline - loop.time()
+                if left <= 0 or not await holder.changed.wait(left):
+                    raise insufficient(shortage(holder.account, least))
+                await self.refresh(holder)
+        finally:
+            holder.waiting -= 1
+            holder.wanted -= least
 
     async def _ask(self, question: Any) -> Any:
         try:
@@ -296,16 +271,19 @@ class Billing:
         self.limit(caller.requests, 1, "requests")
         await self.refresh(caller.holder)
 
-    def limit(self, bucket: TokenBucket, amount: int, what: str, who: str = "This key") -> None:
-        """Draw from a bucket. Raises `ApiFailure` (429) where it has less."""
-        now = time.monotonic()
-        wait = bucket.wait(amount, now)
+    def limit(self, bucket: TokenBucket, amount: int, what: str, who: str = "This key", *, draw: bool = True) -> None:
+        """Draw from a bucket, or only look with `draw` False. Raises `ApiFailure` (429) where it has less."""
+        wait = bucket.wait(amount, time.monotonic())
         if wait > 0:
             message = f"{who} may use {bucket.per_minute:g} {what} a minute."
             raise ApiFailure(
                 ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=retry_after(wait))
             )
-        bucket.draw(amount, now)
+        if draw:
+            self.draw(bucket, amount)
+
+    def draw(self, bucket: TokenBucket, amount: int) -> None:
+        bucket.draw(amount, time.monotonic())
 
     def saw_agent(self, holder: Holder) -> None:
         holder.agent_seen = time.monotonic()
@@ -319,7 +297,7 @@ class Billing:
             account = self.store.account(payer)
             if account is None:
                 return None
-            self._holders[payer] = Holder(account)
+            self._holders[payer] = Holder(account, self.store.signature(payer))
         return self._holders[payer]
 
 
@@ -328,7 +306,22 @@ def insufficient(message: str) -> ApiFailure:
     return ApiFailure(ApiError(402, message, "insufficient_funds", code="insufficient_funds"))
 
 
-def _refused(status: int, code: str, message: str) -> ApiFailure:
+def shortage(account: Account, least: int) -> str:
+    """Why there are not `least` wei of credit, for the developer."""
+    if account.backing < account.signed:
+        return (
+            f"The vouchers promise {format_func(account.signed)} FUNC, but the escrow holds only "
+            f"{format_func(account.backing)}: add to the deposit."
+        )
+    return (
+        f"The credit is used up: vouchers over {format_func(account.signed)} FUNC, of which "
+        f"{format_func(account.charged)} are charged; {format_func(least)} more are needed. "
+        "POST a higher voucher to /mesh/payments, or run `mesh pay`."
+    )
+
+
+def refused(status: int, code: str, message: str) -> ApiFailure:
+    """An answer with this status and code."""
     return ApiFailure(ApiError(status, message, code=code))
 
 
@@ -337,13 +330,8 @@ def billing_for(
     client: StakingClient,
     store_path: Path | None,
     gateway_id: str,
-    *,
-    models: Mapping[str, int] | None = None,
 ) -> Billing:
-    """Billing over a connected client; `async with` it, and it closes its store. Raises `ConfigError`.
-
-    `models` (digest → number on the chain) is needed only where several models on the chain have one manifest.
-    """
+    """Billing over a connected client; `async with` it, and it closes its store. Raises `ConfigError`."""
     from mesh.payment.accounts.onchain import ChainEscrow, ChainPrices
 
     domain = Domain(client.deployment.chain_id, to_canonical_address(client.deployment.address("Escrow")))
@@ -352,7 +340,7 @@ def billing_for(
         config,
         gateway_id,
         domain,
-        ChainPrices(client, models=models),
+        ChainPrices(client),
         ChainEscrow(client, gateway_id),
         store,
     )

@@ -23,12 +23,13 @@ from mesh.gateway.schemas import (
     ChatRequest,
     ChatResponse,
     ContentPart,
+    Failure,
     Message,
     Usage,
 )
-from shards.errors import TokenizerError
+from shards.errors import TextTooLong, TokenizerError, TokenizerLimit
 from shards.sampling_params import SEED_BITS
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """Accepted roles and what a template calls them (OpenAI renamed system to developer; templates did not)."""
@@ -106,6 +107,8 @@ def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tu
         raise InvalidRequest("This model has no chat template; use /v1/completions instead.", param="messages")
     try:
         text = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+    except (TokenizerLimit, TextTooLong):
+        raise
     except TokenizerError as error:
         # A template refuses conversations that its model never saw, such as two user turns in a row.
         raise InvalidRequest(f"The model's chat template refused the messages: {error}", param="messages") from error
@@ -172,8 +175,8 @@ class ChatWriter:
         chunk.usage = usage
         return chunk
 
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> BaseModel:
-        return ChatResponse(
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
+        response = ChatResponse(
             id=self.id,
             object="chat.completion",
             created=self.created,
@@ -182,13 +185,16 @@ class ChatWriter:
             choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
             usage=usage,
         )
+        if failure is not None:
+            failure.mark(response)
+        return response
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
         choice = ChatChoice(
             index=index,
             message=AssistantMessage(role="assistant", content=answer.text, refusal=None),
             logprobs=chat_logprobs(answer.logprobs, self._tokenizer) if self._logprobs else None,
-            finish_reason=answer.completion.finish_reason if answer.completion else None,
+            finish_reason=answer.completion.finish_reason if answer.completion else "error",
         )
         if self._token_ids:
             choice.token_ids = list(answer.tokens)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from mesh.client.types import FinishReason, GenerateRequest, ModelInfo, TextDelta
+from mesh.client.types import GenerateRequest, ModelInfo, TextDelta
 from mesh.errors import InvalidRequest
 from mesh.gateway import sampling
 from mesh.gateway.job import Answer, Job, fingerprint, new_id
@@ -19,10 +19,12 @@ from mesh.gateway.schemas import (
     CompletionLogprobs,
     CompletionRequest,
     CompletionResponse,
+    Failure,
+    FinishReason,
     Usage,
 )
 from shards.sampling_params import SEED_BITS
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -197,8 +199,11 @@ class CompletionWriter:
     def usage(self, usage: Usage) -> BaseModel:
         return self._response([], usage)
 
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> BaseModel:
-        return self._response([self._choice(index, answer) for index, answer in enumerate(answers)], usage)
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
+        response = self._response([self._choice(index, answer) for index, answer in enumerate(answers)], usage)
+        if failure is not None:
+            failure.mark(response)
+        return response
 
     def _choice(self, index: int, answer: Answer) -> CompletionChoice:
         prompt = self._prompts[index]
@@ -248,7 +253,7 @@ class CompletionWriter:
         return response
 
 
-def _finish_reason(answer: Answer, discard_output: bool) -> FinishReason | None:
-    if discard_output:
-        return "length"
-    return answer.completion.finish_reason if answer.completion else None
+def _finish_reason(answer: Answer, discard_output: bool) -> FinishReason:
+    if answer.completion is None:
+        return "error"
+    return "length" if discard_output else answer.completion.finish_reason

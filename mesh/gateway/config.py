@@ -12,7 +12,8 @@ class GatewayConfig:
     api_keys: frozenset[str] = frozenset()
     """Keys accepted as `Authorization: Bearer KEY` on /v1 and /mesh; empty: the gateway is open."""
     max_concurrent: int = 64
-    """Generation requests answered at once; the next one gets 429 with Retry-After."""
+    """Generation requests answered at once; the next one gets 429 with Retry-After, as does one of an account that
+    runs as many as are left free."""
     sessions_per_request: int = 16
     """Sessions one request may hold at once; its further choices wait for these."""
     max_choices: int = 128
@@ -20,10 +21,12 @@ class GatewayConfig:
     max_chat_tokens: int = 4096
     """Length of a chat answer whose request names no limit (less where the context is fuller)."""
     max_body_bytes: int = 10 * 1024 * 1024
-    body_timeout: float = 30.0
+    body_timeout: float = 10.0
     """A request body must have arrived by then."""
     lookup_timeout: float = 10.0
     """Deadline for asking the swarm which models there are."""
+    models_seconds: float = 1.0
+    """So long an answer about the models is good for everybody who asks."""
     request_timeout: float = 600.0
     """Deadline for a whole answer."""
     send_timeout: float = 30.0
@@ -32,10 +35,12 @@ class GatewayConfig:
     """Requests whose route /mesh/requests can still tell."""
     cors_origins: tuple[str, ...] = field(default=())
     """Origins whose pages may call the gateway from a browser; none by default."""
+    hosts: tuple[str, ...] = field(default=())
+    """Names under which clients may address an open gateway, besides IP addresses and localhost."""
 
     def __post_init__(self) -> None:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
-        times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout)
+        times = (self.body_timeout, self.lookup_timeout, self.models_seconds, self.request_timeout, self.send_timeout)
         if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(times) <= 0:
             raise ValueError("every limit and deadline of a gateway must be positive")
         if any(not key for key in self.api_keys):

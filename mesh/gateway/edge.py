@@ -1,4 +1,4 @@
-"""The HTTP edge: reading a body within limits, noticing that the client left, observing every request."""
+"""The HTTP edge: reading a body's fields, noticing that the client left, observing every request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mesh.gateway.errors import ApiError, ApiFailure, from_http, invalid_body
+from mesh.gateway.errors import ApiError, ApiFailure, invalid_body
 from mesh.gateway.job import new_id
 from mesh.gateway.metrics import UNKNOWN_MODEL, Metrics
 
 if TYPE_CHECKING:
-    from mesh.gateway.billing import Caller
+    from mesh.gateway.callers import Caller
 
 CLIENT_LEFT = 499
 """Status under which requests are counted whose client did not wait for the answer (nginx's figure)."""
@@ -93,30 +93,6 @@ class Observer:
             route = getattr(scope.get("route"), "path", "unmatched")
             status = sent if notes.status is None else notes.status
             self._metrics.requests.labels(route, notes.model, str(status)).inc()
-
-
-async def read_body(scope: Scope, receive: Receive, *, limit: int, timeout: float) -> bytes:
-    """The body. Raises `ApiFailure` (413 over `limit` bytes, 408 after `timeout`) and `ClientLeft`."""
-    too_large = ApiFailure(from_http(413, f"The body is larger than {limit} bytes.", {"Connection": "close"}))
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared[:20]) > limit:
-        raise too_large
-    body = bytearray()
-    more = True
-    try:
-        async with asyncio.timeout(timeout):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        headers = {"Connection": "close"}
-        raise ApiFailure(from_http(408, "The body did not arrive in time.", headers)) from None
-    return bytes(body)
 
 
 def parse_body(schema: type[_RequestModel], body: bytes) -> _RequestModel:

@@ -26,7 +26,9 @@ from shards.errors import (
     CheckpointError,
     InvalidSampling,
     ShardError,
+    TextTooLong,
     TokenizerError,
+    TokenizerLimit,
     UnsupportedModel,
 )
 
@@ -35,10 +37,12 @@ _MAX_MESSAGE = 500
 
 _HTTP_CODES: Mapping[int, tuple[str, str | None]] = {
     401: ("authentication_error", "invalid_api_key"),
+    403: ("invalid_request_error", "not_allowed_here"),
     404: ("invalid_request_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
     408: ("invalid_request_error", "body_timeout"),
     413: ("invalid_request_error", "body_too_large"),
+    415: ("invalid_request_error", "unsupported_media_type"),
 }
 
 
@@ -104,6 +108,11 @@ def describe(error: BaseException, request_id: str) -> ApiError:
             return ApiError(504, text, "server_error", code="peer_timeout")
         case PeerError():
             return ApiError(502, text, "server_error", code="peer_error")
+        case TextTooLong():
+            return ApiError(400, text, code="context_length_exceeded")
+        case TokenizerLimit():
+            headers = retry_after(error.retry_after) if error.retry_after else {}
+            return ApiError(502, text, "server_error", code="model_error", headers=headers)
         case CheckpointError() | TokenizerError() | UnsupportedModel() | BadActivation():
             return ApiError(502, text, "server_error", code="model_error")
         case TimeoutError():

@@ -10,7 +10,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
-from mesh.gateway.schemas import Usage
+from mesh.gateway.schemas import Failure, Usage
 
 
 @dataclass(slots=True)
@@ -47,8 +47,8 @@ class Writer(Protocol):
     def usage(self, usage: Usage) -> BaseModel:
         """The chunk without choices that ends a stream with `include_usage`."""
 
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> BaseModel:
-        """The body of an answer that is not streamed."""
+    def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
+        """The body of an answer that is not streamed; a choice that did not reach its end says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,10 @@ class Job:
     """Score only: the one generated token that the backend needs is neither shown nor counted."""
 
     def usage(self, answers: Sequence[Answer]) -> Usage:
-        """What the request cost; every answer must be complete."""
-        completed = sum(answer.completion.completion_tokens for answer in answers if answer.completion)
+        """What came; of an answer that is not complete, the tokens that were handed out."""
+        completed = sum(
+            answer.completion.completion_tokens if answer.completion else len(answer.tokens) for answer in answers
+        )
         generated = 0 if self.discard_output else completed
         return Usage(
             prompt_tokens=self.prompt_tokens,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mesh.client.types import TokenLogprob
 from mesh.gateway.schemas import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
-from shards.tokenizer import Tokenizer
+from shards.text.tokenizer import Tokenizer
 
 IMPOSSIBLE = -9999.0
 """Stands for a log-probability of minus infinity, which JSON cannot write (OpenAI's own figure)."""

@@ -15,7 +15,7 @@ from mesh.gateway.metrics import Metrics
 from mesh.identity import Identity
 from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.payment.onchain.registration import Ask, ChainRegistration, PaymentConfig, Tell, gateway_registration
-from mesh.payment.settlement.gateway import GatewaySettlement
+from mesh.payment.settlement.gateway import LINE, GatewaySettlement
 from mesh.payment.settlement.leaves import LeavesService
 from mesh.payment.settlement.loop import SettlementEvent
 from mesh.payment.sla.enforcer import SlaEnforcer
@@ -68,6 +68,7 @@ class PaidGateway:
         leaves = LeavesService(transport, registration.store, registration.id)
         await leaves.start()
         book, others = SlaBook(), KnownGateways(registration.client)
+        client.backend.on_hop = partial(_observe, client, book, lambda: registration.view.epoch)
         async with asyncio.TaskGroup() as tasks:
 
             def tell(event: SettlementEvent) -> None:
@@ -84,10 +85,14 @@ class PaidGateway:
                 registration.store,
                 _Redeemable(self.billing),
                 sla=book,
+                routes=partial(_in_use, client),
+                line=config.line if config.line is not None else LINE,
                 claims=config.claims,
                 poll=config.settle_seconds,
                 tell=tell,
             )
+            if client.backend.issuer is not None:
+                client.backend.issuer.on_short = lambda provider: settlement.wake()
             prober = Prober(transport, partial(_targets, client), lambda: registration.view.epoch, book)
             enforcer = SlaEnforcer(
                 registration.client,
@@ -109,6 +114,21 @@ async def _targets(client: Client) -> Mapping[str, PeerId]:
     """The active providers that we know, by their id."""
     issuer = client.backend.issuer
     return dict(issuer.known) if issuer is not None else {}
+
+
+def _in_use(client: Client) -> list[str]:
+    """Ids of the providers that serve sessions of ours now."""
+    busy = client.backend.in_use()
+    issuer = client.backend.issuer
+    return [] if issuer is None else [name for name, peer in issuer.known.items() if peer in busy]
+
+
+def _observe(client: Client, book: SlaBook, epoch: Callable[[], int], peer: PeerId, served: bool) -> None:
+    """A request that a provider served or failed, into the book of service levels."""
+    issuer = client.backend.issuer
+    known = issuer.known if issuer is not None else {}
+    for provider in [name for name, at in known.items() if at == peer]:
+        book.observe(provider, epoch(), served, request=True)
 
 
 class _Redeemable:

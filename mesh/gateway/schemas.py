@@ -60,6 +60,7 @@ class SamplingFields(_Request):
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     resume_token_ids: TokenIds | None = None
+    resume_ticket: str | None = None
 
 
 class CompletionRequest(SamplingFields):
@@ -119,6 +120,33 @@ class Usage(BaseModel):
     """Set where requests are paid for; not OpenAI's own."""
 
 
+FinishReason = Literal["stop", "length", "error"]
+"""Of a choice. "error" is not OpenAI's own: what came before a failure, in an answer that has an `error`."""
+
+
+class ErrorFields(BaseModel):
+    """OpenAI's error object, in an answer that broke off after something had come."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an answer broke off, and with what it may be resumed."""
+
+    error: ErrorFields
+    resume_ticket: str | None
+
+    def mark(self, response: CompletionResponse | ChatResponse) -> None:
+        """Put it into the answer."""
+        response.error = self.error
+        if self.resume_ticket is not None:
+            response.resume_ticket = self.resume_ticket
+
+
 class CompletionLogprobs(BaseModel):
     """Parallel lists, one entry a token; `text_offset` counts characters into the choice's text."""
 
@@ -132,7 +160,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     token_ids: list[int] | None = None
 
 
@@ -146,6 +174,8 @@ class CompletionResponse(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    error: ErrorFields | None = None
+    resume_ticket: str | None = None
 
 
 class TopLogprob(BaseModel):
@@ -173,7 +203,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     token_ids: list[int] | None = None
 
 
@@ -185,6 +215,8 @@ class ChatResponse(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    error: ErrorFields | None = None
+    resume_ticket: str | None = None
 
 
 class ChatDelta(BaseModel):
@@ -198,7 +230,7 @@ class ChatChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
     token_ids: list[int] | None = None
 
 

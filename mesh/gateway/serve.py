@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mesh.errors import ConfigError
+from mesh.gateway.connections import ConnectionLimits, guarded_protocol
 
 BACKLOG = 512
 GRACE_SECONDS = 3
@@ -42,13 +44,27 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-@contextlib.asynccontextmanager
-async def server(app: FastAPI, listener: socket.socket) -> AsyncIterator[uvicorn.Server]:
-    """The server, not yet running: `await server.serve(sockets=[listener])` runs it until it is cancelled."""
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+def server_config(app: FastAPI, limits: ConnectionLimits | None = None) -> uvicorn.Config:
+    """How uvicorn serves the app: with bounded connections, and without web sockets, which would not be counted."""
+    bounds = limits or ConnectionLimits()
+    return uvicorn.Config(
+        app,
+        http=guarded_protocol(bounds),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=math.ceil(bounds.keep_alive_seconds),
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    running = _Server(config)
+
+
+@contextlib.asynccontextmanager
+async def server(
+    app: FastAPI, listener: socket.socket, limits: ConnectionLimits | None = None
+) -> AsyncIterator[uvicorn.Server]:
+    """The server, not yet running: `await server.serve(sockets=[listener])` runs it until it is cancelled."""
+    running = _Server(server_config(app, limits))
     try:
         yield running
     finally:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from mesh.client.text_threads import TextThreads
 from mesh.client.types import Backend, ModelInfo
 from mesh.errors import Refused, UnknownModel
 from mesh.gateway.bill import AccountBill, Bill, NoBill
-from mesh.gateway.billing import Billing, Caller
+from mesh.gateway.billing import Billing
+from mesh.gateway.bodies import BodyMemory
+from mesh.gateway.callers import Caller
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.job import Job
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.reports import RequestLog
+from mesh.gateway.resuming import Resumptions
 from mesh.payment.accounts.limits import Places
 
 _MAX_QUOTED_NAME = 100
@@ -31,9 +36,14 @@ class Gateway:
         self.places = Places(config.max_concurrent, int(config.max_concurrent * share))
         if billing is not None:
             billing.places = self.places
+        self.text_threads = TextThreads()
+        self.resumptions = None if billing is None else Resumptions(billing)
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
+        self.body_memory = BodyMemory()
         self.started = int(time.time())
+        self._looking = asyncio.Lock()
+        self._models: tuple[float, Sequence[ModelInfo]] = (-math.inf, ())
 
     @property
     def running(self) -> int:
@@ -41,9 +51,16 @@ class Gateway:
         return sum(self.places.running.values())
 
     async def models(self) -> Sequence[ModelInfo]:
-        """The models that the swarm serves now. Raises `MeshError`; `TimeoutError` after `lookup_timeout`."""
-        async with asyncio.timeout(self.config.lookup_timeout):
-            return await self.backend.models()
+        """The models that the swarm serves now, by an answer that is at most `models_seconds` old.
+
+        Raises `MeshError`; `TimeoutError` after `lookup_timeout`.
+        """
+        async with asyncio.timeout(self.config.lookup_timeout), self._looking:
+            at, known = self._models
+            if time.monotonic() - at >= self.config.models_seconds:
+                known = await self.backend.models()
+                self._models = (time.monotonic(), known)
+            return known
 
     async def model(self, name: str) -> ModelInfo:
         """The model of this name, a complete one where there are several. Raises `UnknownModel`."""
@@ -53,17 +70,26 @@ class Gateway:
             raise UnknownModel(f"The model {shown!r} is not served by the swarm.", param="model")
         return next((info for info in named if info.complete), named[0])
 
-    @asynccontextmanager
-    async def slot(self, caller: Caller | None = None) -> AsyncIterator[None]:
-        """One of the `max_concurrent` places. Raises `Refused` at once when none is free for this caller.
-
-        Raises `ApiFailure` when its key asks too often, or its deposit cannot be looked up.
-        """
+    async def admit(self, caller: Caller | None) -> None:
+        """Before the body: count the request. Raises `ApiFailure` when its key asks too often, or its deposit cannot
+        be looked up."""
         if caller is not None and self.billing is not None:
             await self.billing.admit(caller)
+
+    async def await_funds(self, caller: Caller | None, model: ModelInfo) -> None:
+        """Before a place is taken: the account must be able to pay for the least that there is. Raises `ApiFailure`."""
+        if caller is None or self.billing is None:
+            return
+        tariff = await self.billing.tariff_of(model)
+        await self.billing.await_credit(caller.holder, tariff.cost(1, 1))
+
+    @asynccontextmanager
+    async def place(self, caller: Caller | None) -> AsyncIterator[None]:
+        """One of the `max_concurrent` places. Raises `Refused` at once when none is free for this caller."""
         payer = None if caller is None else caller.payer
         if not self.places.enter(payer):
-            raise Refused(f"The gateway already answers {self.running} requests.", retry_after=1.0)
+            own = "" if payer is None else f", {self.places.running.get(payer, 0)} of them this account's"
+            raise Refused(f"The gateway already answers {self.running} requests{own}.", retry_after=1.0)
         try:
             yield
         finally:
@@ -72,5 +98,5 @@ class Gateway:
     def bill(self, caller: Caller | None, job: Job) -> Bill:
         """What counts the cost of a request; without a caller nothing does."""
         if caller is None or self.billing is None:
-            return NoBill()
-        return AccountBill(self.billing, caller, job)
+            return NoBill(job)
+        return AccountBill(self.billing, caller, job, at_once=self.config.sessions_per_request)

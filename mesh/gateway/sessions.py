@@ -7,11 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from mesh.client.types import Backend, Completion, GenerateRequest, TextDelta
-from mesh.errors import InternalError, MeshError
+from mesh.client.types import Backend, Completion, GenerateRequest, Generation, TextDelta
+from mesh.errors import InternalError
 from mesh.gateway.errors import first_cause
 from mesh.gateway.metrics import Metrics
-from shards.errors import ShardError
 
 _QUEUE_LENGTH = 64
 
@@ -45,29 +44,34 @@ Event = Piece | Ended | Failed
 
 @asynccontextmanager
 async def open_sessions(
-    backend: Backend, requests: Sequence[GenerateRequest], *, at_once: int, metrics: Metrics
+    backend: Backend, requests: Sequence[GenerateRequest], *, at_once: int, metrics: Metrics, arrived: list[int]
 ) -> AsyncIterator[AsyncIterator[list[Event]]]:
     """Run one session per request, at most `at_once` at a time; yields batches of what they give.
 
     A batch holds all events that are ready, at least one. The stream ends after every session's `Ended`, or
     after a `Failed`. Leaving the context cancels the sessions that still run, each in the task that opened
-    it.
+    it. When a session has ended, however it did, `arrived` has the number of its tokens that reached us.
     """
     queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
     gate = asyncio.Semaphore(at_once)
 
     async def session(index: int, request: GenerateRequest) -> None:
         error: BaseException | None = None
+        generation: Generation | None = None
         try:
-            async with gate, backend.generate(request) as generation:
-                with metrics.active.track_inprogress():
-                    async for delta in generation:
-                        await queue.put(Piece(index, delta))
-                    completion = generation.completion
+            async with gate:
+                try:
+                    async with backend.generate(request) as generation:
+                        with metrics.active.track_inprogress():
+                            async for delta in generation:
+                                await queue.put(Piece(index, delta))
+                            completion = generation.completion
+                finally:  # only now: what is left while its prompt runs is closed with its first token
+                    arrived[index] = 0 if generation is None else generation.arrived
             if completion is None:
                 raise InternalError("a generation ended without saying why")
             await queue.put(Ended(index, completion))
-        except* (MeshError, ShardError) as group:
+        except* Exception as group:  # noqa: BLE001 - told in order, after what came before it; who reads it raises it
             error = first_cause(group)
         if error is not None:
             await queue.put(Failed(index, error))
@@ -92,6 +96,7 @@ async def _batches(queue: asyncio.Queue[Event], sessions: int) -> AsyncGenerator
         while not queue.empty():
             batch.append(queue.get_nowait())
         left -= sum(isinstance(event, Ended) for event in batch)
+        batch.sort(key=lambda event: isinstance(event, Failed))  # what others gave comes before a failure
         yield batch
         if any(isinstance(event, Failed) for event in batch):
             return

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import BaseModel
 
-from mesh.gateway.errors import ApiError
+from mesh.gateway.schemas import Failure
 
 DONE = b"data: [DONE]\n\n"
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -23,6 +24,9 @@ def encode(chunks: Iterable[BaseModel]) -> bytes:
     return b"".join(b"data: " + chunk.model_dump_json(exclude_unset=True).encode() + b"\n\n" for chunk in chunks)
 
 
-def encode_error(error: ApiError) -> bytes:
+def encode_failure(failure: Failure) -> bytes:
     """The event that ends a stream which failed after it had begun."""
-    return b"data: " + json.dumps(error.body(), ensure_ascii=False).encode() + b"\n\n"
+    body: dict[str, Any] = {"error": failure.error.model_dump()}
+    if failure.resume_ticket is not None:
+        body["resume_ticket"] = failure.resume_ticket
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"

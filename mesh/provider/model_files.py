@@ -8,8 +8,10 @@ from pathlib import Path
 
 from shards.config import ModelSpec, parse_config
 from shards.errors import CheckpointError, TokenizerError
-from shards.fast_tokenizer import check_tokenizer, tokenizer_from_files
-from shards.manifest import MANIFEST_NAME, read_manifest
+from shards.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
+from shards.model_folder import find, read
+from shards.text.chat_template import SANDBOX
+from shards.text.fast import check_tokenizer, tokenizer_from_files
 
 SERVED_FILES = (
     "config.json",
@@ -49,24 +51,23 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
     manifest = read_manifest(folder)
     contents: dict[str, bytes] = {}
     for file in SERVED_FILES:
-        path = folder / file
-        if not path.is_file():
+        data = find(folder / file, MAX_FILE_BYTES)
+        if data is None:
             continue
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise CheckpointError(f"{path} is over the limit of {MAX_FILE_BYTES} bytes")
         if manifest is not None and file in manifest.files:
-            manifest.check(path)
-        contents[file] = path.read_bytes()
+            manifest.check_bytes(file, data)
+        contents[file] = data
     if "config.json" not in contents:
         raise CheckpointError(f"{folder} has no config.json")
     if "tokenizer.json" not in contents:
         raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
     spec = parse_config(contents["config.json"])
     check_tokenizer(tokenizer_from_files(contents), spec)
+    SANDBOX.rest()  # a provider reads no texts
     hasher = hashlib.sha256(b"inference-mesh model 2\0")
     parts = [name.encode(), contents["config.json"]]
     if manifest is not None:
-        parts.append((folder / MANIFEST_NAME).read_bytes())
+        parts.append(read(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
     for part in parts:
         hasher.update(len(part).to_bytes(8, "little") + part)
     return ModelFiles(name, spec, hasher.hexdigest(), contents)

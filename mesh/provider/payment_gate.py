@@ -114,7 +114,7 @@ class PaymentGate:
         if bill is None:
             return True
         end = work.start + work.count
-        if not live.held and bill.customer.has_room(bill.price_of(end)):
+        if not live.held and bill.has_room(end):
             live.begun[id(work)] = bill.begin(end)
             return True
         live.held.append(work)
@@ -148,7 +148,7 @@ class PaymentGate:
             while live.held:
                 work = live.held[0]
                 end = work.start + work.count
-                if not customer.has_room(bill.price_of(end)):
+                if not bill.has_room(end):
                     self._collector.wait(customer)
                     return
                 if not self._submit(work):

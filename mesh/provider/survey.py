@@ -23,9 +23,11 @@ from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.stages import Place, Stage, assign, capacity, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
-from shards.checkpoint import INDEX_NAME
+from shards.checkpoint_files import INDEX_NAME, MAX_INDEX_BYTES
 from shards.devices import choose_device
+from shards.errors import CheckpointError
 from shards.loading import choose_dtype
+from shards.model_folder import read
 from shards.progress import Progress, silent
 from shards.source import resolve
 from shards.span import Span
@@ -124,13 +126,13 @@ async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFi
 def model_bytes(folder: Path, files: ModelFiles) -> int:
     """The weights' bytes as stored: what the index says, else the files' sizes, else worked out from the shape."""
     try:
-        total = json.loads((folder / INDEX_NAME).read_bytes())["metadata"]["total_size"]
+        total = json.loads(read(folder / INDEX_NAME, MAX_INDEX_BYTES))["metadata"]["total_size"]
         if type(total) is int and 0 < total < 1 << 62:
             return total
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
         pass
     spec = files.spec
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    stored = sum(path.lstat().st_size for path in folder.glob("*.safetensors"))
     parameters = spec.n_blocks * 12 * spec.hidden_size**2 + 2 * spec.vocab_size * spec.hidden_size
     return stored or parameters * DTYPE_BYTES.get(spec.dtype, 4)
 

@@ -16,6 +16,7 @@ from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
 from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket
+from mesh.transport.foreign import foreign_environment
 from mesh.transport.guard import guarded
 from mesh.transport.runtime_dir import RuntimeDirectory
 from mesh.wire import multiaddr
@@ -229,7 +230,7 @@ class Daemon:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_LINE_LIMIT,
-            env={**os.environ, "GOLOG_LOG_LEVEL": "error", "GOLOG_LOG_FMT": "json"},
+            env=foreign_environment(os.environ, GOLOG_LOG_LEVEL="error", GOLOG_LOG_FMT="json"),
             start_new_session=True,  # Ctrl-C is for us; the daemon goes on until we have said our goodbyes
         )
         stack.push_async_callback(self._stop)

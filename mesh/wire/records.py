@@ -24,7 +24,10 @@ MAX_ANSWER: Final = 1 << 20
 HEADER_LIMIT: Final = 4096
 _PEER: Final = 52
 
-What = Literal["models", "providers"]
+MAX_PEERS: Final = 64
+"""Peers of which one question may ask."""
+
+What = Literal["models", "providers", "peers"]
 
 
 class SignedRecord(NamedTuple):
@@ -36,14 +39,16 @@ class SignedRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AskRecords:
-    """Ask for the index of models, or for the providers of one model."""
+    """Ask for the index of models, for the providers of one model, or for what given peers say of themselves."""
 
     kind: ClassVar[str] = "ask"
     what: What
     name: str
-    """Of the model; empty for the index."""
+    """Of the model; for the index: the entries of this name only, or empty for all; else empty."""
     digest: str
-    """Of the model (hex); empty for the index."""
+    """Of the model (hex), or empty."""
+    peers: tuple[str, ...] = ()
+    """The peers asked for; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,12 @@ class Busy:
 
 
 _SCHEMA: Final[Schema] = {
-    AskRecords: {"what": f.choice("models", "providers"), "name": f.text(200), "digest": f.text(64)},
+    AskRecords: {
+        "what": f.choice("models", "providers", "peers"),
+        "name": f.text(200),
+        "digest": f.text(64),
+        "peers": f.items(f.peer_id, MAX_PEERS),
+    },
     Records: {"count": f.integer(0, MAX_RECORDS)},
     Busy: {"seconds": f.number(0, 3600)},
 }

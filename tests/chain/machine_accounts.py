@@ -53,14 +53,15 @@ class Accounts(Money):
         model_id = self.model(rng)
         creator = self.ledger.models.model(model_id).creator if self.ledger.models.exists(model_id) else ACTORS[0]
         caller = self.caller(rng, creator)
-        match pick(rng, ["price", "price", "enable", "enable", "disable"]):
+        match pick(rng, ["price", "price", "enable", "disable"]):
             case "price":
                 price = pick(rng, [0, 5, 11, 23]) * self.scale
                 self.do("models", "update_price", caller, model_id, price)
             case "enable":
                 self.do("models", "enable", caller, model_id)
             case _:
-                self.do("models", "disable", caller, model_id)
+                for method in ("disable", "disable", "enable") if mostly(rng, 2) else ("disable",):
+                    self.do("models", method, caller, model_id)
 
     @action(2)
     def rate(self, rng: Random) -> None:
@@ -97,7 +98,7 @@ class Accounts(Money):
         identifier = pick(rng, ids)
         owner = self.owner_of_provider(identifier) if part == "providers" else self.owner_of_gateway(identifier)
         caller = self.caller(rng, owner)
-        match pick(rng, ["deactivate", "reactivate", "reactivate", "metadata", "signer", "whitelist", "auto"]):
+        match pick(rng, ["deactivate", "reactivate", "metadata", "signer", "signer", "whitelist", "auto"]):
             case "metadata":
                 self.do(part, "update_metadata", caller, identifier, "m" * pick(rng, [3, 1025]))
             case "signer":
@@ -111,7 +112,10 @@ class Accounts(Money):
             case "auto":
                 self.do(part, "set_auto_whitelist", OWNER, mostly(rng, 3))
             case method:
-                self.do(part, method, caller, identifier)
+                for _ in range(pick(rng, [1, 2])):
+                    self.do(part, method, caller, identifier)
+                if mostly(rng, 3):
+                    self.do(part, "reactivate", caller, identifier)
 
     def consent(self, rng: Random, part: str, owner: Address, identifier: str, signer: Address) -> bytes:
         """Mostly the signer's own; the owner's own key needs none."""

@@ -232,6 +232,8 @@ class Base(RuleBasedStateMachine):
     def nothing_is_broken(self) -> None:
         if hasattr(self, "ledger"):
             assert self.ledger.broken_invariants() == []
+            # Nobody here sends tokens to a contract unasked, so none may hold a wei too much either.
+            assert all(held == owed for held, owed in self.ledger.held_and_owed().values())
             if self.called:
                 self.compare_state(whole=False)
                 self.called.clear()

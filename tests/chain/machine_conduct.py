@@ -7,14 +7,14 @@ from random import Random
 
 from chain.merkle import ContributionTree, Leaf
 from chain.primitives import Bytes32, key_of
-from chain.vouchers import SlaReport
+from chain.vouchers import ContributionReceipt, SlaReport
 from tests.chain.machine_accounts import fresh
 from tests.chain.machine_base import ACTORS, GATEWAYS, OWNER, PROVIDERS, action, mostly, pick
-from tests.chain.machine_work import Work
+from tests.chain.machine_challenges import Challenges
 from tests.chain.spec.disputes import CaseStatus
 
 
-class Conduct(Work):
+class Conduct(Challenges):
     """After the work: who promised what, and who kept it."""
 
     # --- service levels ---
@@ -29,11 +29,13 @@ class Conduct(Work):
     def enforce_sla(self, rng: Random) -> None:
         """Mostly of an epoch in which the provider has proven work, by those that it served."""
         proven = [key for key in sorted(self.ledger.settlement.all_proven_units()) if mostly(rng, 2)]
-        gateway, provider, epoch = pick(rng, proven) if proven else (key_of("g0"), key_of("p0"), self.epoch)
+        _, provider, epoch = pick(rng, proven) if proven else (b"", key_of("p0"), self.epoch)
         served = sorted(g for g, p, e in self.ledger.settlement.all_proven_units() if (p, e) == (provider, epoch))
-        if not mostly(rng):
-            served = pick(rng, [served[::-1], served[1:], [*served, fresh(1)], [gateway, gateway]])
-        self.report(rng, self.name_of(provider), epoch, served)
+        self.report(rng, self.name_of(provider), epoch, served if mostly(rng) else self.not_served(rng, served))
+
+    def not_served(self, rng: Random, served: list[Bytes32]) -> list[Bytes32]:
+        """Nearly those who were served."""
+        return pick(rng, [served[::-1], served[1:], sorted([*served, fresh(1)]), [*served[:1], *served]])
 
     def report(self, rng: Random, provider: str, epoch: int, served: list[Bytes32]) -> None:
         """Reports of some of those served, mostly bad ones, and the call."""
@@ -51,7 +53,16 @@ class Conduct(Work):
         domain, signer_at = self.ledger.slashing.domain, self.ledger.gateways.signer_at
         signatures = [self.bent(rng, self.signed(domain, r, signer_at(r.gateway, r.epoch))) for r in reports]
         signatures = signatures if mostly(rng, 20) else signatures[1:]
-        self.do("slashing", "enforce_sla", pick(rng, ACTORS), provider, epoch, served, reports, signatures)
+        units = [pick(rng, [1, 20, 300, 300, 2**200]) if mostly(rng, 20) else 0 for _ in reports]
+        key, model_id = key_of(provider), self.model_of(provider)
+        receipts = [
+            ContributionReceipt(report.gateway, key, model_id, epoch, own)
+            for report, own in zip(reports, units, strict=True)
+        ]
+        domain, worker = self.ledger.settlement.domain, self.ledger.providers.signer_at(key, epoch)
+        signed = [self.bent(rng, self.signed(domain, receipt, worker)) for receipt in receipts]
+        arguments = (provider, epoch, served, reports, signatures, units, signed if mostly(rng, 20) else signed[1:])
+        self.do("slashing", "enforce_sla", pick(rng, ACTORS), *arguments)
 
     @action()
     def set_quorum(self, rng: Random) -> None:
@@ -80,7 +91,7 @@ class Conduct(Work):
         number = pick(rng, waiting) if waiting and mostly(rng) else pick(rng, range(len(cases) + 1))
         if number < len(cases) and mostly(rng):
             # 256 blocks are many epochs; whoever waited for them would find no window open any more.
-            later = pick(rng, [0, 1, 1, 2, 256 if not mostly(rng, 6) else 3, 257 if not mostly(rng, 6) else 4])
+            later = pick(rng, [0, 1, 1, 2, 3]) if mostly(rng, 6) else pick(rng, [256, 257])
             self.block = max(self.block, cases[number].draw_block + later)
         self.do("disputes", "draw_panel", pick(rng, ACTORS), number)
 
@@ -122,6 +133,9 @@ class Conduct(Work):
         if number < 0:
             return
         self.block = max(self.block, self.ledger.disputes.case_of(number).draw_block + mostly(rng, 6))
+        if not mostly(rng):
+            for verifier in self.ledger.disputes.verifiers[2:]:
+                self.do("disputes", "set_verifier", OWNER, verifier, False)
         self.do("disputes", "draw_panel", pick(rng, ACTORS), number)
         for verifier in self.ledger.disputes.case_of(number).panel[: 2 if mostly(rng, 4) else 1]:
             self.do("disputes", "vote", verifier, number, mostly(rng, 5))
@@ -150,11 +164,7 @@ class Conduct(Work):
         trees = []
         for gateway in GATEWAYS:
             tree = ContributionTree(key_of(gateway), model_id, epoch, [Leaf(key, pick(rng, [1, 20, 300]))])
-            fees = self.ledger.models.fee_for(model_id, epoch, tree.total_units)
-            caller = self.ledger.gateways.signer_at(tree.gateway, self.epoch)
-            arguments = (model_id, epoch, tree.root, tree.total_units, fees, fresh(2))
-            if self.do("settlement", "post_checkpoint", caller, *arguments):
-                self.trees[tree.gateway, model_id, epoch] = tree
+            if self.post_exactly(tree):
                 trees.append(tree)
         self.go_to(epoch + delay + pick(rng, [0, 0, 0, delay]), early=not mostly(rng))
         served = []
@@ -162,8 +172,11 @@ class Conduct(Work):
             arguments = (self.name_of(tree.gateway), provider, epoch, tree.total_units, ())
             if self.do("settlement", "prove_contribution_for", ACTORS[5], *arguments):
                 served.append(tree.gateway)
+        served.sort()
+        if mostly(rng, 2):
+            self.report(rng, provider, epoch, self.not_served(rng, served))
         for _ in range(2):
-            self.report(rng, provider, epoch, sorted(served))
+            self.report(rng, provider, epoch, served)
         pool = f"pool {model_id}"
         self.do(pool, "unstake_provider", self.owner_of_provider(provider), provider)
         if mostly(rng, 2):

@@ -21,7 +21,7 @@ class Money(Base):
     @action()
     def burn_or_transfer(self, rng: Random) -> None:
         actor, amount = pick(rng, ACTORS), self.amount(rng)
-        match pick(rng, ["transfer", "transfer_from", "burn", "take"]):
+        match pick(rng, ["transfer", "transfer_from", "burn", "take", "mint"]):
             case "transfer":
                 self.do("token", "transfer", actor, pick(rng, [*ACTORS, ZERO_ADDRESS]), amount)
             case "transfer_from":
@@ -30,6 +30,8 @@ class Money(Base):
                 self.do("token", "transfer_from", spender, actor, to, amount)
             case "burn":
                 self.do("token", "burn", actor, amount)
+            case "mint":
+                self.do("token", "mint", actor, actor, amount)
             case _:
                 self.do("token", "take_sent", pick(rng, ACTORS), actor, amount)
 

@@ -35,14 +35,14 @@ def test_the_artifacts_were_built_from_these_sources() -> None:
         sources = artifact["sources"]
         assert isinstance(sources, dict)
         own = {name: digest for name, digest in sources.items() if name.startswith("contracts/")}
-        assert own, artifact["contractName"]
+        assert own or str(artifact["sourceName"]).startswith("@openzeppelin/"), artifact["contractName"]
         for name, digest in own.items():
             assert hashlib.sha256((CHAIN / name).read_bytes()).hexdigest() == digest, f"{name} changed; npm run build"
 
 
 def test_no_contract_is_larger_than_a_chain_accepts() -> None:
     sizes = {str(artifact["contractName"]): artifact["deployedSize"] for artifact in artifacts()}
-    assert len(sizes) == 17
+    assert len(sizes) == 18
     assert all(isinstance(size, int) and size <= MAX_CODE for size in sizes.values()), sizes
 
 

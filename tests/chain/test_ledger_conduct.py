@@ -28,8 +28,8 @@ from chain.contract_errors import (
     WrongStatus,
 )
 from chain.merkle import ContributionTree, Leaf
-from chain.primitives import Address, keccak256, key_of, word
-from chain.vouchers import CheckpointCommitment, SlaReport
+from chain.primitives import Address, Bytes32, keccak256, key_of, word
+from chain.vouchers import CheckpointCommitment, ContributionReceipt, SlaReport
 from tests.chain.ledger_world import ALICE, BOB, DEV, GARY, OWNER, World
 from tests.chain.spec.disputes import CaseStatus, drawn
 from tests.chain.spec.lines import Line
@@ -136,13 +136,25 @@ def bad(name: str, requests: int = 5, uptime: int = 9000, latency: int = 50, epo
     return SlaReport(key_of(name), A, epoch, requests, uptime, latency)
 
 
-def enforce(world: World, *reports: SlaReport, served: tuple[str, ...] = ("g", "h", "i"), epoch: int = 2) -> None:
-    """With the reports in order, each signed by its gateway."""
-    slashing = world.ledger.slashing
+def enforce(world: World, *reports: SlaReport, served: tuple[str, ...] = ("g", "h", "i"), units: int = 100) -> None:
+    """With the reports in order, each signed by its gateway, and receipts of `a` over so many units each."""
     ordered = sorted(reports, key=lambda report: report.gateway)
+    accuse(world, sorted(map(key_of, served)), ordered, units)
+
+
+def accuse(world: World, served: list[Bytes32], reports: list[SlaReport], units: int = 100) -> None:
+    """The same with the lists as they are; the epoch is the first report's."""
+    slashing, epoch = world.ledger.slashing, reports[0].epoch if reports else 2
     owners = {key_of(name): owner for name, (owner, _, _) in SERVED.items()}
-    signatures = [world.signed(slashing.domain, report, owners[report.gateway]) for report in ordered]
-    slashing.enforce_sla(world.by(BOB), "a", epoch, sorted(map(key_of, served)), ordered, signatures)
+    signatures = [world.signed(slashing.domain, report, owners.get(report.gateway, BOB)) for report in reports]
+    receipts = [receipt(world, report.gateway, units, epoch) for report in reports]
+    counts = [units] * len(reports)
+    slashing.enforce_sla(world.by(BOB), "a", epoch, served, reports, signatures, counts, receipts)
+
+
+def receipt(world: World, gateway: Bytes32, units: int, epoch: int = 2, signer: Address = ALICE) -> bytes:
+    """What `a` acknowledged."""
+    return world.signed(world.ledger.settlement.domain, ContributionReceipt(gateway, A, 1, epoch, units), signer)
 
 
 def test_a_majority_by_stake_and_by_work_penalises_once_and_ends_the_promise() -> None:
@@ -157,7 +169,7 @@ def test_a_majority_by_stake_and_by_work_penalises_once_and_ends_the_promise() -
     assert ledger.slashing.sla("a").until_epoch == 4
     world.go_to(7)
     with pytest.raises(SlaAlreadyPenalized):  # another epoch of the same promise
-        enforce(world, bad("g", epoch=3), served=(), epoch=3)
+        enforce(world, bad("g", epoch=3), served=())
     assert world.healthy()
 
 
@@ -189,11 +201,11 @@ def test_reports_come_from_all_that_the_provider_has_proven_work_for_and_from_no
     with pytest.raises(NotServed) as refused:
         enforce(world, bad("g"), served=("g", "h", "i", "j"))
     assert refused.value.arguments == {"gateway": key_of("j")}
-    slashing, keys = world.ledger.slashing, sorted(map(key_of, SERVED))
+    keys = sorted(map(key_of, SERVED))
     for odd in (keys[::-1], [keys[0], keys[0], *keys[1:]]):
         with pytest.raises(ReportsNotSorted):
-            slashing.enforce_sla(world.by(BOB), "a", 2, odd, [], [])
-    slashing.set_quorum(world.by(OWNER), 4)
+            accuse(world, odd, [])
+    world.ledger.slashing.set_quorum(world.by(OWNER), 4)
     with pytest.raises(TooFewReports):
         enforce(world, bad("g"), bad("h"))
 
@@ -207,17 +219,39 @@ def test_a_report_is_of_its_gateway_its_provider_and_its_epoch() -> None:
         [first, first],
         [SlaReport(key_of("j"), A, 2, 5, 1, 1)],
         [SlaReport(keys[0], B, 2, 5, 1, 1)],
-        [SlaReport(keys[0], A, 3, 5, 1, 1)],
+        [first, SlaReport(keys[1], A, 3, 5, 1, 1)],
     ]
-    owners = {key_of(name): owner for name, (owner, _, _) in SERVED.items()}
     for reports in odd:
-        signatures = [world.signed(slashing.domain, each, owners.get(each.gateway, BOB)) for each in reports]
         with pytest.raises(WrongReport):
-            slashing.enforce_sla(world.by(BOB), "a", 2, keys, reports, signatures)
+            accuse(world, keys, reports)
+    owner = next(owner for name, (owner, _, _) in SERVED.items() if key_of(name) == keys[0])
+    signed, said = world.signed(slashing.domain, first, owner), receipt(world, keys[0], 9)
+    enforce_sla, by = slashing.enforce_sla, world.by(BOB)
+    with pytest.raises(SlaKept):
+        enforce_sla(by, "a", 2, keys, [first], [signed], [9], [said])
+    for lists in (([], [9], [said]), ([signed], [], [said]), ([signed], [9], [])):
+        with pytest.raises(LengthMismatch):
+            enforce_sla(by, "a", 2, keys, [first], *lists)
+    forged = [
+        b"",
+        receipt(world, keys[0], 9, signer=BOB),
+        receipt(world, keys[1], 9),
+        receipt(world, keys[0], 9, epoch=3),
+    ]
+    for lists in (([b""], [9], [said]), *(([signed], [9], [each]) for each in forged), ([signed], [10], [said])):
+        with pytest.raises(InvalidSignature):
+            enforce_sla(by, "a", 2, keys, [first], *lists)
     with pytest.raises(InvalidSignature):
-        slashing.enforce_sla(world.by(BOB), "a", 2, keys, [first], [b""])
-    with pytest.raises(LengthMismatch):
-        slashing.enforce_sla(world.by(BOB), "a", 2, keys, [first], [])
+        enforce_sla(by, "a", 2, keys, [first], [signed], [0], [receipt(world, keys[0], 0)])
+
+
+def test_work_that_the_provider_never_acknowledged_accuses_it_of_nothing() -> None:
+    """Anybody can post, and pay for, a leaf of a provider that it never asked for anything."""
+    world = service()
+    with pytest.raises(SlaKept) as raised:
+        enforce(world, bad("g"), bad("h"), units=50)
+    assert tuple(raised.value.arguments.values()) == (100, 200)
+    enforce(world, bad("g"), bad("h"), units=51)
 
 
 def test_evidence_comes_when_all_work_can_be_proven_and_the_stake_waits_for_it() -> None:
@@ -249,7 +283,7 @@ def test_who_promised_nothing_broke_nothing() -> None:
     world.go_to(DELAY)
     for epoch in (0, 1):
         with pytest.raises(NoSla):
-            world.ledger.slashing.enforce_sla(world.by(BOB), "b", epoch, [], [], [])
+            world.ledger.slashing.enforce_sla(world.by(BOB), "b", epoch, [], [], [], [], [])
 
 
 # --- panels ---

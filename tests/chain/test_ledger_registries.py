@@ -17,11 +17,13 @@ from chain.contract_errors import (
     NoVotingStake,
     OutOfBounds,
     SignerInUse,
+    TooManyProviders,
+    TooManyVerifiers,
     Unauthorized,
     UnknownGateway,
     ZeroAddress,
 )
-from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address, key_of
+from chain.primitives import MAX_UINT256, ZERO_ADDRESS, Address, key_of, word
 from chain.vouchers import Domain, SignerConsent
 from tests.chain.ledger_world import ALICE, BOB, CREATOR, DEV, GARY, MINIMUM, OWNER, World
 from tests.chain.spec.models import Usage
@@ -142,6 +144,18 @@ def test_a_jail_takes_eligibility_and_not_activity() -> None:
     assert not ledger.providers.is_eligible("a", world.block)
     world.go_to(2)
     assert ledger.providers.is_eligible("a", world.block)
+
+
+def test_an_owner_has_a_hundred_providers_and_there_are_sixty_four_verifiers_at_most() -> None:
+    world = World()
+    for number in range(99):
+        world.ledger.providers.register(world.by(BOB), f"b{number}", 1, "{}")
+    with pytest.raises(TooManyProviders):
+        world.ledger.providers.register(world.by(BOB), "b99", 1, "{}")
+    for number in range(64):
+        world.ledger.disputes.set_verifier(world.by(OWNER), word(number + 1)[12:], True)
+    with pytest.raises(TooManyVerifiers):
+        world.ledger.disputes.set_verifier(world.by(OWNER), word(65)[12:], True)
 
 
 # --- models ---

@@ -197,3 +197,15 @@ def test_a_hundred_thousand_leaves_take_seconds() -> None:
     assert verify(tree.root, tree.total_units, leaf, 777, tree.proof(word(777)))
     assert len(tree.proof(word(777))) in (16, 17)
     assert took < 30  # about 3 s on an idle core; the bound is for a crowded machine
+
+
+def test_an_inner_node_never_passes_for_a_leaf() -> None:
+    tree = tree_of({word(i): i for i in range(1, 9)})
+    first, second = (leaf_hash(GATEWAY, leaf.provider, 3, 4, leaf.units) for leaf in tree.leaves[:2])
+    below = tree.proof(tree.leaves[0].provider)
+    node = parent(Sibling(first, tree.leaves[0].units), below[0])
+    assert verify(tree.root, tree.total_units, *node, below[1:])  # a node is proven as what it is …
+    # … which is one hash of 128 bytes; a leaf is the hash of a hash, so no provider's fields make one.
+    data = sorted((Sibling(first, tree.leaves[0].units), below[0]))
+    assert node.hash == keccak256(b"".join(each + word(units) for each, units in data))
+    assert node.hash not in (first, second, keccak256(first), keccak256(node.hash))

@@ -15,12 +15,13 @@ from mesh.discovery import dht
 from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.dht import DhtDirectory
 from mesh.discovery.directory import Directory, MemoryBoard, MemoryDirectory
+from mesh.discovery.index import IndexEntry, encode_entry, index_key
 from mesh.discovery.records import (
-    INDEX_KEY,
     FileDigest,
     ModelKey,
     ProviderRecord,
     encode_record,
+    peer_key,
     provider_key,
 )
 from mesh.discovery.records_service import RecordsService, RecordsSettings
@@ -203,6 +204,22 @@ async def test_a_record_that_is_not_announced_again_expires(swarm: SwarmMaker) -
             assert await directory.models() == ()
 
 
+async def test_peers_are_found_by_their_ids_whatever_model_they_serve(swarm: SwarmMaker) -> None:
+    async with swarm() as s:
+        sent = [
+            await s.directories[n].announce(record(s.identities[n], model)) for n, model in ((0, MODEL), (1, OTHER))
+        ]
+        peers = [identity.peer_id for identity in s.identities]
+        for directory in s.directories:
+            assert await directory.records_of_peers(peers) == tuple(sorted(sent, key=lambda r: r.peer))
+            assert await directory.records_of_peers(peers[1:]) == (sent[1],)
+            assert await directory.models(MODEL.name) == (MODEL,)
+        await s.directories[0].withdraw()
+        assert await s.directories[2].records_of_peers(peers) == (sent[1],)
+        newer = await s.directories[1].announce(record(s.identities[1]))
+        assert await s.directories[2].records_of_peers([*peers, "nobody", peers[1]]) == (newer,)
+
+
 async def test_forged_and_unsigned_records_are_not_accepted(swarm: SwarmMaker) -> None:
     async with swarm() as s:
         good = await s.directories[0].announce(record(s.identities[0]))
@@ -218,7 +235,14 @@ async def test_forged_and_unsigned_records_are_not_accepted(swarm: SwarmMaker) -
             "his record under another's name": (KEY, good.peer, by_thief),
             "his record under no peer's name": (KEY, "nobody", by_thief),
             "his record under another model": (provider_key(OTHER), thief.peer_id, by_thief),
-            "his record in the index": (INDEX_KEY, thief.peer_id, by_thief),
+            "his record in the index": (index_key(thief.peer_id), thief.peer_id, by_thief),
+            "his record under his own key": (peer_key(thief.peer_id), thief.peer_id, by_thief),
+            "his record under another's own key": (peer_key(good.peer), thief.peer_id, by_thief),
+            "another's index entry signed by the thief": (
+                index_key(good.peer),
+                good.peer,
+                encode_entry(IndexEntry(thief.peer_id, *MODEL, good.sequence + 1, expires), thief),
+            ),
             "an unknown key": (b"anything/else", thief.peer_id, by_thief),
         }
         for what, (key, peer, data) in attempts.items():

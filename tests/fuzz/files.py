@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -13,12 +15,15 @@ from typing import Any
 from shards.checkpoint_files import read_spec, read_weight_map
 from shards.config import ModelSpec
 from shards.errors import CheckpointError, TokenizerError, UnsupportedModel
-from shards.fast_tokenizer import tokenizer_from_files
 from shards.lean_config import LeanConfig, parse_lean
 from shards.manifest import Manifest, read_manifest
 from shards.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+from shards.sandbox.frames import FrameError, receive
 from shards.source import SHIPPED
 from shards.span import Span
+from shards.text.decoder import MAX_GROWTH
+from shards.text.decoder import Decoder as TokensDecoder
+from shards.text.fast import tokenizer_from_files
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.scratch import scratch
@@ -201,6 +206,34 @@ def _ids_wrong(sample: bytes, data: bytes, ids: list[int]) -> str | None:
     return None if all(type(token) is int and 0 <= token < 1 << 32 for token in ids) else f"ids {str(ids)[:80]}"
 
 
+def _decoder_states() -> list[bytes]:
+    replace = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    parts = [
+        replace,
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    flags = {"add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    states: list[dict[str, Any]] = [
+        {"type": "ByteLevel", **flags},
+        {"type": "Sequence", "decoders": parts},
+        {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True},
+        {"type": "BPEDecoder", "suffix": "</w>"},
+    ]
+    return [json.dumps(state).encode() for state in states]
+
+
+def _sandbox_frame(data: bytes) -> bytearray | None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data[:65536])
+        theirs.shutdown(socket.SHUT_WR)
+        return receive(ours, 1000, time.monotonic() + 5)
+
+
 def decoders() -> list[Decoder]:
     """All of this module."""
     bad_file = (CheckpointError, UnsupportedModel)
@@ -248,12 +281,33 @@ def decoders() -> list[Decoder]:
             (TokenizerError,),
             _ids_wrong,
             (
-                "shards.fast_tokenizer:tokenizer_from_files",
-                "shards.fast_tokenizer:_json",
-                "shards.fast_tokenizer:_decodes_bytes",
+                "shards.text.fast:tokenizer_from_files",
+                "shards.text.inside:_Inside.load",
+                "shards.text.inside:_Inside.render",
+                "shards.text.inside:read_json",
             ),
             _mutate_tokenizer,
             0.15,
+        ),
+        Decoder(
+            "decoders of tokenizers",
+            _decoder_states,
+            lambda data: (TokensDecoder(data), TokensDecoder(data)(["a", "<0x41>", "▁b"])),
+            (TokenizerError,),
+            lambda sample, data, found: (
+                None if found[0].growth <= MAX_GROWTH and len(found[1]) < 200 else found[1][:80]
+            ),
+            ("shards.text.decoder:Decoder", "shards.text.decoder:_read"),
+            mutate_json,
+        ),
+        Decoder(
+            "frames of a sandbox",
+            lambda: [len(body).to_bytes(4, "big") + body for body in (b"", b"abc", bytes(1000))],
+            _sandbox_frame,
+            (FrameError,),
+            lambda sample, data, body: None if body is None or data[4:].startswith(body) else "another body",
+            ("shards.sandbox.frames:receive",),
+            mutate_bytes,
         ),
         Decoder(
             "spans",

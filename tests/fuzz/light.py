@@ -114,7 +114,12 @@ def decoders() -> list[Decoder]:
     """All of this module."""
     refused = (ProtocolViolation, PeerUnreachable, EOFError)
     return [
-        codec_decoder("records", records, (AskRecords("providers", "m", "ab" * 32), Records(2), Busy(1.5)), ()),
+        codec_decoder(
+            "records",
+            records,
+            (AskRecords("providers", "m", "ab" * 32), AskRecords("peers", "", "", ("p" * 52,)), Records(2), Busy(1.5)),
+            (),
+        ),
         Decoder(
             "records handed out",
             lambda: [pack_records(ENTRIES)[1]],

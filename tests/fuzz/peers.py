@@ -16,15 +16,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chain.primitives import checksummed, keccak256
 from chain.vouchers import Domain
 from chain.wallet import Account
-from mesh.discovery.dht import RecordCheck
+from mesh.discovery.books import RecordBook
+from mesh.discovery.index import (
+    MAX_ENTRY_BYTES,
+    IndexEntry,
+    decode_entry,
+    encode_entry,
+    index_entry,
+    index_key,
+    may_name,
+)
+from mesh.discovery.record_check import RecordCheck
 from mesh.discovery.records import (
-    INDEX_KEY,
     ProviderRecord,
-    RecordBook,
     claimed_model,
     decode_record,
     encode_record,
-    index_entry,
+    peer_key,
     provider_key,
 )
 from mesh.errors import BadRecord, ProtocolViolation
@@ -64,12 +72,35 @@ def _resigned(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
     return _signer_of_keys()(mutate_msgpack(data[SIGNATURE_SIZE:], rng, [each[SIGNATURE_SIZE:] for each in others]))
 
 
+def _decode_entry(data: bytes) -> IndexEntry:
+    entry = decode_entry(data, peer=ME.peer_id, key=index_key(ME.peer_id), now=NOW)
+    assert may_name(data, entry.model)
+    return entry
+
+
+@cache
+def _signer_of_entries() -> Callable[[bytes], bytes]:
+    from mesh.discovery.index import _message
+
+    return lambda body: ME.sign(_message(ME.peer_id, body)) + body
+
+
+def _resigned_entry(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
+    return _signer_of_entries()(mutate_msgpack(data[SIGNATURE_SIZE:], rng, [each[SIGNATURE_SIZE:] for each in others]))
+
+
+def _entry_wrong(sample: bytes, data: bytes, entry: IndexEntry) -> str | None:
+    if encode_entry(entry, ME) != data:
+        return "an index entry with two spellings"
+    return None if len(data) <= MAX_ENTRY_BYTES and NOW < entry.expires <= NOW + 3600 else "out of bounds"
+
+
 def _record_wrong(sample: bytes, data: bytes, record: ProviderRecord) -> str | None:
     if encode_record(record, ME) != data:
         return "a record with two spellings"
     if not 0 <= record.span.start < record.span.end <= record.n_blocks or not NOW < record.expires <= NOW + 3600:
         return "out of bounds"
-    book = RecordBook()
+    book = RecordBook[ProviderRecord]()
     return None if book.offer(record, now=NOW) and book.records(now=NOW) in ((record,), ()) else "the book refuses it"
 
 
@@ -93,10 +124,11 @@ def _hash_key(key: bytes) -> bytes:
 
 
 def _entries() -> list[bytes]:
-    entry = encode_record(index_entry(RECORD), ME, key=INDEX_KEY)
+    entry, own = encode_entry(index_entry(RECORD), ME), encode_record(RECORD, ME, key=peer_key(ME.peer_id))
     return [
         _entry(KEY, msgpack.packb(ME.peer_id), msgpack.packb(_records()[0])),
-        _entry(INDEX_KEY, msgpack.packb(ME.peer_id), msgpack.packb(entry)),
+        _entry(index_key(ME.peer_id), msgpack.packb(ME.peer_id), msgpack.packb(entry)),
+        _entry(peer_key(ME.peer_id), msgpack.packb(ME.peer_id), msgpack.packb(own)),
     ]
 
 
@@ -197,6 +229,24 @@ def decoders() -> list[Decoder]:
             "records, signed by a liar", lambda: _records()[:1], _decode, refused, _record_wrong, record, _resigned
         ),
         Decoder(
+            "entries of the index",
+            lambda: [encode_entry(index_entry(RECORD), ME)],
+            _decode_entry,
+            refused,
+            _only_the_sample,
+            ("mesh.discovery.index:decode_entry", "mesh.discovery.index:_parse"),
+            _signed_body,
+        ),
+        Decoder(
+            "entries of the index, signed by a liar",
+            lambda: [encode_entry(index_entry(RECORD), ME)],
+            _decode_entry,
+            refused,
+            _entry_wrong,
+            ("mesh.discovery.index:decode_entry",),
+            _resigned_entry,
+        ),
+        Decoder(
             "models that records claim",
             _records,
             lambda data: claimed_model(data, peer=ME.peer_id),
@@ -211,7 +261,7 @@ def decoders() -> list[Decoder]:
             _stored,
             refused,
             _only_the_sample,
-            ("mesh.discovery.dht:RecordCheck.accepts", "mesh.discovery.dht:_unpacked"),
+            ("mesh.discovery.record_check:RecordCheck.accepts", "mesh.discovery.record_check:_unpacked"),
         ),
         Decoder(
             "certificates",

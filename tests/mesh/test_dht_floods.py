@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mesh.discovery.dht import RecordCheck
+from mesh.discovery.record_check import RecordCheck
 from mesh.discovery.records import ModelKey, ProviderRecord, encode_record, provider_key
 from mesh.identity import Identity
 from mesh.transport import _hivemind
@@ -64,7 +64,7 @@ async def node() -> Storing:
         None, h.DHTID.generate(), 20, 5, 3, 1.0,
         client_mode=True, record_validator=h.SignedRecords(RecordCheck(time.time)),
     )  # fmt: skip
-    protocol.storage = h.BoundedStorage(max_keys=1000, max_key_bytes=1 << 20)
+    protocol.storage = h.bounded_storage()
     return Storing(protocol, h)
 
 
@@ -108,3 +108,29 @@ def test_the_name_that_other_nodes_call_is_hiveminds() -> None:
     from mesh.discovery import _hivemind_dht as h
 
     assert h.DHTProtocol._get_handle_name(None, "rpc_store") == "DHTProtocol.rpc_store"
+
+
+async def test_what_is_handed_over_costs_nobody_a_place_and_an_announcement_of_ones_own_may(node: Storing) -> None:
+    node.protocol.storage = node.module.BoundedStorage(room=10, total=100)
+    crowd = [Identity.generate() for _ in range(10)]
+    for peer in crowd:
+        assert await node.store(peer, [(peer, "m")]) == [True]
+    invented = [Identity.generate() for _ in range(100)]
+    for n in range(10):
+        sender = Identity.generate()
+        assert not any(await node.store(sender, [(peer, "m") for peer in invented[10 * n : 10 * n + 10]]))
+    came = sum([(await node.store(peer, [(peer, "m")]))[0] for peer in invented])
+    assert 0 < came < 60
+    assert len(next(iter(node.protocol.storage.data.values())).value.data) == 10
+    for peer in crowd[:5]:
+        assert await node.store(peer, [(peer, "m")]) == [True], "who was there first stays"
+
+
+async def test_nothing_is_kept_in_the_cache_for_others(node: Storing) -> None:
+    me = Identity.generate()
+    row = node.entry(me, "m")
+    request = node.module.dht_pb2.StoreRequest(
+        keys=[row[0]], subkeys=[row[1]], values=[row[2]], expiration_time=[row[3]], in_cache=[True]
+    )
+    assert list((await node.protocol.rpc_store(request, node.context(me))).store_ok) == [False]
+    assert len(node.protocol.cache) == len(node.protocol.storage) == 0

@@ -16,7 +16,8 @@ from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.client.catalog import Offer
 from mesh.client.deadlines import DeadlineBounds
 from mesh.client.outlook import LookConfig
-from mesh.client.ring_session import RingSession, SessionPlan
+from mesh.client.ring_session import RingSession
+from mesh.client.session_plan import SessionPlan
 from mesh.discovery.directory import MemoryDirectory
 from mesh.errors import PeerUnreachable
 from mesh.identity import Identity

@@ -1,4 +1,4 @@
-"""Provider records: signed, bounded, canonical; and the book that keeps the newest of each peer."""
+"""Provider records: signed, bounded, canonical."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.discovery.records import (
-    INDEX_KEY,
     MAX_LIFETIME,
     MAX_RECORD_BYTES,
     FileDigest,
     ModelKey,
     ProviderRecord,
-    RecordBook,
     Stamper,
     claimed_model,
     decode_record,
     encode_record,
-    index_entry,
+    peer_key,
     provider_key,
 )
 from mesh.errors import BadRecord, InternalError
@@ -78,11 +76,15 @@ def test_the_canonical_form_that_is_signed_by_hand_is_accepted() -> None:
     assert decode(signed(encode_record(RECORD, ME)[64:])) == RECORD
 
 
-def test_a_record_can_be_listed_in_the_index_and_is_small_there() -> None:
-    data = encode_record(index_entry(RECORD), ME, key=INDEX_KEY)
+def test_a_record_may_stand_under_its_peers_own_key_too() -> None:
+    key = peer_key(ME.peer_id)
+    data = encode_record(RECORD, ME, key=key)
 
-    assert decode(data, key=INDEX_KEY) == replace(RECORD, maddrs=(), files={})
-    assert len(data) < 500
+    assert decode(data, key=key) == RECORD
+    with pytest.raises(BadRecord, match="not signed"):
+        decode(data)
+    with pytest.raises(BadRecord, match="not belong"):
+        decode(data, key=peer_key(Identity.generate().peer_id))
 
 
 def test_a_signature_is_good_for_one_peer_and_one_key_only() -> None:
@@ -90,7 +92,7 @@ def test_a_signature_is_good_for_one_peer_and_one_key_only() -> None:
     with pytest.raises(BadRecord, match="not signed"):
         decode(data, peer=Identity.generate().peer_id)
     with pytest.raises(BadRecord, match="not signed"):
-        decode(data, key=INDEX_KEY)
+        decode(data, key=peer_key(ME.peer_id))
     with pytest.raises(BadRecord, match="not belong"):
         decode(signed(data[64:], key=b"mesh/1/other"), key=b"mesh/1/other")
     with pytest.raises(BadRecord):
@@ -232,53 +234,6 @@ def test_a_record_that_others_would_refuse_is_never_signed() -> None:
     ):
         with pytest.raises(InternalError):
             encode_record(bad, ME)
-
-
-def test_the_book_keeps_the_newest_record_of_a_peer() -> None:
-    book = RecordBook()
-    newer = replace(RECORD, sequence=8, expires=NOW + 40, state="draining")
-
-    assert book.offer(RECORD, now=NOW)
-    assert book.offer(RECORD, now=NOW)
-    assert book.offer(newer, now=NOW)
-    assert not book.offer(RECORD, now=NOW)
-    assert not book.offer(replace(newer, sessions=99), now=NOW)
-    assert book.records(now=NOW) == (newer,)
-
-
-def test_the_book_forgets_what_has_expired_and_hides_who_withdrew() -> None:
-    book = RecordBook()
-    other = replace(RECORD, peer=Identity.generate().peer_id, expires=NOW + 60)
-    book.offer(RECORD, now=NOW)
-    book.offer(other, now=NOW)
-
-    assert book.records(now=NOW + 30) == (other,)
-    assert book.expire(now=NOW + 30) == (RECORD,)
-    assert book.offer(replace(other, state="gone", sequence=9), now=NOW + 31)
-    assert book.records(now=NOW + 31) == ()
-    assert not book.offer(other, now=NOW + 32)
-    assert len(book) == 1
-
-
-def test_a_full_book_keeps_whom_it_knows() -> None:
-    book = RecordBook(capacity=2)
-    first, second, third = (replace(RECORD, peer=f"peer{n}", expires=NOW + 10 * n) for n in (1, 2, 3))
-    assert book.offer(first, now=NOW)
-    assert book.offer(second, now=NOW)
-    assert not book.offer(third, now=NOW)
-    assert book.offer(replace(first, sequence=8), now=NOW)
-    assert book.offer(third, now=NOW + 10)  # the first has expired and makes room
-    assert [record.peer for record in book.records(now=NOW + 10)] == ["peer2", "peer3"]
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(1, 50)), max_size=30))
-def test_the_book_never_goes_back(offers: list[tuple[str, int, int]]) -> None:
-    book = RecordBook()
-    for number, (peer, sequence, life) in enumerate(offers):
-        before = {r.peer: r.sequence for r in book.records(now=NOW)}
-        book.offer(replace(RECORD, peer=peer, sequence=sequence, expires=NOW + life, sessions=number), now=NOW)
-        after = {r.peer: r.sequence for r in book.records(now=NOW)}
-        assert all(after[peer] >= before[peer] for peer in before)
 
 
 def test_stamps_only_grow_even_when_the_clock_goes_back() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
 import sys
@@ -17,7 +16,7 @@ import httpx
 
 from chain.client.staking import StakingClient
 from chain.units import WEI_PER_FUNC
-from mesh.cli.demo_chain import PASSWORD_VARIABLE, PRICE, ROYALTY_BPS, STAKE, DemoChain, start_chain
+from mesh.cli.demo_chain import PRICE, ROYALTY_BPS, STAKE, DemoChain, start_chain
 from mesh.cli.processes import Child, Children, children
 from mesh.client.gateway_http import GatewayHttp
 from mesh.client.payer import Payer
@@ -55,6 +54,8 @@ issuer.Voucher = voucher
 """
 """A gateway that pays with its first voucher again and again."""
 
+RESERVED = 50 * WEI_PER_FUNC
+"""For the developer at each gateway."""
 PROMPT_TOKENS = 4
 """Of every request."""
 
@@ -112,6 +113,9 @@ class PaidSwarm:
         child = await self._start(name, arguments, patch)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
         developer = self.chain.accounts["developer"]
+        if twin_of is None and name not in self.keys:
+            async with self.chain.client("developer") as client:
+                await client.escrow.deposit_and_reserve(name, RESERVED)
         if name not in self.keys:
             async with GatewayHttp(self.urls[name]) as http:
                 self.keys[name] = await http.make_key(developer, developer.canonical, await http.terms())
@@ -201,21 +205,13 @@ async def paid_swarm(
 ) -> AsyncIterator[PaidSwarm]:
     """A chain with the model on it and an account for each of `names` (creator and developer besides)."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    before = os.environ.get(PASSWORD_VARIABLE)
-    os.environ[PASSWORD_VARIABLE] = "a password for tests"
-    try:
-        files = await asyncio.to_thread(read_model_files, model.name, model)
-        async with children() as family:
-            everybody = ["creator", "developer", *names]
-            chain = await start_chain(
-                family, folder, everybody, model.name, files.digest, files.spec.n_blocks, arguments=arguments
-            )
-            yield PaidSwarm(family, chain, folder)
-    finally:
-        if before is None:
-            del os.environ[PASSWORD_VARIABLE]
-        else:
-            os.environ[PASSWORD_VARIABLE] = before
+    files = await asyncio.to_thread(read_model_files, model.name, model)
+    async with children() as family:
+        everybody = ["creator", "developer", *names]
+        chain = await start_chain(
+            family, folder, everybody, model.name, files.digest, files.spec.n_blocks, arguments=arguments
+        )
+        yield PaidSwarm(family, chain, folder)
 
 
 @dataclass(frozen=True)

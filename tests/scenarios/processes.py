@@ -22,8 +22,11 @@ from typing import Any, Self
 from tests.guarded import guarded
 from tests.network.namespaces import Namespace
 
-MARK = "MESH_TEST_RUN"
-"""Every process of a run inherits this variable, which /proc shows of processes that nobody's child is any more."""
+MARK = "LC_MESH_TEST_RUN"
+"""Every process of a run inherits this variable, which /proc shows of processes that nobody's child is any more.
+
+It begins as the names do that foreign programs are given too: see `mesh.transport.foreign`.
+"""
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0

@@ -15,7 +15,7 @@ import openai
 import pytest
 import torch
 
-from shards.fast_tokenizer import load_tokenizer
+from shards.text.fast import load_tokenizer
 from tests.scenarios.processes import Swarm, wait_until
 from tests.shards.models import reference
 

@@ -26,8 +26,8 @@ from mesh.payment.settlement.store import SettlementStore
 QUICK = Policy(resend_after=0.5, stuck_after=2.0, renumber_after=0.5)
 WRITES: dict[type[Any], tuple[str, ...]] = {
     Journal: ("record_signed", "record_replacement", "record_sent", "record_mined", "record_end", "record_refused"),
-    PaymentJournal: ("seal",),
-    SettlementStore: ("publish", "mark_posted", "keep_leaf", "settle"),
+    PaymentJournal: ("seal", "mark_safe", "write_off", "forget_notice"),
+    SettlementStore: ("publish", "mark_posted", "keep_leaf", "keep_line", "settle"),
 }
 
 

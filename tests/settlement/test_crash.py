@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from chain.devnet.accounts import faucet
+from chain.primitives import FUNC
 from tests.settlement import crash_child
 from tests.settlement.town import GATEWAY, OWNERS, Town
 
@@ -54,7 +55,7 @@ async def sharing(town: Town) -> tuple[str, bool]:
     town.work("ann", epoch, 40_000)
     await town.enter(epoch + 1)
     await (await town.gateway()).round()
-    await town.enter(epoch + (await town.reader.epochs.status()).reward_delay)
+    await town.enter(epoch + await town.delay())
     return GATEWAY, False
 
 
@@ -82,7 +83,7 @@ async def resolving(town: Town) -> tuple[str, bool]:
     await town.enter(epoch + 1)
     await (await town.gateway()).round()
     assert await (await town.provider("ann")).round() == 1
-    await town.enter(epoch + (await town.reader.epochs.status()).reward_delay)
+    await town.enter(epoch + await town.delay() + 1)
     return "ann", False
 
 
@@ -93,11 +94,43 @@ async def claiming(town: Town) -> tuple[str, bool]:
         town.work("bob", each, 20_000)
         await town.enter(each + 1)
         await (await town.gateway()).round()
-    await town.enter(epoch + 1 + (await town.reader.epochs.status()).reward_delay)
+    await town.enter(epoch + 1 + await town.delay())
     return "ann", False
 
 
-SCENES: tuple[Scene, ...] = (posting, answering, sharing, challenging, opening, resolving, claiming)
+async def funding(town: Town) -> tuple[str, bool]:
+    """Of lines: the chain would take this step twice."""
+    epoch = await town.epoch()
+    town.work("ann", epoch, 400_000)
+    town.work("bob", epoch, 320_000)
+    town.journal(GATEWAY).note(GATEWAY, "ann")
+    return GATEWAY, False
+
+
+async def collecting(town: Town) -> tuple[str, bool]:
+    """Of a debt, from credit that comes late."""
+    epoch = await town.epoch()
+    town.work("ann", epoch, 5_000_000)
+    await town.enter(epoch + 2)
+    assert await (await town.provider("ann")).round() == 2
+    assert await town.reader.settlement.debt_units(GATEWAY, "ann", epoch)
+    await town.enter(epoch + await town.delay() + 1)
+    town.pay(1000 * FUNC)
+    assert await (await town.gateway()).round() == 1
+    return "ann", False
+
+
+SCENES: tuple[Scene, ...] = (
+    posting,
+    answering,
+    sharing,
+    challenging,
+    opening,
+    resolving,
+    claiming,
+    funding,
+    collecting,
+)
 
 
 class Stage:

@@ -64,6 +64,19 @@ async def test_earnings_show_what_was_claimed_what_may_be_and_what_is_on_its_way
     assert royalty["claimable_wei"] == await town.reader.settlement.royalty_of(MODEL) > 0
 
 
+async def test_earnings_show_what_a_gateway_owes_because_it_could_not_pay(town: Town, tmp_path: Path) -> None:
+    epoch = await town.epoch()
+    town.work("ann", epoch, 5_000_000)
+    await town.enter(epoch + 2)
+    assert await (await town.provider("ann")).round() == 2
+    user = Terminal(town.net, tmp_path, OWNERS["ann"])
+    found = user.json("earnings", "--payment-folder", str(copied(town, "ann", "provider")))["earnings"]
+    (row,) = found
+    debt = await town.reader.settlement.debt_units(GATEWAY, "ann", epoch)
+    assert abs(row["owed_wei"] - await town.fee(epoch, debt)) <= 1 and row["pending_wei"] <= 1
+    assert row["compensated_wei"] > 0 and row["owed_wei"] > 0
+
+
 async def test_a_plot_is_svg_and_a_wallet_without_earnings_is_told_so(town: Town, tmp_path: Path) -> None:
     user = Terminal(town.net, tmp_path, 9)
     assert "give a file like x.svg" in user.run("earnings", "--plot", "x.png", fails=True)

@@ -61,4 +61,4 @@ async def test_the_loops_live_through_a_node_that_fails_and_settle_when_it_is_ba
                 task.cancel()
             await asyncio.wait(tasks)
     assert len(town.told.sent("post")) == len(town.told.sent("claim")) == 1
-    assert await town.reader.settlement.is_proven(GATEWAY, "ann", epoch)
+    assert await town.reader.settlement.proven_units(GATEWAY, "ann", epoch) == 40_000

@@ -14,8 +14,15 @@ from eth_utils import to_canonical_address
 from chain.client.calls.providers import provider_metadata
 from chain.client.staking import StakingClient
 from chain.devnet.accounts import faucet, faucets
-from chain.primitives import FUNC, key_of
-from chain.vouchers import ContributionReceipt, ContributionVoucher, Domain, PaymentVoucher, digest
+from chain.primitives import BPS, FUNC, key_of
+from chain.vouchers import (
+    CheckpointCommitment,
+    ContributionReceipt,
+    ContributionVoucher,
+    Domain,
+    PaymentVoucher,
+    digest,
+)
 from mesh.errors import PeerUnreachable
 from mesh.payment.credit.line import Pair
 from mesh.payment.credit.store import PaymentJournal, Slot
@@ -33,6 +40,8 @@ PRICE = 10**15 + 7
 ROYALTY_BPS = 733
 STAKE = 500 * FUNC
 GATEWAY_STAKE = 1000 * FUNC
+LINE = 100 * FUNC
+"""What each gateway guarantees to each provider from the start: more than most tests need."""
 MODEL = 1
 GATEWAY, OTHER_GATEWAY = "gate", "other-gate"
 PROVIDERS = ("ann", "bob")
@@ -56,9 +65,10 @@ async def found_town(net: Net) -> None:
             await client.providers.register_and_stake(name, MODEL, provider_metadata(f"mesh://{name}"))
     for name in (GATEWAY, OTHER_GATEWAY):
         async with net.client(OWNERS[name]) as client:
-            await client.gateways.register_and_stake(name, "", GATEWAY_STAKE)
+            await client.gateways.register_and_stake(name, "{}", GATEWAY_STAKE)
+            await client.gateways.fund_lines(name, dict.fromkeys(PROVIDERS, LINE))
     async with net.client(OWNERS["developer"]) as client:
-        await client.escrow.deposit(1000 * FUNC)
+        await client.escrow.deposit_and_reserve(GATEWAY, 1000 * FUNC)
 
 
 class Vouchers:
@@ -180,11 +190,27 @@ class Town:
             signature = owner.sign_digest(digest(self.settlement_domain, ContributionVoucher(*slot, remembered)))
             self.journal(gateway).record_voucher("issued", pair, "peer", epoch, remembered, signature)
 
+    def exposure(self, provider: str) -> dict[int, int]:
+        """Units by epoch that the provider's books still count against the gateways' lines."""
+        found: dict[int, int] = {}
+        for each in self.journal(provider).exposures():
+            if not each.written_off:
+                found[each.epoch] = found.get(each.epoch, 0) + each.vouched - each.safe
+        return found
+
     def pay(self, amount: int, payer: int = OWNERS["developer"]) -> None:
         """The developer's voucher for `amount` wei in all."""
         account = faucet(payer)
         voucher = PaymentVoucher(account.canonical, key_of(GATEWAY), amount)
         self.vouchers.all[account.canonical] = (voucher, account.sign_digest(digest(self.escrow_domain, voucher)))
+
+    async def equivocate(self, gateway: str, epoch: int) -> None:
+        """The gateway has signed two checkpoints of one slot, and a stranger shows them: it is jailed."""
+        signed = [CheckpointCommitment(key_of(gateway), MODEL, epoch, bytes([n]) * 32, 1, 1, bytes(32)) for n in (1, 2)]
+        by = faucet(OWNERS[gateway])
+        first, second = ((each, by.sign_digest(digest(self.settlement_domain, each))) for each in signed)
+        async with self.net.client(8) as stranger:
+            await stranger.settlement.challenge_equivocation(*first, *second)
 
     async def fee(self, epoch: int, units: int) -> int:
         return await self.reader.models.fee_for(MODEL, epoch, units)
@@ -207,6 +233,20 @@ class Town:
         await self.net.mine(end - 1 - blocks - await self.net.block())
 
     # --- sums ---
+
+    async def delay(self) -> int:
+        """`epochRewardDelay`: d in the windows."""
+        return (await self.reader.epochs.status()).reward_delay
+
+    async def net_of(self, fee: int) -> int:
+        """What a provider gets of a fee by compensation: no emission, the shares are burned."""
+        parameters = await self.reader.settlement.parameters()
+        taken = (parameters.gateway_share_bps, parameters.burn_bps, ROYALTY_BPS)
+        return fee - sum(fee * bps // BPS for bps in taken)
+
+    async def stake(self, gateway: str = GATEWAY) -> int:
+        """All of a gateway's stake, lines included."""
+        return (await self.reader.gateways.status(gateway)).stake
 
     async def balances(self) -> dict[str, int]:
         """FUNC of every account, contract and pool, and what there is in all."""

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from shards.chat_template import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 from shards.errors import TokenizerError
+from shards.text.chat_template import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 
 TALK = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "yo"}]
 GROW = "{%% set ns = namespace(x='ab') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
@@ -60,7 +60,7 @@ def test_a_template_can_refuse_with_its_own_words() -> None:
     [
         "{{ 'a' * 1000000000000 }}",
         "{{ [1] * 1000000000000 }}",
-        "{{ 10 ** 10 ** 9 }}",
+        "{{ 10 ** (10 ** 9) }}",
         "{{ 3 | round(999999999, 'floor') }}",
         "{{ 'a'.ljust(10 ** 9) }}",
         "{{ '{:999999999}'.format(1) }}",

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 
 from shards.config import parse_config
-from shards.convert_tokenizer import ensure_fast_tokenizer
 from shards.errors import TokenizerError
-from shards.fast_tokenizer import FastTokenizer, check_tokenizer, load_tokenizer, tokenizer_from_files
+from shards.text.convert import ensure_fast_tokenizer
+from shards.text.fast import FastTokenizer, check_tokenizer, load_tokenizer, tokenizer_from_files
 from shards.training.corpus import Document
 from shards.training.tokenizer import tokenizer_config, train_tokenizer
 
@@ -89,6 +89,7 @@ def streamed(made: FastTokenizer, ids: list[int], skip: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", INNERS)
+@settings(deadline=None)  # a child process is started in the first example
 @given(data=st.data(), skip=st.booleans())
 def test_the_pieces_of_a_stream_are_the_text_decoded_at_once(kind: str, data: st.DataObject, skip: bool) -> None:
     made = tokenizer(kind)
@@ -97,6 +98,7 @@ def test_the_pieces_of_a_stream_are_the_text_decoded_at_once(kind: str, data: st
 
 
 @pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
+@settings(deadline=None)  # a child process is started in the first example
 @given(text=st.text(max_size=40))
 def test_a_stream_of_real_text_shows_whole_characters_only(kind: str, text: str) -> None:
     made = tokenizer(kind)
@@ -108,12 +110,14 @@ def test_a_stream_of_real_text_shows_whole_characters_only(kind: str, text: str)
         assert all("\ufffd" not in piece for piece in pieces)
 
 
+@settings(deadline=None)  # a child process is started in the first example
 @given(st.text(st.characters(exclude_characters="é", exclude_categories=("Cs",)), max_size=40))
 def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(text: str) -> None:
     made = tokenizer("byte level")
     assert b"".join(map(made.token_bytes, made.encode(text))) == text.encode()
 
 
+@settings(deadline=None)  # a child process is started in the first example
 @given(st.text(max_size=20))
 def test_any_text_is_encoded_or_refused(text: str) -> None:
     made = tokenizer("byte fallback")
@@ -183,6 +187,7 @@ def test_a_corrupt_file_is_a_tokenizer_error(broken: dict[str, bytes]) -> None:
         tokenizer_from_files(files() | broken)
 
 
+@settings(deadline=None)  # a child process is started in the first example
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=4))
 def test_damage_anywhere_in_the_file_is_refused_or_harmless(place: int, patch: bytes) -> None:
     content = byte_fallback().to_str().encode()
@@ -268,7 +273,7 @@ def test_a_sentencepiece_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_the_tokenizer_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, shards.fast_tokenizer, shards.stop\n"
+        "import sys, shards.text.fast, shards.text.stop\n"
         "print(sorted({'torch', 'transformers', 'hivemind'} & set(sys.modules)))"
     )
     python = shutil.which(sys.executable) or sys.executable

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import InvalidSampling
-from shards.stop import MAX_STOPS, StopStrings
+from shards.text.stop import MAX_STOPS, StopStrings
 
 stop_lists = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)
 

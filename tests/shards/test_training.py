@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from shards.config import parse_config
-from shards.fast_tokenizer import check_tokenizer, load_tokenizer
 from shards.manifest import read_manifest
+from shards.text.fast import check_tokenizer, load_tokenizer
 from shards.training.__main__ import main
 from shards.training.corpus import Document, conversations, read_corpus, render_conversation
 from shards.training.model import Llama, Shape

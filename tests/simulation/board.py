@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
-from mesh.discovery.directory import Announcer
-from mesh.discovery.records import (
-    INDEX_KEY,
-    ModelKey,
-    ProviderRecord,
-    RecordBook,
-    decode_record,
-    provider_key,
-)
+from mesh.discovery.books import RecordBook
+from mesh.discovery.directory import Announcer, to_ask
+from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, index_key, listed_models
+from mesh.discovery.places import Draw
+from mesh.discovery.records import ModelKey, ProviderRecord, decode_record, peer_key, provider_key
 from mesh.errors import BadRecord, PeerTimeout
 from mesh.identity import Identity
 from tests.simulation.loop import MACHINE, Machine, VirtualLoop
@@ -59,8 +55,8 @@ class SimDht:
         self._skews = skews
         self._replicas: list[dict[bytes, dict[str, tuple[bytes, float]]]] = [{} for _ in skews]
 
-    def store(self, key: bytes, peer: str, data: bytes, expires: float) -> None:
-        """Send a record to every replica."""
+    def store(self, peer: str, copies: tuple[tuple[bytes, bytes], ...], expires: float) -> None:
+        """Send a record (its signed copies, by key: they share their fate) to every replica."""
         for replica in range(len(self._replicas)):
             now, number, mood = self.loop.time(), self.random.random(), self.mood
             wait = self.random.uniform(0.005, 0.1)
@@ -72,36 +68,41 @@ class SimDht:
                 wait = self.random.uniform(1.0, 20.0)
             elif number < mood.lost + mood.late + mood.again:
                 self._count("record_repeated")
-                self.loop.at(now + self.random.uniform(1.0, 25.0), self._take, replica, key, peer, data, expires)
-            self.loop.at(now + wait, self._take, replica, key, peer, data, expires)
+                self.loop.at(now + self.random.uniform(1.0, 25.0), self._take, replica, peer, copies, expires)
+            self.loop.at(now + wait, self._take, replica, peer, copies, expires)
 
-    def read(self, key: bytes) -> list[tuple[str, bytes]]:
-        """What the replicas that answer hold: of each peer what expires last."""
+    def read(self, *keys: bytes) -> list[tuple[str, bytes]]:
+        """What the replicas that answer hold under keys: of each peer what expires last."""
         found: dict[str, tuple[bytes, float]] = {}
         for held in self._replicas:
             if self.random.random() < self.mood.unanswered:
                 self._count("read_unanswered")
                 continue
-            for peer, (data, expires) in held.get(key, {}).items():
-                if peer not in found or found[peer][1] < expires:
-                    found[peer] = data, expires
+            for key in keys:
+                for peer, (data, expires) in held.get(key, {}).items():
+                    if peer not in found or found[peer][1] < expires:
+                        found[peer] = data, expires
         return [(peer, data) for peer, (data, _) in found.items()]
 
     def _count(self, what: str) -> None:
         self.counts[what] += 1
         self.disturbed_at = self.loop.time()
 
-    def _take(self, replica: int, key: bytes, peer: str, data: bytes, expires: float) -> None:
+    def _take(self, replica: int, peer: str, copies: tuple[tuple[bytes, bytes], ...], expires: float) -> None:
         now = WALL + self.loop.time() + self._skews[replica]
-        held = self._replicas[replica].setdefault(key, {})
-        known = held.get(peer)
-        if (known is not None and known[1] >= expires) or expires > now + MAX_SKEW:
-            return
-        try:
-            decode_record(data, peer=peer, key=key, now=now)
-        except BadRecord:
-            return
-        held[peer] = data, expires
+        for key, data in copies:
+            held = self._replicas[replica].setdefault(key, {})
+            known = held.get(peer)
+            if (known is not None and known[1] >= expires) or expires > now + MAX_SKEW:
+                continue
+            try:
+                if key in INDEX_KEYS:
+                    decode_entry(data, peer=peer, key=key, now=now)
+                else:
+                    decode_record(data, peer=peer, key=key, now=now)
+            except BadRecord:
+                continue
+            held[peer] = data, expires
 
 
 class SimDirectory:
@@ -111,7 +112,9 @@ class SimDirectory:
         self._peer = identity.peer_id
         self._dht = dht
         self._announcer = announcer or Announcer(identity)
-        self._books: dict[bytes, RecordBook] = {}
+        self._draw = Draw(b"simulation")
+        self._books: dict[bytes, RecordBook[ProviderRecord]] = {}
+        self._index: RecordBook[IndexEntry] = RecordBook()
         self._seen: dict[tuple[bytes, str], ProviderRecord] = {}
         self.on_announce: Callable[[ProviderRecord], None] = lambda record: None
 
@@ -126,13 +129,28 @@ class SimDirectory:
     async def providers(self, model: ModelKey) -> tuple[ProviderRecord, ...]:
         return await self._read(provider_key(model))
 
-    async def models(self) -> tuple[ModelKey, ...]:
-        return tuple(sorted({record.model_key for record in await self._read(INDEX_KEY)}))
+    async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
+        await self._travel()
+        now = time.time()
+        for peer, data in self._dht.read(*INDEX_KEYS):
+            try:
+                self._index.offer(decode_entry(data, peer=peer, key=index_key(peer), now=now), now=now)
+            except BadRecord:
+                continue
+        self._index.expire(now=now)
+        return listed_models(self._index.records(now=now), name, draw=self._draw, now=now)
+
+    async def records_of_peers(self, peers: Iterable[str]) -> tuple[ProviderRecord, ...]:
+        return tuple(record for peer in to_ask(peers) for record in await self._read(peer_key(peer)))
 
     async def _store(self, entries: list[tuple[bytes, bytes, float]]) -> None:
         await self._travel()
-        for key, data, expires in entries:
-            self._dht.store(key, self._peer, data, expires)
+        own = peer_key(self._peer)
+        alone = [(key, data) for key, data, _ in entries if key == own]
+        others = [entry for entry in entries if entry[0] != own]
+        for number, (key, data, expires) in enumerate(others):
+            is_last_record = number == len(others) - 2  # before the entry in the index
+            self._dht.store(self._peer, ((key, data), *(alone if is_last_record else ())), expires)
 
     async def _read(self, key: bytes) -> tuple[ProviderRecord, ...]:
         await self._travel()

@@ -216,7 +216,7 @@ class ProviderHost(Host):
         machine.observe = partial(self.observe, self)
         self.leaving = Leaving()
         self.site.chain.providers[self.name] = ProviderFacts(
-            account_of(self.name).address, MODEL_ID, bytes.fromhex(self.site.files.digest)
+            account_of(self.name).address, MODEL_ID, bytes.fromhex(self.site.files.digest), NAME
         )
         self.task = machine.spawn(self._run(machine, self.leaving), self.name)
 

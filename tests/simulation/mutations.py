@@ -177,7 +177,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an older record takes the place of a newer one",
-        (Edit("mesh.discovery.records", "RecordBook.offer", "return record == known", "pass"),),
+        (Edit("mesh.discovery.books", "RecordBook.offer", "return record == known", "pass"),),
     ),
     Mutation(
         "a gateway acknowledges a voucher that it has not written down",

@@ -148,7 +148,7 @@ class PayingWorld:
         assert caller is not None
         asked = GenerateRequest(MODEL.name, (2,) * prompt, wanted)
         job = Job(name, 0, MODEL, (asked,), SimpleNamespace(), prompt, stream=True, include_usage=False)  # type: ignore[arg-type]
-        async with AccountBill(billing, caller, job) as bill:
+        async with AccountBill(billing, caller, job, at_once=1) as bill:
             cost = PRICE * prompt
             for token in range(wanted):
                 await bill.cover([Piece(0, TextDelta("", (token,)))])
@@ -165,7 +165,7 @@ class PayingWorld:
 
     # --- the gateway's side of HTTP ---
 
-    async def serve_account(self, wait: int, spent: int) -> dict[str, Any]:
+    async def serve_account(self, wait: int, spent: int, pending: int = 0) -> dict[str, Any]:
         billing = self._billing()
         caller = billing.caller(KEY)
         assert caller is not None
@@ -174,7 +174,7 @@ class PayingWorld:
             caller.holder.agents += 1
             try:
                 increment = await _increment(shop, billing)
-                await _until_due(caller.holder, spent, increment // (2 * STEPS_PER_INCREMENT), wait)
+                await _until_due(caller.holder, spent, pending, increment // (2 * STEPS_PER_INCREMENT), wait)
             finally:
                 caller.holder.agents -= 1
                 billing.saw_agent(caller.holder)
@@ -222,7 +222,7 @@ class PayingWorld:
     def check_payment(self, amount: int) -> None:
         self.result.checks["no more is signed than one increment ahead"] += 1
         if amount > self.told + INCREMENT:
-            self.broken(f"{amount} wei are signed, {self.told} were handed out")
+            self.broken(f"{amount} wei are signed, {self.told} were handed out or are needed for prompts")
         if amount > self.promises.highest(DOMAIN, self.account.canonical, GATEWAY):
             self.broken(f"{amount} wei are promised and not written down")
 
@@ -290,8 +290,8 @@ def _http(world: PayingWorld) -> type:
         async def __aexit__(self, *_: object) -> None:
             pass
 
-        async def account(self, *, wait: int = 0, spent: int = 0) -> AccountState:
-            return await self._ask(lambda: world.serve_account(wait, spent))
+        async def account(self, *, wait: int = 0, spent: int = 0, pending: int = 0) -> AccountState:
+            return await self._ask(lambda: world.serve_account(wait, spent, pending))
 
         async def pay(self, account: Account, voucher: PaymentVoucher, domain: Domain) -> AccountState | None:
             world.check_payment(voucher.cumulative_amount)
@@ -338,7 +338,7 @@ def _http(world: PayingWorld) -> type:
                 raise error
             await asyncio.sleep(random.uniform(0.001, 0.2))
             state = _account(work.result())
-            world.told = max(world.told, state.spent)
+            world.told = max(world.told, state.spent + state.pending)
             return state
 
     return SimHttp
@@ -369,7 +369,8 @@ class _Kept:
 
     def __init__(self, store: PayerStore) -> None:
         self._store = store
-        self.highest, self.promise = store.highest, store.promise
+        self.highest, self.followed, self.promise = store.highest, store.followed, store.promise
+        self.identity, self.remember = store.identity, store.remember
 
     def __enter__(self) -> Self:
         return self

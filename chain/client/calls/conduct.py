@@ -31,16 +31,17 @@ class Slashing:
         gateways: Sequence[bytes],
         reports: Sequence[SlaReport],
         signatures: Sequence[bytes],
+        receipt_units: Sequence[int],
+        receipt_signatures: Sequence[bytes],
     ) -> Action:
         """Penalise a missed commitment by reports of a majority, by stake and by work.
 
         `gateways` are the keys of all gateways with proven work of this provider in the epoch, `reports` those of some
-        of them; both ascending by gateway.
+        of them; both ascending by gateway. With each report comes the provider's own receipt for that gateway and
+        epoch, its cumulative units and signature: only what the provider acknowledged may accuse it.
         """
-        check_id(identifier)
-        return self._core.action(
-            "Slashing", "enforceSla", identifier, epoch, list(gateways), list(reports), list(signatures)
-        )
+        evidence = (list(reports), list(signatures), list(receipt_units), list(receipt_signatures))
+        return self._core.action("Slashing", "enforceSla", check_id(identifier), epoch, list(gateways), *evidence)
 
     async def sla(self, identifier: str) -> Record:
         found: Record = await self._core.view("Slashing", "sla", check_id(identifier))

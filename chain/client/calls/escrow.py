@@ -97,24 +97,21 @@ class Escrow:
     async def reservation(self, gateway_id: str, payer: str | None = None) -> Reservation:
         """A payer's reservation at a gateway; all zero where there is none."""
         who = payer or self._core.address
-        return (await self._reservations(who, {gateway_id: key_of(check_id(gateway_id))}))[0]
+        return (await self._reservations(who, [(gateway_id, key_of(check_id(gateway_id)))]))[0]
 
     async def deposit_of(self, payer: str | None = None) -> Deposit:
         """Everything that a payer has in the escrow; where it has reserved is found by its events."""
         who = payer or self._core.address
         topic = "0x" + bytes(12).hex() + who[2:].lower()
         keys = {event.arguments.gateway async for event in self._core.events("Escrow", "Reserved", topics=(topic,))}
-        known = await gateway_ids(self._core, sorted(keys))
-        found = await self._reservations(who, {known[key]: key for key in sorted(keys)})
+        found = await self._reservations(who, await gateway_ids(self._core, sorted(keys)))
         return Deposit(who, await self.free_of(who), tuple(each for each in found if each.amount))
 
-    async def _reservations(self, payer: str, gateways: dict[str, bytes]) -> list[Reservation]:
-        records = await self._core.views(
-            [("Escrow", "reservationOf", (payer, key)) for key in gateways.values()],
-        )
+    async def _reservations(self, payer: str, gateways: Sequence[tuple[str, bytes]]) -> list[Reservation]:
+        records = await self._core.views([("Escrow", "reservationOf", (payer, key)) for _, key in gateways])
         return [
             Reservation(payer, name, each.amount, each.amount - each.thawing, each.thawing, each.thaw_end)
-            for name, each in zip(gateways, records, strict=True)
+            for (name, _), each in zip(gateways, records, strict=True)
         ]
 
     # --- vouchers ---

@@ -175,27 +175,26 @@ class Gateways:
 
     async def line(self, identifier: str, provider: str) -> Line:
         """A gateway's line to a provider; all zero where there is none."""
-        return (await self._lines(identifier, {check_id(provider, "provider"): key_of(provider)}))[0]
+        return (await self._lines(identifier, [(check_id(provider, "provider"), key_of(provider))]))[0]
 
     async def lines(self, identifier: str) -> list[Line]:
         """All lines of a gateway that are not empty, found by its events."""
         topic = "0x" + key_of(check_id(identifier)).hex()
         funded = self._core.events("GatewayStaking", "LineFunded", topics=(topic,))
         keys = sorted({event.arguments.provider async for event in funded})
-        known = await provider_ids(self._core, keys)
-        return [each for each in await self._lines(identifier, {known[key]: key for key in keys}) if each.amount]
+        return [each for each in await self._lines(identifier, await provider_ids(self._core, keys)) if each.amount]
 
     async def guaranteed(self, identifier: str, provider: str) -> int:
         """Wei of the gateway's stake that only this provider's compensations can take, and that do not thaw."""
         keys = key_of(check_id(identifier)), key_of(check_id(provider, "provider"))
         return int(await self._core.view("GatewayStaking", "guaranteed", *keys))
 
-    async def _lines(self, identifier: str, providers: dict[str, bytes]) -> list[Line]:
+    async def _lines(self, identifier: str, providers: Sequence[tuple[str, bytes]]) -> list[Line]:
         gateway = key_of(check_id(identifier))
-        records = await self._core.views([("GatewayStaking", "lineOf", (gateway, key)) for key in providers.values()])
+        records = await self._core.views([("GatewayStaking", "lineOf", (gateway, key)) for _, key in providers])
         return [
             Line(identifier, name, each.amount, each.amount - each.thawing, each.thawing, each.thaw_end, each.held)
-            for name, each in zip(providers, records, strict=True)
+            for (name, _), each in zip(providers, records, strict=True)
         ]
 
     # --- status ---

@@ -32,6 +32,9 @@ abstract contract SettlementState is ISettlementTypes, Wired, EIP712 {
     bytes32 internal constant VOUCHER_TYPEHASH = keccak256(
         "ContributionVoucher(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)"
     );
+    bytes32 internal constant RECEIPT_TYPEHASH = keccak256(
+        "ContributionReceipt(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)"
+    );
     bytes32 internal constant COMMITMENT_TYPEHASH = keccak256(
         "CheckpointCommitment(bytes32 gateway,uint256 modelId,uint64 epoch,bytes32 root,uint256 totalUnits,uint256 totalFees,bytes32 dataHash)"
     );

@@ -8,7 +8,7 @@ interface ISettlementTypes is ICommon {
     /// @notice «`gateway` owes `provider` for `cumulativeUnits` of work on `modelId` in `epoch`.»
     /// @dev EIP-712 type
     /// `ContributionVoucher(bytes32 gateway,bytes32 provider,uint256 modelId,uint64 epoch,uint256 cumulativeUnits)`,
-    /// signed by the gateway's signer of that epoch.
+    /// signed by the gateway's signer of that epoch. The provider signs the same fields as `ContributionReceipt(…)`.
     struct ContributionVoucher {
         bytes32 gateway;
         bytes32 provider;
@@ -251,6 +251,9 @@ interface ISettlementCore is ISettlementTypes {
         returns (bytes32);
 
     function hashVoucher(ContributionVoucher calldata voucher) external view returns (bytes32);
+
+    /// @notice Digest of `ContributionReceipt(…)` with the fields of a voucher, which the provider signs.
+    function hashReceipt(ContributionVoucher calldata receipt) external view returns (bytes32);
 
     function hashCommitment(CheckpointCommitment calldata commitment) external view returns (bytes32);
 }

@@ -68,13 +68,18 @@ interface ISlashing is ICommon {
     /// proven units, of all gateways that the provider served in `epoch` say that it was missed. Anyone, in the epochs
     /// epoch + epochRewardDelay … epoch + 2 × epochRewardDelay, once a commitment.
     /// @param gateways all gateways, at least `quorum`, with proven work of this provider in `epoch`, ascending.
-    /// @param reports by some of them, ascending by gateway.
+    /// @param reports by some of them, ascending by gateway, with `signatures` of their signers of `epoch`.
+    /// @param receiptUnits what the provider acknowledged to each of those, with `receiptSignatures` over
+    /// `ContributionReceipt` (see Settlement) by its signer of `epoch`: anybody can post a leaf of a provider, but only
+    /// those that it worked for accuse it.
     function enforceSla(
         string calldata id,
         uint64 epoch,
         bytes32[] calldata gateways,
         SlaReport[] calldata reports,
-        bytes[] calldata signatures
+        bytes[] calldata signatures,
+        uint256[] calldata receiptUnits,
+        bytes[] calldata receiptSignatures
     ) external;
 
     /// @notice Jails a gateway through `untilEpoch`; never shortens. Settlement only.

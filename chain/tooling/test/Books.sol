@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {ProviderStaking} from "contracts/ProviderStaking.sol";
 import {IDisputes} from "contracts/interfaces/IDisputes.sol";
-import {ISettlementTypes} from "contracts/interfaces/ISettlement.sol";
+import {IGatewayStaking} from "contracts/interfaces/IGatewayStaking.sol";
 import {Crew} from "./Crew.sol";
 
 /// @title What the books must say after every step.
@@ -12,7 +12,11 @@ abstract contract Books is Crew {
         uint256 now_ = epochs.currentEpoch();
         uint256 owed;
         for (uint256 i = 0; i < PAYERS; ++i) {
-            owed += escrow.depositOf(vm.addr(payerKey(i))).balance;
+            address from = vm.addr(payerKey(i));
+            owed += escrow.freeOf(from);
+            for (uint256 g = 0; g < GATEWAYS; ++g) {
+                owed += escrow.reservationOf(from, key(gatewayId(g))).amount;
+            }
         }
         for (uint256 i = 0; i < GATEWAYS; ++i) {
             owed += escrow.creditOf(key(gatewayId(i)));
@@ -20,11 +24,13 @@ abstract contract Books is Crew {
         eq(token.balanceOf(address(escrow)), owed, "escrow");
 
         owed = 0;
-        for (uint256 i = 0; i < GATEWAYS + WATCHERS; ++i) {
-            (uint128 amount,,,) = stakeOf(gatewayId(i));
-            owed += amount;
+        uint256 sent;
+        for (uint256 i = 0; i < GATEWAYS; ++i) {
+            owed += gatewayStaking.stakeOf(gatewayId(i)).amount;
+            sent += token.sentTo(gatewayOwner_(i));
         }
         eq(token.balanceOf(address(gatewayStaking)), owed, "gateway stakes");
+        eq(token.balanceOf(address(gateways)), sent, "what was sent to the registry");
 
         owed = disputes.paymentsOf(address(this));
         for (uint256 c = 0; c < cases; ++c) {
@@ -51,7 +57,7 @@ abstract contract Books is Crew {
                     pots += unclaimed;
                 }
                 boosts += rewards.boostOf(m, e);
-                ISettlementTypes.ModelEpoch memory me = settlement.modelEpoch(m, e);
+                ModelEpoch memory me = settlement.modelEpoch(m, e);
                 if (!me.finalized) settled += me.fees - me.shares;
             }
             settled += settlement.royaltyOf(m);
@@ -67,25 +73,24 @@ abstract contract Books is Crew {
             for (uint64 e = 1; e <= now_; ++e) {
                 settled += settlement.gatewayShare(key(gatewayId(g)), e);
             }
-            settled += settlement.paymentsOf(vm.addr(gatewayKey(g)));
+            settled += settlement.paymentsOf(gatewayOwner_(g));
         }
         for (uint256 i = 0; i < PROVIDERS; ++i) {
             settled += settlement.paymentsOf(providerOwner(i));
         }
         settled += settlement.paymentsOf(address(this));
         for (uint256 c = 0; c < settlement.challengeCount(); ++c) {
-            ISettlementTypes.Challenge memory ch = settlement.challenge(c);
-            if (ch.status == ISettlementTypes.ChallengeStatus.Open) settled += ch.bond;
+            Challenge memory ch = settlement.challenge(c);
+            if (ch.status == ChallengeStatus.Open) settled += ch.bond;
         }
         eq(token.balanceOf(address(settlement)), settled, "settlement");
-        address[8] memory empty = [
+        address[7] memory empty = [
             address(token),
             address(directory),
             address(epochs),
             address(models),
             address(providers),
             address(router),
-            address(gateways),
             address(slashing)
         ];
         for (uint256 i = 0; i < empty.length; ++i) {
@@ -117,24 +122,48 @@ abstract contract Books is Crew {
         }
     }
 
-    /// @dev The part of a stake that can be spent is never below zero, and the contract says it as it is.
-    function checkStakes() external view {
-        for (uint256 i = 0; i < GATEWAYS + WATCHERS; ++i) {
-            (uint128 amount, uint128 reserved,,) = stakeOf(gatewayId(i));
-            yes(reserved <= amount, "an effective stake below zero");
-            eq(gatewayStaking.effectiveStake(gatewayId(i)), amount - reserved, "effective stake");
+    /// @dev A gateway's lines are what is reserved of its stake, and no line promises more than it has.
+    function checkLines() external view {
+        for (uint256 g = 0; g < GATEWAYS; ++g) {
+            IGatewayStaking.Stake memory stake = gatewayStaking.stakeOf(gatewayId(g));
+            uint256 sum;
+            for (uint256 i = 0; i < PROVIDERS; ++i) {
+                IGatewayStaking.Line memory line_ = lineOf(g, i);
+                yes(line_.thawing <= line_.amount && line_.held <= line_.amount, "a line below what thaws or is held");
+                sum += line_.amount;
+            }
+            eq(stake.reserved, sum, "reserved");
+            yes(sum <= stake.amount, "lines above the stake");
+            eq(gatewayStaking.effectiveStake(gatewayId(g)), stake.amount - sum, "effective stake");
+        }
+    }
+
+    /// @dev A gateway's debt is the sum of what it owes for single providers and epochs.
+    function checkDebts() external view {
+        for (uint256 g = 0; g < GATEWAYS; ++g) {
+            uint256 owed;
+            for (uint256 i = 0; i < PROVIDERS; ++i) {
+                for (uint64 e = 1; e <= epochs.currentEpoch(); ++e) {
+                    uint256 units = settlement.debtUnits(key(gatewayId(g)), key(providerId(i)), e);
+                    if (units != 0) owed += models.feeFor(modelOf(i), e, units);
+                }
+            }
+            eq(settlement.debtOf(key(gatewayId(g))), owed, "debt");
         }
     }
 
     function checkSupply() external view {
-        yes(token.totalSupply() <= initialSupply, "traffic unlocked more emission than it burned");
         yes(rewards.emitted() <= rewards.EMISSION_CAP(), "emission above its cap");
+        uint256 weights;
         for (uint64 e = 1; e <= epochs.currentEpoch(); ++e) {
             uint256 weight;
             for (uint256 m = 1; m <= 2; ++m) {
-                weight += uint256(settlement.modelEpoch(m, e).fees) * 500 / 10_000;
+                weight += uint256(settlement.modelEpoch(m, e).fees) * 500 / 10_000 / 2;
             }
             eq(settlement.emissionWeight(e), weight, "emission weight");
+            weights += weight;
         }
+        yes(rewards.emitted() <= weights, "emission above half of what traffic burned");
+        yes(token.totalSupply() + rewards.emitted() <= initialSupply, "less was burned than twice the emission");
     }
 }

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {IDisputes} from "contracts/interfaces/IDisputes.sol";
 import {ISlashing} from "contracts/interfaces/ISlashing.sol";
 import {Books} from "./Books.sol";
+import {Tree} from "./Tree.sol";
 
 /// @title Steps about promises kept or not, accusations and their end.
 abstract contract Conduct is Books {
@@ -15,9 +16,10 @@ abstract contract Conduct is Books {
         uint256 i = who % PROVIDERS;
         uint64 now_ = epochs.currentEpoch();
         vm.prank(providerOwner(i));
-        try slashing.commitSla(providerId(i), 9900, 200, PENALTY_BPS, 1 + length % 5) {
-            if (slaUntil[i] != 0 && now_ <= slaUntil[i] + DELAY - 1) fail_("two commitments at once");
-            slaUntil[i] = now_ + 1 + length % 5;
+        try slashing.commitSla(providerId(i), 9900, 200, PENALTY_BPS, 6 + length % 12) {
+            if (slaUntil[i] != 0 && now_ <= slaUntil[i] + 2 * DELAY) fail_("two commitments at once");
+            slaUntil[i] = now_ + 6 + length % 12;
+            slaPunished[i] = false;
         } catch {}
     }
 
@@ -25,34 +27,83 @@ abstract contract Conduct is Books {
         ++steps;
         uint256 i = who % PROVIDERS;
         uint64 now_ = epochs.currentEpoch();
-        if (now_ <= back % 6) return;
-        uint64 epoch = now_ - back % 6;
-        (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports(providerId(i), epoch, missed);
+        uint64 ago = DELAY - 1 + back % (DELAY + 3); // from an epoch too early to one too late
+        if (now_ <= ago) return;
+        uint64 epoch = now_ - ago;
+        proveAll(i, epoch);
+        bytes32[] memory served = servedBy(providerId(i), epoch);
+        (ISlashing.SlaReport[] memory r, bytes[] memory s) = reports(served, providerId(i), epoch, missed);
         uint256 before = stakeOfProvider(i);
-        try slashing.enforceSla(providerId(i), epoch, r, s) {
+        (uint256[] memory units, bytes[] memory receipts) = receiptsOf(served, i, epoch);
+        try slashing.enforceSla(providerId(i), epoch, served, r, s, units, receipts) {
             ++penalties;
             if (!missed) fail_("a promise that was kept was punished");
-            if (now_ < epoch + 1 || now_ > epoch + DELAY - 1) fail_("evidence outside its window");
+            if (slaPunished[i]) fail_("a commitment was punished twice");
+            if (now_ < epoch + DELAY || now_ > epoch + 2 * DELAY) fail_("evidence outside its window");
             if (before - stakeOfProvider(i) != before * PENALTY_BPS / 10_000) fail_("another penalty than promised");
-            try slashing.enforceSla(providerId(i), epoch, r, s) {
-                fail_("a missed epoch was punished twice");
-            } catch {}
+            slaPunished[i] = true;
+            if (slaUntil[i] > now_) slaUntil[i] = now_;
         } catch {}
     }
 
-    /// @dev One a watcher, ascending by key, as the contract wants them.
-    function reports(string memory id, uint64 epoch, bool missed)
+    /// @dev Who wants to enforce a promise first proves what was served.
+    function proveAll(uint256 i, uint64 epoch) internal {
+        for (uint256 g = 0; g < GATEWAYS; ++g) {
+            uint256 place = postingOf[slot(g, modelOf(i), epoch)];
+            if (place == 0) continue;
+            Posting memory p = postings[place - 1];
+            Sibling[] memory leaves = leavesOf(p);
+            Sibling[] memory proof = Tree.proof(leaves, leaves[i % 2]);
+            try settlement.proveContributionFor(gatewayId(g), providerId(i), epoch, p.units[i % 2], proof) {} catch {}
+        }
+    }
+
+    /// @dev The gateways with a proven leaf of the provider, ascending by key.
+    function servedBy(string memory id, uint64 epoch) internal view returns (bytes32[] memory served) {
+        served = new bytes32[](GATEWAYS);
+        uint256 n;
+        for (uint256 g = 0; g < GATEWAYS; ++g) {
+            bytes32 k = key(gatewayId(g));
+            if (settlement.provenUnits(k, key(id), epoch) == 0) continue;
+            uint256 j = n++;
+            for (; j > 0 && served[j - 1] > k; --j) {
+                served[j] = served[j - 1];
+            }
+            served[j] = k;
+        }
+        assembly ("memory-safe") {
+            mstore(served, n)
+        }
+    }
+
+    function reports(bytes32[] memory served, string memory id, uint64 epoch, bool missed)
         internal
         view
         returns (ISlashing.SlaReport[] memory r, bytes[] memory s)
     {
-        r = new ISlashing.SlaReport[](WATCHERS);
-        s = new bytes[](WATCHERS);
-        uint256 first = key(gatewayId(GATEWAYS)) < key(gatewayId(GATEWAYS + 1)) ? 0 : 1;
-        for (uint256 n = 0; n < WATCHERS; ++n) {
-            uint256 g = GATEWAYS + (n == 0 ? first : 1 - first);
-            r[n] = ISlashing.SlaReport(key(gatewayId(g)), key(id), epoch, missed ? 9000 : 10_000, 100);
+        r = new ISlashing.SlaReport[](served.length);
+        s = new bytes[](served.length);
+        for (uint256 n = 0; n < served.length; ++n) {
+            uint256 g;
+            while (key(gatewayId(g)) != served[n]) ++g;
+            r[n] = ISlashing.SlaReport(served[n], key(id), epoch, 5, missed ? 9000 : 10_000, 100);
             s[n] = signed(gatewayKey(g), slashing.hashReport(r[n]));
+        }
+    }
+
+    /// @dev What the provider signed to each of them: as much as was proven.
+    function receiptsOf(bytes32[] memory served, uint256 i, uint64 epoch)
+        internal
+        view
+        returns (uint256[] memory units, bytes[] memory signatures)
+    {
+        units = new uint256[](served.length);
+        signatures = new bytes[](served.length);
+        for (uint256 n = 0; n < served.length; ++n) {
+            bytes32 k = key(providerId(i));
+            units[n] = settlement.provenUnits(served[n], k, epoch);
+            ContributionVoucher memory receipt = ContributionVoucher(served[n], k, modelOf(i), epoch, units[n]);
+            signatures[n] = signed(providerKey(i), settlement.hashReceipt(receipt));
         }
     }
 
@@ -62,6 +113,16 @@ abstract contract Conduct is Books {
         vm.prank(verifier(by % VERIFIERS));
         try disputes.openCase(providerId(who % PROVIDERS), now_, "evidence") {
             ++cases;
+        } catch {}
+    }
+
+    function draw(uint256 which) external {
+        ++steps;
+        if (cases == 0) return;
+        uint256 c = recent(which);
+        uint256 chosen = disputes.caseOf(c).drawBlock;
+        try disputes.drawPanel(c) {
+            if (vm.getBlockNumber() <= chosen) fail_("a draw with a block that was known");
         } catch {}
     }
 
@@ -107,7 +168,7 @@ abstract contract Conduct is Books {
             } catch {}
         } catch {
             bool open = case_.status == IDisputes.CaseStatus.Voting || case_.status == IDisputes.CaseStatus.Jailed
-                || case_.status == IDisputes.CaseStatus.Disputed;
+                || case_.status == IDisputes.CaseStatus.Disputed || case_.status == IDisputes.CaseStatus.Drawing;
             if (open && !early) fail_("a case that never ends");
         }
     }

@@ -21,7 +21,7 @@ import {Tree} from "./Tree.sol";
 import {Vm} from "./Vm.sol";
 
 /// @title All contracts, some actors, and the steps that most tests share.
-abstract contract Deployment {
+abstract contract Deployment is ISettlementTypes {
     Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
 
     uint64 internal constant EPOCH = 10;
@@ -53,36 +53,38 @@ abstract contract Deployment {
     RewardPool internal rewards;
 
     function deploy() internal {
-        deployWith(vm.deployCode("FuncToken.sol:FuncToken", abi.encode(address(this), address(this), 1e27)));
+        deployAll(address(0), address(this));
     }
 
     /// @dev By name, not by `new`, so that no test carries the code of all contracts.
-    function deployWith(address token_) internal {
-        token = FuncToken(token_);
+    /// @param token_ instead of FUNC, if not zero.
+    function deployAll(address token_, address owner) internal {
         directory = Directory(vm.deployCode("Directory.sol:Directory", abi.encode(address(this))));
         epochs = EpochController(
-            vm.deployCode(
-                "EpochController.sol:EpochController", abi.encode(address(this), EPOCH, uint64(3), DELAY, DELAY)
-            )
+            vm.deployCode("EpochController.sol:EpochController", abi.encode(owner, EPOCH, uint64(3), DELAY, DELAY))
         );
-        bytes memory common = abi.encode(directory, address(this));
+        bytes memory common = abi.encode(directory, owner);
         models = ModelRegistry(vm.deployCode("ModelRegistry.sol:ModelRegistry", common));
         providers = ProviderRegistry(vm.deployCode("ProviderRegistry.sol:ProviderRegistry", common));
         router = Router(vm.deployCode("Router.sol:Router", common));
         gateways = GatewayRegistry(vm.deployCode("GatewayRegistry.sol:GatewayRegistry", common));
         gatewayStaking = GatewayStaking(
-            vm.deployCode("GatewayStaking.sol:GatewayStaking", abi.encode(directory, address(this), MIN_GATEWAY_STAKE))
+            vm.deployCode("GatewayStaking.sol:GatewayStaking", abi.encode(directory, owner, MIN_GATEWAY_STAKE))
         );
         escrow = Escrow(vm.deployCode("Escrow.sol:Escrow", common));
         address challenges = vm.deployCode("SettlementChallenges.sol:SettlementChallenges", common);
-        settlement =
-            ISettlement(vm.deployCode("Settlement.sol:Settlement", abi.encode(directory, address(this), challenges)));
+        settlement = ISettlement(vm.deployCode("Settlement.sol:Settlement", abi.encode(directory, owner, challenges)));
         slashing = Slashing(vm.deployCode("Slashing.sol:Slashing", common));
         disputes = Disputes(vm.deployCode("Disputes.sol:Disputes", common));
         address schedule = vm.deployCode("HalvingSchedule.sol:HalvingSchedule", abi.encode(BUDGET, uint64(1000)));
         rewards = RewardPool(
-            vm.deployCode("RewardPool.sol:RewardPool", abi.encode(directory, address(this), uint256(1e27), schedule))
+            vm.deployCode("RewardPool.sol:RewardPool", abi.encode(directory, owner, uint256(1e27), schedule))
         );
+        token = FuncToken(token_);
+        if (token_ == address(0)) {
+            bytes memory arguments = abi.encode(address(this), 1e27, rewards, gateways);
+            token = FuncToken(vm.deployCode("FuncToken.sol:FuncToken", arguments));
+        }
         directory.seal(
             IDirectory.Entries({
                 token: address(token),
@@ -109,7 +111,6 @@ abstract contract Deployment {
         slashing.wire();
         disputes.wire();
         rewards.wire();
-        token.setMinter(address(rewards));
     }
 
     // --- steps ---
@@ -156,12 +157,27 @@ abstract contract Deployment {
         return keccak256(bytes(id));
     }
 
+    /// @dev New tokens, reserved by `payer` at a gateway.
+    function fund(string memory gatewayId, uint256 amount) internal {
+        give(payer, amount);
+        vm.startPrank(payer);
+        token.approve(address(escrow), amount);
+        escrow.depositAndReserve(gatewayId, amount);
+        vm.stopPrank();
+    }
+
+    /// @dev As `gatewayOwner`.
+    function line(string memory gatewayId, string memory id, uint256 amount) internal {
+        vm.prank(gatewayOwner);
+        gatewayStaking.fundLines(gatewayId, list(id), nums(amount));
+    }
+
     function owe(string memory gatewayId, string memory id, uint256 modelId, uint64 epoch, uint256 units)
         internal
         pure
-        returns (ISettlementTypes.ContributionVoucher memory)
+        returns (ContributionVoucher memory)
     {
-        return ISettlementTypes.ContributionVoucher(key(gatewayId), key(id), modelId, epoch, units);
+        return ContributionVoucher(key(gatewayId), key(id), modelId, epoch, units);
     }
 
     function signed(uint256 privateKey, bytes32 digest) internal pure returns (bytes memory) {
@@ -172,18 +188,19 @@ abstract contract Deployment {
     function leaf(string memory gatewayId, string memory id, uint256 modelId, uint64 epoch, uint256 units)
         internal
         pure
-        returns (bytes32)
+        returns (Sibling memory)
     {
-        return keccak256(bytes.concat(keccak256(abi.encode(key(gatewayId), key(id), modelId, epoch, units))));
+        bytes memory fields = abi.encode(key(gatewayId), key(id), modelId, epoch, units);
+        return Sibling(keccak256(bytes.concat(keccak256(fields))), units);
     }
 
     /// @dev Posts, as `gatewayOwner`, one leaf an id for the epoch before this one, and returns the leaves.
     function post(string memory gatewayId, uint256 modelId, string[] memory ids, uint256[] memory units)
         internal
-        returns (bytes32[] memory leaves)
+        returns (Sibling[] memory leaves)
     {
         uint64 epoch = epochs.currentEpoch() - 1;
-        leaves = new bytes32[](ids.length);
+        leaves = new Sibling[](ids.length);
         uint256 sum;
         for (uint256 i = 0; i < ids.length; ++i) {
             leaves[i] = leaf(gatewayId, ids[i], modelId, epoch, units[i]);
@@ -192,6 +209,10 @@ abstract contract Deployment {
         uint256 fees = models.feeFor(modelId, epoch, sum);
         vm.prank(gatewayOwner);
         settlement.postCheckpoint(modelId, epoch, Tree.root(leaves), sum, fees, bytes32(0));
+    }
+
+    function none() internal pure returns (Sibling[] memory) {
+        return new Sibling[](0);
     }
 
     function list(string memory a) internal pure returns (string[] memory l) {

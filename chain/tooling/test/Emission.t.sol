@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.37;
 
+import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
 import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
 import {Directory} from "contracts/Directory.sol";
 import {Escrow} from "contracts/Escrow.sol";
@@ -42,21 +43,27 @@ contract EmissionTest is Deployment {
         eq(token.decimals(), 18, "decimals");
     }
 
-    function test_only_the_reward_pool_mints_and_it_is_named_once() public {
+    function fresh(uint256 supply, address minter, address inbox) internal returns (FuncToken) {
+        return FuncToken(vm.deployCode("FuncToken.sol:FuncToken", abi.encode(address(this), supply, minter, inbox)));
+    }
+
+    function test_only_the_reward_pool_mints_up_to_the_cap() public {
+        yes(token.minter() == address(rewards) && token.inbox() == address(gateways), "fixed at deployment");
         vm.expectRevert(abi.encodeWithSelector(IFuncToken.NotMinter.selector, address(this)));
         token.mint(address(this), 1);
-        vm.expectRevert(IFuncToken.MinterAlreadySet.selector);
-        token.setMinter(address(this));
-        FuncToken fresh =
-            FuncToken(vm.deployCode("FuncToken.sol:FuncToken", abi.encode(address(this), address(this), 1e28 - 1)));
-        vm.expectRevert(ICommon.ZeroAddress.selector);
-        fresh.setMinter(address(0));
-        fresh.setMinter(address(this));
-        fresh.mint(address(this), 1);
+        FuncToken other = fresh(1e28 - 1, address(this), address(1));
+        other.mint(address(this), 1);
         vm.expectRevert(abi.encodeWithSelector(IFuncToken.SupplyCapExceeded.selector, 1e28 + 1, 1e28));
-        fresh.mint(address(this), 1);
-        fresh.burn(1);
-        fresh.mint(address(this), 1);
+        other.mint(address(this), 1);
+        other.burn(1);
+        other.mint(address(this), 1);
+    }
+
+    function test_a_token_without_minter_or_inbox_is_not_deployed() public {
+        vm.expectRevert(ICommon.ZeroAddress.selector);
+        new FuncToken(address(this), 1, address(0), address(1));
+        vm.expectRevert(ICommon.ZeroAddress.selector);
+        new FuncToken(address(this), 1, address(1), address(0));
     }
 
     // --- schedules ---
@@ -123,7 +130,7 @@ contract EmissionTest is Deployment {
     }
 
     function test_emission_is_shared_by_what_was_burned() public view {
-        eq(rewards.emissionFor(1, 10 ether, 30 ether), 10 ether, "below the budget: what was burned");
+        eq(rewards.emissionFor(1, 10 ether, 30 ether), 10 ether, "below the budget: its weight");
         eq(rewards.emissionFor(1, 1000 ether, 4000 ether), 250 ether, "above it: in proportion");
         eq(rewards.emissionFor(1, 0, 0), 0, "nothing burned");
         eq(rewards.emissionFor(0, 5, 5), 0, "no epoch 0");
@@ -141,7 +148,7 @@ contract EmissionTest is Deployment {
         token.approve(address(rewards), 3);
         rewards.boost(1, 3, 1);
         rewards.boost(1, 3, 2);
-        eq(rewards.boostOf(1, 3), 3, "they add up");
+        eq(rewards.boostOf(1, 3), 3, "they add up, and of a few wei nothing is burned");
     }
 
     // --- directory ---
@@ -157,6 +164,10 @@ contract EmissionTest is Deployment {
         empty.seal(entries);
         vm.expectRevert(ICommon.Wiring.selector);
         directory.seal(entries);
+        yes(directory.owner() == address(0), "and nobody owns it");
+        vm.prank(address(9));
+        vm.expectRevert(abi.encodeWithSelector(Ownable.OwnableUnauthorizedAccount.selector, address(9)));
+        empty.seal(entries);
         address early = vm.deployCode("Escrow.sol:Escrow", abi.encode(empty, address(this)));
         vm.expectRevert(ICommon.Wiring.selector);
         Escrow(early).wire();

@@ -4,6 +4,7 @@ pragma solidity 0.8.37;
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {Escrow} from "contracts/Escrow.sol";
+import {FuncToken} from "contracts/FuncToken.sol";
 import {ICommon} from "contracts/interfaces/ICommon.sol";
 import {IEscrow} from "contracts/interfaces/IEscrow.sol";
 import {Deployment} from "./Deployment.sol";
@@ -11,6 +12,11 @@ import {Deployment} from "./Deployment.sol";
 /// @dev A wallet that is a contract and accepts one digest.
 contract Wallet is IERC1271 {
     bytes32 public accepted;
+
+    function pay(FuncToken token, Escrow escrow, uint256 amount) external {
+        token.approve(address(escrow), amount);
+        escrow.depositAndReserve("gate", amount);
+    }
 
     function accept(bytes32 digest) external {
         accepted = digest;
@@ -21,17 +27,16 @@ contract Wallet is IERC1271 {
     }
 }
 
-/// @title Deposits and payment vouchers.
+/// @title Reservations and payment vouchers.
 contract EscrowTest is Deployment {
     function setUp() public {
         deploy();
         newGateway(gatewayOwner, "gate", 20 ether);
-        fund(10 ether);
+        fund("gate", 10 ether);
     }
 
-    function fund(uint256 amount) internal {
-        token.approve(address(escrow), amount);
-        escrow.depositFor(payer, amount);
+    function reserved() internal view returns (IEscrow.Reservation memory) {
+        return escrow.reservationOf(payer, key("gate"));
     }
 
     function voucher(uint256 amount) internal view returns (IEscrow.PaymentVoucher memory) {
@@ -53,22 +58,86 @@ contract EscrowTest is Deployment {
         eq(escrow.creditOf(key("gate")), 5 ether, "credit");
     }
 
-    function test_a_dust_deposit_does_not_use_up_a_voucher() public {
+    // --- free, reserved, thawing ---
+
+    function test_what_is_free_is_paid_out_at_once_and_to_its_owner() public {
+        token.approve(address(escrow), 5 ether);
+        escrow.depositFor(payer, 5 ether);
+        eq(escrow.freeOf(payer), 5 ether, "free");
         vm.startPrank(payer);
-        escrow.thaw(10 ether);
+        vm.expectRevert(abi.encodeWithSelector(ICommon.InsufficientBalance.selector, 5 ether + 1, 5 ether));
+        escrow.withdraw(5 ether + 1);
+        escrow.withdraw(2 ether);
+        escrow.reserve("gate", 3 ether);
+        vm.stopPrank();
+        eq(token.balanceOf(payer), 2 ether, "out at once");
+        eq(reserved().amount, 13 ether, "reserved");
+        vm.prank(payer);
+        vm.expectRevert(abi.encodeWithSelector(ICommon.InsufficientBalance.selector, 1, 0));
+        escrow.reserve("gate", 1);
+    }
+
+    function test_a_reservation_is_for_a_known_gateway() public {
+        bytes memory unknown = abi.encodeWithSelector(ICommon.UnknownGateway.selector, key("nobody"));
+        vm.expectRevert(unknown);
+        escrow.reserve("nobody", 1);
+        vm.expectRevert(unknown);
+        escrow.depositAndReserve("nobody", 1);
+        vm.expectRevert(unknown);
+        escrow.thaw("nobody", 1);
+        vm.expectRevert(unknown);
+        escrow.cancelThaw("nobody");
+        vm.expectRevert(unknown);
+        escrow.withdrawReserved("nobody");
+    }
+
+    /// @dev The attack of the old rules: redeem one's own deposit to a gateway of one's own, in the same block.
+    function test_no_other_gateway_can_take_a_reservation() public {
+        newGateway(payer, "mine", 20 ether);
+        IEscrow.PaymentVoucher memory v = IEscrow.PaymentVoucher(payer, key("mine"), 10 ether);
+        bytes memory signature = signed(PAYER_KEY, escrow.hashVoucher(v));
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.EmptyDeposit.selector, payer));
+        escrow.redeem(v, signature);
+        eq(escrow.redeem(voucher(10 ether), sign(voucher(10 ether))), 10 ether, "the one that it was reserved for");
+    }
+
+    /// @dev One developer, three gateways, any promises: each gets what is reserved for it, whatever the others do.
+    function testFuzz_gateways_never_compete_for_a_reservation(uint64[3] memory reserve, uint64[3] memory promises)
+        public
+    {
+        string[3] memory ids = ["gate", "two", "three"];
+        newGateway(address(0x51), "two", 20 ether);
+        newGateway(address(0x52), "three", 20 ether);
+        for (uint256 i = 0; i < 3; ++i) {
+            fund(ids[i], bound(reserve[i], 1, 1e20));
+        }
+        for (uint256 i = 3; i > 0; --i) {
+            string memory id = ids[i - 1];
+            uint256 held = escrow.reservationOf(payer, key(id)).amount;
+            uint256 promise_ = bound(promises[i - 1], 1, 1e21);
+            IEscrow.PaymentVoucher memory v = IEscrow.PaymentVoucher(payer, key(id), promise_);
+            uint256 paid = escrow.redeem(v, signed(PAYER_KEY, escrow.hashVoucher(v)));
+            eq(paid, promise_ < held ? promise_ : held, "as far as its own reservation goes");
+            eq(escrow.creditOf(key(id)), paid, "credit");
+        }
+    }
+
+    function test_a_dust_reservation_does_not_use_up_a_voucher() public {
+        vm.startPrank(payer);
+        escrow.thaw("gate", 10 ether);
         nextEpoch(DELAY + 1);
-        escrow.withdraw();
+        escrow.withdrawReserved("gate");
         token.approve(address(escrow), type(uint256).max);
         bytes memory signature = sign(voucher(8 ether));
         vm.expectRevert(abi.encodeWithSelector(IEscrow.EmptyDeposit.selector, payer));
         escrow.redeem(voucher(8 ether), signature);
-        escrow.deposit(1);
+        escrow.depositAndReserve("gate", 1);
         eq(escrow.redeem(voucher(8 ether), sign(voucher(8 ether))), 1, "one wei");
-        escrow.deposit(9 ether);
+        escrow.depositAndReserve("gate", 9 ether);
         eq(escrow.redeem(voucher(8 ether), sign(voucher(8 ether))), 8 ether - 1, "the remainder");
     }
 
-    function testFuzz_a_voucher_is_paid_once_in_full_whatever_the_deposits(uint256 amount, uint256[8] memory parts)
+    function testFuzz_a_voucher_is_paid_once_in_full_whatever_the_reservations(uint256 amount, uint256[8] memory parts)
         public
     {
         amount = bound(amount, 1, 1e24);
@@ -76,39 +145,65 @@ contract EscrowTest is Deployment {
         uint256 paid;
         for (uint256 i = 0; i < parts.length; ++i) {
             uint256 part = bound(parts[i], 1, 1e23);
-            fund(part);
+            fund("gate", part);
             deposited += part;
             if (amount > paid) paid += escrow.redeem(voucher(amount), sign(voucher(amount)));
             eq(paid, amount < deposited ? amount : deposited, "as far as the money goes");
         }
         eq(escrow.redeemed(payer, key("gate")), paid, "remembered");
         eq(token.balanceOf(address(escrow)), deposited, "nothing left the contract");
-        eq(escrow.depositOf(payer).balance + escrow.creditOf(key("gate")), deposited, "nor its books");
+        eq(reserved().amount + escrow.creditOf(key("gate")), deposited, "nor its books");
     }
 
     function test_a_thaw_outlasts_the_challenge_window_and_restarts() public {
         vm.startPrank(payer);
-        escrow.thaw(4 ether);
+        escrow.thaw("gate", 4 ether);
+        eq(escrow.available(payer, key("gate")), 6 ether, "available");
         uint64 end = epochs.currentEpoch() + DELAY + 1;
         nextEpoch(2);
-        escrow.thaw(1 ether);
+        escrow.thaw("gate", 1 ether);
         end += 2;
         vm.roll(epochs.epochStartBlock(end) - 1);
         vm.expectRevert(abi.encodeWithSelector(IEscrow.StillThawing.selector, end));
-        escrow.withdraw();
+        escrow.withdrawReserved("gate");
         vm.roll(epochs.epochStartBlock(end));
-        eq(escrow.withdraw(), 5 ether, "both");
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.InsufficientBalance.selector, 5 ether + 1, 5 ether));
-        escrow.thaw(5 ether + 1);
+        eq(escrow.withdrawReserved("gate"), 5 ether, "both");
+        eq(token.balanceOf(payer), 5 ether, "paid");
+        vm.expectRevert(abi.encodeWithSelector(ICommon.InsufficientBalance.selector, 5 ether + 1, 5 ether));
+        escrow.thaw("gate", 5 ether + 1);
+    }
+
+    function test_a_thaw_can_be_called_off() public {
+        vm.startPrank(payer);
+        escrow.thaw("gate", 4 ether);
+        escrow.cancelThaw("gate");
+        eq(escrow.available(payer, key("gate")), 10 ether, "all again");
+        eq(reserved().thawEnd, 0, "no end");
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.NothingThawing.selector, payer));
+        escrow.cancelThaw("gate");
     }
 
     function test_vouchers_reach_what_is_thawing() public {
         vm.prank(payer);
-        escrow.thaw(10 ether);
+        escrow.thaw("gate", 10 ether);
         escrow.redeem(voucher(7 ether), sign(voucher(7 ether)));
         nextEpoch(DELAY + 1);
         vm.prank(payer);
-        eq(escrow.withdraw(), 3 ether, "the rest");
+        eq(escrow.withdrawReserved("gate"), 3 ether, "the rest");
+    }
+
+    function test_redeeming_needs_a_staked_gateway() public {
+        gateways.register("free", "");
+        fund("free", 5 ether);
+        IEscrow.PaymentVoucher memory v = IEscrow.PaymentVoucher(payer, key("free"), 1 ether);
+        bytes memory signature = signed(PAYER_KEY, escrow.hashVoucher(v));
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.NotStaked.selector, key("free")));
+        escrow.redeem(v, signature);
+        IEscrow.PaymentVoucher[] memory vs = new IEscrow.PaymentVoucher[](1);
+        bytes[] memory sigs = new bytes[](1);
+        (vs[0], sigs[0]) = (v, signature);
+        vm.expectRevert(abi.encodeWithSelector(IEscrow.NotStaked.selector, key("free")));
+        escrow.redeemBatch(vs, sigs);
     }
 
     function test_signers_are_authorised_and_thaw() public {
@@ -136,8 +231,8 @@ contract EscrowTest is Deployment {
 
     function test_a_contract_may_pay() public {
         Wallet wallet = new Wallet();
-        token.approve(address(escrow), 5 ether);
-        escrow.depositFor(address(wallet), 5 ether);
+        give(address(wallet), 5 ether);
+        wallet.pay(token, escrow, 5 ether);
         IEscrow.PaymentVoucher memory v = IEscrow.PaymentVoucher(address(wallet), key("gate"), 2 ether);
         vm.expectRevert(ICommon.InvalidSignature.selector);
         escrow.redeem(v, "");
@@ -216,9 +311,9 @@ contract EscrowTest is Deployment {
         for (uint256 i = 0; i < 3; ++i) {
             sigs[i] = sign(vs[i]);
         }
-        eq(escrow.redeemBatch(vs, sigs), 10 ether, "two, nothing, the rest of the deposit");
+        eq(escrow.redeemBatch(vs, sigs), 10 ether, "two, nothing, the rest of the reservation");
         eq(escrow.redeemBatch(vs, sigs), 0, "nothing twice");
-        vm.expectRevert(IEscrow.LengthMismatch.selector);
+        vm.expectRevert(ICommon.LengthMismatch.selector);
         escrow.redeemBatch(vs, new bytes[](2));
         sigs[1] = sigs[0];
         vs[1].payer = address(9);
@@ -230,11 +325,17 @@ contract EscrowTest is Deployment {
         vm.expectRevert(ICommon.ZeroAmount.selector);
         escrow.deposit(0);
         vm.expectRevert(ICommon.ZeroAmount.selector);
-        escrow.thaw(0);
+        escrow.reserve("gate", 0);
+        vm.expectRevert(ICommon.ZeroAmount.selector);
+        escrow.depositAndReserve("gate", 0);
+        vm.expectRevert(ICommon.ZeroAmount.selector);
+        escrow.withdraw(0);
+        vm.expectRevert(ICommon.ZeroAmount.selector);
+        escrow.thaw("gate", 0);
         vm.expectRevert(ICommon.ZeroAmount.selector);
         escrow.topUpCredit("gate", 0);
         vm.expectRevert(abi.encodeWithSelector(IEscrow.NothingThawing.selector, address(this)));
-        escrow.withdraw();
+        escrow.withdrawReserved("gate");
         vm.expectRevert(ICommon.ZeroAddress.selector);
         escrow.depositFor(address(0), 1);
         bytes memory signature = sign(voucher(0));
@@ -242,10 +343,14 @@ contract EscrowTest is Deployment {
         escrow.redeem(voucher(0), signature);
     }
 
-    function test_pausing_traps_neither_a_deposit_nor_a_voucher() public {
+    function test_pausing_traps_neither_a_reservation_nor_a_voucher() public {
         escrow.pause();
         vm.expectRevert(Pausable.EnforcedPause.selector);
         escrow.deposit(1);
+        vm.expectRevert(Pausable.EnforcedPause.selector);
+        escrow.reserve("gate", 1);
+        vm.expectRevert(Pausable.EnforcedPause.selector);
+        escrow.depositAndReserve("gate", 1);
         topUp("gate", 1);
         IEscrow.PaymentVoucher[] memory vs = new IEscrow.PaymentVoucher[](1);
         bytes[] memory sigs = new bytes[](1);
@@ -253,26 +358,8 @@ contract EscrowTest is Deployment {
         eq(escrow.redeem(voucher(1 ether), sign(voucher(1 ether))), 1 ether, "redeemed although paused");
         eq(escrow.redeemBatch(vs, sigs), 1 ether, "in a batch too");
         vm.startPrank(payer);
-        escrow.thaw(8 ether);
+        escrow.thaw("gate", 8 ether);
         nextEpoch(DELAY + 1);
-        eq(escrow.withdraw(), 8 ether, "out although paused");
-    }
-
-    function test_credit_is_paid_out_only_after_unstaking() public {
-        escrow.redeem(voucher(4 ether), sign(voucher(4 ether)));
-        vm.startPrank(gatewayOwner);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.GatewayStillStaked.selector, key("gate")));
-        escrow.withdrawCredit("gate");
-        gatewayStaking.windDownGateways(list("gate"));
-        nextEpoch(DELAY);
-        gatewayStaking.unstakeForGateway("gate");
-        eq(escrow.withdrawCredit("gate"), 4 ether, "credit");
-        vm.expectRevert(ICommon.ZeroAmount.selector);
-        escrow.withdrawCredit("gate");
-        vm.stopPrank();
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.NotGatewayOwner.selector, key("gate"), address(this)));
-        escrow.withdrawCredit("gate");
-        vm.expectRevert(abi.encodeWithSelector(ICommon.Unauthorized.selector, address(this)));
-        escrow.spendCredit(key("gate"), 1);
+        eq(escrow.withdrawReserved("gate"), 8 ether, "out although paused");
     }
 }

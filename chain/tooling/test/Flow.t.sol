@@ -25,6 +25,7 @@ contract FlowTest is Deployment {
         vm.startPrank(payer);
         token.approve(address(escrow), 50 ether);
         escrow.deposit(50 ether);
+        escrow.reserve("gate", 30 ether);
         vm.stopPrank();
         IEscrow.PaymentVoucher memory v = IEscrow.PaymentVoucher(payer, key("gate"), 20 ether);
         escrow.redeem(v, signed(PAYER_KEY, escrow.hashVoucher(v)));
@@ -33,7 +34,7 @@ contract FlowTest is Deployment {
         uint64 epoch = epochs.currentEpoch();
         nextEpoch(1);
         uint256 units = 120_000_000_000;
-        bytes32[] memory leaves = post("gate", modelId, list("ann", "ben"), nums(units / 3, units - units / 3));
+        Sibling[] memory leaves = post("gate", modelId, list("ann", "ben"), nums(units / 3, units - units / 3));
         uint256 fees = units * PRICE / BLOCKS;
         eq(escrow.creditOf(key("gate")), 20 ether - fees, "credit after");
         nextEpoch(DELAY - 1);
@@ -43,7 +44,7 @@ contract FlowTest is Deployment {
         settlement.proveContribution(
             "ben", epoch, units - units / 3, Tree.proof(leaves, leaf("gate", "ben", modelId, epoch, units - units / 3))
         );
-        uint256 emission = fees * 500 / 10000;
+        uint256 emission = fees * 500 / 10000 / 2;
         uint256 pot = fees - fees * 1000 / 10000 - fees * 500 / 10000 - fees * 1000 / 10000 + emission;
         ProviderStaking staking = pool(modelId);
         eq(staking.pot(epoch).amount, pot, "pot");

@@ -27,9 +27,9 @@ contract GasTest is Deployment {
     }
 
     /// @dev Posts a tree of `n` leaves for the last epoch, and, if asked, proves that of ann.
-    function settle(uint256 n, bool proven) internal returns (uint64 epoch, bytes32[] memory proof) {
+    function settle(uint256 n, bool proven) internal returns (uint64 epoch, Sibling[] memory proof) {
         epoch = epochs.currentEpoch() - 1;
-        bytes32[] memory leaves = new bytes32[](n);
+        Sibling[] memory leaves = new Sibling[](n);
         leaves[0] = leaf("gate", "ann", modelId, epoch, UNITS);
         for (uint256 i = 1; i < n; ++i) {
             leaves[i] = leaf("gate", vm.toString(i), modelId, epoch, UNITS);
@@ -85,9 +85,12 @@ contract GasTest is Deployment {
         sigs = new bytes[](n);
         for (uint256 i = 0; i < n; ++i) {
             address from = vm.addr(0x5000 + i);
-            if (escrow.depositOf(from).balance == 0) {
+            if (escrow.available(from, key("gate")) == 0) {
+                give(from, 1 ether);
+                vm.startPrank(from);
                 token.approve(address(escrow), 1 ether);
-                escrow.depositFor(from, 1 ether);
+                escrow.depositAndReserve("gate", 1 ether);
+                vm.stopPrank();
             }
             vs[i] = IEscrow.PaymentVoucher(from, key("gate"), amount);
             sigs[i] = signed(0x5000 + i, escrow.hashVoucher(vs[i]));
@@ -106,12 +109,75 @@ contract GasTest is Deployment {
         note("escrow: redeem");
     }
 
+    function test_reservations() public {
+        address from = address(0x77);
+        give(from, 10 ether);
+        vm.startPrank(from);
+        token.approve(address(escrow), 10 ether);
+        escrow.deposit(5 ether);
+        note("escrow: deposit");
+        escrow.reserve("gate", 2 ether);
+        note("escrow: reserve, the first at a gateway");
+        escrow.depositAndReserve("gate", 1 ether);
+        note("escrow: depositAndReserve, one more");
+        vm.stopPrank();
+        give(address(0x78), 10 ether);
+        vm.startPrank(address(0x78));
+        token.approve(address(escrow), 10 ether);
+        escrow.depositAndReserve("gate", 1 ether);
+        note("escrow: depositAndReserve, the first at a gateway");
+        escrow.thaw("gate", 1 ether);
+        note("escrow: thaw");
+        nextEpoch(DELAY + 1);
+        escrow.withdrawReserved("gate");
+        note("escrow: withdrawReserved");
+    }
+
+    function test_lines() public {
+        string[] memory ids = new string[](10);
+        uint256[] memory amounts = new uint256[](10);
+        for (uint256 i = 0; i < 10; ++i) {
+            ids[i] = string.concat("p", vm.toString(i));
+            amounts[i] = 1 ether;
+            newProvider(address(uint160(0x900 + i)), ids[i], modelId);
+        }
+        vm.startPrank(gatewayOwner);
+        gatewayStaking.fundLines("gate", list("ann"), nums(1 ether));
+        note("gateway: fundLines of 1");
+        gatewayStaking.fundLines("gate", ids, amounts);
+        note("gateway: fundLines of 10");
+        gatewayStaking.fundLines("gate", ids, amounts);
+        note("gateway: fundLines of 10, again");
+        gatewayStaking.thawLine("gate", "ann", 1 ether);
+        note("gateway: thawLine");
+        nextEpoch(DELAY + 2);
+        gatewayStaking.releaseLine("gate", "ann");
+        note("gateway: releaseLine");
+    }
+
+    function test_challenges() public {
+        nextEpoch(1);
+        (uint64 epoch, Sibling[] memory proof) = settle(1024, false);
+        line("gate", "ann", 10 ether);
+        ContributionVoucher memory v = owe("gate", "ann", modelId, epoch, 2 * UNITS);
+        bytes memory signature = signed(GATEWAY_KEY, settlement.hashVoucher(v));
+        settlement.challengeOmission(v, signature, UNITS, proof);
+        note("settlement: challengeOmission at depth 10");
+        v.cumulativeUnits = 3 * UNITS;
+        signature = signed(GATEWAY_KEY, settlement.hashVoucher(v));
+        token.approve(address(settlement), 1 ether);
+        uint256 id = settlement.openOmissionChallenge(v, signature);
+        note("settlement: openOmissionChallenge");
+        settlement.answerOmission(id, UNITS, proof);
+        note("settlement: answerOmission at depth 10");
+    }
+
     function test_checkpoint_and_proof() public {
         nextEpoch(1);
         settle(2, false);
         note("settlement: postCheckpoint, 2 leaves");
         nextEpoch(1);
-        (uint64 epoch, bytes32[] memory proof) = settle(1024, false);
+        (uint64 epoch, Sibling[] memory proof) = settle(1024, false);
         note("settlement: postCheckpoint, 1024 leaves");
         eq(proof.length, 10, "depth");
         nextEpoch(DELAY - 1);

@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {Conduct} from "./Conduct.sol";
 import {Handler} from "./Handler.sol";
+import {Promises} from "./Promises.sol";
 
 /// @title What holds after every step of everybody.
 contract InvariantsTest {
@@ -23,12 +24,13 @@ contract InvariantsTest {
     }
 
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[23] memory all = [
+        bytes4[36] memory all = [
             Handler.pass.selector,
             Handler.pass.selector,
-            Handler.depositAndRedeem.selector,
-            Handler.thawOrWithdraw.selector,
+            Handler.pass.selector,
             Handler.postCheckpoint.selector,
+            Handler.postCheckpoint.selector,
+            Handler.prove.selector,
             Handler.prove.selector,
             Handler.claim.selector,
             Handler.claimShare.selector,
@@ -37,13 +39,25 @@ contract InvariantsTest {
             Handler.cycleGateway.selector,
             Handler.boost.selector,
             Handler.finalize.selector,
-            Handler.omission.selector,
-            Handler.openChallenge.selector,
-            Handler.resolve.selector,
-            Handler.challengeSum.selector,
+            Promises.reserve.selector,
+            Promises.withdrawFree.selector,
+            Promises.redeem.selector,
+            Promises.thawOrWithdraw.selector,
+            Promises.sendToRegistry.selector,
+            Promises.fundLine.selector,
+            Promises.thawOrReleaseLine.selector,
+            Promises.thawOrWithdrawCredit.selector,
+            Promises.sponsor.selector,
+            Promises.equivocate.selector,
+            Promises.omission.selector,
+            Promises.openChallenge.selector,
+            Promises.answer.selector,
+            Promises.resolve.selector,
+            Promises.collectDebt.selector,
             Conduct.commitSla.selector,
             Conduct.enforceSla.selector,
             Conduct.accuse.selector,
+            Conduct.draw.selector,
             Conduct.vote.selector,
             Conduct.disputeVerdict.selector,
             Conduct.closeCase.selector
@@ -58,44 +72,66 @@ contract InvariantsTest {
 
     /// @dev Without this, the invariants could hold because nothing ever happens.
     function test_the_steps_reach_proofs_claims_and_upheld_challenges() public {
-        for (uint256 i = 0; i < 2500; ++i) {
-            uint256 a = uint256(keccak256(abi.encode("a", i)));
-            uint256 b = uint256(keccak256(abi.encode("b", i)));
-            uint256 step = a % 26;
-            a >>= 8;
-            if (step <= 2) handler.pass(uint8(b));
-            else if (step == 3) handler.depositAndRedeem(a, b, a >> 64, b >> 64);
-            else if (step == 4) handler.thawOrWithdraw(a, b);
-            else if (step == 5) handler.postCheckpoint(a, b, uint64(a), uint64(b), uint8(b >> 64));
-            else if (step == 6) handler.prove(a, b);
-            else if (step == 7) handler.claim(a, uint8(b));
-            else if (step == 8) handler.claimShare(a, uint8(b));
-            else if (step == 9) handler.withdrawEarnings(a);
-            else if (step == 10) handler.cycleProvider(a);
-            else if (step == 11) handler.cycleGateway(a, b);
-            else if (step == 12) handler.boost(a, b, uint8(a));
-            else if (step == 13) handler.omission(a, b, uint64(b >> 64), uint8(a));
-            else if (step == 14) handler.openChallenge(a, b, b % 3 == 0);
-            else if (step == 15) handler.resolve(a);
-            else if (step == 16) handler.finalize(a, uint8(b));
-            else if (step == 17) handler.commitSla(a, uint8(b));
-            else if (step == 18) handler.enforceSla(a, uint8(b), b % 3 != 0);
-            else if (step == 19) handler.accuse(a, b);
-            else if (step <= 22) handler.vote(a, b, b % 4 != 0);
-            else if (step == 23) handler.disputeVerdict(a);
-            else if (step == 24) handler.closeCase(a);
-            else if (b % 4 == 0) handler.challengeSum(a);
+        for (uint256 i = 0; i < 5000; ++i) {
+            step(uint256(keccak256(abi.encode("a", i))), uint256(keccak256(abi.encode("b", i))));
         }
         handler.checkSolvency();
         handler.checkPots();
-        handler.checkStakes();
+        handler.checkLines();
+        handler.checkDebts();
         handler.checkSupply();
         require(bytes(handler.broken()).length == 0, handler.broken());
         require(handler.proofs() > 10, "proofs");
         require(handler.claims() > 10, "claims");
         require(handler.upheld() > 3, "upheld challenges");
+        require(handler.answered() > 3, "answers");
+        require(handler.compensated() > 3, "compensations");
         require(handler.penalties() > 1, "penalties");
         require(handler.slashes() > 0, "slashes");
+    }
+
+    function step(uint256 a, uint256 b) internal {
+        uint256 which = a % 57;
+        a >>= 8;
+        if (which <= 3) handler.pass(uint8(b));
+        else if (which <= 6) handler.postCheckpoint(a, b, uint64(a), uint64(b), uint8(b >> 64));
+        else if (which <= 11) handler.prove(a, b);
+        else if (which == 12) handler.claim(a, uint8(b));
+        else if (which == 13) handler.claimShare(a, uint8(b));
+        else if (which == 14) handler.withdrawEarnings(a);
+        else if (which == 15) handler.cycleProvider(a);
+        else if (which == 16) handler.cycleGateway(a, b);
+        else if (which == 17) handler.boost(a, b, uint8(a));
+        else if (which == 18) handler.finalize(a, uint8(b));
+        else if (which == 19) handler.reserve(a, a >> 8, b);
+        else if (which == 20) handler.withdrawFree(a, b);
+        else if (which == 21) handler.redeem(a, a >> 8, b);
+        else if (which == 22) handler.thawOrWithdraw(a, a >> 8, b);
+        else if (which == 23) handler.sendToRegistry(a, b);
+        else if (which == 24) handler.fundLine(a, a >> 8, b);
+        else if (which == 25) handler.thawOrReleaseLine(a, a >> 8, b);
+        else if (which == 26) handler.thawOrWithdrawCredit(a, b);
+        else if (which == 27) handler.omission(a, a >> 8, uint64(b >> 64), uint8(b));
+        else if (which == 28) handler.openChallenge(a, a >> 8, uint64(b));
+        else if (which == 29) handler.answer(a);
+        else if (which == 30) handler.resolve(a);
+        else if (which == 31) handler.collectDebt(a, a >> 8, uint8(b));
+        else if (which == 32) handler.commitSla(a, uint8(b));
+        else if (which == 33) handler.enforceSla(a, uint8(b), b % 256 > 60);
+        else if (which == 34) handler.accuse(a, b);
+        else if (which == 35) handler.draw(a);
+        else if (which <= 37) handler.vote(a, b, b % 4 != 0);
+        else if (which == 38) handler.disputeVerdict(a);
+        else if (which == 39) handler.closeCase(a);
+        else if (which <= 41) handler.openChallenge(a, a >> 8, uint64(b));
+        else if (which <= 43) handler.answer(a);
+        else if (which == 44) handler.commitSla(a, uint8(b));
+        else if (which == 45) handler.enforceSla(a, uint8(b), b % 256 > 60);
+        else if (which <= 50) handler.vote(a, b, b % 4 != 0);
+        else if (which == 51) handler.draw(a);
+        else if (which <= 53) handler.disputeVerdict(a);
+        else handler.sponsor(a, b);
+        if (b % 64 == 5) handler.equivocate(a, 0);
     }
 
     /// @dev Every contract holds exactly what it owes, and those that owe nothing hold nothing.
@@ -108,11 +144,16 @@ contract InvariantsTest {
         handler.checkPots();
     }
 
-    function invariant_no_effective_stake_is_negative() public view {
-        handler.checkStakes();
+    /// @dev A gateway's lines are what is reserved of its stake, and never more than the stake.
+    function invariant_lines_are_a_part_of_the_stake() public view {
+        handler.checkLines();
     }
 
-    /// @dev Burning outweighs emission, emission stays below its cap, and the books of weights agree.
+    function invariant_debts_add_up() public view {
+        handler.checkDebts();
+    }
+
+    /// @dev Emission is at most half of what traffic burned and below its cap, and the books of weights agree.
     function invariant_traffic_never_creates_tokens() public view {
         handler.checkSupply();
     }

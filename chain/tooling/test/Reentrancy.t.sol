@@ -3,7 +3,6 @@ pragma solidity 0.8.37;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
 import {ProviderStaking} from "contracts/ProviderStaking.sol";
-import {ISettlementTypes} from "contracts/interfaces/ISettlement.sol";
 import {Deployment} from "./Deployment.sol";
 import {Tree} from "./Tree.sol";
 
@@ -25,7 +24,9 @@ contract CallingToken is ERC20 {
         _burn(msg.sender, amount);
     }
 
-    function setMinter(address) external {}
+    function sentTo(address) external pure returns (uint256) {
+        return 0;
+    }
 
     function _update(address from, address to, uint256 value) internal override {
         super._update(from, to, value);
@@ -76,7 +77,7 @@ contract ReentrancyTest is Deployment {
     uint64 internal epoch;
 
     function setUp() public {
-        deployWith(address(new CallingToken()));
+        deployAll(address(new CallingToken()), address(this));
         modelId = newModel("llama");
         staking = pool(modelId);
         thief = new Thief();
@@ -109,7 +110,7 @@ contract ReentrancyTest is Deployment {
     }
 
     function test_no_claim_unstake_or_withdrawal_can_be_entered_twice() public {
-        bytes32[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
+        Sibling[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
         nextEpoch(DELAY);
         settlement.proveContribution("thief", epoch, UNITS, Tree.proof(leaves, leaves[0]));
         uint256 reward = staking.viewRewards("thief", epoch, epoch);
@@ -121,17 +122,20 @@ contract ReentrancyTest is Deployment {
         nextEpoch(DELAY);
         attack(address(gatewayStaking), abi.encodeCall(gatewayStaking.unstakeForGateway, ("theirs")), 50 ether);
 
-        does(address(escrow), abi.encodeCall(escrow.deposit, (30 ether)));
-        does(address(escrow), abi.encodeCall(escrow.thaw, (30 ether)));
+        does(address(escrow), abi.encodeCall(escrow.deposit, (5 ether)));
+        does(address(escrow), abi.encodeCall(escrow.depositAndReserve, ("gate", 30 ether)));
+        does(address(escrow), abi.encodeCall(escrow.thaw, ("gate", 30 ether)));
         does(address(escrow), abi.encodeCall(escrow.topUpCredit, ("theirs", 7 ether)));
-        nextEpoch(DELAY + 1);
-        attack(address(escrow), abi.encodeCall(escrow.withdraw, ()), 30 ether);
+        does(address(escrow), abi.encodeCall(escrow.thawCredit, ("theirs", 7 ether)));
+        nextEpoch(DELAY + 2);
+        attack(address(escrow), abi.encodeCall(escrow.withdraw, (3 ether)), 3 ether);
+        attack(address(escrow), abi.encodeCall(escrow.withdrawReserved, ("gate")), 30 ether);
         attack(address(escrow), abi.encodeCall(escrow.withdrawCredit, ("theirs")), 7 ether);
     }
 
     /// @dev Another door of the same contract is shut as well while one is in use.
     function test_claiming_cannot_enter_unstaking() public {
-        bytes32[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
+        Sibling[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
         nextEpoch(DELAY);
         settlement.proveContribution("thief", epoch, UNITS, Tree.proof(leaves, leaves[0]));
         thief.arm(address(staking), abi.encodeCall(staking.unstakeProvider, ("thief")));
@@ -159,12 +163,12 @@ contract ReentrancyTest is Deployment {
 
     /// @dev A gateway's share, a compensation and a bond: what Settlement and Disputes pay out.
     function test_shares_and_payments_are_paid_once() public {
-        bytes32 l = leaf("theirs", "ben", modelId, epoch, UNITS);
+        bytes32 l = leaf("theirs", "ben", modelId, epoch, UNITS).hash;
         uint256 fees = models.feeFor(modelId, epoch, UNITS);
         does(address(settlement), abi.encodeCall(settlement.postCheckpoint, (modelId, epoch, l, UNITS, fees, 0)));
         nextEpoch(1);
-        ISettlementTypes.ContributionVoucher memory v = owe("gate", "thief", modelId, epoch, UNITS);
-        settlement.challengeOmission(v, signed(GATEWAY_KEY, settlement.hashVoucher(v)), 0, new bytes32[](0));
+        ContributionVoucher memory v = owe("gate", "thief", modelId, epoch, UNITS);
+        settlement.challengeOmission(v, signed(GATEWAY_KEY, settlement.hashVoucher(v)), 0, none());
         uint256 owed = settlement.paymentsOf(address(thief));
         yes(owed > 0, "a compensation");
         attack(address(settlement), abi.encodeCall(settlement.withdrawPayments, ()), owed);
@@ -174,6 +178,8 @@ contract ReentrancyTest is Deployment {
         }
         vm.prank(address(0x9001));
         uint256 caseId = disputes.openCase("thief", epoch, "evidence");
+        vm.roll(vm.getBlockNumber() + 3);
+        disputes.drawPanel(caseId);
         for (uint160 i = 1; i <= 2; ++i) {
             vm.prank(address(0x9000 + i));
             disputes.vote(caseId, true);
@@ -194,7 +200,7 @@ contract ReentrancyTest is Deployment {
     }
 
     function test_a_cluster_claim_cannot_be_entered_twice() public {
-        bytes32[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
+        Sibling[] memory leaves = post("gate", modelId, list("thief", "ben"), nums(UNITS, UNITS));
         nextEpoch(DELAY);
         settlement.proveContribution("thief", epoch, UNITS, Tree.proof(leaves, leaves[0]));
         uint256 reward = staking.viewRewards("thief", epoch, epoch);

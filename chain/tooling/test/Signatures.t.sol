@@ -9,6 +9,7 @@ import {Deployment} from "./Deployment.sol";
 
 /// @title Ten thousand signatures that are almost right, at every door that takes one.
 contract SignaturesTest is Deployment {
+    uint256 internal constant ANN_KEY = 0xA44;
     uint256 internal constant MUTATIONS = 10_000;
     uint256 internal constant ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141;
     uint256 internal modelId;
@@ -17,12 +18,13 @@ contract SignaturesTest is Deployment {
     function setUp() public {
         deploy();
         modelId = newModel("llama");
-        newProvider(address(0xA), "ann", modelId);
+        newProvider(vm.addr(ANN_KEY), "ann", modelId);
         newGateway(gatewayOwner, "gate", 1000 ether);
         newGateway(vm.addr(0x77), "gate two", 1000 ether);
-        token.approve(address(escrow), 10 ether);
-        escrow.depositFor(payer, 10 ether);
-        vm.prank(address(0xA));
+        newGateway(vm.addr(0x78), "served one", 1000 ether);
+        newGateway(vm.addr(0x79), "served two", 1000 ether);
+        fund("gate", 10 ether);
+        vm.prank(vm.addr(ANN_KEY));
         slashing.commitSla("ann", 9900, 200, 500, 10);
         nextEpoch(2);
         epoch = epochs.currentEpoch() - 1;
@@ -55,9 +57,9 @@ contract SignaturesTest is Deployment {
         return abi.encodePacked(s, bytes32(uint256(r) ^ (1 << (seed % 256))), good[64]);
     }
 
-    function word(bytes memory from, uint256 at) internal pure returns (bytes32 value) {
+    function word(bytes memory from, uint256 place) internal pure returns (bytes32 value) {
         assembly ("memory-safe") {
-            value := mload(add(add(from, 32), at))
+            value := mload(add(add(from, 32), place))
         }
     }
 
@@ -87,25 +89,56 @@ contract SignaturesTest is Deployment {
 
     function contribution(bytes memory signature) internal view returns (bytes memory) {
         ISettlementTypes.ContributionVoucher memory v = owe("gate", "ann", modelId, epoch, 12_000_000_000);
-        return abi.encodeCall(settlement.challengeOmission, (v, signature, 0, new bytes32[](0)));
+        return abi.encodeCall(settlement.challengeOmission, (v, signature, 0, none()));
     }
 
     function report(uint256 which) internal view returns (ISlashing.SlaReport memory) {
-        string[2] memory ids = ["gate", "gate two"];
-        if (key(ids[0]) > key(ids[1])) (ids[0], ids[1]) = (ids[1], ids[0]);
-        return ISlashing.SlaReport(key(ids[which]), key("ann"), epoch, 5000, 100);
+        return ISlashing.SlaReport(servedBy()[which], key("ann"), epoch, 5, 5000, 100);
     }
 
-    function reportKey(uint256 which) internal view returns (uint256) {
-        return report(which).gateway == key("gate") ? GATEWAY_KEY : 0x77;
+    function reportKey(uint256 which) internal pure returns (uint256) {
+        return servedBy()[which] == key("served one") ? 0x78 : 0x79;
+    }
+
+    function servedBy() internal pure returns (bytes32[] memory gateways_) {
+        gateways_ = new bytes32[](2);
+        (gateways_[0], gateways_[1]) = (key("served one"), key("served two"));
+        if (gateways_[0] > gateways_[1]) (gateways_[0], gateways_[1]) = (gateways_[1], gateways_[0]);
+    }
+
+    /// @dev Both gateways post a leaf of ann's, which is proven.
+    function serve() internal {
+        string[2] memory ids = ["served one", "served two"];
+        for (uint256 i = 0; i < 2; ++i) {
+            bytes32 root = leaf(ids[i], "ann", modelId, epoch, 12).hash;
+            uint256 fees = models.feeFor(modelId, epoch, 12);
+            vm.prank(vm.addr(0x78 + i));
+            settlement.postCheckpoint(modelId, epoch, root, 12, fees, 0);
+        }
+        nextEpoch(DELAY - 1);
+        for (uint256 i = 0; i < 2; ++i) {
+            settlement.proveContributionFor(ids[i], "ann", epoch, 12, none());
+        }
+    }
+
+    function receipt(uint256 which) internal view returns (bytes memory) {
+        ContributionVoucher memory r = ContributionVoucher(servedBy()[which], key("ann"), modelId, epoch, 12);
+        return signed(ANN_KEY, settlement.hashReceipt(r));
     }
 
     function reports(bytes memory second) internal view returns (bytes memory) {
+        return accusation(second, receipt(1));
+    }
+
+    function accusation(bytes memory second, bytes memory secondReceipt) internal view returns (bytes memory) {
         ISlashing.SlaReport[] memory r = new ISlashing.SlaReport[](2);
         bytes[] memory s = new bytes[](2);
         (r[0], r[1]) = (report(0), report(1));
         (s[0], s[1]) = (signed(reportKey(0), slashing.hashReport(r[0])), second);
-        return abi.encodeCall(slashing.enforceSla, ("ann", epoch, r, s));
+        uint256[] memory units = nums(12, 12);
+        bytes[] memory receipts = new bytes[](2);
+        (receipts[0], receipts[1]) = (receipt(0), secondReceipt);
+        return abi.encodeCall(slashing.enforceSla, ("ann", epoch, servedBy(), r, s, units, receipts));
     }
 
     function test_ten_thousand_mutated_payment_signatures_are_refused() public {
@@ -132,14 +165,21 @@ contract SignaturesTest is Deployment {
         yes(ok, "the signature itself is good");
     }
 
-    function test_mutated_report_signatures_are_refused() public {
+    function test_mutated_report_and_receipt_signatures_are_refused() public {
         slashing.setQuorum(2);
+        serve();
         bytes memory good = signed(reportKey(1), slashing.hashReport(report(1)));
         for (uint256 n = 0; n < 1000; ++n) {
             refused(address(slashing), reports(mutated(good, n)));
         }
         refused(address(slashing), reports(twin(good)));
         refused(address(slashing), reports(compact(good)));
+        bytes memory owed = receipt(1);
+        for (uint256 n = 0; n < 1000; ++n) {
+            refused(address(slashing), accusation(good, mutated(owed, n)));
+        }
+        refused(address(slashing), accusation(good, twin(owed)));
+        refused(address(slashing), accusation(good, compact(owed)));
         (bool ok,) = address(slashing).call(reports(good));
         yes(ok, "the signature itself is good");
     }

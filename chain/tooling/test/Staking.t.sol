@@ -199,17 +199,18 @@ contract StakingTest is Deployment {
     function test_a_gateway_winds_down_waits_and_unstakes() public {
         newGateway(gatewayOwner, "gate", 20 ether);
         yes(gateways.isActive("gate"), "active");
+        yes(gateways.isEligible("gate"), "eligible");
         vm.startPrank(gatewayOwner);
         vm.expectRevert(abi.encodeWithSelector(IGatewayStaking.GatewayNotWoundDown.selector, key("gate")));
         gatewayStaking.unstakeForGateway("gate");
         gatewayStaking.windDownGateways(list("gate"));
-        yes(!gateways.isActive("gate"), "winding down");
+        yes(gateways.isActive("gate") && !gateways.isEligible("gate"), "active, but not eligible while it winds down");
         vm.expectRevert(abi.encodeWithSelector(IGatewayStaking.GatewayWindingDown.selector, key("gate")));
         gatewayStaking.windDownGateways(list("gate"));
         vm.expectRevert(abi.encodeWithSelector(IGatewayStaking.GatewayWindingDown.selector, key("gate")));
         gatewayStaking.stakeForGateway("gate", 1);
         gatewayStaking.restartGateway("gate");
-        yes(gateways.isActive("gate"), "restarted");
+        yes(gateways.isEligible("gate"), "restarted");
         gatewayStaking.windDownGateways(list("gate"));
         uint64 end = epochs.currentEpoch() + DELAY;
         vm.roll(epochs.epochStartBlock(end) - 1);
@@ -224,13 +225,13 @@ contract StakingTest is Deployment {
 
     function test_the_lock_outlives_a_short_wind_down() public {
         newGateway(gatewayOwner, "gate", 20 ether);
-        epochs.setMinEpochsLocked(9);
+        epochs.setMinEpochsLocked(6);
         give(gatewayOwner, 1);
         vm.startPrank(gatewayOwner);
         token.approve(address(gatewayStaking), 1);
         gatewayStaking.stakeForGateway("gate", 1);
         gatewayStaking.windDownGateways(list("gate"));
-        uint64 unlock = epochs.currentEpoch() + 9;
+        uint64 unlock = epochs.currentEpoch() + 6;
         vm.roll(epochs.epochStartBlock(unlock) - 1);
         vm.expectRevert(abi.encodeWithSelector(IGatewayStaking.StakeLocked.selector, key("gate"), unlock));
         gatewayStaking.unstakeForGateway("gate");
@@ -271,33 +272,39 @@ contract StakingTest is Deployment {
         gatewayStaking.restartGateway("gate");
         vm.expectRevert(abi.encodeWithSelector(ICommon.Unauthorized.selector, eve));
         gatewayStaking.charge(key("gate"), 1);
-        vm.expectRevert(abi.encodeWithSelector(ICommon.Unauthorized.selector, eve));
-        gatewayStaking.reserve(key("gate"), 1);
         vm.stopPrank();
     }
 
-    function test_an_address_signs_for_one_gateway_only() public {
-        newGateway(gatewayOwner, "gate", 20 ether);
-        newGateway(gatewayOwner, "two", 20 ether);
-        yes(gateways.signerAt(key("two"), 99) == address(0), "the owner signs for the first");
-        vm.startPrank(gatewayOwner);
-        vm.expectRevert(abi.encodeWithSelector(IGatewayRegistry.SignerInUse.selector, gatewayOwner));
-        gateways.setSigner("two", gatewayOwner);
-        gateways.setSigner("two", address(77));
-        uint64 now_ = epochs.currentEpoch();
-        yes(gateways.signerAt(key("two"), now_) == address(0), "from the next epoch on");
-        yes(gateways.signerAt(key("two"), now_ + 1) == address(77), "the new one");
+    function test_a_stake_needs_the_automatic_whitelist() public {
+        providers.setAutoWhitelist(false);
+        gateways.setAutoWhitelist(false);
+        vm.startPrank(eve);
+        vm.expectRevert(IProviderRegistry.AutoWhitelistOff.selector);
+        providers.registerAndStake("p", modelId, "{}");
+        vm.expectRevert(IGatewayRegistry.AutoWhitelistOff.selector);
+        gateways.registerAndStake("g", "", 20 ether);
+        gateways.register("g", "");
+        vm.stopPrank();
+        yes(!gateways.gateway("g").whitelisted, "registered all the same, to be let in later");
     }
 
     // --- models ---
 
-    function test_a_price_counts_from_the_next_epoch() public {
+    function test_a_price_has_two_epochs_of_notice() public {
         uint64 now_ = epochs.currentEpoch();
-        vm.prank(creator);
+        vm.startPrank(creator);
+        models.updatePrice(modelId, 9);
         models.updatePrice(modelId, 7);
+        vm.stopPrank();
         eq(models.pricePerToken(modelId), PRICE, "now");
-        eq(models.priceAt(modelId, now_ + 1), 7, "next");
-        eq(models.feeFor(modelId, now_ + 1, 12 * 5 + 1), 36, "ceil(61 * 7 / 12)");
+        eq(models.priceAt(modelId, now_ + 1), PRICE, "and in the next epoch");
+        eq(models.priceAt(modelId, now_ + 2), 7, "then the last one that was named");
+        eq(models.feeFor(modelId, now_ + 2, 12 * 5 + 1), 36, "ceil(61 * 7 / 12)");
+        nextEpoch(1);
+        vm.prank(creator);
+        models.updatePrice(modelId, 8);
+        eq(models.priceAt(modelId, now_ + 2), 7, "announced prices stay");
+        eq(models.priceAt(modelId, now_ + 3), 8, "until their successor's turn");
         vm.prank(eve);
         vm.expectRevert(abi.encodeWithSelector(IModelRegistry.NotModelCreator.selector, modelId, eve));
         models.updatePrice(modelId, 8);
@@ -321,27 +328,24 @@ contract StakingTest is Deployment {
         models.createModel("m", bytes32(uint256(1)), filled(1025), 1, 1, 0, 1);
     }
 
-    function test_ratings_weigh_by_stake_and_follow_it() public {
-        newGateway(gatewayOwner, "gate", 300 ether);
-        vm.prank(ann);
-        models.rateModel(modelId, IModelRegistry.RaterKind.Provider, "ann", 5);
-        vm.prank(gatewayOwner);
-        models.rateModel(modelId, IModelRegistry.RaterKind.Gateway, "gate", 1);
-        (uint256 sum, uint256 weight) = models.rating(modelId);
-        eq(sum, 5 * 100 ether + 300 ether, "sum");
-        eq(weight, 400 ether, "weight");
-        nextEpoch(3);
-        vm.prank(ann);
-        staking.unstakeProvider("ann");
-        models.refreshRating(modelId, IModelRegistry.RaterKind.Provider, "ann");
-        (sum, weight) = models.rating(modelId);
-        eq(sum, 300 ether, "only the gateway");
-        vm.startPrank(ann);
-        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.NoVotingStake.selector, key("ann")));
-        models.rateModel(modelId, IModelRegistry.RaterKind.Provider, "ann", 5);
-        vm.expectRevert(abi.encodeWithSelector(ICommon.Unauthorized.selector, ann));
-        models.rateModel(modelId, IModelRegistry.RaterKind.Gateway, "gate", 5);
-        vm.expectRevert(abi.encodeWithSelector(IModelRegistry.InvalidScore.selector, 6));
-        models.rateModel(modelId, IModelRegistry.RaterKind.Provider, "ann", 6);
+    function test_a_model_is_found_by_its_name() public {
+        uint256 other = newModel("other");
+        eq(models.modelIdOf("llama"), modelId, "the first");
+        eq(models.modelIdOf("other"), other, "the second");
+        eq(models.modelIdOf("nobody's"), 0, "none");
+    }
+
+    /// @dev Whatever the creator does in an epoch, no price of it or of the next one changes.
+    function testFuzz_no_price_of_a_running_or_next_epoch_ever_moves(uint64[8] memory prices, uint256 seed) public {
+        for (uint256 i = 0; i < 8; ++i) {
+            uint64 now_ = epochs.currentEpoch();
+            uint128 first = models.priceAt(modelId, now_);
+            uint128 second = models.priceAt(modelId, now_ + 1);
+            vm.prank(creator);
+            models.updatePrice(modelId, prices[i]);
+            eq(models.priceAt(modelId, now_), first, "this epoch");
+            eq(models.priceAt(modelId, now_ + 1), second, "the next");
+            nextEpoch(uint64((seed >> (8 * i)) % 3));
+        }
     }
 }

@@ -40,6 +40,7 @@ interface Vm {
     function revertToState(uint256 id) external returns (bool);
     function startPrank(address sender) external;
     function stopPrank() external;
+    function warp(uint256 timestamp) external;
     function toString(uint256 value) external pure returns (string memory);
     function getBlockNumber() external view returns (uint256);
 }

@@ -31,6 +31,8 @@ class Charge:
     id: str
     written: int = 0
     used: int = 0
+    reserved: int = 0
+    """Wei of credit that only this request may still be charged; in memory, so that a crash gives them back."""
 
     @property
     def held(self) -> int:
@@ -50,8 +52,13 @@ class Account:
 
     @property
     def credit(self) -> int:
-        """What may still be charged: promised, covered by the escrow, and not charged yet."""
-        return max(0, min(self.signed, self.backing) - self.charged)
+        """What may still be charged: promised, covered by the escrow, neither charged nor reserved yet."""
+        return max(0, min(self.signed, self.backing) - self.charged - self.reserved)
+
+    @property
+    def reserved(self) -> int:
+        """Reserved by all running requests together."""
+        return sum(charge.reserved for charge in self.running.values())
 
     @property
     def held(self) -> int:
@@ -86,6 +93,21 @@ class Account:
         self.running[identifier] = charge
         return charge
 
+    def reserve(self, charge: Charge, amount: int) -> bool:
+        """Keep `amount` wei of credit for one request; False, and nothing changes, where the credit is below that."""
+        if self.credit < amount:
+            return False
+        charge.reserved += amount
+        return True
+
+    def draw(self, charge: Charge, amount: int) -> None:
+        """Charge `amount` wei of what is reserved, to be written down as by `take`. Raises ValueError beyond that."""
+        if not 0 <= amount <= charge.reserved:
+            raise ValueError(f"{amount} wei drawn, {charge.reserved} reserved")
+        charge.reserved -= amount
+        charge.written += amount
+        self.charged += amount
+
     def take(self, charge: Charge, least: int, most: int) -> int | None:
         """Charge `least` to `most` wei more, to be written down before anything is handed out for it.
 
@@ -115,6 +137,7 @@ class Account:
             raise ValueError(f"a request ends at {final} wei, {charge.written} were charged")
         self.charged -= charge.written - final
         charge.written = charge.used = final
+        charge.reserved = 0
         del self.running[charge.id]
 
 
@@ -138,24 +161,3 @@ class Tariff:
     def cost(self, prompt: int, generated: int) -> int:
         """Wei for so many prompt and generated tokens."""
         return self.price * weighted_tokens(prompt, generated)
-
-
-@dataclass(frozen=True, slots=True)
-class PayerView:
-    """What a payer's agent is told of its account, in wei. `signed` is the highest voucher that the gateway holds."""
-
-    signed: int
-    spent: int
-    deposit: int
-    increment: int
-
-
-def next_voucher(view: PayerView, *, limit: int | None = None) -> int | None:
-    """The cumulative amount to sign now; None while the gateway holds enough, or no more may be signed.
-
-    At most one increment ahead of what is spent, never more than the deposit covers, never beyond `limit` (cumulative).
-    """
-    wanted = min(view.spent + view.increment, view.deposit)
-    if limit is not None:
-        wanted = min(wanted, limit)
-    return wanted if wanted > view.signed else None

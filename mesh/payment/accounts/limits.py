@@ -43,7 +43,9 @@ class TokenBucket:
 class Places:
     """`total` places for requests, some of them kept free for accounts that reserved them; the others are shared.
 
-    An account takes its own places first and shared ones after them.
+    An account takes its own places first and shared ones after them, of which it may hold no more than are left: one
+    alone half of them, two a third each, so that there is always room for another. (Source: the dynamic thresholds of
+    A. Choudhury and E. Hahne, «Dynamic queue length thresholds for shared-memory packet switches», 1998.)
     """
 
     total: int
@@ -66,8 +68,10 @@ class Places:
         """Take a place; False when none is free for this account (None: nobody's)."""
         own = self.reserved.get(payer, 0) if payer is not None else 0
         mine = self.running.get(payer, 0)
-        if mine >= own and self._shared_running() >= self.total - sum(self.reserved.values()):
-            return False
+        if mine >= own:
+            free = self.total - sum(self.reserved.values()) - self._shared_running()
+            if free <= (0 if payer is None else mine - own):
+                return False
         self.running[payer] = mine + 1
         return True
 

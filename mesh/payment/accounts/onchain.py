@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, Generic, TypeVar
 
 from chain.client.staking import StakingClient
@@ -21,7 +21,7 @@ FRESH_SECONDS: Final = 3.0
 STALE_SECONDS: Final = 60.0
 """While the node does not answer, what it said last is good for so long."""
 MAX_KEPT: Final = 10_000
-MAX_MODELS: Final = 10_000
+MAX_NAME_BYTES: Final = 64
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -95,52 +95,53 @@ class Cached(Generic[K, V]):
 
 
 class ChainPrices:
-    """Implements `PriceSource`: the model whose manifest hash is the digest that the swarm serves.
+    """Implements `PriceSource`: the marketplace's entry of a name, which must be of the digest that the swarm serves.
 
-    Where several have the same, the first that is enabled counts; `models` (digest → number on the chain) says
-    otherwise.
+    Names are unique on the chain; a digest is not: anybody may publish a stranger's under another name and price.
     """
 
-    def __init__(
-        self, client: StakingClient, *, models: Mapping[str, int] | None = None, fresh: float = FRESH_SECONDS
-    ) -> None:
+    def __init__(self, client: StakingClient, *, fresh: float = FRESH_SECONDS) -> None:
         self._client = client
-        self._chosen = dict(models or {})
-        self._manifests: dict[int, str] = {}
-        self._ids: Cached[str, int | None] = Cached(self._find, fresh=fresh)
-        self._prices: Cached[int, int | None] = Cached(self._price, fresh=fresh)
+        self._entries: Cached[str, tuple[int, str] | None] = Cached(self._find, fresh=fresh)
+        self._prices: Cached[tuple[int, int], int | None] = Cached(self._price, fresh=fresh)
+        self._epochs: Cached[None, int] = Cached(self._epoch, fresh=fresh)
 
-    async def price_of(self, name: str, digest: str) -> int | None:
-        """Wei for one weighted token in this epoch; None where the chain has no such model, or it is disabled."""
-        model_id = self._chosen.get(digest)
-        if model_id is None:
-            model_id = await self._ids.get(digest)
-        return None if model_id is None else await self._prices.get(model_id)
+    async def epoch(self) -> int:
+        return await self._epochs.get(None)
 
-    async def model_id(self, digest: str) -> int | None:
-        """The number on the chain of the model with this digest."""
-        return self._chosen.get(digest) or await self._ids.get(digest)
+    async def price_of(self, name: str, digest: str, epoch: int) -> int | None:
+        """Wei for one weighted token in `epoch`; None where the chain has no such model, or it is disabled."""
+        entry = await self._entries.get(name)
+        if entry is None or entry[1] != digest:
+            return None
+        return await self._prices.get((entry[0], epoch))
 
     async def close(self) -> None:
         """Stop asking."""
-        await self._ids.close()
+        await self._entries.close()
         await self._prices.close()
+        await self._epochs.close()
 
-    async def _find(self, digest: str) -> int | None:
-        core = self._client.core
-        count = min(await self._client.models.model_count(), MAX_MODELS)
-        new = [each for each in range(1, count + 1) if each not in self._manifests]
-        found = await core.views([("ModelRegistry", "model", (each,)) for each in new]) if new else []
-        self._manifests.update((each, model.manifest_hash.hex()) for each, model in zip(new, found, strict=True))
-        candidates = [each for each, manifest in sorted(self._manifests.items()) if manifest == digest]
-        enabled = await core.views([("ModelRegistry", "isEnabled", (each,)) for each in candidates])
-        return next((each for each, is_enabled in zip(candidates, enabled, strict=True) if is_enabled), None)
+    async def _find(self, name: str) -> tuple[int, str] | None:
+        """The number of the model of this name, and its digest."""
+        if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+            return None  # no model is called so
+        model_id = await self._client.models.id_of(name)
+        if model_id is None:
+            return None
+        model = await self._client.core.view("ModelRegistry", "model", model_id)
+        return model_id, bytes(model.manifest_hash).hex()
 
-    async def _price(self, model_id: int) -> int | None:
+    async def _price(self, key: tuple[int, int]) -> int | None:
+        model_id, epoch = key
         enabled, price = await self._client.core.views(
-            [("ModelRegistry", "isEnabled", (model_id,)), ("ModelRegistry", "pricePerToken", (model_id,))]
+            [("ModelRegistry", "isEnabled", (model_id,)), ("ModelRegistry", "priceAt", (model_id, epoch))]
         )
         return int(price) if enabled else None
+
+    async def _epoch(self, key: None) -> int:
+        (epoch,) = await self._client.core.views([("EpochController", "currentEpoch", ())])
+        return int(epoch)
 
 
 class ChainEscrow:
@@ -167,7 +168,7 @@ class ChainEscrow:
     async def _deposit(self, payer: Address) -> Backing:
         who = checksummed(payer)
         calls: list[tuple[str, str, tuple[Any, ...]]] = [
-            ("Escrow", "available", (who,)),
+            ("Escrow", "available", (who, self._gateway_key)),
             ("Escrow", "redeemed", (who, self._gateway_key)),
         ]
         # One block for both: a redemption between them would be seen on one side only.

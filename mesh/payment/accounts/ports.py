@@ -26,10 +26,14 @@ class Backing:
 
 
 class PriceSource(Protocol):
-    """Prices of models."""
+    """Prices of models, by epoch. Every method raises `Unavailable`."""
 
-    async def price_of(self, name: str, digest: str) -> int | None:
-        """Wei for one weighted token now; None for a model that the chain does not offer. Raises `Unavailable`."""
+    async def epoch(self) -> int:
+        """The current epoch; may be a few seconds old."""
+
+    async def price_of(self, name: str, digest: str, epoch: int) -> int | None:
+        """Wei for one weighted token in `epoch`, the current one or one of the next two, in which a change that is
+        announced now cannot bind yet; None for a model that the chain does not offer."""
 
     async def close(self) -> None:
         """Ask nothing any more."""

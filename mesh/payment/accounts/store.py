@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from chain.primitives import Address, Bytes32
 from chain.vouchers import PaymentVoucher
 from mesh.errors import ConfigError
 from mesh.payment.accounts.balance import Account
+from mesh.payment.accounts.resume_tickets import KEY_BYTES
 from mesh.payment.database import Database
 
 VERSION: Final = 1
@@ -31,6 +33,8 @@ CREATE TABLE IF NOT EXISTS keys (
     hash BLOB PRIMARY KEY, payer BLOB NOT NULL REFERENCES accounts (payer), created INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS keys_by_payer ON keys (payer);
 CREATE TABLE IF NOT EXISTS key_requests (digest BLOB PRIMARY KEY, issued INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ticket_key (one INTEGER PRIMARY KEY CHECK (one = 1), key BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS resumed (request BLOB PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS charges (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, payer BLOB NOT NULL, amount TEXT NOT NULL,
     begun INTEGER NOT NULL, done INTEGER NOT NULL, model TEXT NOT NULL, at INTEGER NOT NULL);
@@ -114,6 +118,11 @@ class AccountStore(Database):
             row = self._db.execute("SELECT payer FROM keys WHERE hash = ?", (key_hash,)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def is_used(self, request: Bytes32) -> bool:
+        """Whether a key was made for the signed request with this digest."""
+        with self._lock:
+            return bool(self._db.execute("SELECT 1 FROM key_requests WHERE digest = ?", (request,)).fetchone())
+
     def add_key(
         self, key_hash: bytes, payer: Address, request: Bytes32, *, issued: int, now: int, redeemed: int, most: int
     ) -> None:
@@ -155,6 +164,12 @@ class AccountStore(Database):
             )
         return True
 
+    def signature(self, payer: Address) -> bytes | None:
+        """Of the payer's highest voucher; None where there is none yet."""
+        with self._lock:
+            row = self._db.execute("SELECT signature FROM accounts WHERE payer = ?", (payer,)).fetchone()
+        return None if row is None or row[0] is None else bytes(row[0])
+
     def vouchers(self, *, due: bool = False) -> list[StoredVoucher]:
         """Every payer's highest voucher; with `due`, only those of which a part is not marked redeemed."""
         with self._lock:
@@ -182,6 +197,25 @@ class AccountStore(Database):
             row = db.execute("SELECT redeemed FROM accounts WHERE payer = ?", (payer,)).fetchone()
             if row is not None and int(row[0]) < amount:
                 db.execute("UPDATE accounts SET redeemed = ? WHERE payer = ?", (str(amount), payer))
+
+    # --- answers that are resumed ---
+
+    def ticket_key(self) -> bytes:
+        """The key of our resume tickets, made when it is first asked for."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO ticket_key VALUES (1, ?)", (secrets.token_bytes(KEY_BYTES),))
+            return bytes(db.execute("SELECT key FROM ticket_key").fetchone()[0])
+
+    def resume(self, request: bytes, *, expires: int, now: int) -> bool:
+        """A request that failed is resumed; False where it was before."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM resumed WHERE expires < ?", (now,))
+            return db.execute("INSERT OR IGNORE INTO resumed VALUES (?, ?)", (request, expires)).rowcount > 0
+
+    def not_resumed(self, request: bytes) -> None:
+        """It came to nothing: the request may be resumed again."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM resumed WHERE request = ?", (request,))
 
     # --- charges ---
 

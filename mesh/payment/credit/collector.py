@@ -38,7 +38,8 @@ MAX_CUSTOMERS = 1024
 RETRY_MS = 5000
 MAX_REASON = 2000
 REPLAY_CREDITS = 4
-"""Tokens that may be replayed for nothing, in credits, beyond as many as were paid for."""
+REPLAY_SHARE = 8
+"""Tokens that may be replayed for nothing: one for so many that were paid for, and so many credits."""
 
 
 class VoucherCollector:
@@ -64,7 +65,9 @@ class VoucherCollector:
         self._account = account
         self._journal = journal
         self._chain = chain
-        self._customers: dict[str, Customer] = {}
+        self._customers: dict[Pair, Customer] = {}
+        """Kept while this process lives: a gateway that comes back, under whatever name, owes what it owed."""
+        self._peers: dict[str, Customer] = {}
         self._prices: dict[int, int] = {}
         """Of a unit, in the epochs around now."""
         self._nudge = asyncio.Event()
@@ -98,32 +101,36 @@ class VoucherCollector:
     async def _customer(self, peer: str, binding: Binding, tell: Callable[[Message], None]) -> Customer:
         """The gateway's books: those that are open, or what the journal has. Raises `NotAccepted`."""
         pair = Pair(binding.id, self.provider, self.model_id)
-        known = self._open_books(pair, peer)
+        known = self._customers.get(pair)
         if known is None:
             line, last = await asyncio.to_thread(self._load, pair)
-            known = self._open_books(pair, peer)  # another channel may have been as quick
-            if known is None:
-                known = Customer(peer, binding, line, tell, last=last)
-                self._make_place()
-        self._customers = {each: found for each, found in self._customers.items() if found is not known}
+            known = self._customers.get(pair)  # another channel may have been as quick
+        if known is None:
+            self._make_place()
+            known = self._customers[pair] = Customer(peer, binding, line, tell, last=last)
+        elif known.connected and known.peer != peer:
+            raise NotAccepted(f"gateway {pair.gateway!r} is here already, as peer {known.peer}")
+        self._part(peer)
+        if self._peers.get(known.peer) is known:
+            del self._peers[known.peer]
         known.peer, known.binding, known.tell, known.connected = peer, binding, tell, True
-        self._customers[peer] = known
+        self._peers[peer] = known
         return known
 
-    def _open_books(self, pair: Pair, peer: str) -> Customer | None:
-        for customer in self._customers.values():
-            if customer.line.pair == pair:
-                if customer.connected and customer.peer != peer:
-                    raise NotAccepted(f"gateway {pair.gateway!r} is here already, as peer {customer.peer}")
-                return customer
-        return None
+    def _part(self, peer: str) -> None:
+        """What this peer was so far is not here any more."""
+        if (before := self._peers.get(peer)) is not None:
+            before.tell, before.connected = lambda message: None, False
 
     def _make_place(self) -> None:
         if len(self._customers) >= MAX_CUSTOMERS:
-            idle = [peer for peer, each in self._customers.items() if not (each.connected or each.line.running)]
+            idle = [each for each in self._customers.values() if not (each.connected or each.line.running)]
             if not idle:
                 raise NotAccepted(f"we work for {MAX_CUSTOMERS} gateways already")
-            del self._customers[min(idle, key=lambda peer: self._customers[peer].line.unpaid)]
+            gone = min(idle, key=lambda each: each.line.unpaid)
+            del self._customers[gone.line.pair]
+            if self._peers.get(gone.peer) is gone:
+                del self._peers[gone.peer]
 
     def _load(self, pair: Pair) -> tuple[CreditLine, Receipt | None]:
         """What an earlier process left: a line with the newest epoch, and its last receipt."""
@@ -141,13 +148,14 @@ class VoucherCollector:
         return line, Receipt(last.epoch, last.sequence, last.units, last.previous, last.signature, endorsement)
 
     def customer(self, peer: str) -> Customer | None:
-        return self._customers.get(peer)
+        """The gateway as which a peer has introduced itself."""
+        return self._peers.get(peer)
 
     def leave(self, peer: str, tell: Callable[[Message], None]) -> None:
         """Its control channel has ended. What it owes is kept as long as this process lives."""
-        known = self._customers.get(peer)
+        known = self._peers.get(peer)
         if known is not None and known.tell == tell:
-            known.tell, known.connected = lambda message: None, False
+            self._part(peer)
 
     # --- sessions ---
 
@@ -156,9 +164,9 @@ class VoucherCollector:
         if customer.barred is not None or customer.dunning.dropped:
             raise NotAccepted(customer.owes)
         meter = SessionMeter(prompt, fed)
-        allowed = customer.line.paid // max(1, self._blocks) + REPLAY_CREDITS * self.terms.tokens
+        allowed = customer.line.paid // (REPLAY_SHARE * max(1, self._blocks)) + REPLAY_CREDITS * self.terms.tokens
         if customer.replayed + meter.replayed > allowed:
-            raise NotAccepted("more is resumed here than was ever paid for")
+            raise NotAccepted(f"more is resumed here than a part in {REPLAY_SHARE} of what was paid for")
         customer.replayed += meter.replayed
         return Bill(customer, meter, blocks)
 
@@ -182,7 +190,7 @@ class VoucherCollector:
     async def voucher(self, peer: str, message: Voucher) -> None:
         """Write a voucher down, and count what of it is covered. Raises `ProtocolViolation` for one that is not the
         gateway's."""
-        customer = self._customers.get(peer)
+        customer = self._peers.get(peer)
         if customer is None:
             raise ProtocolViolation("a voucher came before an introduction", peer=peer)
         pair, epoch = customer.line.pair, message.epoch
@@ -311,6 +319,8 @@ class VoucherCollector:
 
     def _dun(self, customer: Customer, now: float) -> None:
         line, pause = customer.line, self.terms.pause_seconds
+        if customer.large is not None:
+            customer.dunning.wait(now)
         for act in customer.dunning.step(now, customer.debt, pause=pause, pardon_after=line.pardon_after(pause)):
             match act:
                 case Act.NOTICE:

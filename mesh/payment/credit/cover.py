@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Cover:
 
     counted: dict[int, int] = field(default_factory=dict)
 
-    def update(self, promises: Mapping[int, Promise], guarantee: int, tariffs: Mapping[int, Tariff]) -> Change:
+    def update(self, promises: Mapping[int, Promise], guarantee: int, tariffs: Mapping[int, ModelPrice]) -> Change:
         """Count what `guarantee` wei cover of `promises`, the oldest first. A promise without a tariff waits."""
         gained = lost = uncovered = outstanding = 0
         before, self.counted = self.counted, {}

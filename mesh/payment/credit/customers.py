@@ -11,8 +11,7 @@ from mesh.payment.credit.cover import Cover, Promise
 from mesh.payment.credit.dunning import Debt, Dunning
 from mesh.payment.credit.line import CreditLine
 from mesh.payment.credit.store import Slot
-from mesh.payment.credit.terms import Tariff
-from mesh.payment.credit.units import W_GENERATED, SessionMeter
+from mesh.payment.credit.units import W_GENERATED, ModelPrice, SessionMeter
 from mesh.wire.messages import Message
 from mesh.wire.paying import Receipt
 
@@ -37,16 +36,20 @@ class Customer:
     """Wei that its vouchers are worth that are not safe yet."""
     cover: Cover = field(default_factory=Cover)
     promises: dict[int, Promise] = field(default_factory=dict)
-    tariffs: dict[int, Tariff] = field(default_factory=dict)
+    tariffs: dict[int, ModelPrice] = field(default_factory=dict)
     dunning: Dunning = field(default_factory=Dunning)
     receipted_at: float = 0.0
     replayed: int = 0
     last: Receipt | None = None
     """The newest receipt, sent again to a gateway that comes back."""
+    kept: int = 0
+    """Units of the credit that prompts under way still need."""
+    large: Bill | None = None
+    """The session whose prompt is larger than the credit, and runs nevertheless."""
 
     def has_room(self, units: int) -> bool:
-        """Whether `units` more may be begun."""
-        return self.barred is None and self.line.has_room(units)
+        """Whether `units` more may be begun, beside what prompts under way still need."""
+        return self.barred is None and self.line.has_room(units + self.kept)
 
     @property
     def debt(self) -> Debt:
@@ -111,12 +114,55 @@ class Bill:
     customer: Customer
     meter: SessionMeter
     blocks: int
+    runs_prompt: bool = False
+    """A part of the prompt has run, and the rest may."""
+    kept: int = 0
+    """What it still needs of the credit for that."""
+
+    def has_room(self, processed: int) -> bool:
+        """Whether positions below `processed` may run now.
+
+        A gateway signs for a prompt only when its first token is there. So a prompt begins when there is credit for all
+        of it; one that is larger than the credit when none such runs. A gateway that never pays costs the credit, and
+        one such prompt.
+        """
+        customer, fed = self.customer, self.meter.fed
+        if self.runs_prompt:
+            return customer.barred is None
+        begins = not self.meter.processed
+        units = self.price_of(max(processed, fed) if begins else processed)
+        if customer.has_room(units):
+            return True
+        return begins and units > customer.line.credit and customer.large is None and customer.has_room(0)
 
     def begin(self, processed: int) -> int:
         """Units that running positions below `processed` adds; they count as running."""
+        if not self.meter.processed and processed < self.meter.fed:
+            self._keep(self.price_of(self.meter.fed))
         units = self.blocks * self.meter.advance(processed)
         self.customer.line.begin(units)
+        if self.runs_prompt:
+            done = min(units, self.kept)
+            self.kept -= done
+            self.customer.kept -= done
+            if processed >= self.meter.fed:
+                self._let_go()
         return units
+
+    def _keep(self, units: int) -> None:
+        self.runs_prompt = True
+        if self.customer.has_room(units):
+            self.kept = units
+            self.customer.kept += units
+        else:
+            self.customer.large = self
+
+    def _let_go(self) -> None:
+        self.runs_prompt = False
+        self.customer.kept -= self.kept
+        self.kept = 0
+        if self.customer.large is self:
+            self.customer.large = None
 
     def price_of(self, processed: int) -> int:
         """Units that `begin` would add."""
@@ -125,6 +171,7 @@ class Bill:
 
     def close(self, received: int) -> None:
         """The gateway knows of `received` positions; what ran beyond is not waited for, within bounds."""
+        self._let_go()
         if not self.meter.processed:
             self.customer.replayed -= self.meter.replayed  # nothing was run again
         known = SessionMeter(self.meter.prompt, self.meter.fed, min(received, self.meter.processed))

@@ -49,6 +49,11 @@ class Dunning:
         if self.stalled_since is None:
             self.stalled_since = now
 
+    def wait(self, now: float) -> None:
+        """Work waits, but perhaps for a prompt of its own that still runs: nobody is late yet."""
+        if self.stalled_since is not None:
+            self.stalled_since = now
+
     def pay(self) -> None:
         """More counts as paid than before."""
         self.stalled_since, self.dropped = None, False

@@ -106,7 +106,7 @@ class VoucherIssuer:
     # --- who may be routed to ---
 
     async def vet(self, records: Sequence[ProviderRecord]) -> list[ProviderRecord]:
-        """The records whose providers the chain calls eligible for the model that they announce."""
+        """The records whose providers are eligible on the chain for the model that they announce, by its name there."""
         checked = await asyncio.gather(*(self._is_eligible(record) for record in records))
         return [record for record, eligible in zip(records, checked, strict=True) if eligible]
 
@@ -116,6 +116,8 @@ class VoucherIssuer:
             facts = await self._chain.check_provider(binding)
             if facts.manifest.hex() != record.digest:
                 raise NotAccepted("it is staked for another model than it announces")
+            if facts.name != record.model:
+                raise NotAccepted(f"it calls its model {record.model!r}, on the chain that is {facts.name!r}")
         except (BadRecord, NotAccepted) as error:
             logger.info("provider %s is passed over: %s", record.peer, error)
             return False

@@ -58,6 +58,10 @@ class EpochUnits:
 
     receipted: int = 0
     vouched: int = 0
+    carried: int = 0
+    """Claimed in this epoch, not vouched for, and claimed anew in a later one."""
+    anew: int = 0
+    """Units of the later epoch that those were claimed as."""
 
 
 @dataclass(slots=True)
@@ -130,15 +134,19 @@ class CreditLine:
         if epoch <= self.epoch:
             return
         before, self.epoch, self.forgiven = self.epoch, epoch, 0
+        old, new = 1, 1
+        if prices is not None and before in prices and epoch in prices:
+            old, new = prices[before], prices[epoch]
         for past in [each for each in self.epochs if each < epoch]:
             counts = self.epochs[past]
-            self.open += counts.receipted - counts.vouched
+            unpaid = counts.receipted - counts.vouched
+            self.open += unpaid
             counts.receipted = counts.vouched
+            counts.carried += unpaid
+            counts.anew = units_at(counts.anew + unpaid, old, new)
             if past < epoch - KEPT_EPOCHS:
                 del self.epochs[past]
-        self.open, self.excused = max(0, self.open - self.excused), 0
-        if prices is not None and before in prices and epoch in prices:
-            self.open = units_at(self.open, prices[before], prices[epoch])
+        self.open, self.excused = units_at(max(0, self.open - self.excused), old, new), 0
 
     def claim(self) -> ReceiptClaim | None:
         """The next receipt, or None when there is nothing new to say."""
@@ -155,14 +163,15 @@ class CreditLine:
     def check(self, epoch: int, units: int) -> int:
         """New units that a voucher is worth; 0 for an old one. Raises `ProtocolViolation` for one nobody asked for.
 
-        One for an epoch whose shortfall has been claimed anew since is taken too.
+        What was claimed in its epoch and has been claimed anew since may still be vouched for there; what was done
+        later may not: it may cost more.
         """
         counts = self.epochs.get(epoch)
         if counts is None:
             raise ProtocolViolation(f"a voucher for epoch {epoch}, in which nothing was claimed")
-        late = self.claimed if epoch < self.epoch else 0
-        if units > counts.receipted + late:
-            raise ProtocolViolation(f"a voucher for {units} units, of which {counts.receipted} were claimed")
+        claimed = counts.receipted + counts.carried
+        if units > claimed:
+            raise ProtocolViolation(f"a voucher for {units} units, of which {claimed} were claimed")
         return max(0, units - counts.vouched)
 
     def accept(self, epoch: int, units: int) -> None:
@@ -171,9 +180,11 @@ class CreditLine:
         gained = units - counts.vouched
         if gained <= 0:
             return
-        late = max(0, units - counts.receipted)
+        carried = max(0, units - counts.receipted)
         counts.vouched = units
         counts.receipted = max(counts.receipted, units)
+        late = counts.anew * carried // counts.carried if counts.carried else 0
+        counts.carried, counts.anew = counts.carried - carried, counts.anew - late
         taken = min(late, self.open)
         self.open -= taken
         self.excused += late - taken  # claimed anew already: that claim asks for too much by this

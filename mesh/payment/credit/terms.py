@@ -9,6 +9,7 @@ from typing import Protocol
 from chain.primitives import checksummed
 from chain.vouchers import Domain
 from mesh.payment.credit.binding import Binding, Role, read_binding
+from mesh.payment.credit.units import ModelPrice
 
 CREDIT_TOKENS = 1024
 PAUSE_SECONDS = 10.0
@@ -42,22 +43,6 @@ def accept_binding(data: bytes, *, peer: str, role: Role, domain: Domain) -> Bin
 
 
 @dataclass(frozen=True, slots=True)
-class Tariff:
-    """What work on a model costs in one epoch: `price` wei for one weighted token, over all `blocks` of the model."""
-
-    price: int
-    blocks: int
-
-    def fee(self, units: int) -> int:
-        """`feeFor` of the chain: wei that `units` cost, rounded up."""
-        return -(-units * self.price // self.blocks)
-
-    def units(self, wei: int, most: int) -> int:
-        """The most units, up to `most`, whose fee is at most `wei`."""
-        return most if not self.price else min(most, max(0, wei) * self.blocks // self.price)
-
-
-@dataclass(frozen=True, slots=True)
 class GatewayFacts:
     """What the chain says of an eligible gateway: the key that signs for it in `epoch`."""
 
@@ -72,6 +57,8 @@ class ProviderFacts:
     signer: str
     model_id: int
     manifest: bytes
+    name: str
+    """Of the model; nothing where the chain's is no text that can be shown."""
 
 
 class ChainView(Protocol):
@@ -104,5 +91,5 @@ class ChainView(Protocol):
         The chain was asked after `since` (`time.monotonic()`).
         """
 
-    async def tariff(self, model_id: int, epoch: int) -> Tariff:
+    async def tariff(self, model_id: int, epoch: int) -> ModelPrice:
         """What work costs in an epoch, at most the next one: it is fixed by then."""

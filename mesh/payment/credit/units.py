@@ -28,6 +28,22 @@ def progress_tokens(prompt: int, processed: int) -> int:
     return weighted_tokens(min(processed, prompt), max(0, processed - prompt + 1))
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """What work on a model costs in one epoch: `price` wei for one weighted token, over all `blocks` of the model."""
+
+    price: int
+    blocks: int
+
+    def fee(self, units: int) -> int:
+        """`feeFor` of the chain: wei that `units` cost, rounded up."""
+        return -(-units * self.price // self.blocks)
+
+    def units(self, wei: int, most: int) -> int:
+        """The most units, up to `most`, whose fee is at most `wei`."""
+        return most if not self.price else min(most, max(0, wei) * self.blocks // self.price)
+
+
 def units_at(units: int, before: int, now: int) -> int:
     """The units at price `now` that cost no more than `units` did at the price `before`, and are no more than those."""
     return units if now <= before else units * before // now

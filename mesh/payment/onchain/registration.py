@@ -19,7 +19,7 @@ from chain.client.staking import StakingClient
 from chain.contract_errors import UnknownGateway, UnknownProvider
 from chain.deploy import Deployment
 from chain.primitives import checksummed
-from chain.units import format_func
+from chain.units import WEI_PER_FUNC, format_func
 from chain.wallet import Account
 from mesh.errors import Cancelled, ConfigError
 from mesh.identity import Identity
@@ -37,6 +37,8 @@ from mesh.transport.port import Transport
 logger = logging.getLogger(__name__)
 
 BINDING_SECONDS = 86_400
+GUARANTEES = 100 * WEI_PER_FUNC
+"""Of a new gateway's stake, what is meant for lines: providers work for what their line covers."""
 
 Ask = Callable[[str], Awaitable[bool]]
 """Asks the operator whether to go on; what it says names the amount that is at stake."""
@@ -46,7 +48,11 @@ Tell = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class PaymentConfig:
-    """With which account a node works. `identifier` None takes the peer id; `stake` (wei) is a gateway's."""
+    """With which account a node works. `identifier` None takes the peer id.
+
+    `stake` and `line` (wei) are a gateway's: what it stakes when it registers (the least there may be and `GUARANTEES`
+    where None), and the least line that it gives a provider which it uses.
+    """
 
     rpc: str
     deployment: Deployment
@@ -55,6 +61,7 @@ class PaymentConfig:
     """Where journals are kept."""
     identifier: str | None = None
     stake: int | None = None
+    line: int | None = None
     confirmations: int = 1
     poll_seconds: float = POLL_SECONDS
     settle_seconds: float = SETTLE_SECONDS
@@ -177,7 +184,7 @@ async def gateway_registration(
             status = await client.gateways.status(identifier)
         except UnknownGateway:
             least = int(await client.core.view("GatewayStaking", "minGatewayStake"))
-            stake = max(config.stake or least, least)
+            stake = max(config.stake or least + GUARANTEES, least)
             shown = f"{format_func(stake)} FUNC"
             await _sure(ask, f"register gateway {identifier} and stake {shown} from {address}")
             metadata = json.dumps({"url": f"p2p:{identity.peer_id}"}, separators=(",", ":"))
@@ -188,8 +195,8 @@ async def gateway_registration(
                 raise ConfigError(f"gateway {identifier!r} belongs to {status.owner}: give another --gateway-id")
             if status.wind_down_end:
                 raise ConfigError(f"gateway {identifier!r} winds down: `mesh gateway-stake restart {identifier}` first")
-            if status.overdrawn:
-                missing = status.min_stake - status.effective_stake
+            missing = status.min_stake - status.effective_stake
+            if missing > 0:
                 shown = f"{format_func(missing)} FUNC"
                 await _sure(ask, f"stake {shown} for gateway {identifier} from {address}")
                 await _send(client.gateways.stake_for_gateway(identifier, missing), f"staked {shown}", tell)
@@ -226,17 +233,27 @@ async def _connected(config: PaymentConfig, tell: Tell) -> AsyncIterator[Staking
 
 
 async def _find_model(client: StakingClient, digest: str, name: str) -> ModelInfo:
-    """The model on the chain whose manifest is this checkpoint."""
-    models = [model for model in await client.models.list() if model.manifest_hash.hex() == digest]
-    enabled = [model for model in models if model.enabled]
-    if enabled:
-        return min(enabled, key=lambda model: model.model_id)
-    if models:
-        raise ConfigError(f"model {models[0].model_id} ({models[0].name}) is disabled by its creator")
-    raise ConfigError(
-        f"nobody has published {name} (manifest {digest[:12]}…) on this chain: `mesh model publish NAME --manifest "
-        f"{name} …` does, or serve without --wallet"
-    )
+    """The marketplace's entry of this name, which must be of this checkpoint.
+
+    The name decides, not the digest: it is unique on the chain, while anybody may publish a stranger's digest under
+    another name, with a royalty of their own.
+    """
+    model_id = await client.models.id_of(name)
+    if model_id is None:
+        raise ConfigError(
+            f"nobody has published {name!r} on this chain: `mesh model publish {name} --manifest …` does; --name says "
+            "under which name it was published; or serve without --wallet"
+        )
+    model = await client.models.show(model_id)
+    if model.manifest_hash.hex() != digest:
+        raise ConfigError(
+            f"{name!r} on this chain (model {model_id} of {model.creator}) has manifest "
+            f"{model.manifest_hash.hex()[:12]}…, and these files have {digest[:12]}…: they are another model, or "
+            "another version of it"
+        )
+    if not model.enabled:
+        raise ConfigError(f"model {model_id} ({name}) is disabled by its creator")
+    return model
 
 
 async def _sure(ask: Ask, what: str) -> None:

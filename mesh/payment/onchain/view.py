@@ -16,7 +16,8 @@ from chain.errors import ChainError
 from chain.primitives import key_of
 from chain.vouchers import Domain
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.terms import GatewayFacts, NotAccepted, ProviderFacts, Tariff
+from mesh.payment.credit.terms import GatewayFacts, NotAccepted, ProviderFacts
+from mesh.payment.credit.units import ModelPrice
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class StakingView:
         """See `ChainView`."""
         return await self._fact(("line", gateway, provider), lambda: self._guarantee(gateway, provider), since=since)
 
-    async def tariff(self, model_id: int, epoch: int) -> Tariff:
+    async def tariff(self, model_id: int, epoch: int) -> ModelPrice:
         """See `ChainView`."""
         if epoch > self._epoch + 1:
             raise NotAccepted(f"what work costs in epoch {epoch} is not fixed yet")
@@ -144,13 +145,15 @@ class StakingView:
             ]
         )
         if not eligible:
-            return False, ProviderFacts("", 0, b"")
-        model_id = int(found.model_id)
-        manifest = await self._fact(("manifest", model_id), lambda: self._manifest(model_id), fixed=True)
-        return True, ProviderFacts(str(signer), model_id, manifest)
+            return False, ProviderFacts("", 0, b"", "")
+        _, model_id = found.values()
+        manifest, name = await self._fact(("model", model_id), lambda: self._model(model_id), fixed=True)
+        return True, ProviderFacts(str(signer), model_id, manifest, name)
 
-    async def _manifest(self, model_id: int) -> bytes:
-        return bytes((await self._client.core.view("ModelRegistry", "model", model_id)).manifest_hash)
+    async def _model(self, model_id: int) -> tuple[bytes, str]:
+        model = await self._client.core.view("ModelRegistry", "model", model_id)
+        # A name that is no text comes as a subclass that only describes it.
+        return bytes(model.manifest_hash), model.name if type(model.name) is str else ""
 
     async def _signer(self, registry: str, identifier: str, epoch: int) -> str:
         return str(await self._client.core.view(registry, "signerAt", key_of(identifier), epoch))
@@ -158,11 +161,11 @@ class StakingView:
     async def _guarantee(self, gateway: str, provider: str) -> int:
         return int(await self._client.core.view("GatewayStaking", "guaranteed", key_of(gateway), key_of(provider)))
 
-    async def _tariff(self, model_id: int, epoch: int) -> Tariff:
+    async def _tariff(self, model_id: int, epoch: int) -> ModelPrice:
         price, model = await self._client.core.views(
             [("ModelRegistry", "priceAt", (model_id, epoch)), ("ModelRegistry", "model", (model_id,))]
         )
-        return Tariff(int(price), int(model.blocks))
+        return ModelPrice(int(price), int(model.blocks))
 
     async def _fact(
         self, key: Hashable, ask: Callable[[], Awaitable[T]], *, since: float = 0.0, fixed: bool = False

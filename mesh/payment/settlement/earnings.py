@@ -18,6 +18,8 @@ from chain.primitives import BPS, FUNC
 Role = Literal["provider", "gateway", "creator"]
 
 TITLE: Final = "earned so far"
+AMOUNTS: Final = ("earned", "claimed", "claimable", "pending", "compensated", "owed")
+"""The fields of an `Earning` that are wei."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Earning:
     pending: int = 0
     compensated: int = 0
     """Paid by challenges, to be withdrawn or withdrawn."""
+    owed: int = 0
+    """What gateways owe since they could not pay: taken from whatever they have next."""
 
 
 @dataclass(slots=True)
@@ -45,11 +49,12 @@ class _Sum:
     earned: int = 0
     pending: int = 0
     compensated: int = 0
+    owed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A proven leaf of `provider`: the event `ContributionRecorded`."""
+    """A proven leaf of `provider`, or what a larger one adds to it: the event `ContributionRecorded`."""
 
     provider: str
     model_id: int
@@ -70,13 +75,17 @@ class Compensated:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A voucher whose leaf is not proven yet, and what its units cost."""
+    """Units of a voucher that are neither proven nor compensated yet, and what they cost.
+
+    `owed`: the part of the fee that the chain has recorded as a debt of the gateway.
+    """
 
     provider: str
     model_id: int
     epoch: int
     units: int
     fee: int
+    owed: int = 0
 
 
 def provider_earnings(
@@ -96,7 +105,8 @@ def provider_earnings(
     for voucher in pending:
         each = sums.setdefault((voucher.epoch, voucher.provider, voucher.model_id), _Sum())
         each.units += voucher.units
-        each.pending += voucher.fee
+        each.pending += voucher.fee - voucher.owed
+        each.owed += voucher.owed
     found = []
     for (epoch, provider, model_id), each in sorted(sums.items()):
         waiting = min(each.earned, unclaimed.get((provider, epoch), 0))
@@ -112,6 +122,7 @@ def provider_earnings(
                 waiting,
                 each.pending,
                 each.compensated,
+                each.owed,
             )
         )
     return found
@@ -120,7 +131,7 @@ def provider_earnings(
 def gateway_earnings(
     gateway: str, shares: Mapping[int, int], unclaimed: Mapping[int, int], units: Mapping[int, int], claimable_to: int
 ) -> list[Earning]:
-    """`shares`: wei by epoch of checkpoints that stand; `unclaimed`: what the chain still holds of them."""
+    """`shares`: wei by epoch of posted checkpoints; `unclaimed`: what the chain still holds of them."""
     found = []
     for epoch, share in sorted(shares.items()):
         waiting = min(share, unclaimed.get(epoch, 0))
@@ -147,9 +158,8 @@ def creator_earnings(
 
 def as_rows(earnings: Iterable[Earning]) -> list[dict[str, Any]]:
     """Plain values, for JSON and CSV; amounts are integers of wei."""
-    wei = {"earned", "claimed", "claimable", "pending", "compensated"}
     return [
-        {f"{each.name}_wei" if each.name in wei else each.name: getattr(row, each.name) for each in fields(row)}
+        {f"{each.name}_wei" if each.name in AMOUNTS else each.name: getattr(row, each.name) for each in fields(row)}
         for row in earnings
     ]
 

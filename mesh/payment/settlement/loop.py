@@ -7,8 +7,9 @@ import itertools
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from chain.client.actions import Action, Result
 from chain.client.lifecycle import State
@@ -16,6 +17,7 @@ from chain.client.staking import StakingClient
 from chain.errors import (
     BadAnswer,
     ContractError,
+    InvalidArgument,
     JournalError,
     NodeError,
     TransactionError,
@@ -23,6 +25,8 @@ from chain.errors import (
 from mesh.payment.settlement.windows import Clock
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 POLL_SECONDS = 2.0
 MOST_WAIT_SECONDS = 60.0
@@ -48,6 +52,8 @@ class SettlementEvent:
 
 
 Tell = Callable[[SettlementEvent], None]
+Say = Callable[[str, str, str], None]
+"""Says something once: its kind, the step that it is about, and the text."""
 
 
 class SettlementLoop(ABC):
@@ -103,6 +109,16 @@ class SettlementLoop(ABC):
 
     @abstractmethod
     async def _round(self) -> int: ...
+
+    async def _carry_out_all(self, steps: Iterable[T], carry_out: Callable[[T], Awaitable[int]]) -> int:
+        """One after the other; how many transactions were sent. One that cannot even be sent holds up no other."""
+        sent = 0
+        for step in steps:
+            try:
+                sent += await carry_out(step)
+            except InvalidArgument as error:
+                self._once("refused", f"step/{step}", f"{type(step).__name__} is refused here: {error}")
+        return sent
 
     async def _clock(self) -> Clock:
         status = await self._client.epochs.status()
@@ -166,6 +182,9 @@ class SettlementLoop(ABC):
         logger.log(level, "%s: %s%s", self._name, event.text, f" ({event.tx_hash})" if event.tx_hash else "")
         if self._tell is not None:
             self._tell(event)
+
+    def _has_said(self, step: str) -> bool:
+        return any(said == step for said, _ in self._told)
 
     def _once(
         self, kind: str, step: str, text: str, about: SettlementEvent | None = None, *, tx_hash: str | None = None

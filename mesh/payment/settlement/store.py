@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from chain.merkle import Proof, Sibling
+from chain.primitives import word
 from mesh.payment.database import Database
 from mesh.payment.settlement.provider_plan import SlotId
 
-VERSION: Final = 1
-HASH_BYTES: Final = 32
+VERSION: Final = 2
+WORD: Final = 32
+KEPT_EPOCHS: Final = 1024
+"""How long it is remembered that a slot is settled, and what reports said."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS published (
     gateway TEXT NOT NULL, model_id INTEGER NOT NULL, epoch INTEGER NOT NULL, root BLOB NOT NULL, body BLOB NOT NULL,
@@ -27,7 +31,10 @@ CREATE TABLE IF NOT EXISTS leaves (
 CREATE TABLE IF NOT EXISTS settled (
     gateway TEXT NOT NULL, provider TEXT NOT NULL, model_id INTEGER NOT NULL, epoch INTEGER NOT NULL,
     PRIMARY KEY (gateway, provider, model_id, epoch)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lines (
+    gateway TEXT NOT NULL, provider TEXT NOT NULL, PRIMARY KEY (gateway, provider)) WITHOUT ROWID;
 """
+_SLOT: Final = "gateway = ? AND provider = ? AND model_id = ? AND epoch = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class OwnLeaf:
 
     root: bytes
     units: int
-    proof: tuple[bytes, ...]
+    proof: Proof
 
 
 class SettlementStore(Database):
@@ -83,43 +90,65 @@ class SettlementStore(Database):
         row = self._one("SELECT body FROM reports WHERE gateway = ? AND epoch = ?", gateway, epoch)
         return None if row is None else bytes(row[0])
 
+    def keep_line(self, gateway: str, provider: str) -> None:
+        """We are about to fund our line for this provider, and shall take it back when it is not needed."""
+        self._write("INSERT OR IGNORE INTO lines VALUES (?, ?)", gateway, provider)
+
+    def forget_line(self, gateway: str, provider: str) -> None:
+        self._write("DELETE FROM lines WHERE gateway = ? AND provider = ?", gateway, provider)
+
+    def lines(self, gateway: str) -> frozenset[str]:
+        """Ids of the providers whose lines we have funded."""
+        with self._lock:
+            rows = self._db.execute("SELECT provider FROM lines WHERE gateway = ?", (gateway,)).fetchall()
+        return frozenset(row[0] for row in rows)
+
     # --- the provider's ---
 
     def keep_leaf(self, slot: SlotId, leaf: OwnLeaf) -> None:
-        self._write(
-            "INSERT OR REPLACE INTO leaves VALUES (?, ?, ?, ?, ?, ?, ?)",
-            slot.gateway,
-            slot.provider,
-            slot.model_id,
-            slot.epoch,
-            leaf.root,
-            str(leaf.units),
-            b"".join(leaf.proof),
-        )
+        """Keep the largest leaf of a root: a gateway may have put two of ours into its tree."""
+        proof = b"".join(each.hash + word(each.units) for each in leaf.proof)
+        with self._transaction() as db:
+            known = db.execute(f"SELECT root, units FROM leaves WHERE {_SLOT}", _key(slot)).fetchone()
+            if known is not None and bytes(known[0]) == leaf.root and int(known[1]) >= leaf.units:
+                return
+            db.execute(
+                "INSERT OR REPLACE INTO leaves VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*_key(slot), leaf.root, str(leaf.units), proof),
+            )
 
     def leaf(self, slot: SlotId) -> OwnLeaf | None:
-        row = self._one(
-            "SELECT root, units, proof FROM leaves WHERE gateway = ? AND provider = ? AND model_id = ? AND epoch = ?",
-            slot.gateway,
-            slot.provider,
-            slot.model_id,
-            slot.epoch,
-        )
+        row = self._one(f"SELECT root, units, proof FROM leaves WHERE {_SLOT}", *_key(slot))
         if row is None:
             return None
-        proof = bytes(row[2])
-        cut = tuple(proof[at : at + HASH_BYTES] for at in range(0, len(proof), HASH_BYTES))
-        return OwnLeaf(bytes(row[0]), int(row[1]), cut)
+        packed = bytes(row[2])
+        words = [packed[at : at + WORD] for at in range(0, len(packed), WORD)]
+        proof = tuple(
+            Sibling(hashed, int.from_bytes(units)) for hashed, units in zip(words[::2], words[1::2], strict=True)
+        )
+        return OwnLeaf(bytes(row[0]), int(row[1]), proof)
 
     def settle(self, slot: SlotId) -> None:
         """Nothing can be due for this slot any more."""
-        self._write(
-            "INSERT OR IGNORE INTO settled VALUES (?, ?, ?, ?)", slot.gateway, slot.provider, slot.model_id, slot.epoch
-        )
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO settled VALUES (?, ?, ?, ?)", _key(slot))
+            db.execute(f"DELETE FROM leaves WHERE {_SLOT}", _key(slot))
 
     def settled(self) -> set[SlotId]:
         with self._lock:
             return {SlotId(*row) for row in self._db.execute("SELECT * FROM settled").fetchall()}
+
+    def unsettled_leaves(self) -> set[SlotId]:
+        """Slots of which we have a leaf that is not settled: the journal may have forgotten them already."""
+        query = "SELECT gateway, provider, model_id, epoch FROM leaves WHERE units != '0'"
+        with self._lock:
+            return {SlotId(*row) for row in self._db.execute(query).fetchall()}
+
+    def prune(self, before: int) -> None:
+        """Forget epochs below `before`: which slots are settled, leaves that nobody proved, and reports."""
+        with self._transaction() as db:
+            for table in ("settled", "leaves", "reports"):
+                db.execute(f"DELETE FROM {table} WHERE epoch < ?", (before,))
 
     def _write(self, query: str, *values: object) -> None:
         with self._lock:
@@ -129,3 +158,7 @@ class SettlementStore(Database):
         with self._lock:
             row: tuple[bytes, ...] | None = self._db.execute(query, values).fetchone()
         return row
+
+
+def _key(slot: SlotId) -> tuple[str, str, int, int]:
+    return slot.gateway, slot.provider, slot.model_id, slot.epoch

@@ -1,9 +1,9 @@
 """The windows around an epoch's end (pure); what is due in them is planned in `gateway_plan` and `provider_plan`.
 
-Work is done in epoch e; its checkpoint is posted in e + 1; challenges that the gateway must answer open through
-e + d − 2 and are answered through e + d − 1; the others are decided at once, through e + d − 1; claims begin with
-e + d and never end (docs/chain-rules.md, sections 6 and 7; d is `epochRewardDelay`). Every plan is made from what the
-chain says now, so a step that has been taken is not due again, and a process that was away simply plans what is left.
+Work is done in epoch e; its checkpoint is posted in e + 1; omissions are shown through e + d; challenges that the
+gateway must answer open through e + d − 1 and are answered through e + d; claims begin with e + d and never end
+(docs/chain-rules.md, sections 6 and 7; d is `epochRewardDelay`). Every plan is made from what the chain says now, so a
+step that has been taken is not due again, and a process that was away simply plans what is left.
 """
 
 from __future__ import annotations
@@ -41,23 +41,26 @@ class Clock:
 
     def may_challenge(self, epoch: int) -> bool:
         """Whether a challenge that the chain decides at once is accepted."""
-        return epoch + 1 <= self.now and self.upcoming <= epoch + self.delay - 1
+        return epoch + 1 <= self.now and self.upcoming <= epoch + self.delay
 
     def may_open(self, epoch: int) -> bool:
         """Whether a challenge that the gateway must answer is accepted."""
-        return epoch + 1 <= self.now and self.upcoming <= epoch + self.delay - 2
+        return epoch + 1 <= self.now and self.upcoming <= epoch + self.delay - 1
 
     def may_claim(self, epoch: int) -> bool:
         return 1 <= epoch <= self.claimable
 
+    def may_enforce_sla(self, epoch: int) -> bool:
+        """Whether a missed service level of that epoch can be enforced."""
+        return epoch + self.delay <= self.now and self.upcoming <= epoch + 2 * self.delay
+
     def is_over(self, epoch: int) -> bool:
         """Whether every window but that of claims has closed."""
-        return self.now >= epoch + self.delay
+        return self.now > epoch + self.delay
 
 
 class Status(enum.IntEnum):
-    """Of a checkpoint, as the chain counts them."""
+    """Of a checkpoint, as the chain counts them. What is posted stands for good."""
 
     NONE = 0
     POSTED = 1
-    VOIDED = 2

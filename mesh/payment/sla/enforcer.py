@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from eth_utils import to_canonical_address
 
 from chain.client.staking import StakingClient
 from chain.contract_errors import SlaAlreadyPenalized
 from chain.primitives import key_of
-from chain.vouchers import Domain
+from chain.vouchers import ContributionReceipt, Domain, digest, is_signed_by
 from mesh.errors import MeshError
 from mesh.payment.settlement.leaves import fetch_document
 from mesh.payment.settlement.loop import POLL_SECONDS, SettlementEvent, SettlementLoop, Tell
 from mesh.payment.settlement.store import SettlementStore
-from mesh.payment.settlement.windows import Clock
-from mesh.payment.sla.reports import MAX_REPORTS, SignedReport, read_reports, shows_miss
+from mesh.payment.sla.known_gateways import MAX_GATEWAYS
+from mesh.payment.sla.reports import MAX_REPORTS, Served, SignedReport, read_reports, shows_miss
 from mesh.transport.port import PeerId, Transport
 
-MAX_GATEWAYS = 100
 FETCH_SECONDS = 10.0
 
 Gateways = Callable[[], Mapping[str, PeerId]]
-"""Peers of the gateways that we know, by gateway id."""
+"""Peers of the staked gateways that we know, by gateway id, the most staked first."""
 
 
 class SlaEnforcer(SettlementLoop):
-    """Once an epoch, while its evidence is accepted, fetches the reports of every gateway that is known and active.
+    """Once an epoch is claimable, and as long again, fetches the reports of the gateways that providers worked for.
 
-    `own` is our own gateway's id and store, whose reports need no fetching. Whoever has a wallet may run one: the
-    penalty is burned, so nobody gains by a report, and more than half of a quorum must show the miss.
+    Which those are the chain says by the leaves that were proved, not we: a penalty needs the miss shown by more than
+    half of them, by stake and by work. `own` is our own gateway's id and store, whose reports need no fetching. The
+    penalty is burned, so nobody gains by a report.
     """
 
     def __init__(
@@ -53,21 +53,23 @@ class SlaEnforcer(SettlementLoop):
 
     async def _round(self) -> int:
         clock = await self._clock()
+        window = [
+            epoch for epoch in range(max(1, clock.now - 2 * clock.delay), clock.now) if clock.may_enforce_sla(epoch)
+        ]
+        self._reports = {epoch: self._reports.get(epoch, {}) for epoch in window}
         sent = 0
-        self._reports = {epoch: found for epoch, found in self._reports.items() if clock.now < epoch + clock.delay}
-        for epoch in range(max(1, clock.now - clock.delay + 1), clock.now):
-            if clock.may_challenge(epoch):  # evidence is accepted as long as a challenge
-                sent += await self._enforce(epoch, await self._collect(epoch, clock))
+        for epoch in window:
+            sent += await self._enforce(epoch, await self._collect(epoch))
         return sent
 
-    async def _collect(self, epoch: int, clock: Clock) -> dict[str, list[SignedReport]]:
+    async def _collect(self, epoch: int) -> dict[str, list[SignedReport]]:
         """Reports by gateway: what we have, and of each gateway that we have none of, what it gives us now."""
-        found = self._reports.setdefault(epoch, {})
-        known = dict(sorted(self._gateways().items())[:MAX_GATEWAYS])
+        found = self._reports[epoch]
+        known = dict(list(self._gateways().items())[:MAX_GATEWAYS])
         if self._own is not None:
             known.setdefault(self._own[0], "")
         for gateway, peer in known.items():
-            if gateway in found or not await self._client.gateways.is_active(gateway):
+            if gateway in found:
                 continue
             try:
                 body = await self._body(gateway, peer, epoch)
@@ -97,18 +99,31 @@ class SlaEnforcer(SettlementLoop):
         quorum = int(await self._client.core.view("Slashing", "quorum"))
         sent = 0
         for provider, some in sorted(by_provider.items()):
-            if len(some) < quorum or (provider, epoch) in self._penalised:
+            if (provider, epoch) in self._penalised:
                 continue
             promise = await self._client.slashing.sla(provider)
             if not promise.from_epoch <= epoch <= promise.until_epoch:
                 continue
-            shown = shows_miss(some, uptime_bps=promise.uptime_bps, latency_ms=promise.latency_ms, quorum=quorum)
+            served = await self._served(provider, epoch)
+            shown = shows_miss(
+                await self._acknowledged(some, epoch),
+                served,
+                uptime_bps=promise.uptime_bps,
+                latency_ms=promise.latency_ms,
+                quorum=quorum,
+            )
             if not shown:
                 continue
             text = f"{provider} missed its service level in epoch {epoch}, by {len(shown)} reports"
             event = SettlementEvent("sent", "enforce_sla", text, epoch=epoch, provider=provider)
             action = self._client.slashing.enforce_sla(
-                provider, epoch, [each.report for each in shown], [each.signature for each in shown]
+                provider,
+                epoch,
+                [each.gateway for each in served],
+                [each.report for each in shown],
+                [each.signature for each in shown],
+                [each.receipt_units for each in shown],
+                [each.receipt_signature for each in shown],
             )
             step = f"enforce/{provider}/{epoch}"
             done = await self._send(step, action, event)
@@ -116,3 +131,32 @@ class SlaEnforcer(SettlementLoop):
             if done is not None or isinstance(self._refusals.get(step), SlaAlreadyPenalized):
                 self._penalised.add((provider, epoch))
         return sent
+
+    async def _acknowledged(self, reports: Sequence[SignedReport], epoch: int) -> list[SignedReport]:
+        """Those whose receipt the provider did sign: with another one the chain would refuse them all."""
+        deployment = self._client.deployment
+        domain = Domain(deployment.chain_id, to_canonical_address(deployment.address("Settlement")))
+        found = []
+        for each in reports:
+            key = each.report.provider
+            signer, provides = await self._client.core.views(
+                [("ProviderRegistry", "signerAt", (key, epoch)), ("ProviderRegistry", "ownerAndModel", (key,))]
+            )
+            _, model_id = provides.values()
+            receipt = ContributionReceipt(each.report.gateway, key, model_id, epoch, each.receipt_units)
+            if is_signed_by(digest(domain, receipt), each.receipt_signature, to_canonical_address(signer)):
+                found.append(each)
+        return found
+
+    async def _served(self, provider: str, epoch: int) -> list[Served]:
+        """All gateways that the provider worked for in an epoch, by the leaves that were proved, in order of key."""
+        core, key = self._client.core, key_of(provider)
+        _, model_id = (await core.view("ProviderRegistry", "ownerAndModel", key)).values()
+        posters = sorted({bytes(each) for each in await core.view("Settlement", "postersOf", model_id, epoch)})
+        units = await core.views([("Settlement", "provenUnits", (each, key, epoch)) for each in posters])
+        stakes = await core.views([("GatewayStaking", "effectiveStakeOfKey", (each,)) for each in posters])
+        return [
+            Served(gateway, proven, stake)
+            for gateway, proven, stake in zip(posters, units, stakes, strict=True)
+            if proven
+        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ EPOCHS = 512
 def test_the_parts_cover_every_epoch_once_and_each_fits(providers: int, first: int, more: int) -> None:
     parts = cluster_ranges(providers, first, first + more)
     assert parts[0][0] == first and parts[-1][1] == first + more
-    assert all(earlier[1] + 1 == later[0] for earlier, later in zip(parts, parts[1:], strict=False))
+    assert all(earlier[1] + 1 == later[0] for earlier, later in pairwise(parts))
     for begin, end in parts:
         count = end - begin + 1
         assert 1 <= count <= MOST_EPOCHS

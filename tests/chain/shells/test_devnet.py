@@ -263,7 +263,7 @@ def test_a_missing_anvil_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_deployment_file_is_checked(tmp_path: Path, embedded_chain: ChainProcess) -> None:
     path = tmp_path / "d.json"
     good = json.loads(embedded_chain.deployment_file.read_text())
-    for change in ({"version": 2}, {"contracts": {}}, {"chain_id": -1}, {"anchor_hash": "0x1"}):
+    for change in ({"version": 1}, {"contracts": {}}, {"chain_id": -1}, {"anchor_hash": "0x1"}):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(ChainConfigError, match="not a deployment file"):
             Deployment.read(path)

@@ -22,7 +22,7 @@ from chain.contract_errors import (
     WrongReport,
 )
 from chain.primitives import Address, Bytes32, checksummed, key_of, share_of
-from chain.vouchers import Domain, SlaReport, digest, is_signed_by
+from chain.vouchers import ContributionReceipt, Domain, SlaReport, digest, is_signed_by
 from tests.chain.spec.base import Stoppable, Tx, call, check_bounds
 from tests.chain.spec.journal import Cell, Table
 
@@ -48,6 +48,16 @@ class Sla:
         """Whether the report shows it broken."""
         kept = report.uptime_bps >= self.uptime_bps and report.latency_ms <= self.latency_ms
         return report.requests >= ENOUGH_REQUESTS and not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A gateway's report with its signature, and a receipt: units, and the provider's signature over them."""
+
+    report: SlaReport
+    signature: bytes
+    units: int
+    receipt: bytes
 
 
 class Slashing(Stoppable):
@@ -117,9 +127,14 @@ class Slashing(Stoppable):
         gateways: Sequence[Bytes32],
         reports: Sequence[SlaReport],
         signatures: Sequence[bytes],
+        receipt_units: Sequence[int],
+        receipt_signatures: Sequence[bytes],
     ) -> None:
-        """Penalises, jails and ends a commitment that a majority of those served, by stake and by work, saw missed."""
-        if len(reports) != len(signatures):
+        """Penalises, jails and ends a commitment that a majority of those served, by stake and by work, saw missed.
+
+        Beside each report, the units of a receipt by which the provider acknowledged work for that gateway.
+        """
+        if not len(reports) == len(signatures) == len(receipt_units) == len(receipt_signatures):
             raise LengthMismatch()
         key = key_of(identifier)
         model_id = self.ledger.providers.known(key).model_id
@@ -133,10 +148,15 @@ class Slashing(Stoppable):
             raise SlaAlreadyPenalized(key, epoch)
         pool = self.ledger.router.pool(model_id)
         self._require_served(key, epoch, gateways, pool.contribution(identifier, epoch).units)
-        missing = self._missing(key, epoch, promised, gateways, reports, signatures)
+        acknowledged = [
+            Acknowledged(*each) for each in zip(reports, signatures, receipt_units, receipt_signatures, strict=True)
+        ]
+        missing = self._missing(key, model_id, epoch, promised, gateways, acknowledged)
         stake_of = self.ledger.gateway_staking.effective_stake_of_key
         self._require_majority(sum(map(stake_of, missing)), sum(map(stake_of, gateways)))
-        self._require_majority(self._served(key, epoch, missing), self._served(key, epoch, gateways))
+        # Work that the provider did not acknowledge says nothing against it: anybody can post a leaf.
+        work = sum(min(units, self._served(key, epoch, [gateway])) for gateway, units in missing.items())
+        self._require_majority(work, self._served(key, epoch, gateways))
         self._penalized[key, promised.from_epoch] = True
         self._by_sla[key] = max(self._by_sla[key], current + self.sla_jail_epochs)
         self._slas[key] = replace(promised, until_epoch=min(promised.until_epoch, current))
@@ -185,25 +205,30 @@ class Slashing(Stoppable):
     def _missing(
         self,
         key: Bytes32,
+        model_id: int,
         epoch: int,
         promised: Sla,
         gateways: Collection[Bytes32],
-        reports: Sequence[SlaReport],
-        signatures: Sequence[bytes],
-    ) -> list[Bytes32]:
-        """The gateways whose reports, all of them valid, show the commitment missed."""
-        missing = []
+        acknowledged: Sequence[Acknowledged],
+    ) -> dict[Bytes32, int]:
+        """The gateways whose reports, all of them valid, show the commitment missed, with their receipts' units."""
+        missing = {}
         previous = None
-        for index, (report, signature) in enumerate(zip(reports, signatures, strict=True)):
+        for index, each in enumerate(acknowledged):
+            report = each.report
             ascending = previous is None or report.gateway > previous
             if not ascending or report.gateway not in gateways or (report.provider, report.epoch) != (key, epoch):
                 raise WrongReport(index)
             previous = report.gateway
             signer = self.ledger.gateways.signer_at(report.gateway, epoch)
-            if not is_signed_by(digest(self.domain, report), signature, signer):
+            if not is_signed_by(digest(self.domain, report), each.signature, signer):
+                raise InvalidSignature()
+            receipt = ContributionReceipt(report.gateway, key, model_id, epoch, each.units)
+            worker, said = self.ledger.providers.signer_at(key, epoch), digest(self.ledger.settlement.domain, receipt)
+            if not each.units or not is_signed_by(said, each.receipt, worker):
                 raise InvalidSignature()
             if promised.missed_by(report):
-                missing.append(report.gateway)
+                missing[report.gateway] = each.units
         return missing
 
     def _served(self, key: Bytes32, epoch: int, gateways: Collection[Bytes32]) -> int:

@@ -18,6 +18,8 @@ from openai import OpenAI
 from mesh.errors import InternalError, PeerFailed, PeerTimeout, Refused
 from mesh.gateway.app import create_app
 from mesh.gateway.config import GatewayConfig
+from mesh.gateway.connections import ConnectionLimits
+from mesh.gateway.serve import server_config
 from shards.span import Span
 from tests.mesh.gateway.echo_backend import Behaviour, EchoBackend
 from tests.mesh.gateway.echo_tokenizer import ByteTokenizer
@@ -36,6 +38,7 @@ def models() -> dict[str, Behaviour]:
         "slow": Behaviour(tokenizer, context_length=100_000, seconds_per_token=0.02),
         "vast": Behaviour(tokenizer, context_length=20_000_000, seconds_per_token=0.02),
         "stuck": Behaviour(tokenizer, stuck=True),
+        "ahead": Behaviour(tokenizer, tokens_ahead=5, seconds_per_token=0.02),
         "refuses": Behaviour(tokenizer, fails_at=0, failure=lambda: Refused("no room", retry_after=2.5)),
         "peer-lost": Behaviour(tokenizer, fails_at=0, failure=lambda: PeerFailed("gone", peer="peer-b")),
         "peer-silent": Behaviour(tokenizer, fails_at=0, failure=lambda: PeerTimeout("silent", peer="peer-b")),
@@ -52,8 +55,8 @@ def models() -> dict[str, Behaviour]:
 class _Server(uvicorn.Server):
     """Tells when it listens."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2))
+    def __init__(self, app: FastAPI, limits: ConnectionLimits | None) -> None:
+        super().__init__(server_config(app, limits))
         self.ready = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -75,7 +78,7 @@ class Live:
             yield client
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
+        return httpx.Client(base_url=self.url, timeout=30, headers={"Content-Type": "application/json"})
 
 
 @contextmanager
@@ -88,9 +91,13 @@ def serving(config: GatewayConfig) -> Iterator[Live]:
 
 
 @contextmanager
-def serve_app(app: FastAPI, around: AbstractAsyncContextManager[object] | None = None) -> Iterator[str]:
+def serve_app(
+    app: FastAPI,
+    around: AbstractAsyncContextManager[object] | None = None,
+    connections: ConnectionLimits | None = None,
+) -> Iterator[str]:
     """Serve an app in a thread of its own, inside of `around`; yields its address."""
-    server = _Server(app)
+    server = _Server(app, connections)
 
     async def run(listener: socket.socket) -> None:
         async with around or nullcontext():

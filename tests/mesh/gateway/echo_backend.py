@@ -105,6 +105,8 @@ class Behaviour:
     fails_at: int | None = None
     """Raise `failure` before this token; 0: when the session is to be opened."""
     failure: Callable[[], BaseException] | None = None
+    tokens_ahead: int = 0
+    """Tokens that have reached the backend when the last one is read."""
     stuck: bool = False
     """Admit the session, then never give a token."""
 
@@ -172,6 +174,7 @@ class EchoGeneration:
 
     def __init__(self, model: ByteModel, behaviour: Behaviour, request: GenerateRequest) -> None:
         self.completion: Completion | None = None
+        self.arrived = 0
         self._model = model
         self._behaviour = behaviour
         self._request = request
@@ -199,6 +202,7 @@ class EchoGeneration:
             token = choose(logprobs, context, generated, request.sampling)
             context.append(token)
             generated.append(token)
+            self.arrived = len(generated) + behaviour.tokens_ahead
             pending.append(_report(logprobs, token, request.sampling.logprobs))
             first_token = first_token or time.monotonic() - started
             if token == EOS and not request.ignore_eos:

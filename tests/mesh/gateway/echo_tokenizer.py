@@ -14,7 +14,7 @@ _SPECIAL = {BOS: "<s>", EOS: "</s>"}
 
 
 class ByteTokenizer:
-    """Implements `shards.tokenizer.Tokenizer`. Its template wants the system turn first, as many do."""
+    """Implements `shards.text.tokenizer.Tokenizer`. Its template wants the system turn first, as many do."""
 
     vocab_size = VOCAB_SIZE
     eos_token_ids: tuple[int, ...] = (EOS,)
@@ -50,7 +50,7 @@ class ByteTokenizer:
 
 
 class ByteStream:
-    """Implements `shards.tokenizer.TextStream`."""
+    """Implements `shards.text.tokenizer.TextStream`."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -39,10 +39,19 @@ class MemoryChain:
     deposits: dict[Address, Backing] = field(default_factory=dict)
     signers: set[tuple[Address, Address]] = field(default_factory=set)
     down: bool = False
+    now: int = 1
+    """The epoch."""
+    changes: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Prices that are in force from an epoch on."""
 
-    async def price_of(self, name: str, digest: str) -> int | None:
+    async def epoch(self) -> int:
         self._check()
-        return self.prices.get(name)
+        return self.now
+
+    async def price_of(self, name: str, digest: str, epoch: int) -> int | None:
+        self._check()
+        changed = [price for (model, first), price in sorted(self.changes.items()) if model == name and first <= epoch]
+        return changed[-1] if changed and name in self.prices else self.prices.get(name)
 
     async def deposit_of(self, payer: Address) -> Backing:
         self._check()

@@ -23,13 +23,18 @@ SOON = 2.0
 """Seconds in which the backend must have seen that a client left."""
 
 
+def head(size: int, path: str = "/v1/completions") -> bytes:
+    """The first lines of a request whose body has `size` bytes."""
+    lines = f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {size}"
+    return "\r\n".join((*lines, "", "")).encode()
+
+
 def post(live: Live, body: dict, path: str = "/v1/completions") -> socket.socket:
     """Send a request by hand, so that the test decides what becomes of the connection."""
     address = httpx.URL(live.url)
     connection = socket.create_connection((address.host, address.port), timeout=20)
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
+    connection.sendall(head(len(data), path) + data)
     return connection
 
 
@@ -138,8 +143,7 @@ def test_a_client_that_does_not_read_its_stream_loses_it(serve: Callable[[Gatewa
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((address.host, address.port))
         data = json.dumps({**options, "ignore_eos": True}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-        connection.sendall(head.encode() + data)
+        connection.sendall(head(len(data)) + data)
         assert live.backend.opened.acquire(timeout=20)
         assert live.backend.cancelled.acquire(timeout=20)
     wait_idle(live)
@@ -149,7 +153,7 @@ def test_a_slow_body_is_a_408(serve: Callable[[GatewayConfig], Live]) -> None:
     live = serve(GatewayConfig(body_timeout=0.2))
     address = httpx.URL(live.url)
     with socket.create_connection((address.host, address.port), timeout=20) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(head(100) + b"{")
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
 
 
@@ -159,7 +163,7 @@ def test_a_client_that_leaves_within_its_body_gives_its_place_back(
     live = serve(GatewayConfig(max_concurrent=1, body_timeout=60))
     address = httpx.URL(live.url)
     with socket.create_connection((address.host, address.port), timeout=20) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(head(100) + b"{")
     deadline = time.monotonic() + 5
     with live.http() as http:
         status = 0

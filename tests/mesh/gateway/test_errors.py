@@ -25,7 +25,15 @@ from mesh.errors import (
 )
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.errors import ApiError, describe, first_cause
-from shards.errors import CapacityExceeded, CheckpointError, InvalidSampling, ShardError
+from shards.errors import (
+    CapacityExceeded,
+    CheckpointError,
+    InvalidSampling,
+    ShardError,
+    TextTooLong,
+    TokenizerError,
+    TokenizerLimit,
+)
 from tests.mesh.gateway.conftest import Live
 
 ASK = {"model": "echo", "prompt": "a", "max_tokens": 2}
@@ -56,6 +64,9 @@ def error_of(response: httpx.Response) -> dict:
         (PeerTimeout("m"), 504, "peer_timeout"),
         (TimeoutError(), 504, "timeout"),
         (CheckpointError("m"), 502, "model_error"),
+        (TokenizerError("m"), 502, "model_error"),
+        (TokenizerLimit("m"), 502, "model_error"),
+        (TextTooLong("m"), 400, "context_length_exceeded"),
         (ShardError("m"), 500, "internal_error"),
         (ConfigError("m"), 500, "internal_error"),
         (ValueError("m"), 500, "internal_error"),
@@ -76,6 +87,11 @@ def test_retry_after_is_a_sane_number_of_seconds(wait: float, header: str) -> No
 def test_a_gap_says_when_to_try_again_where_that_is_known() -> None:
     assert describe(NoRoute("m", retry_after=4.2), "req-1").headers == {"Retry-After": "5"}
     assert describe(NoRoute("m"), "req-1").headers == {}
+
+
+def test_a_model_that_is_set_aside_says_until_when() -> None:
+    assert describe(TokenizerLimit("m", 29.5), "req-1").headers == {"Retry-After": "30"}
+    assert describe(TokenizerLimit("m"), "req-1").headers == {}
 
 
 def test_long_messages_are_cut() -> None:

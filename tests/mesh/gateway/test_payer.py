@@ -22,6 +22,8 @@ from tests.mesh.gateway.paid import ANN, BOB, EVE, GATEWAY, PRICE, K, Paid, serv
 from tests.mesh.gateway.test_billing import ASK, PROMPT_TOKENS, cost, error_of, events
 
 INCREMENT = PRICE * K
+FIRST = cost(PROMPT_TOKENS, K // 16)
+"""What a request needs before its first token: its prompt, and a step of the increment."""
 
 
 @pytest.fixture
@@ -61,13 +63,13 @@ async def test_several_requests_at_once_share_one_increment(paid: Paid) -> None:
         assert (await payer.pay_now()).spent == sum(costs)
 
 
-async def test_the_agent_is_never_more_than_an_increment_ahead(paid: Paid) -> None:
+async def test_the_agent_is_never_more_than_an_increment_and_what_a_prompt_needs_ahead(paid: Paid) -> None:
     key = paid.key()
     async with Payer(paid.url, key, ANN):
         asked = asyncio.create_task(post(paid, key, model="slow", max_tokens=100))
         while not asked.done():
             account = await asyncio.to_thread(paid.account, key)
-            assert int(account["signed"]) <= int(account["spent"]) + INCREMENT
+            assert int(account["signed"]) <= int(account["spent"]) + INCREMENT + FIRST
             assert int(account["charged"]) <= int(account["signed"])
         assert (await asked).status_code == 200
 
@@ -78,6 +80,9 @@ async def test_a_budget_is_never_passed(paid: Paid) -> None:
         answer = await post(paid, key, max_tokens=40)
         assert answer.status_code == 200
         paid.billing.config = BillingConfig(increment_tokens=K, pause_seconds=0.3)
+        answer = await post(paid, key, max_tokens=40)
+        assert error_of(answer) == (200, "insufficient_funds"), "what had come is given out, and charged"
+        assert answer.json()["usage"]["completion_tokens"] == 7
         assert error_of(await post(paid, key, max_tokens=40)) == (402, "insufficient_funds")
         state = await payer.pay_now()
         assert state.exhausted
@@ -88,7 +93,7 @@ async def test_a_budget_is_never_passed(paid: Paid) -> None:
 
 async def test_a_payer_may_be_less_ahead_than_the_gateway_asks_for(paid: Paid) -> None:
     key = paid.key()
-    async with Payer(paid.url, key, ANN, most_ahead=INCREMENT // 2) as payer:
+    async with Payer(paid.url, key, ANN, ahead=INCREMENT // 2) as payer:
         assert payer.paid.signed == INCREMENT // 2
         assert (await post(paid, key, max_tokens=100)).status_code == 200
 
@@ -97,11 +102,12 @@ async def test_with_an_audit_only_what_the_developer_got_is_followed(paid: Paid)
     paid.billing.config = BillingConfig(increment_tokens=K, pause_seconds=0.3)
     key = paid.key()
     async with Payer(paid.url, key, ANN, audit=True) as payer:
-        assert error_of(await post(paid, key, max_tokens=100)) == (402, "insufficient_funds")
-        assert (await payer.pay_now()).signed == INCREMENT, "the gateway says that it gave something, we did not see it"
+        assert error_of(await post(paid, key, max_tokens=100)) == (200, "insufficient_funds")
+        before = (await payer.pay_now()).signed
+        assert INCREMENT <= before <= INCREMENT + FIRST, "the gateway says that it gave something, we did not see it"
         await payer.acknowledge(cost(PROMPT_TOKENS, 10))
         state = await payer.pay_now()
-        assert INCREMENT < state.signed <= INCREMENT + cost(PROMPT_TOKENS, 10)
+        assert before < state.signed <= INCREMENT + FIRST + cost(PROMPT_TOKENS, 10)
         assert (await post(paid, key, max_tokens=2)).status_code == 200
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mesh.discovery import asking
 from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.directory import MemoryBoard, MemoryDirectory
-from mesh.discovery.records import INDEX_KEY, FileDigest, ModelKey, ProviderRecord, encode_record, provider_key
+from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, encode_record, peer_key, provider_key
 from mesh.discovery.records_service import RecordsService, RecordsSettings
 from mesh.errors import InternalError, PeerError, PeerUnreachable, ProtocolViolation
 from mesh.identity import Identity
@@ -171,7 +171,7 @@ def broken(data: SignedRecord, at: int) -> SignedRecord:
         signed(VICTIM, replace(GOOD, expires=time.time() - 1)),
         signed(VICTIM, replace(GOOD, expires=time.time() + 10_000)),
         signed(VICTIM, record(VICTIM, OTHER), key=provider_key(OTHER)),
-        signed(VICTIM, GOOD, key=INDEX_KEY),
+        signed(VICTIM, GOOD, key=peer_key(VICTIM.peer_id)),
         SignedRecord("1" * 52, signed(VICTIM, GOOD).data),
     ],
     ids=[

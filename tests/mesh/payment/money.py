@@ -15,11 +15,13 @@ from mesh.payment.credit.binding import Binding, sign_binding
 from mesh.payment.credit.collector import VoucherCollector
 from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.payment.credit.store import PaymentJournal
-from mesh.payment.credit.terms import CreditTerms, GatewayFacts, NotAccepted, ProviderFacts, Tariff
+from mesh.payment.credit.terms import CreditTerms, GatewayFacts, NotAccepted, ProviderFacts
+from mesh.payment.credit.units import ModelPrice
 from shards.span import Span
 
 DOMAIN = Domain(31337, bytes(range(20)))
 MODEL_ID = 5
+MODEL_NAME = "tiny"
 BLOCKS = 5
 PRICE = 10**12
 THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
@@ -69,14 +71,14 @@ class MemoryChain:
         self._ask()
         return self.lines.get((gateway, provider), self.line)
 
-    async def tariff(self, model_id: int, epoch: int) -> Tariff:
+    async def tariff(self, model_id: int, epoch: int) -> ModelPrice:
         self._ask()
         return self.tariff_in(epoch)
 
-    def tariff_in(self, epoch: int) -> Tariff:
+    def tariff_in(self, epoch: int) -> ModelPrice:
         """What a weighted token costs in an epoch."""
         since = max((first for first in self.prices if first <= epoch), default=None)
-        return Tariff(PRICE if since is None else self.prices[since], self.blocks)
+        return ModelPrice(PRICE if since is None else self.prices[since], self.blocks)
 
     def _ask(self) -> None:
         if self.silent:
@@ -108,9 +110,11 @@ class Money:
     def account(self, name: str) -> Account:
         return self.accounts.setdefault(name, Account.create())
 
-    def provider(self, identity: Identity, name: str, digest: str, blocks: int) -> PaidProvider:
+    def provider(
+        self, identity: Identity, name: str, digest: str, blocks: int, *, model: str = MODEL_NAME
+    ) -> PaidProvider:
         account, journal = self.account(name), self.journal(name)
-        self.chain.providers[name] = ProviderFacts(account.address, MODEL_ID, bytes.fromhex(digest))
+        self.chain.providers[name] = ProviderFacts(account.address, MODEL_ID, bytes.fromhex(digest), model)
         collector = VoucherCollector(
             provider=name,
             model_id=MODEL_ID,

@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from chain.vouchers import PaymentVoucher
-from mesh.payment.accounts.balance import Account, Charge, PayerView, Tariff, VoucherRefused, next_voucher
+from mesh.payment.accounts.balance import Account, Charge, Tariff, VoucherRefused
 from mesh.payment.accounts.store import AccountStore
 
 PAYER = bytes(range(20))
@@ -81,28 +81,6 @@ def test_a_generated_token_costs_four_times_a_prompt_token() -> None:
     tariff = Tariff(price=3, increment_tokens=64)
     assert tariff.cost(10, 5) == 3 * (10 + 4 * 5)
     assert (tariff.increment, tariff.step) == (192, 48)
-
-
-@given(
-    st.lists(st.integers(0, 500), max_size=40),
-    st.integers(1, 300),
-    st.integers(0, 3000),
-    st.none() | st.integers(0, 3000),
-)
-def test_an_agent_never_promises_more_than_an_increment_ahead_nor_its_budget_nor_the_deposit(
-    uses: list[int], increment: int, deposit: int, limit: int | None
-) -> None:
-    signed = spent = 0
-    for use in uses:
-        amount = next_voucher(PayerView(signed, spent, deposit, increment), limit=limit)
-        if amount is not None:
-            assert amount > signed
-            assert amount - spent <= increment
-            assert amount <= deposit
-            assert limit is None or amount <= limit
-            signed = amount
-        spent += min(use, signed - spent)
-    assert spent <= signed <= deposit
 
 
 class Bookkeeping(RuleBasedStateMachine):

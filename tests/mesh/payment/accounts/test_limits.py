@@ -92,3 +92,18 @@ def test_there_are_never_more_requests_than_places_unless_a_reservation_came_lat
             places.reserve(who, 0)
         assert sum(places.reserved.values()) <= places.reservable
         assert all(count > 0 for count in places.running.values())
+
+
+@given(st.integers(2, 64), st.integers(1, 6))
+def test_accounts_that_take_all_they_can_leave_room_for_another_and_get_equal_shares(total: int, greedy: int) -> None:
+    places = Places(total=total, reservable=0)
+    accounts = [bytes([number]) * 20 for number in range(greedy)]
+    growing = True
+    while growing:  # in turns
+        growing = sum(places.enter(account) for account in accounts) > 0
+    shares = [places.running.get(account, 0) for account in accounts]
+    left = total - sum(shares)
+    assert max(shares) <= max(1, (total + 1) // 2)
+    assert max(shares) - min(shares) <= 1
+    if total > greedy:
+        assert left >= 1 and places.enter(b"newcomer" * 2)

@@ -70,7 +70,7 @@ async def furnish(chain: ChainProcess) -> None:
     async with client(chain, GATEWAY_OWNER) as owner:
         await owner.gateways.register_and_stake(GATEWAY, '{"url": "https://gateway.example"}', 100 * FUNC)
     async with client(chain, DEVELOPER) as developer:
-        await developer.escrow.deposit(FUNC)
+        await developer.escrow.deposit_and_reserve(GATEWAY, FUNC)
 
 
 @asynccontextmanager
@@ -177,9 +177,14 @@ def test_a_developer_deposits_makes_a_key_pays_and_the_gateway_redeems(
         said, complained = agent.communicate(timeout=20)
         assert agent.returncode == 0, complained.decode()
         told = [json.loads(line) for line in said.splitlines()]
-        assert all(int(each["signed"]) <= int(each["spent"]) + PRICE * K for each in told)
+        # Beside the increment, a prompt and a step of it may be reserved.
+        first = cost(PROMPT_TOKENS, K // 16)
+        assert all(int(each["signed"]) <= int(each["spent"]) + PRICE * K + first for each in told)
 
         # What was signed is still good for a while; then nobody pays any more.
+        last = complete(asking, 300)
+        assert last.choices[0].finish_reason == "error"
+        assert last.model_extra["error"]["code"] == "insufficient_funds"
         with pytest.raises(openai.APIStatusError) as caught:
             complete(asking, 300)
         assert caught.value.status_code == 402
@@ -196,14 +201,14 @@ async def redeem(chain: ChainProcess, paid: Paid, signed: int) -> None:
     held = store.vouchers(due=True)
     assert [(each.payer, each.highest) for each in held] == [(payer.canonical, signed)]
     async with client(chain, GATEWAY_OWNER) as owner:
-        before = (await owner.escrow.balance(payer.address)).balance
+        before = (await owner.escrow.reservation(GATEWAY, payer.address)).amount
         credit = await owner.escrow.credit_of(GATEWAY)
         await owner.escrow.redeem_batch([each.voucher for each in held], [each.signature for each in held])
         redeemed = await owner.escrow.redeemed(payer.address, GATEWAY)
         store.mark_redeemed(payer.canonical, redeemed)
         assert redeemed == signed
         assert await owner.escrow.credit_of(GATEWAY) - credit == signed
-        assert before - (await owner.escrow.balance(payer.address)).balance == signed
+        assert before - (await owner.escrow.reservation(GATEWAY, payer.address)).amount == signed
         with pytest.raises(NothingDue):
             await owner.escrow.redeem(held[0].voucher, held[0].signature)
         view = ChainEscrow(owner, GATEWAY, fresh=0.0)
@@ -238,25 +243,26 @@ async def test_prices_and_deposits_are_the_chains(chain: ChainProcess) -> None:
     async with client(chain, DEVELOPER) as connected:
         prices = ChainPrices(connected, fresh=0.0)
         view = ChainEscrow(connected, GATEWAY, fresh=0.0)
-        assert await prices.price_of(MODEL, digest_of(MODEL).hex()) == PRICE
-        assert await prices.price_of("renamed", digest_of(MODEL).hex()) == PRICE, "the digest is what counts"
-        assert await prices.price_of(MODEL, "ff" * 32) is None
+        now = await prices.epoch()
+        assert await prices.price_of(MODEL, digest_of(MODEL).hex(), now) == PRICE
+        assert await prices.price_of("renamed", digest_of(MODEL).hex(), now) is None, "the name is what counts"
+        assert await prices.price_of("x" * 65, digest_of(MODEL).hex(), now) is None, "no name is so long"
+        assert await prices.price_of(MODEL, "ff" * 32, now) is None
         async with client(chain, CREATOR) as creator:
             await creator.models.create_model(
                 "copycat", digest_of("pairs"), "", blocks=4, price_per_token=1, royalty_bps=0, model_stake_amount=FUNC
             )
-            assert await prices.price_of("pairs", digest_of("pairs").hex()) == PRICE, "the first one counts"
+            assert await prices.price_of("pairs", digest_of("pairs").hex(), now) == PRICE, "not the copy's"
             await creator.models.disable(2)
-        assert await prices.price_of("pairs", digest_of("pairs").hex()) == 1
-        assert await ChainPrices(connected, models={"ff" * 32: 1}).price_of("x", "ff" * 32) == PRICE
+        assert await prices.price_of("pairs", digest_of("pairs").hex(), now) is None
 
         before = await view.deposit_of(developer.canonical)
         assert not await view.may_sign(developer.canonical, signer.canonical)
         await connected.escrow.authorize_signer(signer.address)
         assert await view.may_sign(developer.canonical, signer.canonical)
-        await connected.escrow.thaw(1000)
+        await connected.escrow.thaw(GATEWAY, 1000)
         assert (await view.deposit_of(developer.canonical)).available == before.available - 1000
-        await connected.escrow.cancel_thaw()
+        await connected.escrow.cancel_thaw(GATEWAY)
         assert await view.deposit_of(bytes(20)) == Backing(0, 0)
 
 

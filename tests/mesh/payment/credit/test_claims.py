@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,7 @@ async def test_nothing_is_signed_for_a_provider_that_is_no_longer_what_it_was(ho
             case "unstaked":
                 chain.barred.add("mal")
             case "another key":
-                chain.providers["mal"] = type(facts)(Account.create().address, facts.model_id, facts.manifest)
+                chain.providers["mal"] = replace(facts, signer=Account.create().address)
             case _:
                 chain.silent = True
         issuer.receipt(mal.peer, mal.receipt(7, 80))

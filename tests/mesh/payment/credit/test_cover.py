@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.payment.credit.cover import Change, Cover, Promise
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 
-TARIFF = Tariff(10, 5)
+TARIFF = ModelPrice(10, 5)
 """Two wei a unit."""
 
 
-def at_risk(cover: Cover, promises: dict[int, Promise], tariffs: dict[int, Tariff]) -> int:
+def at_risk(cover: Cover, promises: dict[int, Promise], tariffs: dict[int, ModelPrice]) -> int:
     """Wei of what counts and is neither safe nor given up."""
     return sum(
         tariffs[epoch].fee(cover.counted[epoch] - promise.safe)
@@ -63,7 +63,7 @@ def test_what_is_given_up_is_lost_as_far_as_it_never_counted_and_only_once() -> 
 
 
 def test_work_on_a_model_that_is_free_needs_no_line() -> None:
-    assert Cover().update({7: Promise(10**12)}, 0, {7: Tariff(0, 5)}).uncovered == 0
+    assert Cover().update({7: Promise(10**12)}, 0, {7: ModelPrice(0, 5)}).uncovered == 0
 
 
 def test_a_promise_whose_tariff_is_not_known_waits() -> None:
@@ -86,7 +86,7 @@ steps = st.lists(
 def test_whatever_happens_what_counts_was_guaranteed_and_is_never_taken_back(
     events: list[tuple[int, int, int, str]], prices: list[int], blocks: int
 ) -> None:
-    tariffs = {epoch: Tariff(price, blocks) for epoch, price in enumerate(prices, 1)}
+    tariffs = {epoch: ModelPrice(price, blocks) for epoch, price in enumerate(prices, 1)}
     promises: dict[int, Promise] = {}
     cover, guarantee, highest = Cover(), 0, 0
     for epoch, units, wei, kind in events:

@@ -221,6 +221,23 @@ async def test_a_voucher_for_an_epoch_before_the_last_does_not_count() -> None:
         assert not [slot for slot in money.journal("ann").slots("held") if slot.voucher_units]
 
 
+async def test_dear_work_is_not_paid_for_with_vouchers_of_the_cheaper_epoch_before() -> None:
+    money = money_with(10**24)
+    money.chain.prices = {1: 1, 8: 1000}
+    async with ann_at_work(money) as gate:
+        gate.work(20)
+        await gate.receipt()
+        money.chain.epoch = 8
+        await until(lambda: gate.customer.line.epoch == 8)
+        gate.work(30)
+        await gate.receipt()
+        with pytest.raises(ProtocolViolation, match="were claimed"):
+            await gate.pay(7, 20 * BLOCKS + 1)
+
+        await gate.pay(7, 20 * BLOCKS)
+        assert gate.customer.line.unpaid == 30 * BLOCKS, "what was claimed in its epoch may be paid there"
+
+
 async def test_a_provider_that_starts_again_counts_no_more_than_the_line_either() -> None:
     journal = PaymentJournal(None)
     money = money_with(100 * TOKEN, journal=journal)
@@ -242,6 +259,20 @@ async def test_a_gateway_that_comes_back_as_another_peer_goes_on_with_its_debts(
         assert isinstance(await again.hello(), Welcome)
 
         assert not again.customer.has_room(1)
+
+
+async def test_one_peer_that_is_two_gateways_in_turn_gets_no_credit_twice() -> None:
+    money = money_with(0)
+    money.chain.lines["other", "ann"] = 0
+    async with ann_at_work(money) as gate:
+        other = HandGateway(money, gate.collector, name="other", identity=gate.identity)
+        assert [await gate.work_and_pay(5000), await gate.work_and_pay(5000)] == [CREDIT, 0]
+        assert isinstance(await other.hello(), Welcome)
+        assert [await other.work_and_pay(5000), await other.work_and_pay(5000)] == [CREDIT, 0]
+        for _ in range(3):
+            for one in (gate, other):
+                assert isinstance(await one.hello(), Welcome)
+                assert not one.customer.has_room(1)
 
 
 async def test_what_came_to_nothing_is_waited_for_like_what_was_never_vouched_for() -> None:
@@ -268,6 +299,29 @@ async def test_work_that_is_claimed_late_is_claimed_at_the_price_of_its_epoch() 
         receipt = await gate.receipt()
 
         assert (receipt.epoch, receipt.units) == (8, 5 * BLOCKS)
+
+
+async def test_prompts_that_are_called_resumed_make_no_bill_a_ninth_smaller() -> None:
+    """A replay after a failure is free; a gateway that calls every prompt one gets little by it."""
+    money = money_with(10**24)
+    async with ann_at_work(money) as gate:
+        free = paid = 0
+        for _ in range(60):
+            paid += await gate.work_and_pay(40)
+            with suppress(NotAccepted):
+                bill = gate.collector.open(gate.customer, 1, 40, BLOCKS)
+                units = bill.begin(39)
+                gate.collector.finish(bill, units, units)
+                free += 39
+        assert 0 < free <= paid / 8 + 4 * CREDIT
+
+
+async def test_a_session_that_ran_nothing_replayed_nothing() -> None:
+    money = money_with(10**24)
+    async with ann_at_work(money) as gate:
+        for _ in range(100):
+            gate.collector.open(gate.customer, 1, 40, BLOCKS).close(0)
+        assert gate.customer.replayed == 0
 
 
 async def test_books_are_kept_for_a_bounded_number_of_gateways(monkeypatch: pytest.MonkeyPatch) -> None:

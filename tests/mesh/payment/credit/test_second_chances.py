@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mesh.errors import ProtocolViolation
 from mesh.identity import Identity
 from mesh.payment.credit.cover import Change
 from mesh.payment.credit.line import GENESIS, CreditLine, EpochUnits, Pair
@@ -81,3 +84,36 @@ def test_a_receipt_after_a_restart_goes_on_with_the_claim() -> None:
     claim = line.claim()
 
     assert claim is not None and (claim.sequence, claim.units) == (4, 410)
+
+
+def test_late_vouchers_pay_for_what_was_claimed_anew_and_for_nothing_else() -> None:
+    line = line_with(credit=1000, done=100)
+    line.turn(8)
+    line.claim()
+    line.begin(50)
+    line.finish(50, 50)
+    assert line.unpaid == 150
+
+    assert line.check(7, 100) == 100
+    line.accept(7, 100)
+    line.secure(Change(gained=100, uncovered=0, lost=0, outstanding=0))
+    assert line.unpaid == 50
+    with pytest.raises(ProtocolViolation):
+        line.check(7, 101)
+
+
+def test_what_is_claimed_anew_at_a_higher_price_is_fewer_units_and_a_late_voucher_takes_back_as_many() -> None:
+    line = line_with(credit=1000, done=100)
+    line.turn(8, {7: 1, 8: 10})
+    assert line.unpaid == 10
+
+    line.accept(7, 50)
+    line.secure(Change(gained=50, uncovered=0, lost=0, outstanding=0))
+    assert line.unpaid == 5
+
+
+def test_what_is_claimed_anew_at_a_lower_price_is_as_many_units() -> None:
+    line = line_with(credit=1000, done=100)
+    line.turn(8, {7: 10, 8: 1})
+
+    assert line.unpaid == 100

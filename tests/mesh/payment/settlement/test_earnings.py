@@ -29,7 +29,7 @@ epochs = st.integers(1, 5)
 @given(
     st.lists(st.builds(Recorded, ids, st.just(1), epochs, amounts, amounts)),
     st.lists(st.builds(Compensated, ids, st.just(1), epochs, amounts)),
-    st.lists(st.builds(Pending, ids, st.just(1), epochs, amounts, amounts)),
+    st.lists(st.builds(Pending, ids, st.just(1), epochs, amounts, st.integers(10**23, 10**24), st.integers(0, 10**23))),
     st.dictionaries(st.tuples(ids, epochs), amounts),
 )
 def test_nothing_is_counted_twice_or_left_out(
@@ -43,7 +43,8 @@ def test_nothing_is_counted_twice_or_left_out(
     assert sum(row.earned for row in rows) == sum(each.reward for each in recorded)
     assert sum(row.units for row in rows) == sum(each.units for each in [*recorded, *pending])
     assert sum(row.compensated for row in rows) == sum(each.amount for each in compensated)
-    assert sum(row.pending for row in rows) == sum(each.fee for each in pending)
+    assert sum(row.pending + row.owed for row in rows) == sum(each.fee for each in pending)
+    assert sum(row.owed for row in rows) == sum(each.owed for each in pending)
     assert all(row.claimed + row.claimable == row.earned and row.claimed >= 0 <= row.claimable for row in rows)
 
 

@@ -5,10 +5,38 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Sequence
 
+from shards.errors import TokenizerLimit
+from shards.text.limits import MAX_DECODED_BYTES
+from shards.text.tokenizer import TextStream
+
 REPLACEMENT = "\ufffd"
 _CONTEXT = 6
 """Emitted tokens that are decoded again in front of new ones: decoders treat a text's start differently."""
 _MOST_HELD_INCOMPLETE = 8
+_MOST_HELD = 64
+"""Of tokens after which the text so far reads differently; a decoder for which that goes on is a hostile one."""
+
+
+class BoundedStream:
+    """A stream whose text is at most `MAX_DECODED_BYTES` characters: a stranger's tokens can be very long."""
+
+    def __init__(self, inner: TextStream) -> None:
+        self._inner = inner
+        self._left = MAX_DECODED_BYTES
+
+    def push(self, token: int) -> str:
+        """Text that `token` completed. Raises `TokenizerLimit`."""
+        return self._counted(self._inner.push(token))
+
+    def flush(self) -> str:
+        """What is still held back. Raises `TokenizerLimit`."""
+        return self._counted(self._inner.flush())
+
+    def _counted(self, text: str) -> str:
+        self._left -= len(text)
+        if self._left < 0:
+            raise TokenizerLimit(f"the answer's text has more than {MAX_DECODED_BYTES} characters")
+        return text
 
 
 class ByteStream:
@@ -69,7 +97,8 @@ class WindowStream:
         text = self._decode(self._window)
         held = len(self._window) - self._read
         incomplete = text.endswith(REPLACEMENT) and held < _MOST_HELD_INCOMPLETE
-        if not final and (incomplete or not text.startswith(before)):
+        changed = not text.startswith(before) and held < _MOST_HELD
+        if not final and (incomplete or changed):
             return ""
         start = len(before) if text.startswith(before) else _common_prefix(before, text)
         self._window = self._window[-_CONTEXT:]

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+TOKENIZER = "tokenizer.json"
+MAX_TOKEN_ID = (1 << 31) - 1
+PRESENT, ADDED, SPECIAL = 1, 2, 4
+"""What an id can be, as bits: any token at all, one added to the model's own, one that marks structure."""
+
 
 class TextStream(Protocol):
     """Turns ids into text one at a time, holding back incomplete UTF-8."""

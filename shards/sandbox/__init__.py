@@ -1,0 +1,1 @@
+"""Child processes with hard limits, for code that reads what strangers wrote."""
