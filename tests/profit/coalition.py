@@ -3,7 +3,6 @@ of moves can be played, changed a little, and played again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -32,22 +31,18 @@ class Coalition:
     """Units of the vouchers that its providers hold of honest gateways."""
     models: dict[str, int] = field(default_factory=dict)
 
-    def play(self, move: Move) -> None:
-        name, a, b, c = move
-        MOVES[name](self, a, b, c)
-
     # --- names ---
 
-    def _gate(self, number: int) -> tuple[str, str]:
+    def gate(self, number: int) -> tuple[str, str]:
         """A gateway's id and its owner."""
         at = number % len(GATES)
         return GATES[at], MALS[at]
 
-    def _worker(self, number: int) -> tuple[str, str]:
+    def worker(self, number: int) -> tuple[str, str]:
         at = number % len(WORKERS)
         return WORKERS[at], MALS[3 + at]
 
-    def _model_of(self, provider: str) -> int:
+    def model_of(self, provider: str) -> int:
         return self.models.get(provider, MODEL)
 
     # --- time ---
@@ -62,7 +57,7 @@ class Coalition:
     # --- roles ---
 
     def become_gateway(self, a: int, b: int, c: int) -> None:
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world = self.game.world
         amount = (0, 1, MIN_STAKE, 2 * MIN_STAKE, STAKE)[b % 5]
         if amount:
@@ -74,7 +69,7 @@ class Coalition:
             world.owners[gate] = owner
 
     def become_provider(self, a: int, b: int, c: int) -> None:
-        worker, owner = self._worker(a)
+        worker, owner = self.worker(a)
         world = self.game.world
         model_id = MODEL if b % 2 else world.ledger.models.model_count
         if world.tries("providers", "register_and_stake", owner, worker, model_id, "{}"):
@@ -116,7 +111,7 @@ class Coalition:
 
     def redeem_to_ourselves(self, a: int, b: int, c: int) -> None:
         """A developer of ours pays a gateway of ours with all that it has."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world, developer = self.game.world, MALS[b % 2]
         voucher, signature = world.payment(developer, developer, gate, MAX_UINT96)
         world.tries("escrow", "redeem", owner, voucher, signature)
@@ -127,21 +122,21 @@ class Coalition:
         developer = MALS[(c // 8) % 2]
         failed = c % 8 >= 6
         self.game.serve(
-            developer, GATEWAYS[a % 2], provider, self._model_of(provider), TOKENS[c % 6], failed=failed
+            developer, GATEWAYS[a % 2], provider, self.model_of(provider), TOKENS[c % 6], failed=failed
         )
 
     # --- as a provider ---
 
     def work_for(self, a: int, b: int, c: int) -> None:
         """An honest developer's request at an honest gateway comes to a provider of ours."""
-        worker, _ = self._worker(b)
-        self.game.serve(DEVELOPERS[a % 2], GATEWAYS[(a // 2) % 2], worker, self._model_of(worker), TOKENS[c % 4])
+        worker, _ = self.worker(b)
+        self.game.serve(DEVELOPERS[a % 2], GATEWAYS[(a // 2) % 2], worker, self.model_of(worker), TOKENS[c % 4])
 
     def claim_units(self, a: int, b: int, c: int) -> None:
         """A receipt to an honest gateway: for what was done or for more, in this epoch or one beside it."""
-        worker, _ = self._worker(b)
+        worker, _ = self.worker(b)
         gateway, world = self.game.gateways[GATEWAYS[a % 2]], self.game.world
-        model_id, epoch = self._model_of(worker), max(1, world.epoch + (0, 0, 1, -1, 2)[c % 5])
+        model_id, epoch = self.model_of(worker), max(1, world.epoch + (0, 0, 1, -1, 2)[c % 5])
         line = gateway.lines.get((worker, model_id))
         if line is None:
             return
@@ -155,7 +150,7 @@ class Coalition:
 
     def buy(self, a: int, b: int, c: int) -> None:
         """Have an honest provider work for a gateway of ours, for a developer who is honest or for nobody."""
-        gate, _ = self._gate(a)
+        gate, _ = self.gate(a)
         developer = DEVELOPERS[b % 2] if b % 3 else None
         if developer is not None:
             world = self.game.world
@@ -169,7 +164,7 @@ class Coalition:
 
     def sign(self, a: int, b: int, c: int) -> None:
         """A voucher of a gateway of ours: for what an honest provider is owed, for more, or with another epoch."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         provider = self.game.providers[PROVIDERS[b % 2]]
         epoch = max(1, self.game.world.epoch - (c // 4) % 2)
         asked = provider.asks(gate)
@@ -179,12 +174,12 @@ class Coalition:
             self.given[gate, provider.name, epoch] = units
 
     def fund_line(self, a: int, b: int, c: int) -> None:
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         provider = (*PROVIDERS, *WORKERS)[b % 4]
         self.game.world.tries("gateway_staking", "fund_lines", owner, gate, [provider], [AMOUNTS[c % 7]])
 
     def thaw_line(self, a: int, b: int, c: int) -> None:
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         provider, world = (*PROVIDERS, *WORKERS)[b % 4], self.game.world
         left = world.ledger.gateway_staking.guaranteed(key_of(gate), key_of(provider))
         world.tries("gateway_staking", "thaw_line", owner, gate, provider, left)
@@ -192,7 +187,7 @@ class Coalition:
 
     def post(self, a: int, b: int, c: int) -> None:
         """The last epoch's checkpoint: whole, cut, without some, with invented units; shown or withheld."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world = self.game.world
         epoch = max(1, world.epoch - 1)
         owed = {provider: units for (who, provider, past), units in self.given.items() if (who, past) == (gate, epoch)}
@@ -203,14 +198,14 @@ class Coalition:
         elif kind == 2:
             leaves = dict(list(owed.items())[:1])
         elif kind >= 3:
-            worker, _ = self._worker(c)
+            worker, _ = self.worker(c)
             leaves = (owed if kind == 3 else {}) | {worker: (1, 400, 40_000)[c % 3]}
         if leaves:
-            world.post(owner, gate, MODEL if kind < 3 else self._model_of(self._worker(c)[0]), epoch, leaves.items(), shown=c % 2 == 0)
+            world.post(owner, gate, MODEL if kind < 3 else self.model_of(self.worker(c)[0]), epoch, leaves.items(), shown=c % 2 == 0)
 
     def redeem(self, a: int, b: int, c: int) -> None:
         """Honest developers' promises to a gateway of ours."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         for (developer, gateway), amount in self.game.pocket.items():
             if gateway == gate:
                 voucher, signature = self.game.world.payment(developer, developer, gate, amount)
@@ -218,7 +213,7 @@ class Coalition:
 
     def leave(self, a: int, b: int, c: int) -> None:
         """Wind down, thaw the credit, unstake, take it out: whatever is possible now."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world = self.game.world
         world.tries("gateway_staking", "wind_down_gateways", owner, [gate])
         credit = world.ledger.escrow.credit_of(key_of(gate))
@@ -230,11 +225,11 @@ class Coalition:
 
     def show_omission(self, a: int, b: int, c: int) -> None:
         """A provider of ours shows a voucher of an honest gateway or of ours: at once, or by a challenge."""
-        worker, owner = self._worker(b)
+        worker, owner = self.worker(b)
         gateway = (*GATEWAYS, *GATES)[a % 5]
         world = self.game.world
         epoch = max(1, world.epoch - c % (DELAY + 2))
-        model_id = self._model_of(worker)
+        model_id = self.model_of(worker)
         units = self.taken.get((gateway, worker, epoch), 0)
         signer = gateway
         if gateway in GATES:
@@ -254,7 +249,7 @@ class Coalition:
 
     def challenge_ourselves(self, a: int, b: int, c: int) -> None:
         """A gateway of ours shows, or asks for, what it signed for an honest provider, or a part of it."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world, provider = self.game.world, PROVIDERS[b % 2]
         epoch = max(1, world.epoch - c % (DELAY + 2))
         units = self.given.get((gate, provider, epoch), 0)
@@ -291,7 +286,7 @@ class Coalition:
 
     def void(self, a: int, b: int, c: int) -> None:
         """Void a checkpoint of ours."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world = self.game.world
         epoch = max(1, world.epoch - 1 - b % DELAY)
         if hasattr(world.ledger.settlement, "void") and world.tries("settlement", "void", owner, gate, MODEL, epoch):
@@ -305,16 +300,16 @@ class Coalition:
 
     def overdraw(self, a: int, b: int, c: int) -> None:
         """Show that an honest gateway has signed for more than it has now."""
-        world, (worker, owner) = self.game.world, self._worker(b)
+        world, (worker, owner) = self.game.world, self.worker(b)
         gateway, epoch = GATEWAYS[a % 2], max(1, world.epoch - c % 2)
         units = self.taken.get((gateway, worker, epoch), 0)
         if units and hasattr(world.ledger.settlement, "overdraw"):
-            voucher, signature = world.contribution(gateway, gateway, worker, self._model_of(worker), epoch, units)
+            voucher, signature = world.contribution(gateway, gateway, worker, self.model_of(worker), epoch, units)
             world.tries("settlement", "overdraw", owner, voucher, signature)
 
     def rotate(self, a: int, b: int, c: int) -> None:
         """A gateway of ours names another key of ours, from the next epoch on."""
-        gate, owner = self._gate(a)
+        gate, owner = self.gate(a)
         world, signer = self.game.world, account(f"spare{a % len(GATES)}")
         consent = SignerConsent(key_of(gate), account(owner).address, signer.address)
         signature = sign(world.ledger.gateways.domain, consent, signer.name)
@@ -326,18 +321,3 @@ class Coalition:
         for gateway in (*GATEWAYS, *GATES):
             for provider in (*PROVIDERS, *WORKERS):
                 world.tries("settlement", "collect_debt", "mal5", gateway, provider, max(1, world.epoch - a % (DELAY + 3)))
-
-
-Step: TypeAlias = Callable[[Coalition, int, int, int], None]
-MOVES: Final[dict[str, Step]] = {
-    step.__name__: step
-    for step in (
-        Coalition.wait, Coalition.become_gateway, Coalition.become_provider, Coalition.publish, Coalition.reprice,
-        Coalition.reserve, Coalition.promise, Coalition.thaw, Coalition.withdraw, Coalition.redeem_to_ourselves,
-        Coalition.ask, Coalition.work_for, Coalition.claim_units, Coalition.buy, Coalition.sign, Coalition.fund_line,
-        Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
-        Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
-        Coalition.overdraw, Coalition.rotate,
-    )
-}  # fmt: skip
-WEIGHTS: Final[Sequence[int]] = [6 if name == "wait" else 2 if name in ("ask", "buy", "post") else 1 for name in MOVES]

@@ -32,6 +32,8 @@ class Score:
     """Of each honest party, beyond what it chose to risk."""
     broken: tuple[str, ...]
     """Invariants of the ledger, and of the marketplace."""
+    taken: int = 0
+    """What others lost and the coalition gained in all, before the stated risks are taken off: a search goes uphill."""
 
     @property
     def objective(self) -> int:
@@ -233,10 +235,13 @@ class Game:
         increment = INCREMENT * PRICE
         after = {name: self.value(name) for name in (*HONEST, *MALS)}
         losses = {}
+        taken = 0
         for name in (*DEVELOPERS, *GATEWAYS, *PROVIDERS):
             bound = GRAIN + credit * sum(provider == name for _, provider in pairs)
             bound += increment * sum(developer == name for developer, _ in promised)
-            losses[name] = fair[name] - (after[name] - self.before[name]) - bound
+            loss = fair[name] - (after[name] - self.before[name])
+            losses[name] = loss - bound
+            taken += max(0, loss)
         risks = credit * len(pairs) + increment * len(promised) + GRAIN
-        gain = sum(after[name] - self.before[name] for name in MALS) - coalition - risks
-        return Score(gain, losses, tuple(self.world.ledger.broken_invariants()))
+        gain = sum(after[name] - self.before[name] for name in MALS) - coalition
+        return Score(gain - risks, losses, tuple(self.world.ledger.broken_invariants()), taken + max(0, gain))

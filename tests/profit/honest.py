@@ -10,7 +10,7 @@ from chain.primitives import MAX_UINT96, key_of
 from mesh.errors import ProtocolViolation
 from mesh.payment.credit.cover import Cover, Promise
 from mesh.payment.credit.line import CreditLine, Pair, ReceiptClaim
-from mesh.payment.credit.terms import Tariff
+from mesh.payment.credit.units import ModelPrice
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.payment.settlement.windows import MAX_RANGE
 from tests.chain.spec.settlement_state import ChallengeStatus, CheckpointStatus
@@ -277,7 +277,7 @@ class Provider:
             if other == gateway
         }
         models = self.world.ledger.models
-        tariffs = {epoch: Tariff(models.price_at(self.model_id, epoch), BLOCKS) for epoch in promises}
+        tariffs = {epoch: ModelPrice(models.price_at(self.model_id, epoch), BLOCKS) for epoch in promises}
         self.lines[gateway].secure(self.covers[gateway].update(promises, guarantee, tariffs))
 
     def round(self) -> None:

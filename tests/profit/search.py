@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, TypeAlias
 
-from tests.profit.coalition import MOVES, WEIGHTS, Coalition, Move
+from tests.profit.coalition import Coalition, Move
 from tests.profit.game import Game, Score
+from tests.profit.moves import MOVES, WEIGHTS, play_move
 
 Moves: TypeAlias = tuple[Move, ...]
 NewGame: TypeAlias = Callable[[], Game]
@@ -18,7 +19,9 @@ STEPS: Final = 60
 NUMBERS: Final = 96
 """Moves read their numbers modulo small ones, of which this is a multiple."""
 ELITE: Final = 24
-FRESH: Final = 0.4
+KINDS: Final = 64
+SPLICED: Final = 0.3
+FRESH: Final = 0.3
 """Share of runs that begin anew instead of changing a good one."""
 NAMES: Final = tuple(MOVES)
 
@@ -42,30 +45,42 @@ class Search:
     steps: int = STEPS
     runs: int = 0
     elite: list[tuple[int, Moves]] = field(default_factory=list)
+    """Those that took most."""
+    kinds: list[Moves] = field(default_factory=list)
+    """Those in which calls went through in an order that was new."""
+    seen: set[tuple[str, str]] = field(default_factory=set)
 
     def run(self, most: int) -> Finding | None:
         rng, began = Random(self.seed), time.monotonic()
         for _ in range(most):
             moves = self._next(rng)
-            score = play(self.new_game(), moves)
+            game = self.new_game()
+            score = play(game, moves)
             self.runs += 1
             if score.found:
                 return Finding(moves, score, self.runs, time.monotonic() - began)
-            self._keep(score.objective, moves)
+            self._keep(score, game.world.seen, moves)
         return None
 
     def _next(self, rng: Random) -> Moves:
         if len(self.elite) < ELITE // 2 or rng.random() < FRESH:
             return random_moves(rng, self.steps)
-        _, moves = self.elite[min(rng.randrange(len(self.elite)), rng.randrange(len(self.elite)))]
-        if rng.random() < 0.2:
-            _, other = rng.choice(self.elite)
+        moves, other = self._good(rng), self._good(rng)
+        if rng.random() < SPLICED:
             at = rng.randrange(self.steps)
             moves = (*moves[:at], *other[at:])
         return changed(rng, moves, self.steps)
 
-    def _keep(self, objective: int, moves: Moves) -> None:
-        self.elite.append((objective, moves))
+    def _good(self, rng: Random) -> Moves:
+        if rng.random() < 0.5:
+            return rng.choice(self.kinds[-KINDS:])
+        return self.elite[min(rng.randrange(len(self.elite)), rng.randrange(len(self.elite)))][1]
+
+    def _keep(self, score: Score, seen: set[tuple[str, str]], moves: Moves) -> None:
+        if not seen <= self.seen:
+            self.seen |= seen
+            self.kinds.append(moves)
+        self.elite.append((score.taken, moves))
         self.elite.sort(key=lambda each: -each[0])
         del self.elite[ELITE:]
 
@@ -100,7 +115,7 @@ def play(game: Game, moves: Sequence[Move]) -> Score:
     """What a sequence of moves comes to."""
     coalition = Coalition(game)
     for move in moves:
-        coalition.play(move)
+        play_move(coalition, move)
     game.unwind()
     return game.score()
 

@@ -83,6 +83,9 @@ class World:
     creators: dict[int, str] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     """Account that owns an id, where the id is not its owner's name."""
+    seen: set[tuple[str, str]] = field(default_factory=set)
+    """Which calls went through after which: how a search tells that a play was of a new kind."""
+    last: str = ""
 
     def __post_init__(self) -> None:
         genesis = Genesis(
@@ -120,7 +123,11 @@ class World:
         """One call; `pool N` is the staking pool of model N. Raises `ContractError`."""
         sender = OWNER if who is None else account(who).address
         target = self.ledger.router.pool(int(part[5:])) if part.startswith("pool ") else getattr(self.ledger, part)
-        return getattr(target, method)(Tx(sender, self.block), *arguments)
+        result = getattr(target, method)(Tx(sender, self.block), *arguments)
+        done = f"{'' if who in self.honest else 'our '}{method}"
+        self.seen.add((self.last, done))
+        self.last = done
+        return result
 
     def tries(self, part: str, method: str, who: str, *arguments: Any) -> bool:
         """Whether the call went through."""
