@@ -1,7 +1,7 @@
 """`python -m tests.profit`: search for a coalition's profit under the new rules, or under an old one.
 
-    python -m tests.profit --rules new --runs 20000 --processes 2
-    python -m tests.profit --rules all            # every old rule, each within its budget
+python -m tests.profit --rules new --runs 20000 --processes 2
+python -m tests.profit --rules all            # every old rule, each within its budget
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.profit.game import Game
 from tests.profit.old_rules import OLD_RULES
-from tests.profit.search import STEPS, Finding, NewGame, Search, shrink, told
+from tests.profit.search import STEPS, Finding, Search, shrink, told
 
-PIECE = 500
+PIECE = 3_000
 """Runs of one search: each has its own seed, so that they can be spread over processes."""
 
 
-def rules(name: str) -> NewGame:
-    return Game if name == "new" else OLD_RULES[name].game
+def search_for(name: str, seed: int, steps: int = STEPS) -> Search:
+    """The search under the new rules, or under an old one."""
+    if name == "new":
+        return Search(Game, seed, steps)
+    rule = OLD_RULES[name]
+    return Search(rule.game, seed, steps, rule.without if rule.mixed else None)
 
 
 def search(name: str, seed: int, runs: int, steps: int) -> tuple[int, Finding | None]:
     """Runs that were made, and what was found, cut down."""
-    found = Search(rules(name), seed, steps)
+    found = search_for(name, seed, steps)
     finding = found.run(runs)
-    return found.runs, None if finding is None else shrink(rules(name), finding)
+    return found.runs, None if finding is None else shrink(found.judge, finding)
 
 
 def main() -> int:
@@ -44,11 +48,16 @@ def main() -> int:
         made, finding = spread(name, given)
         took = time.monotonic() - began
         what = "nothing found" if finding is None else f"found in {len(finding.moves)} moves"
-        print(f"{name}: {what}; seed {given.seed}, {made:,} runs of {given.steps} steps, {took:.0f} s", flush=True)
+        say(f"{name}: {what}; seed {given.seed}, {made:,} runs of {given.steps} steps, {took:.0f} s")
         if finding is not None:
-            print(told(finding), flush=True)
+            say(told(finding))
         missed += (finding is None) != (name == "new")
     return int(missed > 0)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def spread(name: str, given: argparse.Namespace) -> tuple[int, Finding | None]:

@@ -16,8 +16,8 @@ Move: TypeAlias = tuple[str, int, int, int]
 GATES: Final = ("mg0", "mg1", "mg2")
 """Ids of the coalition's gateways; each is another account's."""
 WORKERS: Final = ("mp0", "mp1")
-AMOUNTS: Final = (1, PRICE, 100 * PRICE, 1_000 * PRICE, 5_000 * PRICE, STAKE // 2, STAKE, 3 * STAKE, MAX_UINT96)
-TOKENS: Final = (1, 5, 40, 400, 2_000, 8_000)
+AMOUNTS: Final = (1, PRICE, 50 * PRICE, MIN_STAKE, STAKE // 2, STAKE, 3 * STAKE, MAX_UINT96)
+TOKENS: Final = (1, 5, 40, 100, 400, 2_000)
 
 
 @dataclass(slots=True)
@@ -79,17 +79,21 @@ class Coalition:
     def publish(self, a: int, b: int, c: int) -> None:
         world = self.game.world
         if world.ledger.models.model_count < 3:
-            world.create_model("mal5", f"mal/{world.ledger.models.model_count}", (0, 1, PRICE, 100 * PRICE)[a % 4], (0, 5000)[b % 2])
+            world.create_model(
+                "mal5", f"mal/{world.ledger.models.model_count}", (0, 1, PRICE, 100 * PRICE)[a % 4], (0, 5000)[b % 2]
+            )
 
     def reprice(self, a: int, b: int, c: int) -> None:
         world = self.game.world
-        world.tries("models", "update_price", "mal5", world.ledger.models.model_count, (0, 1, PRICE, 1_000 * PRICE)[a % 4])
+        world.tries(
+            "models", "update_price", "mal5", world.ledger.models.model_count, (0, 1, PRICE, 1_000 * PRICE)[a % 4]
+        )
 
     # --- as a developer ---
 
     def reserve(self, a: int, b: int, c: int) -> None:
         gateway = (*GATEWAYS, *GATES)[a % 5]
-        self.game.world.tries("escrow", "deposit_and_reserve", MALS[b % 2], gateway, AMOUNTS[c % 8])
+        self.game.world.tries("escrow", "deposit_and_reserve", MALS[b % 2], gateway, AMOUNTS[c % 7])
 
     def promise(self, a: int, b: int, c: int) -> None:
         """A voucher to an honest gateway."""
@@ -121,9 +125,7 @@ class Coalition:
         provider = (*PROVIDERS, *WORKERS)[b % 4]
         developer = MALS[(c // 8) % 2]
         failed = c % 8 >= 6
-        self.game.serve(
-            developer, GATEWAYS[a % 2], provider, self.model_of(provider), TOKENS[c % 6], failed=failed
-        )
+        self.game.serve(developer, GATEWAYS[a % 2], provider, self.model_of(provider), TOKENS[c % 6], failed=failed)
 
     # --- as a provider ---
 
@@ -140,8 +142,12 @@ class Coalition:
         line = gateway.lines.get((worker, model_id))
         if line is None:
             return
+        if c >= 48:
+            gateway.short.add(worker)
         counts = line.epochs.get(epoch)
-        claim = (0 if counts is None else counts.receipted) + (line.verified - line.signed, 1, 40, 1 << 22)[(c // 5) % 4]
+        claim = (0 if counts is None else counts.receipted) + (line.verified - line.signed, 1, 40, 1 << 22)[
+            (c // 5) % 4
+        ]
         units = gateway.receipt(worker, model_id, epoch, claim)
         if units is not None:
             self.taken[gateway.name, worker, epoch] = units
@@ -201,7 +207,14 @@ class Coalition:
             worker, _ = self.worker(c)
             leaves = (owed if kind == 3 else {}) | {worker: (1, 400, 40_000)[c % 3]}
         if leaves:
-            world.post(owner, gate, MODEL if kind < 3 else self.model_of(self.worker(c)[0]), epoch, leaves.items(), shown=c % 2 == 0)
+            world.post(
+                owner,
+                gate,
+                MODEL if kind < 3 else self.model_of(self.worker(c)[0]),
+                epoch,
+                leaves.items(),
+                shown=c % 2 == 0,
+            )
 
     def redeem(self, a: int, b: int, c: int) -> None:
         """Honest developers' promises to a gateway of ours."""
@@ -261,8 +274,10 @@ class Coalition:
         if posted is not None and (c // 4) % 2:
             world.tries("settlement", "open_omission_challenge", "mal5", voucher, signature)
         else:
-            leaf = 0 if posted is None else max(
-                (each.units for each in posted.tree.leaves if each.provider == key_of(provider)), default=0
+            leaf = (
+                0
+                if posted is None
+                else max((each.units for each in posted.tree.leaves if each.provider == key_of(provider)), default=0)
             )
             proof = posted.tree.proof(key_of(provider)) if posted is not None and leaf else ()
             world.tries("settlement", "challenge_omission", "mal5", voucher, signature, leaf, proof)
@@ -285,12 +300,14 @@ class Coalition:
     # --- what only the old rules have ---
 
     def void(self, a: int, b: int, c: int) -> None:
-        """Void a checkpoint of ours."""
+        """Void what a gateway of ours has posted."""
         gate, owner = self.gate(a)
         world = self.game.world
-        epoch = max(1, world.epoch - 1 - b % DELAY)
-        if hasattr(world.ledger.settlement, "void") and world.tries("settlement", "void", owner, gate, MODEL, epoch):
-            world.posted.pop((gate, MODEL, epoch), None)
+        if not hasattr(world.ledger.settlement, "void"):
+            return
+        for epoch in range(max(1, world.epoch - DELAY), world.epoch):
+            if world.tries("settlement", "void", owner, gate, MODEL, epoch):
+                world.posted.pop((gate, MODEL, epoch), None)
 
     def freeze(self, a: int, b: int, c: int) -> None:
         """Challenge a leaf, and never have it decided."""
@@ -320,4 +337,6 @@ class Coalition:
         world = self.game.world
         for gateway in (*GATEWAYS, *GATES):
             for provider in (*PROVIDERS, *WORKERS):
-                world.tries("settlement", "collect_debt", "mal5", gateway, provider, max(1, world.epoch - a % (DELAY + 3)))
+                world.tries(
+                    "settlement", "collect_debt", "mal5", gateway, provider, max(1, world.epoch - a % (DELAY + 3))
+                )

@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chain.primitives import BPS, key_of
-from tests.profit.honest import CREDIT, INCREMENT, Developer, Gateway, Provider, Rules
+from tests.profit.developer import Developer
+from tests.profit.gateway import Gateway
+from tests.profit.provider import Provider
+from tests.profit.rules import CREDIT, INCREMENT, Rules
 from tests.profit.world import BLOCKS, DELAY, DEPOSIT, PRICE, STAKE, Work, World, account
 
 DEVELOPERS = ("dan", "dora")
@@ -42,6 +45,12 @@ class Score:
     @property
     def found(self) -> bool:
         return self.objective > 0 or bool(self.broken)
+
+    def exceeds(self, other: Score) -> bool:
+        """Whether somebody is worse off than in another play, or the coalition better."""
+        return self.gain > other.gain + GRAIN or any(
+            loss > max(0, other.losses[name]) + GRAIN for name, loss in self.losses.items()
+        )
 
 
 @dataclass(slots=True)
@@ -96,7 +105,9 @@ class Game:
 
     # --- work ---
 
-    def serve(self, developer: str | None, gateway: str, provider: str, model_id: int, tokens: int, *, failed: bool = False) -> int:
+    def serve(
+        self, developer: str | None, gateway: str, provider: str, model_id: int, tokens: int, *, failed: bool = False
+    ) -> int:
         """`provider` computes up to `tokens` for `gateway`, which hands them to `developer`; how many it came to."""
         world = self.world
         price = world.ledger.models.price_at(model_id, world.epoch)
@@ -133,6 +144,8 @@ class Game:
         units = gateway.receipt(provider.name, provider.model_id, epoch, provider.asks(gateway.name))
         if units is not None:
             provider.voucher(gateway.name, epoch, units, gateway.name)
+        if provider.lines[gateway.name].uncovered:
+            gateway.short.add(provider.name)
 
     # --- the end ---
 
@@ -151,8 +164,8 @@ class Game:
         if last < 1:
             return
         first = max(1, last - 20)
-        for (gateway, model_id, past), posted in list(world.posted.items()):
-            if past > last or gateway in self.gateways and past < last - 1:
+        for (gateway, _, past), posted in list(world.posted.items()):
+            if past > last or (gateway in self.gateways and past < last - 1):
                 continue
             for leaf in posted.tree.leaves:
                 provider = next((each for each in world.owners if key_of(each) == leaf.provider), None)
@@ -198,7 +211,7 @@ class Game:
 
     def score(self) -> Score:
         """Who gained and who lost more than the work that was really done and the stated risks explain."""
-        fair = {name: 0 for name in HONEST}
+        fair = dict.fromkeys(HONEST, 0)
         coalition = 0
         pairs: set[tuple[str, str]] = set()
         promised: set[tuple[str, str]] = set()

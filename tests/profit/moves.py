@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from tests.profit.coalition import GATES, WORKERS, Coalition, Move
-from tests.profit.game import DEVELOPERS, MODEL, PROVIDERS
-from tests.profit.world import PRICE, STAKE
+from tests.profit.game import DEVELOPERS, GATEWAYS, MODEL, PROVIDERS
+from tests.profit.world import MIN_STAKE, PRICE, STAKE
 
 Step: TypeAlias = Callable[[Coalition, int, int, int], None]
 GREED: Final = 12
@@ -21,13 +21,19 @@ def next_epoch(coalition: Coalition, a: int, b: int, c: int) -> None:
     coalition.game.advance((world.start_of(epoch), world.start_of(epoch) + 1, world.start_of(epoch + 1) - 1)[a % 3])
 
 
+def trade(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """Honest people go about their business."""
+    for _ in range(1 + c % 6):
+        coalition.game.serve(DEVELOPERS[a % 2], GATEWAYS[a // 2 % 2], PROVIDERS[b % 2], MODEL, 10)
+
+
 def open_shop(coalition: Coalition, a: int, b: int, c: int) -> None:
     """A gateway with a good stake, and lines for the honest providers."""
     gate, owner = coalition.gate(a)
     world = coalition.game.world
-    if world.tries("gateways", "register_and_stake", owner, gate, "", STAKE):
+    if world.tries("gateways", "register_and_stake", owner, gate, "", (MIN_STAKE, 2 * MIN_STAKE, STAKE)[c % 3]):
         world.owners[gate] = owner
-    line = (100, 1_000, 3_000, 10_000)[b % 4] * PRICE
+    line = (10, 50, 100, 500)[b % 4] * PRICE
     world.tries("gateway_staking", "fund_lines", owner, gate, list(PROVIDERS), [line] * len(PROVIDERS))
 
 
@@ -67,6 +73,15 @@ def spree(coalition: Coalition, a: int, b: int, c: int) -> None:
         coalition.sign(a, b, 0)
 
 
+def season(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """Buy from honest providers, post it in the next epoch, and wait until the last block of some epoch."""
+    for number in range(len(PROVIDERS)):
+        spree(coalition, a, b + number, c)
+    next_epoch(coalition, 1, 0, 0)
+    coalition.post(a, 0, c)
+    next_epoch(coalition, 2, c, b)
+
+
 def shift(coalition: Coalition, a: int, b: int, c: int) -> None:
     """Move a developer's money: to a gateway of ours and out of it as credit, or out of the escrow."""
     gate, owner = coalition.gate(a)
@@ -78,7 +93,6 @@ def shift(coalition: Coalition, a: int, b: int, c: int) -> None:
         world.tries("escrow", "withdraw_credit", owner, gate)
 
 
-
 MOVES: Final[dict[str, Step]] = {
     step.__name__: step
     for step in (
@@ -88,7 +102,7 @@ MOVES: Final[dict[str, Step]] = {
         Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
         Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
         Coalition.overdraw, Coalition.rotate,
-        next_epoch, open_shop, own_model, customer, feast, toil, spree, shift,
+        next_epoch, trade, open_shop, own_model, customer, feast, toil, spree, season, shift,
     )
 }  # fmt: skip
 WEIGHTS: Final[Sequence[int]] = [

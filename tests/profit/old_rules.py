@@ -6,7 +6,7 @@ Each entry is what an attack needed. The search must find every one of them, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -22,7 +22,7 @@ from tests.chain.spec.models import ModelRegistry
 from tests.chain.spec.settlement import Settlement
 from tests.chain.spec.settlement_state import Checkpoint, Slot
 from tests.profit.game import Game
-from tests.profit.honest import Rules
+from tests.profit.rules import Rules
 from tests.profit.world import PRICE, World
 
 Patch: TypeAlias = Callable[[World], None]
@@ -120,7 +120,7 @@ class VoidableSettlement(Settlement):
 
 
 class FreezingSettlement(Settlement):
-    """A challenge of any leaf costs a small bond, and nothing of its model and epoch is finalised until it is resolved."""
+    """A challenge of any leaf costs a small bond, and its model and epoch wait until it is resolved."""
 
     frozen: frozenset[tuple[int, int]] = frozenset()
 
@@ -139,12 +139,14 @@ class FreezingSettlement(Settlement):
 
 
 class OverdrawSettlement(Settlement):
-    """In the running epoch already, vouchers beyond credit and stake jail their gateway, and who is jailed cannot post."""
+    """In the running epoch already, vouchers beyond credit and stake jail; and who is jailed cannot post."""
 
     @call
     def overdraw(self, tx: Tx, voucher: ContributionVoucher, signature: bytes) -> None:
         slot = self._require_voucher(voucher, signature)
-        cover = self.ledger.escrow.credit_of(slot.gateway) + self.ledger.gateway_staking.effective_stake_of_key(slot.gateway)
+        cover = self.ledger.escrow.credit_of(slot.gateway) + self.ledger.gateway_staking.effective_stake_of_key(
+            slot.gateway
+        )
         if self._fee(slot, voucher.cumulative_units) > cover:
             self.ledger.slashing.jail_gateway(slot.gateway, self.epoch(tx) + 16)
 
@@ -177,7 +179,9 @@ class HastyModels(ModelRegistry):
 
     @call
     def update_price(self, tx: Tx, model_id: int, price_per_token: int) -> None:
-        super().update_price(Tx(tx.sender, max(5, tx.block - self.ledger.epochs.epoch_length(tx.block))), model_id, price_per_token)
+        super().update_price(
+            Tx(tx.sender, max(5, tx.block - self.ledger.epochs.epoch_length(tx.block))), model_id, price_per_token
+        )
 
 
 class GenerousSettlement(Settlement):
@@ -200,11 +204,20 @@ def become(part: str, kind: type) -> Patch:
 class OldRule:
     """What the first release did, as far as one attack needs it."""
 
-    software: Rules = Rules()
+    software: Rules = field(default_factory=Rules)
     chain: tuple[Patch, ...] = ()
 
     def game(self) -> Game:
         return Game(self.software, self.chain)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it changes both, so that its software alone may lose money."""
+        return self.software != Rules() and bool(self.chain)
+
+    def without(self) -> Game:
+        """The same software on the chain of today: what the other part adds is more than this loses."""
+        return Game(self.software)
 
 
 OLD_RULES: Final[dict[str, OldRule]] = {

@@ -43,6 +43,8 @@ class Search:
     new_game: NewGame
     seed: int
     steps: int = STEPS
+    without: NewGame | None = None
+    """A game in which the same moves must come to less: a rule is found only by what it adds to that."""
     runs: int = 0
     elite: list[tuple[int, Moves]] = field(default_factory=list)
     """Those that took most."""
@@ -57,10 +59,18 @@ class Search:
             game = self.new_game()
             score = play(game, moves)
             self.runs += 1
-            if score.found:
+            if score.found and self._adds(score, moves):
                 return Finding(moves, score, self.runs, time.monotonic() - began)
             self._keep(score, game.world.seen, moves)
         return None
+
+    def judge(self, moves: Moves) -> Score | None:
+        """What moves come to, if that is a finding."""
+        score = play(self.new_game(), moves)
+        return score if score.found and self._adds(score, moves) else None
+
+    def _adds(self, score: Score, moves: Moves) -> bool:
+        return self.without is None or score.exceeds(play(self.without(), moves))
 
     def _next(self, rng: Random) -> Moves:
         if len(self.elite) < ELITE // 2 or rng.random() < FRESH:
@@ -120,7 +130,7 @@ def play(game: Game, moves: Sequence[Move]) -> Score:
     return game.score()
 
 
-def shrink(new_game: NewGame, finding: Finding, budget: int = 400) -> Finding:
+def shrink(judge: Callable[[Moves], Score | None], finding: Finding, budget: int = 400) -> Finding:
     """The same finding with fewer moves, as far as `budget` plays go."""
     best, size = finding, max(1, len(finding.moves) // 2)
     while size and budget > 0:
@@ -128,8 +138,8 @@ def shrink(new_game: NewGame, finding: Finding, budget: int = 400) -> Finding:
         while at < len(best.moves) and budget > 0:
             fewer = best.moves[:at] + best.moves[at + size :]
             budget -= 1
-            score = play(new_game(), fewer)
-            if score.found:
+            score = judge(fewer)
+            if score is not None:
                 best = replace(best, moves=fewer, score=score)
             else:
                 at += size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,9 +10,11 @@ from typing import Any, Final
 from chain import vouchers
 from chain.emission import HalvingSchedule
 from chain.errors import ContractError
-from chain.merkle import ContributionTree, Leaf
+from chain.merkle import ContributionTree, Leaf, Proof
 from chain.primitives import MAX_UINT256, Address, Bytes32, keccak256, key_of
 from chain.vouchers import ContributionVoucher, PaymentVoucher, address_of
+from mesh.payment.credit.units import ModelPrice
+from mesh.payment.settlement.windows import Clock
 from tests.chain.spec import Genesis, Ledger, Tx
 
 OWNER: Final = keccak256(b"owner")[12:]
@@ -23,10 +24,10 @@ PRICE: Final = 1_000_000
 """Wei of a token of the honest creator's model."""
 EPOCH_LENGTH: Final = 8
 DELAY: Final = 4
-MIN_STAKE: Final = 10_000 * PRICE
-STAKE: Final = 40_000 * PRICE
+MIN_STAKE: Final = 200 * PRICE
+STAKE: Final = 2_000 * PRICE
 PURSE: Final = 1_000_000 * PRICE
-DEPOSIT: Final = 5_000 * PRICE
+DEPOSIT: Final = 2_000 * PRICE
 PULLERS: Final = ("escrow", "settlement", "disputes", "reward_pool", "gateway_staking", "providers", "gateways")
 
 
@@ -117,6 +118,11 @@ class World:
     def start_of(self, epoch: int) -> int:
         return self.ledger.epochs.epoch_start_block(epoch)
 
+    def clock(self) -> Clock:
+        """What software sees now: the block before this one is the latest, and what it sends is in this one."""
+        now = self.ledger.epochs.current_epoch(max(5, self.block - 1))
+        return Clock(now, self.epoch, DELAY, self.start_of(self.epoch + 1) - self.block)
+
     # --- calls ---
 
     def do(self, part: str, method: str, who: str | None, *arguments: Any) -> Any:
@@ -151,6 +157,21 @@ class World:
         models = self.ledger.models
         return {epoch: models.price_at(model_id, epoch) for epoch in range(max(1, self.epoch - 3), self.epoch + 2)}
 
+    def price(self, model_id: int, epoch: int) -> ModelPrice:
+        return ModelPrice(self.ledger.models.price_at(model_id, epoch), BLOCKS)
+
+    def name_of(self, key: Bytes32) -> str:
+        """The id of a provider."""
+        return next((name for name in (*self.honest, *self.owners) if key_of(name) == key), "")
+
+    def proof(self, gateway: str, model_id: int, epoch: int, provider: str, units: int) -> Proof | None:
+        """Of a leaf in a posted tree; None where there is none."""
+        posted = self.posted.get((gateway, model_id, epoch))
+        key = key_of(provider)
+        if posted is None or not any((leaf.provider, leaf.units) == (key, units) for leaf in posted.tree.leaves):
+            return None
+        return posted.tree.proof(key)
+
     # --- what is signed ---
 
     def contribution(
@@ -163,7 +184,9 @@ class World:
         voucher = PaymentVoucher(account(payer).address, key_of(gateway), amount)
         return voucher, sign(self.ledger.escrow.domain, voucher, signer)
 
-    def post(self, signer: str, gateway: str, model_id: int, epoch: int, leaves: Iterable[tuple[str, int]], shown: bool) -> bool:
+    def post(
+        self, signer: str, gateway: str, model_id: int, epoch: int, leaves: Iterable[tuple[str, int]], shown: bool
+    ) -> bool:
         """Post a checkpoint of these leaves; whether the chain took it."""
         tree = ContributionTree(
             key_of(gateway), model_id, epoch, [Leaf(key_of(provider), units) for provider, units in leaves]
@@ -183,8 +206,12 @@ class World:
         return sum(self.ledger.token.balance_of(account(name).address) for name in names)
 
 
+def leaf_of(leaves: Iterable[Leaf], provider: Bytes32) -> int:
+    """Units of the largest leaf of a provider; 0 where it has none."""
+    return max((leaf.units for leaf in leaves if leaf.provider == provider), default=0)
+
+
 @lru_cache(maxsize=1 << 16)
 def sign(domain: vouchers.Domain, message: vouchers.Message, signer: str) -> bytes:
     """Signed by an account's key; remembered, since the same things are signed in many runs."""
-    signature = vouchers.sign(vouchers.digest(domain, message), account(signer).key)
-    return signature
+    return vouchers.sign(vouchers.digest(domain, message), account(signer).key)
