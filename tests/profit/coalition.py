@@ -192,29 +192,25 @@ class Coalition:
         world.tries("gateway_staking", "release_line", owner, gate, provider)
 
     def post(self, a: int, b: int, c: int) -> None:
-        """The last epoch's checkpoint: whole, cut, without some, with invented units; shown or withheld."""
+        """The last epoch's checkpoint: whole, cut, without some, doubled, invented; shown or withheld."""
         gate, owner = self.gate(a)
         world = self.game.world
         epoch = max(1, world.epoch - 1)
         owed = {provider: units for (who, provider, past), units in self.given.items() if (who, past) == (gate, epoch)}
-        kind = b % 5
-        leaves = dict(owed)
+        worker, _ = self.worker(c)
+        model_id, kind = MODEL, b % 6
+        leaves = list(owed.items())
         if kind == 1:
-            leaves = {provider: units // 2 or 1 for provider, units in owed.items()}
+            leaves = [(provider, units // 2 or 1) for provider, units in leaves]
         elif kind == 2:
-            leaves = dict(list(owed.items())[:1])
-        elif kind >= 3:
-            worker, _ = self.worker(c)
-            leaves = (owed if kind == 3 else {}) | {worker: (1, 400, 40_000)[c % 3]}
+            leaves = leaves[:1]
+        elif kind == 3:
+            leaves += [(provider, (1, units // 2 or 1)[c // 2 % 2]) for provider, units in leaves]
+        elif kind >= 4:
+            leaves = (leaves if kind == 5 else []) + [(worker, (1, 400, 40_000)[c % 3])]
+            model_id = self.model_of(worker)
         if leaves:
-            world.post(
-                owner,
-                gate,
-                MODEL if kind < 3 else self.model_of(self.worker(c)[0]),
-                epoch,
-                leaves.items(),
-                shown=c % 2 == 0,
-            )
+            world.post(owner, gate, model_id, epoch, leaves, shown=c % 2 == 0)
 
     def redeem(self, a: int, b: int, c: int) -> None:
         """Honest developers' promises to a gateway of ours."""
@@ -253,8 +249,8 @@ class Coalition:
         posted = world.posted.get((gateway, model_id, epoch))
         leaf, proof = 0, ()
         if posted is not None:
-            leaf = max((each.units for each in posted.tree.leaves if each.provider == key_of(worker)), default=0)
-            proof = posted.tree.proof(key_of(worker)) if leaf else ()
+            leaf = posted.tree.units(key_of(worker))
+            proof = posted.tree.proof(key_of(worker), leaf) if leaf else ()
         if (c // 4) % 2:
             world.tries("settlement", "open_omission_challenge", owner, voucher, signature)
         else:
@@ -274,12 +270,8 @@ class Coalition:
         if posted is not None and (c // 4) % 2:
             world.tries("settlement", "open_omission_challenge", "mal5", voucher, signature)
         else:
-            leaf = (
-                0
-                if posted is None
-                else max((each.units for each in posted.tree.leaves if each.provider == key_of(provider)), default=0)
-            )
-            proof = posted.tree.proof(key_of(provider)) if posted is not None and leaf else ()
+            leaf = 0 if posted is None else posted.tree.units(key_of(provider))
+            proof = posted.tree.proof(key_of(provider), leaf) if posted is not None and leaf else ()
             world.tries("settlement", "challenge_omission", "mal5", voucher, signature, leaf, proof)
 
     def answer(self, a: int, b: int, c: int) -> None:
@@ -293,7 +285,7 @@ class Coalition:
                 if challenge.gateway == key_of(gate) and posted is not None and a % 2:
                     for leaf in posted.tree.leaves:
                         if leaf.provider == challenge.provider:
-                            proof = posted.tree.proof(leaf.provider)
+                            proof = posted.tree.proof(leaf.provider, leaf.units)
                             world.tries("settlement", "answer_omission", "mal5", number, leaf.units, proof)
             world.tries("settlement", "resolve_challenge", "mal5", number)
 

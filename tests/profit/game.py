@@ -170,7 +170,7 @@ class Game:
             for leaf in posted.tree.leaves:
                 provider = next((each for each in world.owners if key_of(each) == leaf.provider), None)
                 if provider is not None:
-                    proof = posted.tree.proof(leaf.provider)
+                    proof = posted.tree.proof(leaf.provider, leaf.units)
                     owner = world.owners[provider]
                     world.tries(
                         "settlement", "prove_contribution_for", owner, gateway, provider, past, leaf.units, proof

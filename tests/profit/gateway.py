@@ -15,7 +15,7 @@ from mesh.payment.settlement.line_plan import FundLines, LineView, ReleaseLine, 
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 from tests.chain.spec.settlement_state import ChallengeStatus
 from tests.profit.rules import FLOOR, LINE, LOOKS, Rules
-from tests.profit.world import BLOCKS, World, account, leaf_of
+from tests.profit.world import BLOCKS, World, account
 
 LINE_EPOCHS = 3
 
@@ -168,7 +168,7 @@ class Gateway:
             if each.gateway != key or each.status is not ChallengeStatus.OPEN or old:
                 continue
             posted = self.world.posted.get((self.name, each.model_id, each.epoch))
-            leaf = leaf_of(posted.tree.leaves, each.provider) if posted is not None else 0
+            leaf = posted.tree.units(each.provider) if posted is not None else 0
             shown = settlement.shown_units(key, each.provider, each.epoch)
             provider = self.world.name_of(each.provider) if leaf else ""
             found = plan.OpenChallenge(
@@ -223,7 +223,8 @@ class Gateway:
                 return world.post(self.name, self.name, model_id, epoch, leaves, shown=True)
             case plan.AnswerChallenge(number, model_id, epoch, provider):
                 tree = world.posted[self.name, model_id, epoch].tree
-                units, proof = leaf_of(tree.leaves, key_of(provider)), tree.proof(key_of(provider))
+                units = tree.units(key_of(provider))
+                proof = tree.proof(key_of(provider), units)
                 return world.tries("settlement", "answer_omission", self.name, number, units, proof)
             case plan.EndChallenge(number):
                 return world.tries("settlement", "resolve_challenge", self.name, number)

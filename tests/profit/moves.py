@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from tests.profit.coalition import GATES, WORKERS, Coalition, Move
 from tests.profit.game import DEVELOPERS, GATEWAYS, MODEL, PROVIDERS
-from tests.profit.world import MIN_STAKE, PRICE, STAKE
+from tests.profit.world import DELAY, MIN_STAKE, PRICE, STAKE, Posted
 
 Step: TypeAlias = Callable[[Coalition, int, int, int], None]
 GREED: Final = 12
@@ -78,8 +78,26 @@ def season(coalition: Coalition, a: int, b: int, c: int) -> None:
     for number in range(len(PROVIDERS)):
         spree(coalition, a, b + number, c)
     next_epoch(coalition, 1, 0, 0)
-    coalition.post(a, 0, c)
+    coalition.post(a, 0, 0)
     next_epoch(coalition, 2, c, b)
+
+
+def prove(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """Prove leaves of others in our checkpoints, the smallest or the largest ones first."""
+    world = coalition.game.world
+    for (gateway, _, epoch), posted in list(world.posted.items()):
+        if gateway in GATES and epoch + DELAY <= world.epoch:
+            for leaf in sorted(posted.tree.leaves, key=lambda leaf: leaf.units * (-1) ** a):
+                name, proof = world.name_of(leaf.provider), posted.tree.proof(leaf.provider, leaf.units)
+                world.tries("settlement", "prove_contribution_for", "mal5", gateway, name, epoch, leaf.units, proof)
+
+
+def reveal(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """Show, or no longer show, the leaves that our gateways posted."""
+    world = coalition.game.world
+    for slot, posted in list(world.posted.items()):
+        if slot[0] in GATES:
+            world.posted[slot] = Posted(posted.tree, bool(a % 2) and posted.tree.is_plain)
 
 
 def shift(coalition: Coalition, a: int, b: int, c: int) -> None:
@@ -102,7 +120,7 @@ MOVES: Final[dict[str, Step]] = {
         Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
         Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
         Coalition.overdraw, Coalition.rotate,
-        next_epoch, trade, open_shop, own_model, customer, feast, toil, spree, season, shift,
+        next_epoch, trade, open_shop, own_model, customer, feast, toil, spree, season, prove, reveal, shift,
     )
 }  # fmt: skip
 WEIGHTS: Final[Sequence[int]] = [

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from chain.contract_errors import AlreadyFinalized, ChallengeWindowClosed, NoCheckpoint, NothingDue, Unauthorized
+from chain.contract_errors import (
+    AlreadyFinalized,
+    AlreadyProven,
+    ChallengeWindowClosed,
+    NoCheckpoint,
+    NothingDue,
+    Unauthorized,
+)
 from chain.primitives import Address, Bytes32
 from chain.vouchers import ContributionVoucher, PaymentVoucher
 from tests.chain.spec import Tx
@@ -158,6 +165,15 @@ class OverdrawSettlement(Settlement):
         super().post_checkpoint(tx, *arguments)
 
 
+class OnceSettlement(Settlement):
+    """A provider proves one leaf of a checkpoint, whichever is first."""
+
+    def _record(self, slot: Slot, provider: Bytes32, units: int) -> None:
+        if self.proven_units(slot.gateway, provider, slot.epoch):
+            raise AlreadyProven(provider, slot.gateway, slot.epoch)
+        super()._record(slot, provider, units)
+
+
 class BondedSettlement(Settlement):
     """Every challenge takes the same bond, and a gateway that answers gets it."""
 
@@ -227,6 +243,7 @@ OLD_RULES: Final[dict[str, OldRule]] = {
     "stake-behind-everything": OldRule(Rules(blind_collector=True), (become("gateway_staking", HoldingStaking),)),
     "voidable-checkpoint": OldRule(chain=(become("settlement", VoidableSettlement),)),
     "frozen-claims": OldRule(chain=(become("settlement", FreezingSettlement),)),
+    "two-leaves-one-proof": OldRule(chain=(become("settlement", OnceSettlement),)),
     "overdraw-in-running-epoch": OldRule(chain=(become("settlement", OverdrawSettlement),)),
     "fixed-bond-to-gateway": OldRule(chain=(become("settlement", BondedSettlement),)),
     "next-epoch-receipt": OldRule(Rules(next_epoch_receipt=True), (become("models", HastyModels),)),

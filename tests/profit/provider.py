@@ -15,7 +15,7 @@ from mesh.payment.settlement import provider_plan as plan
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 from tests.chain.spec.settlement_state import ChallengeStatus
 from tests.profit.rules import CREDIT, FLOOR, LOOKS, Rules
-from tests.profit.world import BLOCKS, World, account, leaf_of
+from tests.profit.world import BLOCKS, World, account
 
 
 @dataclass(slots=True)
@@ -180,7 +180,7 @@ class Provider:
         if posted is None or not posted.shown:
             self.asked.add((gateway, epoch))
             return False
-        units = leaf_of(posted.tree.leaves, key_of(self.name))
+        units = posted.tree.units(key_of(self.name))
         self.leaves[gateway, epoch] = units, ()
         if units:
             self._keep_leaf(gateway, epoch, units)

@@ -10,12 +10,13 @@ from typing import Any, Final
 from chain import vouchers
 from chain.emission import HalvingSchedule
 from chain.errors import ContractError
-from chain.merkle import ContributionTree, Leaf, Proof
+from chain.merkle import Proof
 from chain.primitives import MAX_UINT256, Address, Bytes32, keccak256, key_of
 from chain.vouchers import ContributionVoucher, PaymentVoucher, address_of
 from mesh.payment.credit.units import ModelPrice
 from mesh.payment.settlement.windows import Clock
 from tests.chain.spec import Genesis, Ledger, Tx
+from tests.profit.trees import AnyTree
 
 OWNER: Final = keccak256(b"owner")[12:]
 BLOCKS: Final = 4
@@ -66,7 +67,7 @@ class Work:
 class Posted:
     """A checkpoint's tree, and whether its gateway shows the leaves to those who ask."""
 
-    tree: ContributionTree
+    tree: AnyTree
     shown: bool
 
 
@@ -170,7 +171,7 @@ class World:
         key = key_of(provider)
         if posted is None or not any((leaf.provider, leaf.units) == (key, units) for leaf in posted.tree.leaves):
             return None
-        return posted.tree.proof(key)
+        return posted.tree.proof(key, units)
 
     # --- what is signed ---
 
@@ -188,15 +189,13 @@ class World:
         self, signer: str, gateway: str, model_id: int, epoch: int, leaves: Iterable[tuple[str, int]], shown: bool
     ) -> bool:
         """Post a checkpoint of these leaves; whether the chain took it."""
-        tree = ContributionTree(
-            key_of(gateway), model_id, epoch, [Leaf(key_of(provider), units) for provider, units in leaves]
-        )
+        tree = AnyTree(key_of(gateway), model_id, epoch, [(key_of(provider), units) for provider, units in leaves])
         fees = self.ledger.models.fee_for(model_id, epoch, tree.total_units)
         done = self.tries(
             "settlement", "post_checkpoint", signer, model_id, epoch, tree.root, tree.total_units, fees, bytes(32)
         )
         if done:
-            self.posted[gateway, model_id, epoch] = Posted(tree, shown)
+            self.posted[gateway, model_id, epoch] = Posted(tree, shown and tree.is_plain)
         return done
 
     # --- money ---
@@ -204,11 +203,6 @@ class World:
     def wealth(self, names: Iterable[str]) -> int:
         """Tokens in these accounts."""
         return sum(self.ledger.token.balance_of(account(name).address) for name in names)
-
-
-def leaf_of(leaves: Iterable[Leaf], provider: Bytes32) -> int:
-    """Units of the largest leaf of a provider; 0 where it has none."""
-    return max((leaf.units for leaf in leaves if leaf.provider == provider), default=0)
 
 
 @lru_cache(maxsize=1 << 16)
