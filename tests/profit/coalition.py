@@ -27,9 +27,6 @@ class Coalition:
     game: Game
     given: dict[tuple[str, str, int], int] = field(default_factory=dict)
     """Units of the vouchers that its gateways signed, by gateway, provider and epoch."""
-    taken: dict[tuple[str, str, int], int] = field(default_factory=dict)
-    """Units of the vouchers that its providers hold of honest gateways."""
-    models: dict[str, int] = field(default_factory=dict)
 
     # --- names ---
 
@@ -43,7 +40,7 @@ class Coalition:
         return WORKERS[at], MALS[3 + at]
 
     def model_of(self, provider: str) -> int:
-        return self.models.get(provider, MODEL)
+        return self.game.models.get(provider, MODEL)
 
     # --- time ---
 
@@ -74,7 +71,7 @@ class Coalition:
         model_id = MODEL if b % 2 else world.ledger.models.model_count
         if world.tries("providers", "register_and_stake", owner, worker, model_id, "{}"):
             world.owners[worker] = owner
-            self.models[worker] = model_id
+            self.game.models[worker] = model_id
 
     def publish(self, a: int, b: int, c: int) -> None:
         world = self.game.world
@@ -150,7 +147,7 @@ class Coalition:
         ]
         units = gateway.receipt(worker, model_id, epoch, claim)
         if units is not None:
-            self.taken[gateway.name, worker, epoch] = units
+            self.game.taken[gateway.name, worker, epoch] = units
 
     # --- as a gateway ---
 
@@ -239,7 +236,7 @@ class Coalition:
         world = self.game.world
         epoch = max(1, world.epoch - c % (DELAY + 2))
         model_id = self.model_of(worker)
-        units = self.taken.get((gateway, worker, epoch), 0)
+        units = self.game.taken.get((gateway, worker, epoch), 0)
         signer = gateway
         if gateway in GATES:
             units, signer = (1, 400, 40_000, 1 << 40)[(c // 8) % 4], world.owners.get(gateway, "mal0")
@@ -309,12 +306,13 @@ class Coalition:
 
     def overdraw(self, a: int, b: int, c: int) -> None:
         """Show that an honest gateway has signed for more than it has now."""
-        world, (worker, owner) = self.game.world, self.worker(b)
-        gateway, epoch = GATEWAYS[a % 2], max(1, world.epoch - c % 2)
-        units = self.taken.get((gateway, worker, epoch), 0)
-        if units and hasattr(world.ledger.settlement, "overdraw"):
-            voucher, signature = world.contribution(gateway, gateway, worker, self.model_of(worker), epoch, units)
-            world.tries("settlement", "overdraw", owner, voucher, signature)
+        world = self.game.world
+        if hasattr(world.ledger.settlement, "overdraw"):
+            for (gateway, worker, epoch), units in self.game.taken.items():
+                if epoch >= world.epoch - 1:
+                    model_id = self.model_of(worker)
+                    voucher, signature = world.contribution(gateway, gateway, worker, model_id, epoch, units)
+                    world.tries("settlement", "overdraw", "mal5", voucher, signature)
 
     def rotate(self, a: int, b: int, c: int) -> None:
         """A gateway of ours names another key of ours, from the next epoch on."""

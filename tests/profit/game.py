@@ -66,6 +66,10 @@ class Game:
     developers: dict[str, Developer] = field(init=False)
     pocket: dict[tuple[str, str], int] = field(default_factory=dict)
     """The highest promise of an honest developer to a gateway of the coalition."""
+    taken: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    """Units of the vouchers of honest gateways that the coalition's providers hold, by gateway, provider and epoch."""
+    models: dict[str, int] = field(default_factory=dict)
+    """What the coalition's providers serve, where it is not the honest creator's."""
     before: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +165,7 @@ class Game:
         last = epoch - DELAY
         for name in MALS:
             world.tries("settlement", "withdraw_payments", name)
+        self._complain()
         if last < 1:
             return
         first = max(1, last - 20)
@@ -181,6 +186,19 @@ class Game:
                 world.tries(f"pool {model_id}", "claim_rewards", owner, identifier, first, last)
         for model_id, creator in world.creators.items():
             world.tries("settlement", "claim_royalty", creator, model_id)
+
+    def _complain(self) -> None:
+        """Providers of the coalition show the vouchers for which they have no leaf."""
+        world = self.world
+        for (gateway, worker, epoch), units in self.taken.items():
+            if world.epoch - DELAY <= epoch < world.epoch - 1:
+                model_id, key = self.models.get(worker, MODEL), key_of(worker)
+                posted = world.posted.get((gateway, model_id, epoch))
+                leaf = 0 if posted is None else posted.tree.units(key)
+                if leaf < units and (posted is None or leaf):
+                    proof = posted.tree.proof(key, leaf) if posted is not None else ()
+                    shown = world.contribution(gateway, gateway, worker, model_id, epoch, units)
+                    world.tries("settlement", "challenge_omission", world.owners[worker], *shown, leaf, proof)
 
     # --- the count ---
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from tests.profit.coalition import GATES, WORKERS, Coalition, Move
-from tests.profit.game import DEVELOPERS, GATEWAYS, MODEL, PROVIDERS
+from tests.profit.game import DEVELOPERS, GATEWAYS, MALS, MODEL, PROVIDERS
 from tests.profit.world import DELAY, MIN_STAKE, PRICE, STAKE, Posted
 
 Step: TypeAlias = Callable[[Coalition, int, int, int], None]
@@ -73,6 +73,15 @@ def spree(coalition: Coalition, a: int, b: int, c: int) -> None:
         coalition.sign(a, b, 0)
 
 
+def round_trip(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """A developer of ours pays an honest gateway for what a provider of ours does."""
+    coalition.reserve(a % 2, b, 4 + c % 3)
+    coalition.promise(a % 2, b, 3 + c % 3)
+    worker, _ = coalition.worker(b)
+    coalition.game.serve(MALS[b % 2], GATEWAYS[a % 2], worker, coalition.model_of(worker), 2_000)
+    coalition.claim_units(a, b, 0)
+
+
 def season(coalition: Coalition, a: int, b: int, c: int) -> None:
     """Buy from honest providers, post it in the next epoch, and wait until the last block of some epoch."""
     for number in range(len(PROVIDERS)):
@@ -83,8 +92,10 @@ def season(coalition: Coalition, a: int, b: int, c: int) -> None:
 
 
 def prove(coalition: Coalition, a: int, b: int, c: int) -> None:
-    """Prove leaves of others in our checkpoints, the smallest or the largest ones first."""
+    """Prove leaves of others in our checkpoints, the smallest or the largest ones first; first thing in an epoch."""
     world = coalition.game.world
+    if b % 2:
+        next_epoch(coalition, 0, 0, 0)
     for (gateway, _, epoch), posted in list(world.posted.items()):
         if gateway in GATES and epoch + DELAY <= world.epoch:
             for leaf in sorted(posted.tree.leaves, key=lambda leaf: leaf.units * (-1) ** a):
@@ -120,7 +131,7 @@ MOVES: Final[dict[str, Step]] = {
         Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
         Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
         Coalition.overdraw, Coalition.rotate,
-        next_epoch, trade, open_shop, own_model, customer, feast, toil, spree, season, prove, reveal, shift,
+        next_epoch, trade, open_shop, own_model, customer, feast, toil, spree, season, round_trip, prove, reveal, shift,
     )
 }  # fmt: skip
 WEIGHTS: Final[Sequence[int]] = [
