@@ -227,6 +227,10 @@ class Game:
                 total += ahead * (developer == name) - ahead * (gateway.name == name)
         return total
 
+    def _credits(self, gateway: str, provider: str) -> int:
+        """How often a provider has given a gateway its credit."""
+        return 1 + self.providers[provider].restarts[gateway]
+
     def score(self) -> Score:
         """Who gained and who lost more than the work that was really done and the stated risks explain."""
         fair = dict.fromkeys(HONEST, 0)
@@ -262,17 +266,18 @@ class Game:
                 pairs.add((each.gateway, each.provider))
             if each.developer in self.developers and each.gateway not in fair:
                 promised.add((each.developer, each.gateway))
-        credit = CREDIT // BLOCKS * PRICE
-        increment = INCREMENT * PRICE
+        price = max(models.price_at(MODEL, epoch) for epoch in range(1, self.world.epoch + 1))
+        credit = CREDIT // BLOCKS * price
+        increment = INCREMENT * price
         after = {name: self.value(name) for name in (*HONEST, *MALS)}
         losses = {}
         taken = 0
         for name in (*DEVELOPERS, *GATEWAYS, *PROVIDERS):
-            bound = GRAIN + credit * sum(provider == name for _, provider in pairs)
+            bound = GRAIN + credit * sum(self._credits(*pair) for pair in pairs if pair[1] == name)
             bound += increment * sum(developer == name for developer, _ in promised)
             loss = fair[name] - (after[name] - self.before[name])
             losses[name] = loss - bound
             taken += max(0, loss)
-        risks = credit * len(pairs) + increment * len(promised) + GRAIN
+        risks = credit * sum(self._credits(*pair) for pair in pairs) + increment * len(promised) + GRAIN
         gain = sum(after[name] - self.before[name] for name in MALS) - coalition
         return Score(gain - risks, losses, tuple(self.world.ledger.broken_invariants()), taken + max(0, gain))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from chain.primitives import key_of
 from mesh.errors import ProtocolViolation
-from mesh.payment.credit.line import Pair
+from mesh.payment.credit.line import EpochUnits, Pair
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.payment.settlement import gateway_plan as plan
 from mesh.payment.settlement.line_plan import FundLines, LineView, ReleaseLine, ThawLine
@@ -109,6 +109,19 @@ class Gateway:
         line.sign(epoch, due, prices)
         self.vouched[provider, model_id, epoch] = due
         return due
+
+    def restart(self) -> None:
+        """Begin anew from the journal."""
+        for place, before in self.lines.items():
+            line = VoucherLine(before.pair, dict(before.unsigned), sequence=before.sequence, link=before.link)
+            line.verified = sum(line.unsigned.values())
+            for epoch, counts in before.epochs.items():
+                if epoch >= self.world.epoch - 1:
+                    line.epochs[epoch] = EpochUnits(counts.receipted, counts.vouched)
+            self.lines[place] = line
+        self.used.clear()
+        self.accepted_facts.clear()
+        self.redeemed_in = 0
 
     # --- settlement ---
 

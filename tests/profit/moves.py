@@ -27,6 +27,17 @@ def trade(coalition: Coalition, a: int, b: int, c: int) -> None:
         coalition.game.serve(DEVELOPERS[a % 2], GATEWAYS[a // 2 % 2], PROVIDERS[b % 2], MODEL, 10)
 
 
+def restart(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """An honest process is killed, and starts again."""
+    parties = (*coalition.game.gateways.values(), *coalition.game.providers.values())
+    parties[a % len(parties)].restart()
+
+
+def creator_price(coalition: Coalition, a: int, b: int, c: int) -> None:
+    """The honest creator asks for more, or for less."""
+    coalition.game.world.tries("models", "update_price", "cora", MODEL, (PRICE // 4, PRICE, 4 * PRICE, 0)[a % 4])
+
+
 def open_shop(coalition: Coalition, a: int, b: int, c: int) -> None:
     """A gateway with a good stake, and lines for the honest providers."""
     gate, owner = coalition.gate(a)
@@ -131,7 +142,8 @@ MOVES: Final[dict[str, Step]] = {
         Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
         Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
         Coalition.overdraw, Coalition.rotate,
-        next_epoch, trade, open_shop, own_model, customer, feast, toil, spree, season, round_trip, prove, reveal, shift,
+        next_epoch, trade, restart, creator_price, open_shop, own_model, customer, feast, toil, spree, season, round_trip,
+        prove, reveal, shift,
     )
 }  # fmt: skip
 WEIGHTS: Final[Sequence[int]] = [

@@ -10,7 +10,7 @@ from chain.merkle import Proof
 from chain.primitives import MAX_UINT96, key_of
 from mesh.errors import ProtocolViolation
 from mesh.payment.credit.cover import Cover, Promise
-from mesh.payment.credit.line import CreditLine, Pair, ReceiptClaim
+from mesh.payment.credit.line import CreditLine, EpochUnits, Pair, ReceiptClaim
 from mesh.payment.settlement import provider_plan as plan
 from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
 from tests.chain.spec.settlement_state import ChallengeStatus
@@ -39,6 +39,8 @@ class Provider:
     """Leaves that we asked for in vain."""
     signers: dict[tuple[str, int], str] = field(default_factory=dict)
     """Accounts whose signatures the vouchers carry, by gateway and epoch."""
+    restarts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """How often a gateway got our credit anew."""
     accepted_facts: dict[str, bytes] = field(default_factory=dict)
     """The key of a gateway when it introduced itself."""
 
@@ -107,6 +109,18 @@ class Provider:
         }
         tariffs = {epoch: self.world.price(self.model_id, epoch) for epoch in promises}
         self.lines[gateway].secure(self.covers[gateway].update(promises, guarantee, tariffs))
+
+    def restart(self) -> None:
+        """Begin anew from the journal: what was claimed is still claimed, and not waited for."""
+        for gateway, before in list(self.lines.items()):
+            line = CreditLine(before.pair, before.credit, sequence=before.sequence, link=before.link)
+            for epoch, counts in sorted(before.epochs.items()):
+                line.epoch, line.epochs = epoch, {epoch: EpochUnits(counts.receipted, counts.vouched)}
+            line.doubtful = line.claimed
+            self.lines[gateway] = line
+            self.restarts[gateway] += 1
+        self.covers.clear()
+        self.accepted_facts.clear()
 
     # --- settlement ---
 
