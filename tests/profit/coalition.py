@@ -16,6 +16,8 @@ Move: TypeAlias = tuple[str, int, int, int]
 GATES: Final = ("mg0", "mg1", "mg2")
 """Ids of the coalition's gateways; each is another account's."""
 WORKERS: Final = ("mp0", "mp1")
+SPARE: Final = ("spare0", "spare1", "spare2")
+"""Accounts that only sign."""
 AMOUNTS: Final = (1, PRICE, 50 * PRICE, MIN_STAKE, STAKE // 2, STAKE, 3 * STAKE, MAX_UINT96)
 TOKENS: Final = (1, 5, 40, 100, 400, 2_000)
 
@@ -38,6 +40,11 @@ class Coalition:
     def worker(self, number: int) -> tuple[str, str]:
         at = number % len(WORKERS)
         return WORKERS[at], MALS[3 + at]
+
+    def signer(self, gate: str, owner: str, epoch: int) -> str:
+        """The account whose signatures count for a gateway of ours in an epoch."""
+        address = self.game.world.ledger.gateways.signer_at(key_of(gate), epoch)
+        return next((name for name in SPARE if account(name).address == address), owner)
 
     def model_of(self, provider: str) -> int:
         return self.game.models.get(provider, MODEL)
@@ -173,7 +180,8 @@ class Coalition:
         asked = provider.asks(gate)
         units = min((asked, 1, asked + 4_000, 1 << 40)[c % 4], MAX_UINT96)
         if units:
-            provider.voucher(gate, epoch, units, owner)
+            signer = owner if c % 3 == 2 else self.signer(gate, owner, epoch)
+            provider.voucher(gate, epoch, units, signer)
             self.given[gate, provider.name, epoch] = units
 
     def fund_line(self, a: int, b: int, c: int) -> None:
@@ -207,7 +215,7 @@ class Coalition:
             leaves = (leaves if kind == 5 else []) + [(worker, (1, 400, 40_000)[c % 3])]
             model_id = self.model_of(worker)
         if leaves:
-            world.post(owner, gate, model_id, epoch, leaves, shown=c % 2 == 0)
+            world.post(self.signer(gate, owner, world.epoch), gate, model_id, epoch, leaves, shown=c % 2 == 0)
 
     def redeem(self, a: int, b: int, c: int) -> None:
         """Honest developers' promises to a gateway of ours."""
@@ -262,7 +270,8 @@ class Coalition:
         units = (units, 1, units // 2, units - 1)[(c // 8) % 4]
         if units <= 0:
             return
-        voucher, signature = world.contribution(owner, gate, provider, MODEL, epoch, units)
+        signer = self.signer(gate, owner, epoch)
+        voucher, signature = world.contribution(signer, gate, provider, MODEL, epoch, units)
         posted = world.posted.get((gate, MODEL, epoch))
         if posted is not None and (c // 4) % 2:
             world.tries("settlement", "open_omission_challenge", "mal5", voucher, signature)
@@ -317,7 +326,7 @@ class Coalition:
     def rotate(self, a: int, b: int, c: int) -> None:
         """A gateway of ours names another key of ours, from the next epoch on."""
         gate, owner = self.gate(a)
-        world, signer = self.game.world, account(f"spare{a % len(GATES)}")
+        world, signer = self.game.world, account(SPARE[a % len(GATES)])
         consent = SignerConsent(key_of(gate), account(owner).address, signer.address)
         signature = sign(world.ledger.gateways.domain, consent, signer.name)
         world.tries("gateways", "set_signer", owner, gate, signer.address, signature)

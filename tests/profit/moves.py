@@ -70,6 +70,8 @@ def feast(coalition: Coalition, a: int, b: int, c: int) -> None:
 
 def toil(coalition: Coalition, a: int, b: int, c: int) -> None:
     """Serve honest developers' requests, claiming as we go (or only later)."""
+    if coalition.worker(b)[0] not in coalition.game.world.owners:
+        coalition.become_provider(b, a // 3, 0)
     for number in range(1 + c % GREED):
         coalition.work_for(a + number, b, 3)
         if a % 3:
@@ -78,6 +80,8 @@ def toil(coalition: Coalition, a: int, b: int, c: int) -> None:
 
 def spree(coalition: Coalition, a: int, b: int, c: int) -> None:
     """Buy from an honest provider as long as it works, signing for what it claims."""
+    if coalition.gate(a)[0] not in coalition.game.world.owners:
+        open_shop(coalition, a, b // 2, c // 2)
     for _ in range(GREED):
         if not coalition.game.serve(DEVELOPERS[a % 2] if c % 2 else None, GATES[a % 3], PROVIDERS[b % 2], MODEL, 10):
             break
@@ -89,6 +93,8 @@ def round_trip(coalition: Coalition, a: int, b: int, c: int) -> None:
     coalition.reserve(a % 2, b, 4 + c % 3)
     coalition.promise(a % 2, b, 3 + c % 3)
     worker, _ = coalition.worker(b)
+    if worker not in coalition.game.world.owners:
+        coalition.become_provider(b, c // 3, 0)
     coalition.game.serve(MALS[b % 2], GATEWAYS[a % 2], worker, coalition.model_of(worker), 2_000)
     coalition.claim_units(a, b, 0)
 
@@ -98,15 +104,16 @@ def season(coalition: Coalition, a: int, b: int, c: int) -> None:
     for number in range(len(PROVIDERS)):
         spree(coalition, a, b + number, c)
     next_epoch(coalition, 1, 0, 0)
-    coalition.post(a, 0, 0)
+    coalition.post(a, (0, 3)[c // 2 % 2], 0)
     next_epoch(coalition, 2, c, b)
 
 
 def prove(coalition: Coalition, a: int, b: int, c: int) -> None:
-    """Prove leaves of others in our checkpoints, the smallest or the largest ones first; first thing in an epoch."""
+    """Prove leaves of others in our checkpoints, the smallest or the largest ones first; before all others."""
     world = coalition.game.world
-    if b % 2:
-        next_epoch(coalition, 0, 0, 0)
+    newest = max((epoch for gateway, _, epoch in world.posted if gateway in GATES), default=0)
+    if b % 2 and newest:
+        coalition.game.advance(world.start_of(max(newest + DELAY, world.epoch + 1)))
     for (gateway, _, epoch), posted in list(world.posted.items()):
         if gateway in GATES and epoch + DELAY <= world.epoch:
             for leaf in sorted(posted.tree.leaves, key=lambda leaf: leaf.units * (-1) ** a):
@@ -142,12 +149,14 @@ MOVES: Final[dict[str, Step]] = {
         Coalition.thaw_line, Coalition.post, Coalition.redeem, Coalition.leave, Coalition.show_omission,
         Coalition.challenge_ourselves, Coalition.answer, Coalition.collect, Coalition.void, Coalition.freeze,
         Coalition.overdraw, Coalition.rotate,
-        next_epoch, trade, restart, creator_price, open_shop, own_model, customer, feast, toil, spree, season, round_trip,
-        prove, reveal, shift,
+        next_epoch, trade, restart, creator_price, open_shop, own_model, customer, feast, toil, spree, season,
+        round_trip, prove, reveal, shift,
     )
 }  # fmt: skip
 WEIGHTS: Final[Sequence[int]] = [
-    {"wait": 3, "next_epoch": 4, "post": 3}.get(name, 2 if name in ("ask", "buy", "feast", "spree") else 1)
+    {"wait": 3, "next_epoch": 4, "post": 3}.get(
+        name, 2 if name in ("ask", "buy", "feast", "spree", "season", "answer", "reveal") else 1
+    )
     for name in MOVES
 ]
 

@@ -27,7 +27,7 @@ from tests.chain.spec.gateway_staking import GatewayStaking
 from tests.chain.spec.lines import Line
 from tests.chain.spec.models import ModelRegistry
 from tests.chain.spec.settlement import Settlement
-from tests.chain.spec.settlement_state import Checkpoint, Slot
+from tests.chain.spec.settlement_state import Challenge, ChallengeStatus, Checkpoint, Slot
 from tests.profit.game import Game
 from tests.profit.rules import Rules
 from tests.profit.world import PRICE, World
@@ -183,11 +183,10 @@ class BondedSettlement(Settlement):
         self.ledger.token.pull(self.address, tx.sender, self.address, FIXED_BOND)
         return number
 
-    @call
-    def answer_omission(self, tx: Tx, challenge_id: int, units: int, proof: Any) -> None:
-        super().answer_omission(tx, challenge_id, units, proof)
-        owner = self.ledger.gateways.owner_of(self.challenges()[challenge_id].gateway)
-        self._payments[owner] += FIXED_BOND
+    def _end(self, number: int, challenge: Challenge, status: ChallengeStatus) -> None:
+        super()._end(number, challenge, status)
+        owner = self.ledger.gateways.owner_of(challenge.gateway)
+        self._payments[owner if status is ChallengeStatus.ANSWERED else challenge.challenger] += FIXED_BOND
 
 
 class HastyModels(ModelRegistry):
