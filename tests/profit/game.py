@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chain.primitives import BPS, key_of
+from tests.chain.spec.settlement_state import ChallengeStatus
 from tests.profit.developer import Developer
 from tests.profit.gateway import Gateway
 from tests.profit.provider import Provider
@@ -227,6 +228,15 @@ class Game:
                 total += ahead * (developer == name) - ahead * (gateway.name == name)
         return total
 
+    def _bonds(self, provider: str) -> int:
+        """Of its challenges that were answered: what withheld leaves cost it, and bring nobody."""
+        address = account(provider).address
+        return sum(
+            each.bond
+            for each in self.world.ledger.settlement.challenges()
+            if each.challenger == address and each.status is ChallengeStatus.ANSWERED
+        )
+
     def _credits(self, gateway: str, provider: str) -> int:
         """How often a provider has given a gateway its credit."""
         return 1 + self.providers[provider].restarts[gateway]
@@ -275,6 +285,7 @@ class Game:
         for name in (*DEVELOPERS, *GATEWAYS, *PROVIDERS):
             bound = GRAIN + credit * sum(self._credits(*pair) for pair in pairs if pair[1] == name)
             bound += increment * sum(developer == name for developer, _ in promised)
+            bound += self._bonds(name)
             loss = fair[name] - (after[name] - self.before[name])
             losses[name] = loss - bound
             taken += max(0, loss)

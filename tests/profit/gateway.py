@@ -42,6 +42,8 @@ class Gateway:
     """For epochs up to this one nothing is signed any more."""
     redeemed_in: int = 0
     funded: set[str] = field(default_factory=set)
+    graced: set[tuple[str, int]] = field(default_factory=set)
+    """Whose word an old gateway takes after a restart."""
 
     # --- developers ---
 
@@ -101,7 +103,7 @@ class Gateway:
             prices = dict.fromkeys(prices, 1)
             line.unsigned = {min(epoch, came): units for came, units in line.unsigned.items()}
         due = line.due(epoch, prices)
-        if self.rules.grace and units > line.epochs[epoch].vouched:
+        if self.rules.grace and (provider, model_id) in self.graced and units > line.epochs[epoch].vouched:
             self.vouched[provider, model_id, epoch] = line.epochs[epoch].vouched = min(units, 1 << 22)
             return self.vouched[provider, model_id, epoch]
         if due is None:
@@ -119,6 +121,7 @@ class Gateway:
                 if epoch >= self.world.epoch - 1:
                     line.epochs[epoch] = EpochUnits(counts.receipted, counts.vouched)
             self.lines[place] = line
+        self.graced = set(self.lines)
         self.used.clear()
         self.accepted_facts.clear()
         self.redeemed_in = 0
