@@ -69,6 +69,7 @@ def spread(name: str, given: argparse.Namespace) -> tuple[int, Finding | None]:
         for future in futures:
             runs, finding = future.result()
             made += runs
+            sys.stderr.write(f"{name}: {made:,} runs\n")
             if finding is not None:
                 for each in futures:
                     each.cancel()

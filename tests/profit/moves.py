@@ -85,7 +85,7 @@ def spree(coalition: Coalition, a: int, b: int, c: int) -> None:
     for _ in range(GREED):
         if not coalition.game.serve(DEVELOPERS[a % 2] if c % 2 else None, GATES[a % 3], PROVIDERS[b % 2], MODEL, 10):
             break
-        coalition.sign(a, b, 0)
+        coalition.sign(a, b, 8 if c % 3 == 2 else 0)
 
 
 def round_trip(coalition: Coalition, a: int, b: int, c: int) -> None:

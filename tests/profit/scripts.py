@@ -72,11 +72,12 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("restart", 48, 6, 50),
         ("claim_units", 14, 49, 55),
     ),
-    # seed 0, run 1,292
+    # seed 0, run 289
     "old-signer-served": (
-        ("season", 40, 14, 46),
-        ("buy", 76, 53, 49),
-        ("answer", 71, 79, 85),
+        ("season", 10, 58, 65),
+        ("rotate", 37, 23, 94),
+        ("next_epoch", 77, 75, 32),
+        ("spree", 13, 65, 53),
     ),
     # seed 0, run 114
     "failed-answers-are-free": (
