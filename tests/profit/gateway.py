@@ -12,10 +12,10 @@ from mesh.payment.credit.line import EpochUnits, Pair
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.payment.settlement import gateway_plan as plan
 from mesh.payment.settlement.line_plan import FundLines, LineView, ReleaseLine, ThawLine
-from mesh.payment.settlement.windows import MAX_RANGE, Clock, Status
+from mesh.payment.settlement.windows import Clock, Status
 from tests.chain.spec.settlement_state import ChallengeStatus
 from tests.profit.rules import FLOOR, LINE, LOOKS, Rules
-from tests.profit.world import BLOCKS, World, account
+from tests.profit.world import BLOCKS, DELAY, World, account
 
 LINE_EPOCHS = 3
 
@@ -141,7 +141,7 @@ class Gateway:
     def _view(self, clock: Clock) -> plan.GatewayView:
         ledger, key = self.world.ledger, key_of(self.name)
         last = clock.claimable
-        first = max(1, last - MAX_RANGE + 1)
+        first = max(1, last - DELAY)
         share = sum(ledger.settlement.gateway_share(key, epoch) for epoch in range(first, last + 1))
         return plan.GatewayView(
             clock,

@@ -23,6 +23,7 @@ BLOCKS: Final = 4
 """Decoder blocks of every model: a token through all of them is so many units."""
 PRICE: Final = 1_000_000
 """Wei of a token of the honest creator's model."""
+START: Final = 5
 EPOCH_LENGTH: Final = 8
 DELAY: Final = 4
 MIN_STAKE: Final = 200 * PRICE
@@ -78,7 +79,7 @@ class World:
     honest: tuple[str, ...]
     coalition: tuple[str, ...]
     ledger: Ledger = field(init=False)
-    block: int = 5
+    block: int = START
     work: list[Work] = field(default_factory=list)
     posted: dict[tuple[str, int, int], Posted] = field(default_factory=dict)
     """By gateway, model and epoch."""
@@ -95,7 +96,7 @@ class World:
             holder=OWNER,
             supply=10**27,
             chain_id=31337,
-            start_block=5,
+            start_block=START,
             epoch_length=EPOCH_LENGTH,
             min_epochs_locked=2,
             epoch_reward_delay=DELAY,
@@ -114,14 +115,14 @@ class World:
 
     @property
     def epoch(self) -> int:
-        return self.ledger.epochs.current_epoch(self.block)
+        return epoch_of(self.block)
 
     def start_of(self, epoch: int) -> int:
-        return self.ledger.epochs.epoch_start_block(epoch)
+        return START + EPOCH_LENGTH * (epoch - 1)
 
     def clock(self) -> Clock:
         """What software sees now: the block before this one is the latest, and what it sends is in this one."""
-        now = self.ledger.epochs.current_epoch(max(5, self.block - 1))
+        now = epoch_of(max(START, self.block - 1))
         return Clock(now, self.epoch, DELAY, self.start_of(self.epoch + 1) - self.block)
 
     # --- calls ---
@@ -203,6 +204,11 @@ class World:
     def wealth(self, names: Iterable[str]) -> int:
         """Tokens in these accounts."""
         return sum(self.ledger.token.balance_of(account(name).address) for name in names)
+
+
+def epoch_of(block: int) -> int:
+    """As the chain counts, whose epochs keep their length here."""
+    return 1 + (block - START) // EPOCH_LENGTH
 
 
 @lru_cache(maxsize=1 << 16)
