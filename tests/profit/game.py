@@ -3,6 +3,7 @@ the count of who gained and who lost."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chain.primitives import BPS, key_of
@@ -61,6 +62,7 @@ class Game:
 
     rules: Rules = field(default_factory=Rules)
     patch: tuple[object, ...] = ()
+    new_world: Callable[[tuple[str, ...], tuple[str, ...]], World] = World
     world: World = field(init=False)
     gateways: dict[str, Gateway] = field(init=False)
     providers: dict[str, Provider] = field(init=False)
@@ -74,7 +76,7 @@ class Game:
     before: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        world = self.world = World(HONEST, MALS)
+        world = self.world = self.new_world(HONEST, MALS)
         for change in self.patch:
             change(world)  # type: ignore[operator]
         world.create_model("cora", "org/llama", PRICE, ROYALTY_BPS)

@@ -33,6 +33,24 @@ DEPOSIT: Final = 2_000 * PRICE
 PULLERS: Final = ("escrow", "settlement", "disputes", "reward_pool", "gateway_staking", "providers", "gateways")
 
 
+BUDGET: Final = 10**20
+EPOCHS_PER_HALVING: Final = 1000
+SETTINGS: Final[dict[str, Any]] = {
+    "owner": OWNER,
+    "holder": OWNER,
+    "supply": 10**27,
+    "chain_id": 31337,
+    "start_block": START,
+    "epoch_length": EPOCH_LENGTH,
+    "min_epochs_locked": 2,
+    "epoch_reward_delay": DELAY,
+    "wind_down_delay": DELAY + 1,
+    "min_gateway_stake": MIN_STAKE,
+    "emission_cap": 10**27,
+    "schedule": HalvingSchedule(BUDGET, EPOCHS_PER_HALVING),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Somebody with a key."""
@@ -91,25 +109,14 @@ class World:
     last: str = ""
 
     def __post_init__(self) -> None:
-        genesis = Genesis(
-            owner=OWNER,
-            holder=OWNER,
-            supply=10**27,
-            chain_id=31337,
-            start_block=START,
-            epoch_length=EPOCH_LENGTH,
-            min_epochs_locked=2,
-            epoch_reward_delay=DELAY,
-            wind_down_delay=DELAY + 1,
-            min_gateway_stake=MIN_STAKE,
-            emission_cap=10**27,
-            schedule=HalvingSchedule(10**20, 1000),
-        )
-        self.ledger = Ledger(genesis)
+        self.ledger = self._found()
         for name in (*self.honest, *self.coalition):
             self.do("token", "transfer", None, account(name).address, PURSE)
             for part in PULLERS:
                 self.do("token", "approve", name, getattr(self.ledger, part).address, MAX_UINT256)
+
+    def _found(self) -> Ledger:
+        return Ledger(Genesis(**SETTINGS))
 
     # --- time ---
 
