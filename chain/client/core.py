@@ -139,14 +139,15 @@ class Core:
         event: str | None = None,
         *,
         at: str | None = None,
-        topics: Sequence[str | None] = (),
+        topics: Sequence[str | Sequence[str] | None] = (),
         first: int | None = None,
         last: int | None = None,
         limit: int = MAX_EVENTS,
     ) -> AsyncIterator[Event]:
         """Events from block `first` (the deployment's) to `last` (now), asked for a bounded range of blocks at a time.
 
-        A node that finds a range too large is asked for smaller ones. `topics` are what follows the event's own topic.
+        A node that finds a range too large is asked for smaller ones. `topics` are what follows the event's own topic;
+        several in one place mean any of them.
         Raises `BadAnswer` after `limit` events.
         """
         artifact = abi.load(contract)

@@ -262,21 +262,23 @@ class AccountBill:
         )
 
     def _charge_rest(self) -> None:
-        """Charge what has arrived and was not handed out, as far as there is credit for it."""
+        """Charge what has arrived and was not handed out, as many whole tokens as there is credit for."""
+        token = self._tariff.cost(0, 1)
         for index, arrived in enumerate(self.arrived):
             count = max(0, arrived - self._generated[index])
-            need = count * self._tariff.cost(0, 1) + self._prompt_cost(index, count)
-            if not need:
+            prompt = self._prompt_cost(index, count)
+            if not count:
                 continue
             self._kept[index] = self._prompts[index] = 0
-            missing = need - (self._charge.written - self._owed)
-            if missing > 0:
-                drawn = min(missing, self._free(None))
-                self._account.draw(self._charge, drawn)
-                missing -= drawn
-            if missing > 0 and (credit := min(missing, self._account.credit)):
-                self._account.take(self._charge, credit, credit)
-            self._owed = min(self._owed + need, self._charge.written)
+            held = self._charge.written - self._owed
+            most = held + self._free(None) + self._account.credit
+            paid = min(count, max(0, most - prompt) // token) if token else count
+            need = min(prompt, most) + paid * token
+            drawn = min(max(0, need - held), self._free(None))
+            self._account.draw(self._charge, drawn)
+            if (missing := need - held - drawn) > 0:
+                self._account.take(self._charge, missing, missing)
+            self._owed += need
             self._generated[index] += count
 
     async def _close(self) -> None:

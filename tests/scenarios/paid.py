@@ -124,7 +124,9 @@ class PaidSwarm:
     async def ask(self, gateway: str, model: str, tokens: int, *, budget: int = 50 * WEI_PER_FUNC) -> httpx.Response:
         """One request as the developer, paid for by his agent; what it cost is added to `charged`."""
         url, key = self.urls[gateway], self.keys[gateway]
-        async with Payer(url, key, self.chain.accounts["developer"], budget=budget), self.http(gateway) as http:
+        developer = self.chain.accounts["developer"]
+        agent = Payer(url, key, developer, budget=budget, store=self.folder / "promises.sqlite")
+        async with agent, self.http(gateway) as http:
             await self.until_complete(http, model)
             body = {"model": model, "prompt": [1, 2, 3, 4], "max_tokens": tokens, "temperature": 0}
             response = await http.post("/completions", json=body)

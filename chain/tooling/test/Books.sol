@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {ProviderStaking} from "contracts/ProviderStaking.sol";
 import {IDisputes} from "contracts/interfaces/IDisputes.sol";
+import {IEscrow} from "contracts/interfaces/IEscrow.sol";
 import {IGatewayStaking} from "contracts/interfaces/IGatewayStaking.sol";
 import {Crew} from "./Crew.sol";
 
@@ -15,11 +16,15 @@ abstract contract Books is Crew {
             address from = vm.addr(payerKey(i));
             owed += escrow.freeOf(from);
             for (uint256 g = 0; g < GATEWAYS; ++g) {
-                owed += escrow.reservationOf(from, key(gatewayId(g))).amount;
+                IEscrow.Reservation memory own = escrow.reservationOf(from, key(gatewayId(g)));
+                yes(own.thawing <= own.amount, "more of a reservation thaws than there is");
+                owed += own.amount;
             }
         }
         for (uint256 i = 0; i < GATEWAYS; ++i) {
-            owed += escrow.creditOf(key(gatewayId(i)));
+            IEscrow.Credit memory credit = escrow.creditStateOf(key(gatewayId(i)));
+            yes(credit.thawing <= credit.amount, "more credit thaws than there is");
+            owed += credit.amount;
         }
         eq(token.balanceOf(address(escrow)), owed, "escrow");
 

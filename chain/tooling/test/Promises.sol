@@ -194,6 +194,7 @@ abstract contract Promises is Conduct {
             ++compensated;
             checkCompensation(g, i, epoch);
             if (now_ > epoch + DELAY) fail_("an omission after its window");
+            if (accounted(v) < v.cumulativeUnits) fail_("units that are neither paid nor owed");
         } catch {}
         if (linesBut(g, i) != others) fail_("a compensation took another provider's line");
     }
@@ -208,6 +209,13 @@ abstract contract Promises is Conduct {
         Posting memory p = postings[place - 1];
         Sibling[] memory leaves = leavesOf(p);
         return (p.units[i % 2], Tree.proof(leaves, leaves[i % 2]));
+    }
+
+    /// @dev What is in the leaf, was compensated, or stays owed.
+    function accounted(ContributionVoucher memory v) internal view returns (uint256) {
+        return settlement.shownUnits(v.gateway, v.provider, v.epoch)
+            + settlement.compensatedUnits(v.gateway, v.provider, v.epoch)
+            + settlement.debtUnits(v.gateway, v.provider, v.epoch);
     }
 
     /// @dev Debt means that neither the provider's own line nor anything else was left for even one unit.

@@ -94,15 +94,18 @@ class HandGateway:
         self.told.append(message)
 
     def work(self, tokens: int) -> int:
-        """Have as many prompt tokens run as the provider gives, of a prompt that is longer: how many it did."""
-        bill = self.collector.open(self.customer, tokens + 1, tokens + 1, BLOCKS)
+        """Have as many prompts of two tokens begun as the provider gives room for, and the first token of each run, so
+        that none is worth more than one: how many it did."""
         done = 0
-        while done < tokens and self.customer.has_room(bill.price_of(done + 1)):
-            done += 1
-            units = bill.begin(done)
+        while done < tokens:
+            bill = self.collector.open(self.customer, 2, 2, BLOCKS)
+            if not self.customer.has_room(bill.price_of(1)):
+                self.collector.wait(self.customer)
+                break
+            units = bill.begin(1)
             self.collector.finish(bill, units, units)
-        if done < tokens:
-            self.collector.wait(self.customer)
+            bill.close(1)
+            done += 1
         return done
 
     async def receipt(self) -> Receipt:
