@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from eth_hash.auto import keccak
@@ -29,6 +30,7 @@ def keccak256(data: bytes) -> Bytes32:
     return keccak(data)
 
 
+@lru_cache(maxsize=4096)
 def key_of(identifier: str) -> Bytes32:
     """The key under which the contracts keep a provider or gateway: the hash of its id's UTF-8 bytes."""
     return keccak(identifier.encode())
