@@ -28,6 +28,11 @@ FACT_SECONDS = 5.0
 OLD_SECONDS = 60.0
 """So old a fact may get while the chain does not answer."""
 MAX_FACTS = 8192
+STRANGER_FACTS = 6
+"""So many times as long as others stands the fact that somebody is not eligible: records of strangers cost nothing, and
+each would have the chain asked anew."""
+AT_ONCE = 8
+"""Parties that the chain is asked about at one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class StakingView:
         self._epoch = 0
         self._facts: dict[Hashable, Fact] = {}
         self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._places = asyncio.Semaphore(AT_ONCE)
         self._turned = asyncio.Event()
         deployment = client.deployment
         self._domain = Domain(deployment.chain_id, bytes.fromhex(deployment.address("Settlement")[2:]))
@@ -130,20 +136,22 @@ class StakingView:
 
     async def _gateway(self, identifier: str, epoch: int) -> tuple[bool, str]:
         key = key_of(identifier)
-        eligible, signer = await self._client.core.views(
-            [("GatewayRegistry", "isEligibleKey", (key,)), ("GatewayRegistry", "signerAt", (key, epoch))]
-        )
+        async with self._places:
+            eligible, signer = await self._client.core.views(
+                [("GatewayRegistry", "isEligibleKey", (key,)), ("GatewayRegistry", "signerAt", (key, epoch))]
+            )
         return bool(eligible), str(signer)
 
     async def _provider(self, identifier: str, epoch: int) -> tuple[bool, ProviderFacts]:
         key = key_of(identifier)
-        eligible, signer, found = await self._client.core.views(
-            [
-                ("ProviderRegistry", "isEligible", (identifier,)),
-                ("ProviderRegistry", "signerAt", (key, epoch)),
-                ("ProviderRegistry", "ownerAndModel", (key,)),
-            ]
-        )
+        async with self._places:
+            eligible, signer, found = await self._client.core.views(
+                [
+                    ("ProviderRegistry", "isEligible", (identifier,)),
+                    ("ProviderRegistry", "signerAt", (key, epoch)),
+                    ("ProviderRegistry", "ownerAndModel", (key,)),
+                ]
+            )
         if not eligible:
             return False, ProviderFacts("", 0, b"", "")
         _, model_id = found.values()
@@ -196,4 +204,6 @@ class StakingView:
             return fact
 
     def _is_fresh(self, fact: Fact, now: float, since: float) -> bool:
-        return fact.epoch == self._epoch and now - fact.asked < self._fact_seconds and fact.asked >= since
+        stranger = isinstance(fact.value, tuple) and fact.value[0] is False
+        most = self._fact_seconds * (STRANGER_FACTS if stranger else 1)
+        return fact.epoch == self._epoch and now - fact.asked < most and fact.asked >= since

@@ -181,3 +181,35 @@ async def test_the_epoch_never_goes_back_and_a_silent_chain_is_asked_again() -> 
                 await asyncio.sleep(0.005)
     finally:
         following.cancel()
+
+
+async def test_strangers_however_many_have_the_chain_asked_seldom_and_a_few_at_a_time(now: list[float]) -> None:
+    running, most = 0, 0
+
+    class Slow(FakeChain):
+        async def views(self, calls: Sequence[tuple[str, str, Sequence[Any]]]) -> list[Any]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            running -= 1
+            return await super().views(calls)
+
+    chain = Slow({"isEligible": False, "signerAt": "0x", "ownerAndModel": SimpleNamespace(values=lambda: ("0x", 0))})
+    view = await view_of(chain)
+    crowd = [Binding("provider", f"nobody-{n}", 31337, "0x", ACCOUNT.address, PEER, 1 << 40) for n in range(100)]
+
+    async def refused(binding: Binding) -> None:
+        with pytest.raises(NotAccepted):
+            await view.check_provider(binding)
+
+    for _ in range(5):  # five looks at the directory, each after the facts of others would be old
+        await asyncio.gather(*(refused(each) for each in crowd))
+        now[0] += view_module.FACT_SECONDS + 0.1
+
+    assert chain.asked.count("isEligible") == len(crowd)
+    assert most == view_module.AT_ONCE
+    now[0] += view_module.FACT_SECONDS * view_module.STRANGER_FACTS
+    await asyncio.gather(*(refused(each) for each in crowd[:1]))
+    assert chain.asked.count("isEligible") == len(crowd) + 1, "who stakes later is seen"
