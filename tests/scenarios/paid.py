@@ -38,6 +38,16 @@ finish = VoucherCollector.finish
 VoucherCollector.finish = lambda self, bill, begun, done: finish(self, bill, begun, done + done // 4)
 """
 """A provider that claims a quarter more than it does."""
+HASTY = """
+from dataclasses import replace
+from mesh.payment.credit.line import CreditLine
+claim = CreditLine.claim
+def ahead(self):
+    found = claim(self)
+    return None if found is None else replace(found, epoch=found.epoch + 1, units=2 * found.units)
+CreditLine.claim = ahead
+"""
+"""A provider that claims twice what it does, and as work of the next epoch."""
 GARBAGE = """
 import mesh.provider.live as live
 honest = live.hidden_payload
@@ -100,8 +110,10 @@ class PaidSwarm:
         await child.wait_for("serving", START_SECONDS)
         return child
 
-    async def gateway(self, name: str, *, patch: str = "", twin_of: str | None = None) -> Child:
-        """Start a gateway and make a key for the developer there.
+    async def gateway(
+        self, name: str, *, patch: str = "", twin_of: str | None = None, reserved: int = RESERVED
+    ) -> Child:
+        """Start a gateway and make a key for the developer there, who reserves `reserved` wei for it.
 
         `twin_of`: with that gateway's wallet and id, but on another machine: another peer, with books of its own.
         """
@@ -113,10 +125,10 @@ class PaidSwarm:
         child = await self._start(name, arguments, patch)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
         developer = self.chain.accounts["developer"]
-        if twin_of is None and name not in self.keys:
+        if twin_of is None and name not in self.keys and reserved:
             async with self.chain.client("developer") as client:
-                await client.escrow.deposit_and_reserve(name, RESERVED)
-        if name not in self.keys:
+                await client.escrow.deposit_and_reserve(name, reserved)
+        if name not in self.keys and (reserved or twin_of is not None):
             async with GatewayHttp(self.urls[name]) as http:
                 self.keys[name] = await http.make_key(developer, developer.canonical, await http.terms())
         return child

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from mesh.errors import MeshError
+from chain.contract_errors import StillThawing
+from mesh.client.gateway_http import GatewayHttp
+from mesh.errors import MeshError, PaymentRefused
 from mesh.payment.credit.terms import PAUSE_SECONDS
 from mesh.payment.credit.units import weighted_tokens
 from mesh.payment.onchain.registration import GUARANTEES
 from tests.scenarios.paid import (
     GARBAGE,
     GREEDY,
+    HASTY,
     PROMPT_TOKENS,
     REPLAYING,
     SKEWED,
@@ -217,6 +220,58 @@ async def test_a_provider_that_claims_more_than_it_did_is_paid_for_what_it_did(
 
         assert paid[0] * 3 == paid[1] * 2, "two blocks and three, whatever was claimed"
         assert swarm.units("ann", "receipt_units") > swarm.units("ann") == 2 * honest
+
+
+async def test_a_provider_that_claims_for_the_next_epoch_is_paid_for_what_it_did_and_no_more(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "bob", "gate")) as swarm:
+        await swarm.provider("ann", checkpoint, "0:2", patch=HASTY)
+        await swarm.provider("bob", checkpoint, "2:5")
+        gate = await swarm.gateway("gate")
+        epoch = await swarm.chain.next_epoch()
+        assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200
+        honest = weighted_tokens(PROMPT_TOKENS, 40)
+        await swarm.until_vouched("bob", 3 * honest)
+        # Killed and started again, the gateway believes the provider's word no more than before.
+        await swarm.kill(gate)
+        await swarm.gateway("gate")
+
+        await swarm.chain.next_epoch()
+        await swarm.chain.next_epoch()
+
+        with sqlite3.connect(swarm.books("gate") / "gateway-gate.sqlite") as db:
+            signed = dict(db.execute("SELECT epoch, voucher_units FROM slots WHERE provider = 'ann'").fetchall())
+        assert sum(signed.values()) <= 2 * honest, "no more than its tokens bear out, in whatever epoch"
+        assert signed.get(epoch, 0) == 0, "nothing was signed for an epoch that it did not name"
+
+
+async def test_one_deposit_is_good_at_the_gateway_that_it_is_reserved_for_and_at_no_other(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    async with paid_swarm(tmp_path / "run", checkpoint, ("ann", "gate", "second", "third")) as swarm:
+        await swarm.provider("ann", checkpoint, "0:5")
+        gate = await swarm.gateway("gate", reserved=cost(400))
+        developer = swarm.chain.accounts["developer"]
+        for name in ("second", "third"):
+            await swarm.gateway(name, reserved=0)
+            async with GatewayHttp(swarm.urls[name]) as http:
+                with pytest.raises(PaymentRefused, match="reserv"):
+                    await http.make_key(developer, developer.canonical, await http.terms())
+        epoch = await swarm.chain.next_epoch()
+
+        assert (await swarm.ask("gate", checkpoint.name, 100)).status_code == 200
+        await swarm.until_vouched("ann", 5 * weighted_tokens(PROMPT_TOKENS, 100))
+        async with swarm.chain.client("developer") as client:  # what is promised stays within reach of the gateway
+            left = (await client.escrow.reservation("gate")).available
+            await client.escrow.thaw("gate", left)
+            with pytest.raises(StillThawing):
+                await client.escrow.withdraw_reserved("gate").execute()
+
+        await swarm.chain.next_epoch()
+        await swarm.event(gate, "post", epoch=epoch)
+        async with swarm.chain.client() as client:
+            assert await client.escrow.redeemed(developer.address, "gate") >= swarm.charged
 
 
 async def test_a_provider_that_bills_for_garbage_loses_the_session_and_gets_at_most_its_credit(
