@@ -36,7 +36,7 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("season", 73, 27, 29),
         ("freeze", 89, 67, 53),
     ),
-    # seed 0, run 299
+    # seed 0, run 319
     "two-leaves-one-proof": (
         ("next_epoch", 36, 22, 40),
         ("next_epoch", 31, 30, 62),
@@ -57,7 +57,7 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("season", 3, 57, 55),
         ("answer", 23, 58, 14),
     ),
-    # seed 0, run 1,347
+    # seed 0, run 1,346
     "next-epoch-receipt": (
         ("next_epoch", 50, 34, 25),
         ("own_model", 84, 93, 0),
@@ -85,7 +85,7 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("promise", 46, 46, 9),
         ("ask", 4, 20, 55),
     ),
-    # seed 0, run 42
+    # seed 0, run 62
     "tariff-of-the-request": (
         ("season", 93, 63, 1),
         ("own_model", 95, 64, 43),
