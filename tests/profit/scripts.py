@@ -87,12 +87,11 @@ SCRIPTS: Final[dict[str, Moves]] = {
     ),
     # seed 0, run 62
     "tariff-of-the-request": (
-        ("season", 93, 63, 1),
-        ("own_model", 95, 64, 43),
-        ("toil", 29, 75, 33),
-        ("creator_price", 63, 2, 81),
-        ("next_epoch", 20, 34, 92),
-        ("season", 49, 76, 22),
+        ("toil", 2, 4, 9),
+        ("season", 37, 92, 63),
+        ("creator_price", 6, 57, 72),
+        ("wait", 36, 14, 49),
+        ("round_trip", 58, 16, 53),
     ),
     # seed 0, run 1
     "emission-equals-burn": (("toil", 82, 38, 44),),
