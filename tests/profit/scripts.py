@@ -36,7 +36,7 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("season", 73, 27, 29),
         ("freeze", 89, 67, 53),
     ),
-    # seed 0, run 299
+    # seed 0, run 319
     "two-leaves-one-proof": (
         ("next_epoch", 36, 22, 40),
         ("next_epoch", 31, 30, 62),
@@ -57,7 +57,7 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("season", 3, 57, 55),
         ("answer", 23, 58, 14),
     ),
-    # seed 0, run 1,347
+    # seed 0, run 1,346
     "next-epoch-receipt": (
         ("next_epoch", 50, 34, 25),
         ("own_model", 84, 93, 0),
@@ -85,14 +85,13 @@ SCRIPTS: Final[dict[str, Moves]] = {
         ("promise", 46, 46, 9),
         ("ask", 4, 20, 55),
     ),
-    # seed 0, run 42
+    # seed 0, run 62
     "tariff-of-the-request": (
-        ("season", 93, 63, 1),
-        ("own_model", 95, 64, 43),
-        ("toil", 29, 75, 33),
-        ("creator_price", 63, 2, 81),
-        ("next_epoch", 20, 34, 92),
-        ("season", 49, 76, 22),
+        ("toil", 2, 4, 9),
+        ("season", 37, 92, 63),
+        ("creator_price", 6, 57, 72),
+        ("wait", 36, 14, 49),
+        ("round_trip", 58, 16, 53),
     ),
     # seed 0, run 1
     "emission-equals-burn": (("toil", 82, 38, 44),),
