@@ -20,7 +20,8 @@ from chain import abi, safe_json
 from chain.errors import ChainConfigError, InvalidArgument
 from chain.units import WEI_PER_FUNC
 
-FILE_VERSION = 1
+FILE_VERSION = 2
+"""Of the contracts that it names: those of version 1 had other rules."""
 MAX_FILE = 64 * 1024
 SUPPLY_CAP = 10**28
 ZERO_ADDRESS = "0x" + 40 * "0"
@@ -141,7 +142,7 @@ class Deployment:
     def parse(cls, value: Any) -> Deployment:
         """Raises ValueError."""
         if not isinstance(value, dict) or value.get("version") != FILE_VERSION:
-            _bad(f"version {FILE_VERSION} is needed")
+            _bad(f"version {FILE_VERSION} is needed, the contracts of others have other rules")
         contracts = value.get("contracts")
         if not isinstance(contracts, dict) or not all(name in contracts for name in CONTRACTS):
             _bad("a contract is missing")

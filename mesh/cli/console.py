@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -29,6 +30,10 @@ KNOWN_ERRORS = (MeshError, ShardError, ChainError)
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+_TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\])")
+"""What rich takes for a tag, with the backslashes before it."""
+_BRACKET = re.compile(r"(\\+)\[")
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -170,7 +175,14 @@ def safe(text: str, *, lines: bool = False) -> str:
     With `lines`, line ends stay.
     """
     shown = "".join(each if each.isprintable() or (lines and each == "\n") else repr(each)[1:-1] for each in str(text))
-    return escape(shown)
+    # Rich escapes what looks like a tag; elsewhere it takes a backslash before a bracket for one of its own.
+    pieces, at = [], 0
+    for tag in _TAG.finditer(shown):
+        pieces += [_BRACKET.sub(r"\1\\[", shown[at : tag.start()]), escape(tag[0])]
+        at = tag.end()
+    pieces.append(_BRACKET.sub(r"\1\\[", shown[at:]))
+    whole = "".join(pieces)
+    return whole + "\\" * ((len(whole) - len(whole.rstrip("\\"))) % 2)
 
 
 def print_json(value: Any) -> None:

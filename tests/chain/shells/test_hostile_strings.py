@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from eth_abi import abi as eth_abi
 from eth_utils import keccak
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chain import abi
@@ -83,6 +83,8 @@ def test_any_bytes_become_text_that_is_safe_to_show(data: bytes) -> None:
     assert is_safe(json.dumps(found))
 
 
+@example("\\[")
+@example("a\\\\[[/]\\")
 @given(st.text(max_size=60) | st.text(alphabet="[]/\\a=\x1b\n", max_size=30))
 def test_text_is_printed_as_itself_whatever_markup_it_holds(text: str) -> None:
     from rich.text import Text
