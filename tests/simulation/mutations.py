@@ -186,7 +186,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a payer does not write down what it promises",
-        (Edit("mesh.client.payer_store", "PayerStore.promise", "if row is None or", "if False and"),),
+        (Edit("mesh.client.payer_store", "PayerStore.promise", "if value > self._amount_in(", "if False and ("),),
         simulation="paying",
     ),
     Mutation(
@@ -195,8 +195,8 @@ MUTATIONS = (
             Edit(
                 "mesh.payment.accounts.promises",
                 "PayerBooks.next_voucher",
-                "told.increment + told.pending",
-                "2 * told.increment + told.pending",
+                "spent + told.increment",
+                "spent + 2 * told.increment",
             ),
         ),
         simulation="paying",
