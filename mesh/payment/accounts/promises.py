@@ -84,7 +84,7 @@ class PayerBooks:
 
     def next_voucher(self, told: Told) -> int | None:
         """The cumulative amount to sign now; None while the gateway holds enough, or no more may be signed."""
-        # Started again, a gateway may say that it has handed out less than before; what requests need comes on top of that.
+        # Started again, a gateway may say that it has handed out less; what requests need comes on top of that.
         spent = max(self.followed, told.spent + told.pending)
         wanted = min(spent + told.increment, self.followed + self.ahead, told.deposit)
         if self.limit is not None:
