@@ -26,7 +26,7 @@ import httpx
 from benchmarks.checkpoint import SIZES, write_checkpoint
 from benchmarks.decode import Series, vars_of
 from benchmarks.report import machine, paired_ratio, print_report, spread
-from mesh.cli.demo_chain import DemoChain, start_chain
+from mesh.cli.demo_chain import DemoChain, reserve, start_chain
 from mesh.cli.processes import Child, Children, children
 from mesh.client.gateway_http import GatewayHttp
 from mesh.client.payer import Payer
@@ -82,7 +82,9 @@ async def _measure(options: argparse.Namespace) -> bool:
             paid = Swarm("paid", await _swarm(family, scratch, model, options.stages, chain))
             developer = chain.accounts["developer"]
             async with GatewayHttp(paid.url) as http:
-                key = await http.make_key(developer, developer.canonical, await http.terms())
+                terms = await http.terms()
+                await reserve(chain, terms.gateway)
+                key = await http.make_key(developer, developer.canonical, terms)
             paid.headers = {"Authorization": f"Bearer {key}"}
             await stack.enter_async_context(Payer(paid.url, key, developer, budget=BUDGET))
             series, counted = await _rounds(options, model.name, free, paid)
