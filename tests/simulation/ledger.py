@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
+from mesh.payment.credit.customers import Bill
 from mesh.payment.credit.line import CreditLine, Pair
 from mesh.payment.credit.units import W_GENERATED, SessionMeter
 from mesh.payment.credit.vouching import VoucherLine
@@ -96,7 +97,7 @@ class Ledger:
     @contextmanager
     def probes(self) -> Iterator[None]:
         """See every voucher at the moment at which it begins to count."""
-        accept, sign, begin, pardon = CreditLine.accept, VoucherLine.sign, CreditLine.begin, CreditLine.pardon
+        accept, sign, begin, pardon = CreditLine.accept, VoucherLine.sign, Bill.begin, CreditLine.pardon
 
         def accepting(line: CreditLine, epoch: int, units: int) -> None:
             self.checks["voucher written before it counts"] += 1
@@ -114,13 +115,18 @@ class Ledger:
             if line.signed > line.verified:
                 self._broken(f"{line.pair.gateway} signs for {line.signed} units and has received {line.verified}")
 
-        def beginning(line: CreditLine, units: int) -> None:
-            begin(line, units)
-            self.checks["no more is at risk than the credit"] += 1
-            if units and line.unpaid + line.running > line.credit:
+        def beginning(bill: Bill, processed: int) -> int:
+            line, is_large = bill.customer.line, bill.customer.large is bill
+            units: int = begin(bill, processed)
+            self.checks["no more is at risk than the credit, and one prompt that is larger"] += 1
+            bound = line.credit
+            if is_large or bill.customer.large is bill:
+                bound += bill.blocks * bill.meter.tokens
+            if units and line.unpaid + line.running > bound:
                 self._broken(
                     f"{line.pair.provider} risks {line.unpaid + line.running} units with a credit of {line.credit}"
                 )
+            return units
 
         def pardoning(line: CreditLine) -> None:
             pardon(line)
@@ -130,7 +136,7 @@ class Ledger:
             for owner, name, probe in (
                 (CreditLine, "accept", accepting),
                 (VoucherLine, "sign", signing),
-                (CreditLine, "begin", beginning),
+                (Bill, "begin", beginning),
                 (CreditLine, "pardon", pardoning),
             ):
                 stack.enter_context(patch.object(owner, name, probe))
