@@ -38,7 +38,8 @@ def two_accounts(config: BillingConfig = PATIENT, **limits: float) -> Iterator[t
 def unsent_bodies(paid: Paid, key: str, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
     """Requests whose bodies of 100 bytes do not come."""
     host, port = paid.url.removeprefix("http://").split(":")
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 100\r\n\r\n"
+    lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}"]
+    head = "\r\n".join([*lines, "Content-Type: application/json", "Content-Length: 100", "", ""])
     with ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(count)]
         for each in held:
@@ -136,6 +137,7 @@ def large_body(live: Live, source: str) -> Iterator[socket.socket]:
     host, port = live.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), source_address=(source, 0)) as connection:
         connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(170_000)
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 200000\r\n\r\n" + bytes(170_000)
         )
         yield connection
