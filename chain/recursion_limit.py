@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
+
+_raising = threading.Lock()
+_raised: list[int] = []
+_unraised = 0
 
 
 @contextlib.contextmanager
@@ -19,3 +24,23 @@ def kept() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(before)
+
+
+@contextlib.contextmanager
+def raised(limit: int) -> Iterator[None]:
+    """Calls may be `limit` deep inside the block, for a thread whose stack holds them.
+
+    The limit is the process's, so that blocks of several threads share it: it falls back when the last one has ended.
+    """
+    global _unraised
+    with _raising:
+        if not _raised:
+            _unraised = sys.getrecursionlimit()
+        _raised.append(limit)
+        sys.setrecursionlimit(max(_raised))
+    try:
+        yield
+    finally:
+        with _raising:
+            _raised.remove(limit)
+            sys.setrecursionlimit(max(_raised, default=_unraised))

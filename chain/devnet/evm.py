@@ -6,30 +6,31 @@ The only module that knows py-evm. It keeps no chain of its own: blocks and stat
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import rlp
-from eth import EVM_RECURSION_LIMIT
-from eth.abc import BlockHeaderAPI, ComputationAPI, SignedTransactionAPI, StateAPI
-from eth.chains.base import ChainContext, ConsensusContext
-from eth.constants import POST_MERGE_DIFFICULTY, POST_MERGE_MIX_HASH, POST_MERGE_NONCE
-from eth.db.atomic import AtomicDB
-from eth.db.backends.base import BaseDB
-from eth.db.chain import ChainDB
-from eth.db.trie import make_trie_root_and_nodes
-from eth.exceptions import OutOfGas, PyEVMError, Revert, VMError
-from eth.vm.forks.prague import PragueVM
-from eth.vm.forks.prague.blocks import PragueBlockHeader
-from eth.vm.spoof import SpoofTransaction
 from eth_utils import ValidationError
 
+from chain import recursion_limit
 from chain.devnet.store import BlockRow, LogRow, Store, TxRow
 
-# py-evm raises the recursion limit for deep calls, and py_ecc raises it so far that other code can exhaust the C stack.
-sys.setrecursionlimit(EVM_RECURSION_LIMIT)
+# py-evm raises the limit for deep calls, and its py_ecc so far that other code can exhaust the C stack.
+with recursion_limit.kept():
+    from eth import EVM_RECURSION_LIMIT
+    from eth.abc import BlockHeaderAPI, ComputationAPI, SignedTransactionAPI, StateAPI
+    from eth.chains.base import ChainContext, ConsensusContext
+    from eth.constants import POST_MERGE_DIFFICULTY, POST_MERGE_MIX_HASH, POST_MERGE_NONCE
+    from eth.db.atomic import AtomicDB
+    from eth.db.backends.base import BaseDB
+    from eth.db.chain import ChainDB
+    from eth.db.trie import make_trie_root_and_nodes
+    from eth.exceptions import OutOfGas, PyEVMError, Revert, VMError
+    from eth.vm.forks.prague import PragueVM
+    from eth.vm.forks.prague.blocks import PragueBlockHeader
+    from eth.vm.spoof import SpoofTransaction
+
 EVM_STACK = 256 << 20
 """Bytes of stack that a thread needs for calls 1024 deep."""
 
@@ -195,7 +196,8 @@ class Evm:
         for tx in transactions:
             state.lock_changes()
             try:
-                receipt, computation = vm.apply_transaction(header.copy(gas_used=gas_used), tx)
+                with recursion_limit.raised(EVM_RECURSION_LIMIT):
+                    receipt, computation = vm.apply_transaction(header.copy(gas_used=gas_used), tx)
             except ValidationError as error:
                 refused[tx.hash] = str(error)
                 continue
@@ -316,7 +318,8 @@ class Evm:
         if gas < intrinsic:
             return CallOutcome(False, b"", gas, 0, "intrinsic gas too low", out_of_gas=True)
         try:
-            computation = state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
+            with recursion_limit.raised(EVM_RECURSION_LIMIT):
+                computation = state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
         except ValidationError as error:
             return CallOutcome(False, b"", 0, 0, f"insufficient funds for gas * price + value: {error}")
         spent = gas - computation.get_gas_remaining()

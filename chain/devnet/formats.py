@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from eth.abc import BlockHeaderAPI
+from typing import TYPE_CHECKING, Any
 
 from chain.devnet.store import BlockRow, LogRow, TxRow
+
+if TYPE_CHECKING:
+    from eth.abc import BlockHeaderAPI
 
 MAX_DATA = 256 * 1024
 MAX_FILTER = 1_000

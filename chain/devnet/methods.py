@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eth.abc import BlockHeaderAPI
 from eth_utils import keccak
 
 from chain.devnet.evm import BLOCK_GAS_LIMIT, CallOutcome
@@ -27,6 +26,9 @@ from chain.devnet.formats import (
 )
 from chain.devnet.node import MAX_MINE, Node, PoolRefused, TransactionRefused, UnknownBlock
 from chain.devnet.store import BlockRow
+
+if TYPE_CHECKING:
+    from eth.abc import BlockHeaderAPI
 
 MAX_LOGS = 10_000
 MAX_LOG_RANGE = 100_000

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from eth.abc import BlockHeaderAPI, SignedTransactionAPI
+from typing import TYPE_CHECKING, Any
 
 from chain.devnet.evm import BLOCK_GAS_LIMIT, CallOutcome, Evm, TransactionRefused
 from chain.devnet.pool import Pool, PoolRefused
 from chain.devnet.store import BlockRow, LogRow, Store, TxRow
 from chain.errors import DevnetError
+
+if TYPE_CHECKING:
+    from eth.abc import BlockHeaderAPI, SignedTransactionAPI
 
 MAX_MINE = 100_000
 """Most blocks that one request may mine."""

@@ -12,23 +12,26 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from eth._utils.address import generate_contract_address
-from eth.constants import CREATE_CONTRACT_ADDRESS, ZERO_ADDRESS
-from eth.db.atomic import AtomicDB
-from eth.exceptions import Revert
-from eth.vm.execution_context import ExecutionContext
-from eth.vm.forks.prague.state import PragueState
-from eth.vm.message import Message
 from eth_abi import abi
 from eth_typing import Address as EthAddress
 from eth_typing import BlockNumber, Hash32
 from eth_utils.abi import collapse_if_tuple, function_abi_to_4byte_selector
 from eth_utils.crypto import keccak
 
+from chain import recursion_limit
 from chain.contract_errors.decode import decode_revert
 from chain.errors import ContractError
 from chain.primitives import Address
 from tests.chain.spec import Genesis
+
+with recursion_limit.kept():
+    from eth._utils.address import generate_contract_address
+    from eth.constants import CREATE_CONTRACT_ADDRESS, ZERO_ADDRESS
+    from eth.db.atomic import AtomicDB
+    from eth.exceptions import Revert
+    from eth.vm.execution_context import ExecutionContext
+    from eth.vm.forks.prague.state import PragueState
+    from eth.vm.message import Message
 
 GAS = 10**9
 GENESIS_ROOT = bytes.fromhex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -44,10 +45,11 @@ def call(where: Box, operation: str, *arguments: Any, limits: Limits = LIMITS) -
 def gone(pid: int, seconds: float = 10.0) -> bool:
     """True once the process has ended."""
     deadline = time.monotonic() + seconds
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
     return True
 
 
@@ -125,9 +127,11 @@ def test_the_child_imports_nothing_large(sandbox: Sandbox) -> None:
 def test_a_lost_server_is_started_again_and_nobody_is_blamed(sandbox: Sandbox) -> None:
     one = sandbox.box(Call("remember", (1,), Limits(1, 64 << 20, 1 << 20)))
     for _ in range(STRIKES + 1):
-        server = psutil.Process(one.call(Call("pid", (), LIMITS))).parent()
+        worker = one.call(Call("pid", (), LIMITS))
+        server = psutil.Process(worker).parent()
         assert server is not None
         server.kill()
+        assert gone(worker)
         assert one.call(Call("remember", (5,), LIMITS)) == 2
 
 

@@ -52,7 +52,7 @@ def test_a_gateway_is_healthy_when_a_model_is_complete(http: httpx.Client, live:
 
 
 def test_a_gateway_without_a_complete_model_is_not_ready(serve: Callable[[GatewayConfig], Live]) -> None:
-    live = serve(GatewayConfig(models_seconds=0.001))
+    live = serve(GatewayConfig(models_seconds=1e-9))
     incomplete = live.backend.behaviours["incomplete"]
     live.backend.behaviours.clear()
     with live.http() as http:
