@@ -37,8 +37,8 @@ from mesh.wire.frame import MAGIC, PREFIX, VERSION, FrameLimits, encode_prefix
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL, Activations, OpenSession, Ping, Prompt, encode
 from mesh.wire.paying import Hello
 from mesh.wire.sampling import to_wire
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 
 PAUSE = 2.0
 """Seconds before somebody who was thrown out comes back."""

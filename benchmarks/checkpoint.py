@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.source import resolve
+from shards.checkpoint.source import resolve
 
 
 @dataclass(frozen=True, slots=True)

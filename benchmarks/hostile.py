@@ -39,7 +39,7 @@ from benchmarks.report import machine, print_report
 from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
 from mesh.errors import MeshError
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 NAME = "target"

@@ -31,7 +31,7 @@ from mesh.swarm.placement import choose_span
 from mesh.swarm.rebalance import rebalance
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.view import ProviderView, gaps
-from shards.span import Span
+from shards.model.span import Span
 
 TUNED_ON = range(1, 10)
 """The seeds with which our rule's thresholds were chosen: a comparison on them would flatter it."""

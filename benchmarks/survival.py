@@ -45,7 +45,7 @@ from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
 from mesh.errors import MeshError
 from mesh.swarm.route import Hop
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.network.conditions import PERFECT, Conditions
 from tests.network.internet import Internet, open_internet
 from tests.network.namespaces import Namespaces

@@ -14,7 +14,7 @@ import numpy as np
 from mesh.swarm.placement import Totals, weakest_window
 from mesh.swarm.rebalance import better_window, repair
 from mesh.swarm.view import ProviderView
-from shards.span import Span
+from shards.model.span import Span
 
 N_BLOCKS = 80
 STEP_SECONDS = 5.0

@@ -162,7 +162,7 @@ def _identify(name: str, checkpoint: str | None, manifest: str | None, blocks: i
         if manifest is not None or blocks is not None:
             raise typer.BadParameter("a checkpoint says its manifest and its blocks itself", param_hint="--checkpoint")
         from mesh.provider.model_files import read_model_files
-        from shards.source import resolve
+        from shards.checkpoint.source import resolve
 
         files = read_model_files(name, resolve(checkpoint))
         return bytes.fromhex(files.digest), files.spec.n_blocks

@@ -86,7 +86,7 @@ async def _demo(plan: _Plan) -> None:
 async def _start_chain(family: Children, folder: Path, plan: _Plan) -> DemoChain:
     """The embedded chain with everybody's play money."""
     from mesh.provider.model_files import model_name, read_model_files
-    from shards.source import resolve
+    from shards.checkpoint.source import resolve
 
     out.print("starting the embedded chain …")
     folder_of = resolve(plan.model)
@@ -180,8 +180,8 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
 
 
 def _blocks_of(model: str) -> int:
-    from shards.checkpoint_files import read_spec
-    from shards.source import resolve
+    from shards.checkpoint.index import read_spec
+    from shards.checkpoint.source import resolve
 
     return read_spec(resolve(model)).n_blocks
 

@@ -196,7 +196,7 @@ def join(
         from mesh.node import NodeConfig
         from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving
         from mesh.provider.join import join as join_swarm
-        from shards.devices import choose_device
+        from shards.model.devices import choose_device
 
         config = JoinConfig(
             model=model[0],

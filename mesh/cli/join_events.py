@@ -58,7 +58,7 @@ def lines(event: JoinEvent) -> list[str]:
 def read_event(values: dict[str, Any]) -> JoinEvent | None:
     """The event that a child emitted; None for one of another kind."""
     from mesh.provider import events
-    from shards.span import Span
+    from shards.model.span import Span
 
     if values.get("event") == "settlement":
         from mesh.payment.settlement.loop import SettlementEvent

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shards.span import Span
+from shards.model.span import Span
 
 
 class TransportKind(StrEnum):

@@ -20,7 +20,7 @@ from mesh.identity import Identity
 from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
 from mesh.payment.credit.issuer import VoucherIssuer
-from shards.sampling_params import SEED_BITS, SamplingParams
+from shards.engine.sampling_params import SEED_BITS, SamplingParams
 
 DEFAULT_MAX_TOKENS = 256
 

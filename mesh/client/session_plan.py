@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

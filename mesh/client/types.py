@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 from shards.text.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]

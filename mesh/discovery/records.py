@@ -19,7 +19,7 @@ import msgpack
 from mesh.errors import BadRecord, InternalError
 from mesh.identity import SIGNATURE_SIZE, Identity, verify
 from mesh.swarm.view import ProviderView
-from shards.span import Span
+from shards.model.span import Span
 
 State = Literal["joining", "loading", "serving", "draining", "gone"]
 """`joining` claims a span that it may still change, `loading` has settled on it. `gone` is how a provider

@@ -27,8 +27,8 @@ from mesh.gateway.schemas import (
     Message,
     Usage,
 )
+from shards.engine.sampling_params import SEED_BITS
 from shards.errors import TextTooLong, TokenizerError, TokenizerLimit
-from shards.sampling_params import SEED_BITS
 from shards.text.tokenizer import Tokenizer
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}

@@ -23,7 +23,7 @@ from mesh.gateway.schemas import (
     FinishReason,
     Usage,
 )
-from shards.sampling_params import SEED_BITS
+from shards.engine.sampling_params import SEED_BITS
 from shards.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16

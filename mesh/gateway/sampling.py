@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mesh.client.types import ModelInfo
 from mesh.errors import ContextLengthExceeded, InvalidRequest
 from mesh.gateway.schemas import SamplingFields
-from shards.sampling_params import MAX_TOP_LOGPROBS, SEED_BITS, SamplingParams
+from shards.engine.sampling_params import MAX_TOP_LOGPROBS, SEED_BITS, SamplingParams
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1024

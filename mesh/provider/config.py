@@ -12,8 +12,8 @@ from mesh.node import NodeConfig
 from mesh.provider.machine import check_device
 from mesh.provider.model_files import ModelFiles
 from mesh.provider.sessions import AdmissionLimits
-from shards.engine.queue import BatchLimits
-from shards.span import Span
+from shards.engine.scheduler import BatchLimits
+from shards.model.span import Span
 
 if TYPE_CHECKING:
     from mesh.payment.onchain.registration import Ask, PaymentConfig

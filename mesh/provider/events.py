@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shards.span import Span
+from shards.model.span import Span
 
 if TYPE_CHECKING:
     from mesh.payment.settlement.loop import SettlementEvent

@@ -30,12 +30,12 @@ from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, sett
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
-from shards.checkpoint import Checkpoint
-from shards.loading import choose_dtype, load_stage
+from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.source import resolve
+from shards.model.loading import choose_dtype, load_stage
+from shards.model.span import Span
+from shards.model.stage import StageModel
 from shards.progress import Progress, silent
-from shards.source import resolve
-from shards.span import Span
-from shards.stage import StageModel
 
 if TYPE_CHECKING:
     from mesh.payment.onchain.registration import ChainRegistration

@@ -17,11 +17,11 @@ from mesh.wire.frame import Frame
 from mesh.wire.messages import Activations, NewToken, OpenSession, PromptScores, encode
 from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
-from shards.config import ModelSpec
-from shards.engine.tail import Tail
+from shards.engine.sampler import Tail
 from shards.engine.work import Outcome, Work
 from shards.errors import InvalidSampling
-from shards.stage import KVCache
+from shards.model.spec import ModelSpec
+from shards.model.stage import KVCache
 
 FRAME_BYTES = 16 * 1024 * 1024
 """Pieces are put into one frame up to this size."""

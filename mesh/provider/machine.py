@@ -12,8 +12,8 @@ import torch
 
 from mesh.errors import Cancelled, ConfigError
 from shards.engine.measure import best_threads, measure_block_rate
+from shards.model.stage import StageModel
 from shards.progress import Progress
-from shards.stage import StageModel
 
 T = TypeVar("T")
 

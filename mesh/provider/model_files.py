@@ -6,10 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.config import ModelSpec, parse_config
+from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
+from shards.checkpoint.model_folder import find, read
 from shards.errors import CheckpointError, TokenizerError
-from shards.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
-from shards.model_folder import find, read
+from shards.model.spec import ModelSpec, parse_config
 from shards.text.chat_template import SANDBOX
 from shards.text.fast import check_tokenizer, tokenizer_from_files
 

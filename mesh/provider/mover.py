@@ -14,7 +14,7 @@ from mesh.swarm.view import ProviderView, gaps
 from mesh.transport.port import Transport
 from mesh.wire.messages import CONTROL_PROTOCOL
 from shards.errors import ShardError
-from shards.span import Span
+from shards.model.span import Span
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from mesh.provider.tensors import split_hidden
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import Activations, NextTokens, PromptProgress, decode, encode
-from shards.config import ModelSpec
 from shards.engine.work import Outcome, Work
+from shards.model.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ from mesh.wire.tokens import read_tokens
 from shards.engine.engine import Engine
 from shards.engine.work import Outcome, Work
 from shards.errors import CapacityExceeded, ShardError
-from shards.stage import StageModel
+from shards.model.stage import StageModel
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mesh.errors import ProtocolViolation
 from mesh.wire.messages import OpenSession
-from shards.span import Span
+from shards.model.span import Span
 
 FIRST_GUESS_SECONDS = 1.0
 MEAN_WEIGHT = 0.1

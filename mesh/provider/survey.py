@@ -23,14 +23,14 @@ from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.stages import Place, Stage, assign, capacity, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
-from shards.checkpoint_files import INDEX_NAME, MAX_INDEX_BYTES
-from shards.devices import choose_device
+from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES
+from shards.checkpoint.model_folder import read
+from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
-from shards.loading import choose_dtype
-from shards.model_folder import read
+from shards.model.devices import choose_device
+from shards.model.loading import choose_dtype
+from shards.model.span import Span
 from shards.progress import Progress, silent
-from shards.source import resolve
-from shards.span import Span
 
 FRACTION = {"cpu": 0.5, "mps": 0.5}
 """Of the free memory, what weights and caches may take; on a device of its own:"""

@@ -17,7 +17,7 @@ from statistics import median
 
 from mesh.swarm.placement import Totals, expected, weakest_window
 from mesh.swarm.view import ProviderView, gaps
-from shards.span import Span
+from shards.model.span import Span
 
 EXACT_DEVICES = 8
 """Up to so many devices every way to deal them out to several gaps is tried."""

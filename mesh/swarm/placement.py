@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mesh.swarm.view import ProviderView, gaps, runs
-from shards.span import Span
+from shards.model.span import Span
 
 DEFAULT_STAGES = 3
 RATE_BITS = 30

@@ -13,7 +13,7 @@ import numpy as np
 
 from mesh.swarm.placement import Totals, expected, piece_of_gap, weakest_window
 from mesh.swarm.view import ProviderView
-from shards.span import Span
+from shards.model.span import Span
 
 GAIN = 1.1
 """The weakest block that a move touches must be this much faster afterwards: less is not worth loading for."""

@@ -14,7 +14,7 @@ from mesh.errors import NoRoute, Refused
 from mesh.swarm.search import Floats, Ints, Search
 from mesh.swarm.view import ProviderView, gaps
 from mesh.swarm.walk import Walker
-from shards.span import Span
+from shards.model.span import Span
 
 DEFAULT_HOP_SECONDS = 0.002
 MAX_EXPANSIONS = 20_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from shards.span import Span
+from shards.model.span import Span
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

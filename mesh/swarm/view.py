@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from shards.span import Span
+from shards.model.span import Span
 
 UNMEASURED_BLOCK_RATE: Final = 100.0
 

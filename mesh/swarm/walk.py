@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mesh.swarm.search import Floats, Ints, Stage
-from shards.span import Span
+from shards.model.span import Span
 
 
 class _Step(NamedTuple):

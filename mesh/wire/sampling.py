@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mesh.wire.messages import MAX_TOP_K
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 
 
 def to_wire(params: SamplingParams) -> tuple[tuple[Any, ...], tuple[tuple[int, float], ...]]:

@@ -1,4 +1,4 @@
-"""Stages over transformers' modelling code, for the families that the lean path does not know."""
+"""Stages over transformers' modelling code, for the families that the native path does not know."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
-from shards.span import Span
+from shards.model.span import Span
 
 
 @dataclass(frozen=True, slots=True)

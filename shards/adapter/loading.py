@@ -10,10 +10,10 @@ from shards.adapter.probe import check_cuts
 from shards.adapter.skeleton import PROVEN, build
 from shards.adapter.stage import AdapterStage
 from shards.adapter.weights import fill
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import UnsupportedModel
+from shards.model.span import Span
 from shards.progress import Progress, silent
-from shards.span import Span
 
 logger = logging.getLogger(__name__)
 

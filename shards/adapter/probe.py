@@ -8,8 +8,8 @@ import torch
 
 from shards.adapter.stage import AdapterStage
 from shards.errors import UnsupportedModel
-from shards.span import Span
-from shards.stage import Piece, Want
+from shards.model.span import Span
+from shards.model.stage import LogitsMode, Piece
 
 _PARTS = (3, 1, 2)
 _TOLERANCE = {torch.float32: 1e-3}
@@ -49,6 +49,6 @@ def _run(stage: AdapterStage, route: Sequence[Span], x: torch.Tensor, parts: Seq
         value = part
         for cache in caches:
             given = {"tokens": value} if cache.span.start == 0 else {"hidden": value}
-            (value,) = stage.forward([Piece(cache, cache.length, want=Want.ALL, **given)])
+            (value,) = stage.forward([Piece(cache, cache.length, want=LogitsMode.ALL, **given)])
         results.append(value.float())
     return torch.cat(results)

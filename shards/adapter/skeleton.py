@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from shards.config import ModelSpec
 from shards.errors import CheckpointError, UnsupportedModel
-from shards.span import Span
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
 
 PROVEN = (
     "llama", "qwen3", "gemma3_text", "gemma3", "mixtral", "gpt2", "falcon", "bloom", "phi3",

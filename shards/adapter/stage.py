@@ -12,10 +12,10 @@ from torch import nn
 
 from shards.adapter.cache import AdapterCache, CacheShape
 from shards.adapter.skeleton import Family
-from shards.config import ModelSpec
 from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
-from shards.span import Span
-from shards.stage import Piece, Want
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
+from shards.model.stage import LogitsMode, Piece
 
 _PROBE_TOKENS = 2
 
@@ -122,7 +122,7 @@ class AdapterStage:
             raise BadActivation(f"token id {wrong} is not in a vocabulary of {self.spec.vocab_size}")
         return value.to(self.device)
 
-    def _run(self, cache: AdapterCache, value: torch.Tensor, want: Want) -> torch.Tensor:
+    def _run(self, cache: AdapterCache, value: torch.Tensor, want: LogitsMode) -> torch.Tensor:
         base, model = self._view(cache.span)
         n, start = value.shape[0], cache.length
         positions = torch.arange(start, start + n, device=self.device).unsqueeze(0)
@@ -132,13 +132,13 @@ class AdapterStage:
         self._given = None if first else value.unsqueeze(0)
         last = cache.span.end == self.spec.n_blocks
         try:
-            if last and want is not Want.NOTHING:
+            if last and want is not LogitsMode.NOTHING:
                 if "position_ids" in self._model_takes:
                     settings["position_ids"] = positions
                 if "logits_to_keep" in self._model_takes:
-                    settings["logits_to_keep"] = 1 if want is Want.LAST else 0
+                    settings["logits_to_keep"] = 1 if want is LogitsMode.LAST else 0
                 logits: torch.Tensor = model(**settings).logits[0]
-                return logits[-1:].float() if want is Want.LAST else logits.float()
+                return logits[-1:].float() if want is LogitsMode.LAST else logits.float()
             if "position_ids" in self._base_takes:
                 settings["position_ids"] = positions
             base(**settings)
@@ -202,7 +202,7 @@ class AdapterStage:
         else:
             value = torch.ones(_PROBE_TOKENS, self.spec.hidden_size, device=self.device, dtype=self.dtype)
         try:
-            self._run(cache, value, Want.LAST)
+            self._run(cache, value, LogitsMode.LAST)
         except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
             raise UnsupportedModel(f"{self.spec.model_type} does not run as a stage: {error}") from error
         if set(cache.shapes) != set(self.span):

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from shards import tensor_names
 from shards.adapter.skeleton import Family, cut
-from shards.checkpoint import Checkpoint
+from shards.checkpoint import names as tensor_names
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import CheckpointError
+from shards.model.span import Span
 from shards.progress import Progress
-from shards.span import Span
 
 
 class LazyTensor:

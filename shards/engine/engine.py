@@ -12,10 +12,10 @@ from typing import Self
 
 import torch
 
-from shards.engine.queue import BatchLimits, choose_batch
+from shards.engine.scheduler import BatchLimits, choose_batch
 from shards.engine.work import Outcome, Work
 from shards.errors import BadActivation, CapacityExceeded, ShardError
-from shards.stage import Piece, StageModel, Want
+from shards.model.stage import LogitsMode, Piece, StageModel
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Engine:
             raise BadActivation(f"tokens from position {work.start} came, but {cache.length} was next")
         if work.start < cache.length:
             cache.truncate(work.start)
-        want = Want.NOTHING if work.tail is None else work.tail.want(work.start, work.count)
+        want = LogitsMode.NOTHING if work.tail is None else work.tail.want(work.start, work.count)
         if work.tokens is not None:
             return Piece(cache, work.start, tokens=work.tokens.to(self.model.device), want=want)
         if work.hidden is None:

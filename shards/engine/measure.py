@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from shards.stage import Piece, StageModel, Want
+from shards.model.stage import LogitsMode, Piece, StageModel
 
 MAX_SECONDS = 0.5
 MAX_STEPS = 12
@@ -40,7 +40,7 @@ def measure_block_rate(model: StageModel) -> float:
     generator = torch.Generator().manual_seed(0)
 
     def piece(start: int, count: int) -> Piece:
-        want = Want.LAST if last else Want.NOTHING
+        want = LogitsMode.LAST if last else LogitsMode.NOTHING
         if first:
             tokens = torch.randint(model.spec.vocab_size, (count,), generator=generator)
             return Piece(cache, start, tokens=tokens.to(model.device), want=want)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from shards.engine.tail import Choice, Score, Tail
+from shards.engine.sampler import Choice, Score, Tail
 from shards.errors import ShardError
-from shards.stage import KVCache
+from shards.model.stage import KVCache
 
 
 @dataclass(slots=True, eq=False)

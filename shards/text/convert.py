@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from shards.checkpoint.model_folder import exists, read, write
 from shards.errors import CheckpointError, TokenizerError
-from shards.model_folder import exists, read, write
 from shards.text.tokenizer import TOKENIZER
 
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")

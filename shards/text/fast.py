@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.config import ModelSpec
+from shards.checkpoint.model_folder import find
 from shards.errors import CheckpointError, TextTooLong, TokenizerError
-from shards.model_folder import find
+from shards.model.spec import ModelSpec
 from shards.sandbox.box import Box
 from shards.sandbox.limits import Call
 from shards.text import limits

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     import torch
 
-    from shards.manifest import write_manifest
+    from shards.checkpoint.manifest import write_manifest
     from shards.training import corpus as corpora
     from shards.training.export import (
         eos_token_ids,

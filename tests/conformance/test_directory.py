@@ -31,7 +31,7 @@ from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.libp2p.transport import Libp2pTransport
 from mesh.wire.records import RECORDS_PROTOCOL
-from shards.span import Span
+from shards.model.span import Span
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from shards.checkpoint_files import read_spec, read_weight_map
-from shards.config import ModelSpec
+from shards.checkpoint.index import read_spec, read_weight_map
+from shards.checkpoint.manifest import Manifest, read_manifest
+from shards.checkpoint.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+from shards.checkpoint.source import SHIPPED
 from shards.errors import CheckpointError, TokenizerError, UnsupportedModel
-from shards.lean_config import LeanConfig, parse_lean
-from shards.manifest import Manifest, read_manifest
-from shards.safetensors_header import ITEM_BYTES, TensorEntry, read_header
+from shards.model.native_config import NativeConfig, parse_native
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
 from shards.sandbox.frames import FrameError, receive
-from shards.source import SHIPPED
-from shards.span import Span
 from shards.text.decoder import MAX_GROWTH
 from shards.text.decoder import Decoder as TokensDecoder
 from shards.text.fast import tokenizer_from_files
@@ -89,28 +89,28 @@ CONFIGS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-def _config(data: bytes) -> tuple[ModelSpec, LeanConfig | None]:
+def _config(data: bytes) -> tuple[ModelSpec, NativeConfig | None]:
     folder = scratch()
     (folder / "config.json").write_bytes(data)
     spec = read_spec(folder)
     try:
-        return spec, parse_lean(spec)
+        return spec, parse_native(spec)
     except UnsupportedModel:
         return spec, None
 
 
-def _config_wrong(sample: bytes, data: bytes, found: tuple[ModelSpec, LeanConfig | None]) -> str | None:
-    spec, lean = found
+def _config_wrong(sample: bytes, data: bytes, found: tuple[ModelSpec, NativeConfig | None]) -> str | None:
+    spec, native = found
     numbers = (spec.n_blocks, spec.hidden_size, spec.vocab_size, spec.context_length)
     if not all(type(number) is int and 0 < number < 1 << 31 for number in numbers):
         return f"sizes {numbers}"
     if not all(type(token) is int and 0 <= token < 1 << 31 for token in spec.eos_token_ids):
         return f"end tokens {str(spec.eos_token_ids)[:80]}"
-    if lean is None:
+    if native is None:
         return None
-    if len(lean.windows) != spec.n_blocks or lean.n_heads % lean.n_kv_heads or not 0 < lean.rms_eps < math.inf:
-        return f"{lean}"
-    return None if 0 < lean.rope.theta < math.inf else f"{lean.rope}"
+    if len(native.windows) != spec.n_blocks or native.n_heads % native.n_kv_heads or not 0 < native.rms_eps < math.inf:
+        return f"{native}"
+    return None if 0 < native.rope.theta < math.inf else f"{native.rope}"
 
 
 def _index() -> list[bytes]:
@@ -244,7 +244,7 @@ def decoders() -> list[Decoder]:
             _header,
             (CheckpointError,),
             _header_wrong,
-            ("shards.safetensors_header:read_header",),
+            ("shards.checkpoint.safetensors_header:read_header",),
             _mutate_weights,
         ),
         Decoder(
@@ -253,7 +253,11 @@ def decoders() -> list[Decoder]:
             _config,
             bad_file,
             _config_wrong,
-            ("shards.config:parse_config", "shards.lean_config:parse_lean", "shards.checkpoint_files:read_spec"),
+            (
+                "shards.model.spec:parse_config",
+                "shards.model.native_config:parse_native",
+                "shards.checkpoint.index:read_spec",
+            ),
             mutate_json,
         ),
         Decoder(
@@ -262,7 +266,7 @@ def decoders() -> list[Decoder]:
             _weight_map,
             (CheckpointError,),
             _map_wrong,
-            ("shards.checkpoint_files:read_weight_map",),
+            ("shards.checkpoint.index:read_weight_map",),
             mutate_json,
         ),
         Decoder(
@@ -271,7 +275,7 @@ def decoders() -> list[Decoder]:
             _manifest,
             (CheckpointError,),
             _manifest_wrong,
-            ("shards.manifest:read_manifest",),
+            ("shards.checkpoint.manifest:read_manifest",),
             mutate_json,
         ),
         Decoder(
@@ -315,6 +319,6 @@ def decoders() -> list[Decoder]:
             lambda data: Span.parse(data.decode("utf-8", "surrogateescape")),
             (ValueError,),
             lambda sample, data, span: None if 0 <= span.start < span.end else "no span",
-            ("shards.span:Span.parse",),
+            ("shards.model.span:Span.parse",),
         ),
     ]

@@ -19,8 +19,8 @@ from mesh.gateway.errors import ApiFailure
 from mesh.gateway.sampling import sampling_params, stop_strings, top_logprobs
 from mesh.gateway.schemas import ChatRequest, CompletionRequest, SamplingFields
 from mesh.payment.accounts.api_keys import KeyRequest
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import InvalidSampling
-from shards.sampling_params import SamplingParams
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_json
 

@@ -25,10 +25,10 @@ from mesh.payment.credit.binding import _LABEL, Binding, read_binding, sign_bind
 from mesh.transport.direct.certificate import Credentials, verify_certificate
 from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame
-from shards.config import parse_config
+from shards.checkpoint.safetensors_header import read_header
 from shards.errors import CheckpointError
-from shards.lean_config import parse_lean
-from shards.safetensors_header import read_header
+from shards.model.native_config import parse_native
+from shards.model.spec import parse_config
 
 DEPTHS = (60, 900, 960, 985, 995, 1005, 1015, 1023)
 """From some depth on, showing a value in an error message was a recursion error instead of a refusal."""
@@ -83,7 +83,7 @@ CONFIG = {
 @pytest.mark.parametrize("name", ["rms_norm_eps", "rope_theta"])
 def test_a_number_of_a_config_that_no_float_holds_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match=name):
-        parse_lean(parse_config(json.dumps({**CONFIG, name: 10**400})))
+        parse_native(parse_config(json.dumps({**CONFIG, name: 10**400})))
 
 
 @pytest.mark.parametrize("token", [10**30, 1 << 31, True, [True]])

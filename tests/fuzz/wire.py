@@ -18,10 +18,10 @@ from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from mesh.wire.sampling import from_wire, to_wire
 from mesh.wire.tokens import read_tokens, token_payload
-from shards.config import ModelSpec
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import BadActivation, InvalidSampling
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.frames import PEER
 from tests.fuzz.mutate import mutate_bytes, mutate_msgpack, pack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mesh.discovery.records import FileDigest, ProviderRecord
-from shards.span import Span
+from shards.model.span import Span
 
 NOW = 1_800_000_000.0
 

@@ -15,8 +15,8 @@ from mesh.transport.memory import MemoryTransport
 from mesh.transport.port import Channel, Handler
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL, Message, OpenSession, decode, encode
 from mesh.wire.sampling import to_wire
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MemorySwarm
 from tests.shards.stages import random_tokens
 

@@ -20,9 +20,9 @@ from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.service import StageService
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
-from shards.checkpoint import Checkpoint
-from shards.loading import load_stage
-from shards.span import Span
+from shards.checkpoint.folder import Checkpoint
+from shards.model.loading import load_stage
+from shards.model.span import Span
 from tests.mesh.payment.money import Money
 
 MODEL = "tiny"

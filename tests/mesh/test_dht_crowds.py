@@ -23,7 +23,7 @@ from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
 from mesh.transport.hivemind import HivemindTransport
 from mesh.wire.records import RECORDS_PROTOCOL
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.test_dht_floods import Context
 
 pytestmark = pytest.mark.timeout(150)

@@ -12,7 +12,7 @@ from mesh.discovery.record_check import RecordCheck
 from mesh.discovery.records import ModelKey, ProviderRecord, encode_record, provider_key
 from mesh.identity import Identity
 from mesh.transport import _hivemind
-from shards.span import Span
+from shards.model.span import Span
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ from mesh.wire.messages import (
     decode,
     encode,
 )
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, collect, memory_swarm, until
 from tests.shards.stages import random_tokens
 

@@ -26,7 +26,7 @@ from mesh.wire.messages import (
     decode,
     encode,
 )
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.mesh.stranger import SPANS, Stranger, hidden, stranger
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
 from tests.shards.stages import random_tokens

@@ -37,7 +37,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.tokens import token_payload
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.mesh.stranger import PROMPT, SPANS, Stranger, drain, hidden, stranger
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
 

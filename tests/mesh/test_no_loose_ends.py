@@ -22,8 +22,8 @@ from mesh.discovery.directory import MemoryDirectory
 from mesh.errors import PeerUnreachable
 from mesh.identity import Identity
 from mesh.swarm.route import Hop
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MODEL, memory_swarm
 from tests.shards.models import make_checkpoint
 

@@ -13,7 +13,7 @@ from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Channel
 from mesh.wire.frame import Frame
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, Provider, memory_swarm, until
 from tests.shards.models import make_checkpoint
 

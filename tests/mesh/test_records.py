@@ -26,7 +26,7 @@ from mesh.discovery.records import (
 )
 from mesh.errors import BadRecord, InternalError
 from mesh.identity import Identity
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.sample_record import NOW, sample_record
 
 ME = Identity.generate()

@@ -13,9 +13,9 @@ import transformers
 
 from mesh.client.types import GenerateRequest
 from mesh.errors import Cancelled, ContextLengthExceeded, InvalidRequest, UnknownModel
-from shards.sampling import TokenHistory, sample
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling import TokenHistory, sample
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
 from tests.shards.models import reference
 from tests.shards.stages import random_tokens

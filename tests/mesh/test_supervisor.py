@@ -193,7 +193,7 @@ def test_an_event_of_a_child_is_the_event_that_it_told(capsys: pytest.CaptureFix
     from mesh.cli.join_events import lines, read_event, show
     from mesh.payment.settlement.loop import SettlementEvent
     from mesh.provider import events
-    from shards.span import Span
+    from shards.model.span import Span
 
     told = [
         events.Joined("peer", ("/ip4/1.2.3.4/tcp/1",)),

@@ -14,7 +14,7 @@ import pytest
 
 from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.network.conditions import Conditions
 from tests.network.internet import Internet, open_internet
 from tests.network.namespaces import Namespaces, require

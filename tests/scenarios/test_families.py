@@ -30,26 +30,26 @@ class Family:
     name: str
     shape: dict[str, Any] = field(default_factory=dict)
     spans: tuple[str, ...] = ("0:2", "2:4", "4:5")
-    lean: bool = True
+    native: bool = True
     exact: bool = True
     """Whether transformers can run it in float64."""
 
     def make(self, folder: Path) -> Path:
-        if self.lean:
+        if self.native:
             return models.make_checkpoint(folder, self.name, **self.shape)
         return adapter_models.make_adapter_checkpoint(folder, self.name, **self.shape)
 
     def reference(self, folder: Path) -> Any:
-        return models.reference(folder) if self.lean else adapter_models.reference(folder)
+        return models.reference(folder) if self.native else adapter_models.reference(folder)
 
     @property
     def new_tokens(self) -> int:
-        return 128 if self.lean else 64
+        return 128 if self.native else 64
 
     @property
     def prompts(self) -> list[list[int]]:
         # Past Mistral's window, of one token, and in between; past the window of the adapter's families.
-        lengths = (61, 1, 18) if self.lean else (37, 5)
+        lengths = (61, 1, 18) if self.native else (37, 5)
         return [random_tokens(length, seed) for seed, length in enumerate(lengths, start=1)]
 
 
@@ -61,12 +61,12 @@ FAMILIES = {
     "Qwen2": Family("qwen2", {"hidden_size": 42, "n_heads": 7, "n_kv_heads": 1}, ("0:1", "1:4", "4:5")),
     "Qwen2 tied": Family("qwen2", {"tie_word_embeddings": True, "intermediate_size": 65}),
     "Qwen3": Family("qwen3", {"hidden_size": 50, "n_heads": 4, "n_kv_heads": 2}, ("0:2", "2:4", "4:5")),
-    "Gemma 3": Family("gemma3", lean=False),
-    "Mixtral": Family("mixtral", lean=False, exact=False),
-    "GPT-2": Family("gpt2", lean=False),
-    "Falcon": Family("falcon-new", lean=False),
-    "BLOOM": Family("bloom", lean=False),
-    "Phi-3": Family("phi3", lean=False),
+    "Gemma 3": Family("gemma3", native=False),
+    "Mixtral": Family("mixtral", native=False, exact=False),
+    "GPT-2": Family("gpt2", native=False),
+    "Falcon": Family("falcon-new", native=False),
+    "BLOOM": Family("bloom", native=False),
+    "Phi-3": Family("phi3", native=False),
 }
 
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from shards.source import SHIPPED
+from shards.checkpoint.source import SHIPPED
 from tests.scenarios.processes import MeshProcess, World, wait_until
 
 MAX_HEALTH = 1.0

@@ -17,7 +17,7 @@ import torch
 
 from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.network.namespaces import Namespaces, require
 from tests.network.nat import COMMANDS, Flavour, Nats
 from tests.scenarios.processes import MeshProcess, World, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.source import resolve
+from shards.checkpoint.source import resolve
 from tests.scenarios.processes import Swarm, World, start_stages
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shards.manifest import write_manifest
+from shards.checkpoint.manifest import write_manifest
 from tests.scenarios.processes import MeshProcess, Swarm, World, start_stages, wait_until
 
 POLITE = (signal.SIGINT, signal.SIGTERM)

@@ -17,7 +17,7 @@ import pytest
 
 from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.leftovers import lasting
 from tests.scenarios.processes import MeshProcess, World
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from shards.checkpoint import Checkpoint
-from shards.loading import load_stage
-from shards.span import Span
-from shards.stage import KVCache, Piece, StageModel, Want
+from shards.checkpoint.folder import Checkpoint
+from shards.model.loading import load_stage
+from shards.model.span import Span
+from shards.model.stage import KVCache, LogitsMode, Piece, StageModel
 
 THREE_STAGES = (Span(0, 2), Span(2, 4), Span(4, 5))
 
@@ -41,7 +41,9 @@ class Pipeline:
     def session(self, capacity: int = 256) -> Session:
         return Session([stage.new_cache(stage.span, capacity) for stage in self.stages])
 
-    def step(self, parts: Sequence[tuple[Session, Sequence[int]]], want: Want = Want.ALL) -> list[torch.Tensor]:
+    def step(
+        self, parts: Sequence[tuple[Session, Sequence[int]]], want: LogitsMode = LogitsMode.ALL
+    ) -> list[torch.Tensor]:
         """One micro-batch of several sessions' next tokens through all stages; the last one's output."""
         starts = [session.length for session, _ in parts]
         carried: list[torch.Tensor] = []
@@ -66,7 +68,7 @@ class Pipeline:
         tokens: list[int] = []
         new: Sequence[int] = prompt
         while len(tokens) < count:
-            (last,) = self.step([(session, new)], Want.LAST)
+            (last,) = self.step([(session, new)], LogitsMode.LAST)
             new = [int(last[0].argmax())]
             tokens += new
         return tokens

@@ -13,9 +13,9 @@ import transformers
 from safetensors import safe_open
 
 from shards.adapter import AdapterStage, load_adapter_stage
-from shards.checkpoint import Checkpoint
-from shards.span import Span
-from shards.stage import KVCache, Piece, Want
+from shards.checkpoint.folder import Checkpoint
+from shards.model.span import Span
+from shards.model.stage import KVCache, LogitsMode, Piece
 from tests.shards.adapter_models import FAMILIES, WINDOW, make_adapter_checkpoint, make_composite, reference
 from tests.shards.models import EOS
 
@@ -39,7 +39,7 @@ class Session:
     def length(self) -> int:
         return self.hops[0][1].length
 
-    def step(self, tokens: Sequence[int], want: Want = Want.LAST) -> torch.Tensor:
+    def step(self, tokens: Sequence[int], want: LogitsMode = LogitsMode.LAST) -> torch.Tensor:
         x = torch.tensor(tokens)
         for index, (stage, kv) in enumerate(self.hops):
             inputs = {"hidden": x} if index else {"tokens": x}
@@ -104,8 +104,8 @@ def test_64_greedy_tokens_after_a_prompt_in_chunks_equal_transformers_generate(s
         output_logits=True,
     )
     session = subject.session()
-    session.step(PROMPT[:11], Want.NOTHING)
-    session.step(PROMPT[11:30], Want.NOTHING)
+    session.step(PROMPT[:11], LogitsMode.NOTHING)
+    session.step(PROMPT[11:30], LogitsMode.NOTHING)
     logits = session.step(PROMPT[30:])
     said: list[int] = []
     for expected in told.logits:
@@ -122,14 +122,14 @@ def test_64_greedy_tokens_after_a_prompt_in_chunks_equal_transformers_generate(s
 @every_family
 def test_tokens_taken_back_and_replayed_leave_no_trace(subject: Subject):
     session = subject.session()
-    session.step(PROMPT, Want.NOTHING)
-    session.step(OTHER, Want.NOTHING)
+    session.step(PROMPT, LogitsMode.NOTHING)
+    session.step(OTHER, LogitsMode.NOTHING)
     session.truncate(len(PROMPT) - 5)
     assert session.length == len(PROMPT) - 5
     tokens = PROMPT[:-5] + OTHER[:17]
-    close(session.step(OTHER[:17], Want.ALL), subject.logits(tokens)[-17:])
+    close(session.step(OTHER[:17], LogitsMode.ALL), subject.logits(tokens)[-17:])
     session.truncate(0)
-    close(session.step(OTHER, Want.ALL), subject.logits(OTHER))
+    close(session.step(OTHER, LogitsMode.ALL), subject.logits(OTHER))
 
 
 @every_family
@@ -142,7 +142,7 @@ def test_sessions_over_sub_spans_of_one_stage_equal_the_whole_model(subject: Sub
     whole = Session([(stage, stage.new_cache(Span(0, 5), 64))])
     expected = subject.logits(PROMPT)
     for each in (session, tail, whole):
-        got = [each.step(PROMPT[:20], Want.ALL), each.step(PROMPT[20:36], Want.ALL), each.step(PROMPT[36:])]
+        got = [each.step(PROMPT[:20], LogitsMode.ALL), each.step(PROMPT[20:36], LogitsMode.ALL), each.step(PROMPT[36:])]
         close(torch.cat(got), expected)
     assert sum(kv.nbytes for _, kv in session.hops) == stage.kv_bytes_per_token(Span(0, 5)) * 64
 
@@ -150,17 +150,17 @@ def test_sessions_over_sub_spans_of_one_stage_equal_the_whole_model(subject: Sub
 @every_family
 def test_interleaved_sessions_do_not_disturb_each_other(subject: Subject):
     one, two = subject.session(), subject.session()
-    one.step(PROMPT[:25], Want.NOTHING)
-    two.step(OTHER[:9], Want.NOTHING)
-    ours, theirs = one.step(PROMPT[25:], Want.ALL), two.step(OTHER[9:], Want.ALL)
+    one.step(PROMPT[:25], LogitsMode.NOTHING)
+    two.step(OTHER[:9], LogitsMode.NOTHING)
+    ours, theirs = one.step(PROMPT[25:], LogitsMode.ALL), two.step(OTHER[9:], LogitsMode.ALL)
     close(ours, subject.logits(PROMPT)[25:])
     close(theirs, subject.logits(OTHER)[9:])
     x = [torch.tensor([7, 8]), torch.tensor([9])]
     for hop, (stage, kv) in enumerate(one.hops):
         name = "hidden" if hop else "tokens"
         pieces = [
-            Piece(kv, len(PROMPT), want=Want.ALL, **{name: x[0]}),
-            Piece(two.hops[hop][1], len(OTHER), want=Want.ALL, **{name: x[1]}),
+            Piece(kv, len(PROMPT), want=LogitsMode.ALL, **{name: x[0]}),
+            Piece(two.hops[hop][1], len(OTHER), want=LogitsMode.ALL, **{name: x[1]}),
         ]
         x = stage.forward(pieces)
     close(x[0], subject.logits([*PROMPT, 7, 8])[-2:])
@@ -169,7 +169,7 @@ def test_interleaved_sessions_do_not_disturb_each_other(subject: Subject):
 
 @every_family
 def test_a_stage_gives_logits_for_the_positions_that_are_wanted(subject: Subject):
-    counts = {Want.NOTHING: 0, Want.LAST: 1, Want.ALL: len(OTHER)}
+    counts = {LogitsMode.NOTHING: 0, LogitsMode.LAST: 1, LogitsMode.ALL: len(OTHER)}
     for want, count in counts.items():
         logits = subject.session().step(OTHER, want)
         assert logits.shape == (count, 300) and logits.dtype == torch.float32
@@ -183,7 +183,7 @@ def test_the_text_part_of_a_model_that_also_sees_is_served(subject_of, tmp_path:
     folder = make_composite(tmp_path / "both", text.folder, nested=nested)
     stages = [load(folder, span) for span in THREE]
     session = Session([(stage, stage.new_cache(stage.span, 64)) for stage in stages])
-    close(session.step(PROMPT, Want.ALL), text.logits(PROMPT))
+    close(session.step(PROMPT, LogitsMode.ALL), text.logits(PROMPT))
 
 
 def test_the_references_cover_windows_and_fused_experts(subject_of):
@@ -204,4 +204,4 @@ def test_a_half_precision_stage_agrees_with_the_whole_model_at_its_precision(sub
     session = Session([(stage, stage.new_cache(stage.span, 64)) for stage in stages])
     with torch.inference_mode():
         expected = whole(torch.tensor([OTHER])).logits[0].float()
-    torch.testing.assert_close(session.step(OTHER, Want.ALL), expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(session.step(OTHER, LogitsMode.ALL), expected, atol=0.05, rtol=0.05)

@@ -14,12 +14,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from shards.adapter import AdapterStage, load_adapter_stage
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded, CheckpointError, ShardError, UnsupportedModel
-from shards.loading import load_stage
+from shards.model.loading import load_stage
+from shards.model.span import Span
+from shards.model.stage import LogitsMode, Piece
 from shards.progress import silent
-from shards.span import Span
-from shards.stage import Piece, Want
 from tests.shards.adapter_models import CONTEXT, make_adapter_checkpoint
 
 torch.set_num_threads(1)
@@ -210,8 +210,8 @@ def test_a_malformed_first_input_is_refused_and_the_session_goes_on(stage: Adapt
     with pytest.raises(BadActivation):
         stage.forward([Piece(other, 0, tokens=torch.tensor([3])), Piece(cache, 2, **inputs)])
     assert (cache.length, other.length) == (2, 0)
-    (after,) = stage.forward([Piece(cache, 2, tokens=torch.tensor([7]), want=Want.LAST)])
-    (fresh,) = stage.forward([Piece(other, 0, tokens=torch.tensor([5, 6, 7]), want=Want.LAST)])
+    (after,) = stage.forward([Piece(cache, 2, tokens=torch.tensor([7]), want=LogitsMode.LAST)])
+    (fresh,) = stage.forward([Piece(other, 0, tokens=torch.tensor([5, 6, 7]), want=LogitsMode.LAST)])
     torch.testing.assert_close(after, fresh, atol=1e-4, rtol=1e-4)
 
 
@@ -254,5 +254,6 @@ def test_loading_by_name_takes_the_adapter_where_the_lean_path_knows_no_better(g
 
 
 def test_importing_any_of_it_does_not_import_transformers():
-    code = "import sys, shards.loading, shards.sampling, shards.adapter\nsys.exit('transformers' in sys.modules)"
+    modules = "shards.model.loading, shards.engine.sampling, shards.adapter"
+    code = f"import sys, {modules}\nsys.exit('transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
+from shards.checkpoint.folder import INDEX_NAME, SINGLE_NAME, Checkpoint
+from shards.checkpoint.manifest import MANIFEST_NAME, write_manifest
 from shards.errors import CheckpointError, UnsupportedModel
-from shards.loading import load_stage
-from shards.manifest import MANIFEST_NAME, write_manifest
-from shards.span import Span
-from shards.stage import Piece
+from shards.model.loading import load_stage
+from shards.model.span import Span
+from shards.model.stage import Piece
 from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 
-from shards.config import parse_config
 from shards.errors import TokenizerError
+from shards.model.spec import parse_config
 from shards.text.convert import ensure_fast_tokenizer
 from shards.text.fast import FastTokenizer, check_tokenizer, load_tokenizer, tokenizer_from_files
 from shards.training.corpus import Document

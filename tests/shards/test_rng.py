@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from shards.rng import philox4x32, uniform
+from shards.engine.rng import philox4x32, uniform
 
 ONES = 0xFFFFFFFF
 VECTORS = [

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from shards.checkpoint.safetensors_header import ITEM_BYTES, MAX_HEADER_BYTES, TensorEntry, read_header
 from shards.errors import CheckpointError
-from shards.safetensors_header import ITEM_BYTES, MAX_HEADER_BYTES, TensorEntry, read_header
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(4, dtype=torch.bfloat16), "c": torch.ones(1)}
 FILE = save(TENSORS, {"format": "pt"})

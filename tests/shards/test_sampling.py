@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.engine.sampling import UNLIKELY, TokenHistory, filtered, sample, score, top_rows
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import BadActivation, CapacityExceeded, InvalidSampling
-from shards.sampling import UNLIKELY, TokenHistory, filtered, sample, score, top_rows
-from shards.sampling_params import SamplingParams
 
 torch.set_num_threads(1)
 VOCAB = 301

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from shards import source
-from shards.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
+from shards.checkpoint import source
+from shards.checkpoint.folder import INDEX_NAME, SINGLE_NAME, Checkpoint
+from shards.checkpoint.manifest import MANIFEST_NAME, write_manifest
+from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
-from shards.manifest import MANIFEST_NAME, write_manifest
-from shards.source import resolve
-from shards.span import Span
+from shards.model.span import Span
 from tests.shards.hub_server import Hub, commit_of, serve
 from tests.shards.models import make_checkpoint
 
@@ -28,8 +28,8 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 from shards.errors import CheckpointError
-from shards.source import resolve
-from shards.span import Span
+from shards.checkpoint.source import resolve
+from shards.model.span import Span
 name, span, cache = sys.argv[1:]
 seen = []
 try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shards.span import Span
-from shards.tensor_names import block_of, tensors_of
+from shards.checkpoint.names import block_of, tensors_of
+from shards.model.span import Span
 
 LLAMA = [
     "model.embed_tokens.weight",

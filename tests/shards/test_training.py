@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.config import parse_config
-from shards.manifest import read_manifest
+from shards.checkpoint.manifest import read_manifest
+from shards.model.spec import parse_config
 from shards.text.fast import check_tokenizer, load_tokenizer
 from shards.training.__main__ import main
 from shards.training.corpus import Document, conversations, read_corpus, render_conversation

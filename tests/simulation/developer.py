@@ -9,7 +9,7 @@ from random import Random
 
 from mesh.client.types import GenerateRequest
 from mesh.errors import InvalidRequest, MeshError, UnknownModel
-from shards.sampling_params import SamplingParams
+from shards.engine.sampling_params import SamplingParams
 from tests.simulation.hosts import GatewayHost
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import EOS, NAME, VOCAB, reference

@@ -29,8 +29,8 @@ from mesh.provider.events import Chose, JoinEvent, Serving
 from mesh.provider.join import JoinConfig, Leaving, _Provider
 from mesh.provider.model_files import ModelFiles
 from shards.engine.work import Outcome
+from shards.model.span import Span
 from shards.progress import Progress, silent
-from shards.span import Span
 from tests.mesh.payment.money import DOMAIN, MODEL_ID, MemoryChain
 from tests.simulation.board import SimDht, SimDirectory
 from tests.simulation.loop import MACHINE, Clock, Machine, VirtualLoop

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from mesh.swarm.view import ProviderView, gaps
-from shards.span import Span
+from shards.model.span import Span
 from tests.simulation.hosts import GatewayHost, ProviderHost
 
 

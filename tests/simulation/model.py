@@ -15,11 +15,11 @@ import tokenizers
 import torch
 
 from mesh.provider.model_files import ModelFiles
-from shards.config import ModelSpec, parse_config
-from shards.sampling import TokenHistory, sample
-from shards.sampling_params import SamplingParams
-from shards.span import Span
-from shards.stage import Piece, Want
+from shards.engine.sampling import TokenHistory, sample
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
+from shards.model.spec import ModelSpec, parse_config
+from shards.model.stage import LogitsMode, Piece
 
 NAME = "hash"
 VOCAB = 48
@@ -109,7 +109,7 @@ class HashModel:
         results = [cache.run(value) for value in values]
         if cache.span.end < self.spec.n_blocks:
             return torch.tensor([(value // _HALF, value % _HALF) for value in results], dtype=torch.float32)
-        wanted = {Want.NOTHING: [], Want.LAST: results[-1:], Want.ALL: results}[piece.want]
+        wanted = {LogitsMode.NOTHING: [], LogitsMode.LAST: results[-1:], LogitsMode.ALL: results}[piece.want]
         return _LOGITS[[value % ROWS for value in wanted]]
 
 

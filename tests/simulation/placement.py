@@ -15,7 +15,7 @@ from mesh.errors import PeerUnreachable
 from mesh.provider.mover import Mover
 from mesh.swarm.placement import Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView, gaps
-from shards.span import Span
+from shards.model.span import Span
 from tests.simulation.loop import Clock, Machine, VirtualLoop, run_on
 from tests.simulation.nature import nature
 

@@ -11,7 +11,7 @@ from random import Random
 import torch
 
 from mesh.payment.credit.terms import CreditTerms
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.payment.money import MemoryChain
 from tests.simulation import loop as loops
 from tests.simulation.board import REPLICAS, SimDht

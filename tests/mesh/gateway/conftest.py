@@ -20,7 +20,7 @@ from mesh.gateway.app import create_app
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.connections import ConnectionLimits
 from mesh.gateway.serve import server_config
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.gateway.echo_backend import Behaviour, EchoBackend
 from tests.mesh.gateway.echo_tokenizer import ByteTokenizer
 

@@ -22,8 +22,8 @@ from mesh.client.types import (
     TokenLogprob,
 )
 from mesh.errors import ContextLengthExceeded, NoRoute, UnknownModel
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 from tests.mesh.gateway.echo_tokenizer import BOS, EOS, VOCAB_SIZE, ByteTokenizer
 
 CORPUS = (

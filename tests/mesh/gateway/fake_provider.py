@@ -44,7 +44,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.paying import Hello, Receipt, Voucher, Welcome
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.gateway.paid import ANN, GATEWAY, MemoryChain
 from tests.mesh.gateway.paid import DOMAIN as ESCROW
 from tests.mesh.payment.money import DOMAIN, MODEL_ID, Money

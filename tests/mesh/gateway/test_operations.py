@@ -15,7 +15,7 @@ from mesh.client.types import Completion, HopReport, ModelInfo
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.metrics import MAX_MODEL_LABELS, UNKNOWN_MODEL, Metrics, coverage
 from mesh.gateway.reports import RequestLog, RequestReport
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.gateway.conftest import Live
 
 

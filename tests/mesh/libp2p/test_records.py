@@ -35,7 +35,7 @@ from mesh.wire.records import (
     pack_records,
     unpack_records,
 )
-from shards.span import Span
+from shards.model.span import Span
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -17,7 +17,7 @@ from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.payment.credit.store import PaymentJournal
 from mesh.payment.credit.terms import CreditTerms, GatewayFacts, NotAccepted, ProviderFacts
 from mesh.payment.credit.units import ModelPrice
-from shards.span import Span
+from shards.model.span import Span
 
 DOMAIN = Domain(31337, bytes(range(20)))
 MODEL_ID = 5

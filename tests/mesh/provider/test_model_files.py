@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mesh.provider.model_files import read_model_files
+from shards.checkpoint.manifest import write_manifest
 from shards.errors import CheckpointError, TokenizerError
-from shards.manifest import write_manifest
 from tests.shards.models import make_checkpoint
 
 

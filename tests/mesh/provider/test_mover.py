@@ -15,7 +15,7 @@ from mesh.swarm.view import ProviderView
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel
 from mesh.wire.messages import CONTROL_PROTOCOL
-from shards.span import Span
+from shards.model.span import Span
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -22,8 +22,8 @@ from mesh.provider.sessions import AdmissionLimits
 from mesh.wire.frame import Frame
 from mesh.wire.messages import ExtendSession, Prompt
 from mesh.wire.paying import Hello, Voucher
-from shards.span import Span
-from shards.stage import Piece
+from shards.model.span import Span
+from shards.model.stage import Piece
 from tests.mesh.payment.money import Money
 from tests.mesh.swarm_in_memory import MODEL, memory_swarm, until
 from tests.shards.models import make_checkpoint

@@ -13,8 +13,8 @@ from mesh.errors import ProtocolViolation
 from mesh.provider.sessions import AdmissionLimits, HopSession, NotAdmitted, SessionTable, StageFacts
 from mesh.wire.messages import OpenSession
 from mesh.wire.sampling import to_wire
-from shards.sampling_params import SamplingParams
-from shards.span import Span
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
 
 DIGEST = "d" * 64
 LIMITS = AdmissionLimits(sessions=5, sessions_per_client=3, kv_bytes=10_000, client_share=1.0, idle_seconds=60.0)

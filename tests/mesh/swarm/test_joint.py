@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView, gaps, throughput_per_block
-from shards.span import Span
+from shards.model.span import Span
 
 RATES = st.sampled_from((0.0, 1.0, 7.0, 10.0, 10.5, 300.0))
 

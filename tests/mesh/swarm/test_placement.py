@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mesh.swarm.placement import Claim, choose_span, default_max_blocks, settle
 from mesh.swarm.view import ProviderView, gaps, replicas_per_block, throughput_per_block
-from shards.span import Span
+from shards.model.span import Span
 
 
 def join_in_turn(n_blocks: int, nodes: int, max_blocks: int, rate: float = 100.0) -> list[ProviderView]:

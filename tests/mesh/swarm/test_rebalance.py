@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mesh.swarm.placement import choose_span
 from mesh.swarm.rebalance import may_leave, rebalance, repair
 from mesh.swarm.view import ProviderView, gaps, throughput_per_block
-from shards.span import Span
+from shards.model.span import Span
 
 
 def node(peer: str, start: int, end: int, most: int = 0, rate: float = 100.0, serving: bool = True) -> ProviderView:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mesh.errors import NoRoute, Refused
 from mesh.swarm.route import Hop, Latencies, RouteTable, choose_route, route_seconds
 from mesh.swarm.view import ProviderView, gaps
-from shards.span import Span
+from shards.model.span import Span
 
 
 @st.composite

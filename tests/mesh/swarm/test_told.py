@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mesh.swarm.route import Latencies, RouteTable, choose_route, route_seconds
 from mesh.swarm.told import KEPT_SECONDS, MAX_PAIRS, MAX_PEERS, MAX_TELLERS, MAX_TOLD, ToldTimes
 from mesh.swarm.view import ProviderView
-from shards.span import Span
+from shards.model.span import Span
 
 DEFAULT = 0.002
 NAMES = "abcdef"

@@ -12,8 +12,8 @@ from mesh.provider.tensors import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.wire.messages import OpenSession, decode, encode
 from mesh.wire.sampling import from_wire, to_wire
 from mesh.wire.tokens import read_tokens, token_payload
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import InvalidSampling
-from shards.sampling_params import SamplingParams
 from tests.mesh.wire.messages import SAMPLES
 
 torch.set_num_threads(1)

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
 from shards.engine.engine import MAX_QUEUED, Engine
 from shards.engine.measure import measure_block_rate
-from shards.engine.queue import BatchLimits
-from shards.engine.tail import Tail
+from shards.engine.sampler import Tail
+from shards.engine.sampling_params import SamplingParams
+from shards.engine.scheduler import BatchLimits
 from shards.engine.work import Outcome, Work
 from shards.errors import BadActivation, CapacityExceeded, ShardError
-from shards.loading import load_stage
-from shards.sampling_params import SamplingParams
-from shards.span import Span
-from shards.stage import KVCache, Piece, StageModel
+from shards.model.loading import load_stage
+from shards.model.span import Span
+from shards.model.stage import KVCache, Piece, StageModel
 from tests.shards.models import make_checkpoint
 from tests.shards.stages import random_tokens
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.engine.queue import BatchLimits, choose_batch
+from shards.engine.scheduler import BatchLimits, choose_batch
 from shards.engine.work import Work
-from shards.span import Span
+from shards.model.span import Span
 
 SPANS = (Span(0, 4), Span(0, 2), Span(1, 4))
 

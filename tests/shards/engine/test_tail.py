@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.engine.tail import Choice, Tail
+from shards.engine.sampler import Choice, Tail
+from shards.engine.sampling import TokenHistory, sample
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import BadActivation
-from shards.sampling import TokenHistory, sample
-from shards.sampling_params import SamplingParams
-from shards.stage import Want
+from shards.model.stage import LogitsMode
 
 torch.set_num_threads(1)
 
@@ -37,16 +37,16 @@ def choose(one: Tail, position: int, rows: torch.Tensor) -> Choice:
 
 def test_no_logits_are_wanted_before_the_last_fed_token() -> None:
     one = tail(prompt=10)
-    assert one.want(0, 4) is Want.NOTHING
-    assert one.want(4, 5) is Want.NOTHING
-    assert one.want(4, 6) is Want.LAST
-    assert one.want(0, 10) is Want.LAST
-    assert one.want(10, 1) is Want.LAST
+    assert one.want(0, 4) is LogitsMode.NOTHING
+    assert one.want(4, 5) is LogitsMode.NOTHING
+    assert one.want(4, 6) is LogitsMode.LAST
+    assert one.want(0, 10) is LogitsMode.LAST
+    assert one.want(10, 1) is LogitsMode.LAST
 
 
 def test_scores_want_all_logits_of_the_prompt_and_no_more() -> None:
     one = tail(prompt=10, prompt_scores=True, known=list(range(10)))
-    assert [one.want(0, 4), one.want(4, 6), one.want(10, 1)] == [Want.ALL, Want.ALL, Want.LAST]
+    assert [one.want(0, 4), one.want(4, 6), one.want(10, 1)] == [LogitsMode.ALL, LogitsMode.ALL, LogitsMode.LAST]
 
 
 def test_the_session_ends_when_it_is_full_or_at_an_end_of_text() -> None:

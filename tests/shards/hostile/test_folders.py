@@ -11,12 +11,12 @@ import pytest
 
 from mesh.provider.model_files import read_model_files
 from mesh.provider.survey import model_bytes
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.manifest import write_manifest
+from shards.checkpoint.model_folder import opened, read, write
+from shards.checkpoint.source import SHIPPED
 from shards.errors import CheckpointError, ShardError, TokenizerError
-from shards.manifest import write_manifest
-from shards.model_folder import opened, read, write
-from shards.source import SHIPPED
-from shards.span import Span
+from shards.model.span import Span
 from shards.text.convert import ensure_fast_tokenizer
 from shards.text.fast import load_tokenizer
 from tests.shards.hostile.folders import LOADED, SECRET, SERVED, Pack

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from shards.checkpoint.source import SHIPPED
 from shards.errors import TokenizerError, TokenizerLimit
-from shards.source import SHIPPED
 from shards.text.chat_template import ChatTemplate
 from shards.text.fast import FastTokenizer, load_tokenizer, tokenizer_from_files
 from tests.shards.hostile import templates, tokenizers

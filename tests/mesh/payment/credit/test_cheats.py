@@ -18,7 +18,7 @@ from mesh.payment.credit.binding import read_binding
 from mesh.payment.credit.customers import Customer
 from mesh.payment.credit.units import weighted_tokens
 from mesh.wire.paying import Voucher
-from shards.span import Span
+from shards.model.span import Span
 from tests.mesh.payment.credit.test_paid_ring import ask, held, money_of, paid_up
 from tests.mesh.payment.money import DOMAIN, MODEL_ID, THREE, Money, bind
 from tests.mesh.swarm_in_memory import MemorySwarm, memory_swarm, until

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from shards.lean_config import Llama3Scaling, RopeConfig
+from shards.model.native_config import Llama3Scaling, RopeConfig
 
 _FIRST_POSITIONS = 512
 

@@ -1,4 +1,4 @@
-"""The lean path: Llama, Mistral, Qwen2 and Qwen3 blocks over packed tokens of many sessions."""
+"""The native path: Llama, Mistral, Qwen2 and Qwen3 blocks over packed tokens of many sessions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from shards.attention import View, attend, view_of
-from shards.checkpoint import Checkpoint
-from shards.config import ModelSpec
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded
-from shards.kv_cache import ContiguousCache
-from shards.lean_config import LeanConfig, parse_lean
-from shards.lean_weights import BlockWeights, SpanWeights, load_span
-from shards.norm import rms_norm
+from shards.model.attention import View, attend, view_of
+from shards.model.kv_cache import ContiguousCache
+from shards.model.native_config import NativeConfig, parse_native
+from shards.model.norm import rms_norm
+from shards.model.rope import RotaryTable, rotate
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
+from shards.model.stage import LogitsMode, Piece
+from shards.model.weights import BlockWeights, SpanWeights, load_span
 from shards.progress import Progress, silent
-from shards.rope import RotaryTable, rotate
-from shards.span import Span
-from shards.stage import Piece, Want
 
 
-class LeanStage:
+class NativeStage:
     """A `StageModel` for Llama-like models: decoder blocks with RMSNorm, rotary attention and a gated MLP.
 
     The tokens of all pieces go through the linear layers together; attention runs piece by piece over
@@ -31,7 +31,7 @@ class LeanStage:
     def __init__(
         self,
         spec: ModelSpec,
-        config: LeanConfig,
+        config: NativeConfig,
         span: Span,
         weights: SpanWeights,
         *,
@@ -101,7 +101,7 @@ class LeanStage:
     def _check(self, piece: Piece, span: Span) -> ContiguousCache:
         cache = piece.cache
         if not isinstance(cache, ContiguousCache):
-            raise BadActivation(f"the lean path cannot use a {type(cache).__name__}")
+            raise BadActivation(f"the native path cannot use a {type(cache).__name__}")
         if cache.span != span or not self.span.covers(span):
             raise BadActivation(f"blocks {cache.span} in a micro-batch over {span} on a stage of {self.span}")
         if piece.start != cache.length:
@@ -171,11 +171,11 @@ class LeanStage:
         row = 0
         for piece, size in zip(pieces, sizes, strict=True):
             match piece.want:
-                case Want.NOTHING:
+                case LogitsMode.NOTHING:
                     rows = range(0)
-                case Want.LAST:
+                case LogitsMode.LAST:
                     rows = range(row + size - 1, row + size)
-                case Want.ALL:
+                case LogitsMode.ALL:
                     rows = range(row, row + size)
             wanted.extend(rows)
             counts.append(len(rows))
@@ -196,20 +196,20 @@ def _sizes(rows: Sequence[torch.Tensor]) -> list[int]:
     return sizes
 
 
-def load_lean_stage(
+def load_native_stage(
     checkpoint: Checkpoint,
     span: Span,
     *,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress = silent,
-) -> LeanStage:
+) -> NativeStage:
     """Load `span` of a Llama-like checkpoint, reading only its tensors.
 
-    Raises `UnsupportedModel` when the lean path does not know the model, `CheckpointError` when a tensor is
+    Raises `UnsupportedModel` when the native path does not know the model, `CheckpointError` when a tensor is
     missing or does not fit.
     """
-    config = parse_lean(checkpoint.spec)
+    config = parse_native(checkpoint.spec)
     checkpoint.check(span)
     weights = load_span(checkpoint, config, span, device=device, dtype=dtype, progress=progress)
-    return LeanStage(checkpoint.spec, config, span, weights, device=device, dtype=dtype)
+    return NativeStage(checkpoint.spec, config, span, weights, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What the lean path must know of a Llama-like model, read from config.json (no torch here)."""
+"""What the native path must know of a Llama-like model, read from config.json (no torch here)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shards.config import ModelSpec
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.model.spec import ModelSpec
 from shards.shown import shown
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -38,7 +38,7 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LeanConfig:
+class NativeConfig:
     """The shape and options of one Llama-like model; `windows` has a block's attention window, or None."""
 
     hidden_size: int
@@ -58,21 +58,21 @@ class LeanConfig:
     tied: bool
 
 
-def parse_lean(spec: ModelSpec) -> LeanConfig:
-    """Read a config that the lean path fully supports.
+def parse_native(spec: ModelSpec) -> NativeConfig:
+    """Read a config that the native path fully supports.
 
     Defaults are those of transformers' config classes. Raises `UnsupportedModel` for any other model or
     option (the adapter may serve it) and `CheckpointError` for values that make no sense.
     """
     raw, kind = spec.raw, spec.model_type
     if kind not in LEAN_MODEL_TYPES:
-        raise UnsupportedModel(f"the lean path has no {kind}")
+        raise UnsupportedModel(f"the native path has no {kind}")
     if spec.n_blocks > MAX_BLOCKS:
-        raise UnsupportedModel(f"the lean path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
+        raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
     if raw.get("quantization_config"):
-        raise UnsupportedModel("the lean path has no quantised weights")
+        raise UnsupportedModel("the native path has no quantised weights")
     if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"the lean path has no activation {shown(raw['hidden_act'])}")
+        raise UnsupportedModel(f"the native path has no activation {shown(raw['hidden_act'])}")
     n_heads = _count(raw, "num_attention_heads", 32)
     n_kv_heads = _count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
     default_dim = 128 if kind == "qwen3" else max(1, spec.hidden_size // n_heads)
@@ -82,9 +82,9 @@ def parse_lean(spec: ModelSpec) -> LeanConfig:
     if head_dim % 2:
         raise CheckpointError(f"config.json: rotary embedding needs an even head_dim, got {head_dim}")
     if kind == "qwen2" and "head_dim" in raw and raw["head_dim"] not in (None, default_dim):
-        raise UnsupportedModel("the lean path has no qwen2 with a head_dim of its own")
+        raise UnsupportedModel("the native path has no qwen2 with a head_dim of its own")
     attention_bias = kind in ("llama", "qwen3") and _flag(raw, "attention_bias")
-    return LeanConfig(
+    return NativeConfig(
         hidden_size=spec.hidden_size,
         intermediate_size=_count(raw, "intermediate_size", None),
         n_heads=n_heads,
@@ -115,7 +115,7 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
         raise CheckpointError(f"config.json: rope settings must be an object, got {shown(settings)}")
     theta = _number(settings, "rope_theta", _number(raw, "rope_theta", _DEFAULT_THETA))
     if settings.get("partial_rotary_factor", raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
-        raise UnsupportedModel("the lean path has no partial rotary embedding")
+        raise UnsupportedModel("the native path has no partial rotary embedding")
     match settings.get("rope_type", settings.get("type", "default")):
         case "default" | None:
             return RopeConfig(theta)
@@ -135,7 +135,7 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
                 raise CheckpointError("config.json: low_freq_factor must be below high_freq_factor")
             return RopeConfig(theta, llama3=scaling)
         case other:
-            raise UnsupportedModel(f"the lean path has no rotary embedding of type {shown(other)}")
+            raise UnsupportedModel(f"the native path has no rotary embedding of type {shown(other)}")
 
 
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
@@ -148,7 +148,7 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
         raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {shown(window)}")
     if kind == "mistral":
         if raw.get("layer_types") is not None:
-            raise UnsupportedModel("the lean path has no mistral with layer_types")
+            raise UnsupportedModel("the native path has no mistral with layer_types")
         return (window,) * n_blocks
     types = raw.get("layer_types")
     if types is None:
@@ -159,7 +159,7 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     if not isinstance(types, list) or len(types) < n_blocks:
         raise CheckpointError("config.json: layer_types must have an entry for every block")
     if not all(item in ("full_attention", "sliding_attention") for item in types):
-        raise UnsupportedModel("the lean path has only full and sliding attention")
+        raise UnsupportedModel("the native path has only full and sliding attention")
     return tuple(window if item == "sliding_attention" else None for item in types[:n_blocks])
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.checkpoint.model_folder import exists, find, opened, write
 from shards.errors import CheckpointError
-from shards.model_folder import exists, find, opened, write
 from shards.progress import Progress, silent
 
 MANIFEST_NAME = "mesh.manifest.json"

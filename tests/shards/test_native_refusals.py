@@ -1,4 +1,4 @@
-"""The lean path refuses what does not fit a session, before any cache has changed."""
+"""The native path refuses what does not fit a session, before any cache has changed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded, CheckpointError, UnsupportedModel
-from shards.loading import choose_dtype, load_stage
-from shards.span import Span
-from shards.stage import Piece, StageModel
+from shards.model.loading import choose_dtype, load_stage
+from shards.model.span import Span
+from shards.model.stage import Piece, StageModel
 from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)

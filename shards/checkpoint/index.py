@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from shards.config import ModelSpec, parse_config
+from shards.checkpoint.manifest import Manifest
+from shards.checkpoint.model_folder import read
 from shards.errors import CheckpointError
-from shards.manifest import Manifest
-from shards.model_folder import read
+from shards.model.spec import ModelSpec, parse_config
 from shards.shown import shown
 
 INDEX_NAME = "model.safetensors.index.json"

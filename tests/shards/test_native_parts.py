@@ -1,4 +1,4 @@
-"""The lean path's parts on their own: config, norm, rotary table, attention views, packed linear layers."""
+"""The native path's parts on their own: config, norm, rotary table, attention views, packed linear layers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from shards.attention import attend, view_of
-from shards.config import parse_config
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
-from shards.lean_config import LeanConfig, Llama3Scaling, RopeConfig, parse_lean
-from shards.linear import Linear, can_pack
-from shards.norm import rms_norm
-from shards.rope import RotaryTable, inverse_frequencies
+from shards.model.attention import attend, view_of
+from shards.model.linear import Linear, can_pack
+from shards.model.native_config import Llama3Scaling, NativeConfig, RopeConfig, parse_native
+from shards.model.norm import rms_norm
+from shards.model.rope import RotaryTable, inverse_frequencies
+from shards.model.spec import parse_config
 
 torch.set_num_threads(1)
 
@@ -34,8 +34,8 @@ LLAMA: dict[str, Any] = {
 }
 
 
-def lean(**changes: object) -> LeanConfig:
-    return parse_lean(parse_config(json.dumps({**LLAMA, **changes})))
+def native(**changes: object) -> NativeConfig:
+    return parse_native(parse_config(json.dumps({**LLAMA, **changes})))
 
 
 def test_defaults_are_those_of_transformers() -> None:
@@ -46,7 +46,7 @@ def test_defaults_are_those_of_transformers() -> None:
         ("qwen3", transformers.Qwen3Config),
     ):
         theirs = config_class(num_attention_heads=64, hidden_size=512)
-        ours = lean(model_type=kind, num_attention_heads=64, hidden_size=512)
+        ours = native(model_type=kind, num_attention_heads=64, hidden_size=512)
         assert ours.n_kv_heads == theirs.num_key_value_heads
         assert ours.head_dim == (getattr(theirs, "head_dim", None) or 8)
         assert ours.rms_eps == theirs.rms_norm_eps
@@ -63,11 +63,11 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         "original_max_position_embeddings": 64,
     }
     expected = RopeConfig(5e5, llama3=Llama3Scaling(8.0, 1.0, 4.0, 64))
-    new = lean(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
-    old = lean(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **scaling})
+    new = native(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
+    old = native(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **scaling})
     assert new.rope == old.rope == expected
-    assert lean(rope_scaling={"type": "linear", "factor": 2}).rope == RopeConfig(1e4, linear_factor=2.0)
-    assert lean(rope_theta=7.0, rope_scaling=None).rope == RopeConfig(7.0)
+    assert native(rope_scaling={"type": "linear", "factor": 2}).rope == RopeConfig(1e4, linear_factor=2.0)
+    assert native(rope_theta=7.0, rope_scaling=None).rope == RopeConfig(7.0)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
 )
 def test_what_the_lean_path_does_not_know_is_left_to_the_adapter(changes: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModel):
-        lean(**changes)
+        native(**changes)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_the_lean_path_does_not_know_is_left_to_the_adapter(changes: dict[s
 )
 def test_a_config_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError):
-        lean(**changes)
+        native(**changes)
 
 
 _JSON = st.recursive(
@@ -126,7 +126,7 @@ _FIELDS = (
 @given(st.sampled_from(("llama", "mistral", "qwen2", "qwen3")), st.dictionaries(st.sampled_from(_FIELDS), _JSON))
 def test_any_config_is_read_or_refused(kind: str, changes: dict[str, Any]) -> None:
     try:
-        config = lean(**{"model_type": kind, **changes})
+        config = native(**{"model_type": kind, **changes})
     except ShardError:
         return
     assert config.n_heads % config.n_kv_heads == 0 and len(config.windows) == config.n_blocks

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
+from shards.engine.rng import uniform
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import BadActivation, CapacityExceeded, InvalidSampling
-from shards.rng import uniform
-from shards.sampling_params import SamplingParams
 
 UNLIKELY = -9999.0
 """Reported instead of minus infinity, as OpenAI's API does: JSON has no infinities."""

@@ -1,4 +1,4 @@
-"""A span's weights read from a checkpoint into the lean path's fused layout."""
+"""A span's weights read from a checkpoint into the native path's fused layout."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import CheckpointError
-from shards.lean_config import LeanConfig
-from shards.linear import Linear
+from shards.model.linear import Linear
+from shards.model.native_config import NativeConfig
+from shards.model.span import Span
 from shards.progress import Progress
-from shards.span import Span
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -42,7 +42,7 @@ class SpanWeights:
 
 def load_span(
     checkpoint: Checkpoint,
-    config: LeanConfig,
+    config: NativeConfig,
     span: Span,
     *,
     device: torch.device,
@@ -70,7 +70,7 @@ def load_span(
     return SpanWeights(blocks, table, final_norm, head)
 
 
-def _load_block(reader: _Reader, config: LeanConfig, prefix: str) -> BlockWeights:
+def _load_block(reader: _Reader, config: NativeConfig, prefix: str) -> BlockWeights:
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     qk_norm = None

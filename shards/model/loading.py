@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from shards.checkpoint import Checkpoint
+from shards.checkpoint.folder import Checkpoint
 from shards.errors import UnsupportedModel
-from shards.lean_config import parse_lean
-from shards.llama import load_lean_stage
+from shards.model.llama import load_native_stage
+from shards.model.native_config import parse_native
+from shards.model.span import Span
+from shards.model.stage import StageModel
 from shards.progress import Progress, silent
-from shards.span import Span
-from shards.stage import StageModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -23,7 +23,7 @@ def load_stage(
     dtype: str | torch.dtype = "auto",
     progress: Progress = silent,
 ) -> StageModel:
-    """Load `span` with the lean path where it fully supports the model, else with the transformers adapter.
+    """Load `span` with the native path where it fully supports the model, else with the transformers adapter.
 
     Raises `CheckpointError` naming a tensor that is missing or has the wrong shape, `UnsupportedModel`
     when neither implementation can serve the model.
@@ -31,16 +31,16 @@ def load_stage(
     target = torch.device(device)
     chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
     if is_lean(checkpoint):
-        return load_lean_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
+        return load_native_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
     from shards.adapter import load_adapter_stage  # imports transformers, which takes seconds
 
     return load_adapter_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
 
 
 def is_lean(checkpoint: Checkpoint) -> bool:
-    """True when the lean path fully supports the model. Raises `CheckpointError` on a malformed config."""
+    """True when the native path fully supports the model. Raises `CheckpointError` on a malformed config."""
     try:
-        parse_lean(checkpoint.spec)
+        parse_native(checkpoint.spec)
     except UnsupportedModel:
         return False
     return True

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
+from shards.engine.sampling import Sampled, TokenHistory, sample, score
+from shards.engine.sampling_params import SamplingParams
 from shards.errors import BadActivation
-from shards.sampling import Sampled, TokenHistory, sample, score
-from shards.sampling_params import SamplingParams
-from shards.stage import Want
+from shards.model.stage import LogitsMode
 
 Score = tuple[float, tuple[tuple[int, float], ...]]
 """A prompt token's log-probability and the most likely alternatives (token id, logprob)."""
@@ -58,11 +58,11 @@ class Tail:
         for token in () if known is None else known[prompt:]:
             self._history.push(token)
 
-    def want(self, start: int, count: int) -> Want:
+    def want(self, start: int, count: int) -> LogitsMode:
         """Which logits the pass over `[start, start + count)` must return."""
         if self._prompt_scores and start < self._fed:
-            return Want.ALL
-        return Want.LAST if start + count >= self._fed else Want.NOTHING
+            return LogitsMode.ALL
+        return LogitsMode.LAST if start + count >= self._fed else LogitsMode.NOTHING
 
     def conclude(self, start: int, count: int, logits: torch.Tensor) -> tuple[Choice | None, tuple[Score, ...]]:
         """Scores and choice after the pass over `[start, start + count)`; `logits` as `want` asked.

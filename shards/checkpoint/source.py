@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.checkpoint_files import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
+from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
+from shards.checkpoint.manifest import MANIFEST_NAME
+from shards.checkpoint.names import tensors_of
 from shards.errors import CheckpointError
-from shards.manifest import MANIFEST_NAME
+from shards.model.span import Span
 from shards.progress import Progress, silent
-from shards.span import Span
-from shards.tensor_names import tensors_of
 
-SHIPPED = Path(__file__).parent / "models"
+SHIPPED = Path(__file__).parents[1] / "models"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -56,7 +56,7 @@ def shipped_models() -> list[str]:
 
 
 def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progress) -> Path:
-    from shards.hub import HubModel  # imports huggingface_hub, which local models do without
+    from shards.checkpoint.hub import HubModel  # imports huggingface_hub, which local models do without
 
     model = HubModel(name, cache=cache, progress=progress)
     for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME):

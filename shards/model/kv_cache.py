@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from shards.errors import BadActivation, CapacityExceeded
-from shards.span import Span
+from shards.model.span import Span
 
 
 class ContiguousCache:

@@ -1,4 +1,4 @@
-"""The lean path says what transformers says: logits, greedy tokens, in any cut and any batch."""
+"""The native path says what transformers says: logits, greedy tokens, in any cut and any batch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from shards.checkpoint import Checkpoint
-from shards.llama import LeanStage
-from shards.loading import load_stage
-from shards.span import Span
-from shards.stage import Piece, Want
+from shards.checkpoint.folder import Checkpoint
+from shards.model.llama import NativeStage
+from shards.model.loading import load_stage
+from shards.model.span import Span
+from shards.model.stage import LogitsMode, Piece
 from tests.shards.models import FAMILIES, make_checkpoint, reference
 from tests.shards.stages import Pipeline, random_tokens
 
@@ -51,7 +51,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_logits_of_a_prompt_in_chunks_over_three_stages_equal_transformers(folder: Path) -> None:
     prompt = random_tokens(70)
     pipeline = Pipeline(folder)
-    assert all(isinstance(stage, LeanStage) for stage in pipeline.stages)
+    assert all(isinstance(stage, NativeStage) for stage in pipeline.stages)
     session = pipeline.session()
     chunks = [prompt[:1], prompt[1:8], prompt[8:50], prompt[50:]]
     found = torch.cat([pipeline.logits(session, chunk) for chunk in chunks])
@@ -129,17 +129,17 @@ def test_a_cut_elsewhere_gives_the_same_logits(llama: Path) -> None:
 def test_a_stage_serves_sessions_over_part_of_its_span(llama: Path) -> None:
     stage = load_stage(Checkpoint.open(llama), Span(0, 5))
     tokens = torch.tensor(random_tokens(11, seed=7))
-    (whole,) = stage.forward([Piece(stage.new_cache(Span(0, 5), 16), 0, tokens, want=Want.LAST)])
+    (whole,) = stage.forward([Piece(stage.new_cache(Span(0, 5), 16), 0, tokens, want=LogitsMode.LAST)])
     (hidden,) = stage.forward([Piece(stage.new_cache(Span(0, 3), 16), 0, tokens)])
     assert hidden.shape == (11, stage.spec.hidden_size)
-    (parts,) = stage.forward([Piece(stage.new_cache(Span(3, 5), 16), 0, hidden=hidden, want=Want.LAST)])
+    (parts,) = stage.forward([Piece(stage.new_cache(Span(3, 5), 16), 0, hidden=hidden, want=LogitsMode.LAST)])
     torch.testing.assert_close(parts, whole, atol=TOLERANCE, rtol=0)
 
 
 def test_logits_come_only_for_the_positions_that_are_wanted(llama: Path) -> None:
     stage = load_stage(Checkpoint.open(llama), Span(0, 5))
     tokens = torch.tensor(random_tokens(4, seed=8))
-    wants = [Want.NOTHING, Want.LAST, Want.ALL]
+    wants = [LogitsMode.NOTHING, LogitsMode.LAST, LogitsMode.ALL]
     pieces = [Piece(stage.new_cache(stage.span, 8), 0, tokens, want=want) for want in wants]
     nothing, last, everything = stage.forward(pieces)
     assert [tuple(part.shape) for part in (nothing, last, everything)] == [(0, 300), (1, 300), (4, 300)]
@@ -155,7 +155,7 @@ def test_half_precision_stays_near_float32(llama: Path, dtype: str) -> None:
     for chosen in ("float32", dtype):
         stage = load_stage(checkpoint, Span(0, 5), dtype=chosen)
         cache = stage.new_cache(stage.span, 24)
-        outputs += stage.forward([Piece(cache, 0, tokens, want=Want.ALL)])
+        outputs += stage.forward([Piece(cache, 0, tokens, want=LogitsMode.ALL)])
         assert cache.nbytes == stage.kv_bytes_per_token(stage.span) * 24
     assert outputs[1].dtype == torch.float32
     similarity = torch.nn.functional.cosine_similarity(outputs[0], outputs[1])

@@ -10,21 +10,21 @@ from typing import BinaryIO
 
 import torch
 
-from shards import tensor_names
-from shards.checkpoint_files import (
+from shards.checkpoint import names as tensor_names
+from shards.checkpoint.index import (
     INDEX_NAME,
     SINGLE_NAME,
     is_tied,
     read_spec,
     read_weight_map,
 )
-from shards.config import ModelSpec
+from shards.checkpoint.manifest import Manifest, read_manifest
+from shards.checkpoint.model_folder import exists, opened
+from shards.checkpoint.safetensors_header import TensorEntry, read_header
 from shards.errors import CheckpointError
-from shards.manifest import Manifest, read_manifest
-from shards.model_folder import exists, opened
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
 from shards.progress import Progress, silent
-from shards.safetensors_header import TensorEntry, read_header
-from shards.span import Span
 
 __all__ = ["INDEX_NAME", "SINGLE_NAME", "Checkpoint"]
 

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import torch
 
-from shards.config import ModelSpec
-from shards.span import Span
+from shards.model.span import Span
+from shards.model.spec import ModelSpec
 
 
-class Want(Enum):
+class LogitsMode(Enum):
     """Which positions of a piece the last stage turns into logits."""
 
     NOTHING = 0
@@ -52,7 +52,7 @@ class Piece:
     start: int
     tokens: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
-    want: Want = Want.NOTHING
+    want: LogitsMode = LogitsMode.NOTHING
 
 
 class StageModel(Protocol):
