@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-import msgpack
-
+from mesh.discovery import fields
 from mesh.discovery.places import Draw
-from mesh.discovery.records import DIGEST, MAX_LIFETIME, NAME, ModelKey, ProviderRecord, Reader
+from mesh.discovery.records import DIGEST, MAX_LIFETIME, NAME, ModelKey, ProviderRecord
 from mesh.errors import BadRecord, InternalError
 from mesh.identity import SIGNATURE_SIZE, Identity, verify
 
@@ -122,7 +121,7 @@ def _body(data: bytes) -> bytes:
 
 
 def _pack(entry: IndexEntry) -> bytes:
-    fields = {
+    values = {
         "digest": entry.digest,
         "expires": float(entry.expires),
         "gone": entry.gone,
@@ -130,22 +129,12 @@ def _pack(entry: IndexEntry) -> bytes:
         "sequence": entry.sequence,
         "v": _FORMAT,
     }
-    try:
-        packed: bytes = msgpack.packb(fields, use_bin_type=True, strict_types=True)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InternalError(f"an index entry with a value of the wrong type: {error}") from error
-    return packed
+    return fields.pack(values, "an index entry")
 
 
 def _parse(body: bytes, peer: str) -> IndexEntry:
     """Check every field of a body. Says nothing about the signature, the key or the time."""
-    try:
-        fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise BadRecord(f"the index entry is not msgpack: {error}", peer=peer) from None
-    if not isinstance(fields, dict):
-        raise BadRecord("the index entry is not a map", peer=peer)
-    read = Reader(fields, peer)
+    read = fields.unpack(body, peer, "the index entry")
     read.integer("v", _FORMAT, _FORMAT)
     entry = IndexEntry(
         peer=peer,

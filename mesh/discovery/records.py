@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
-import msgpack
-
+from mesh.discovery import fields
+from mesh.discovery.fields import Reader, matches
 from mesh.errors import BadRecord, InternalError
 from mesh.identity import SIGNATURE_SIZE, Identity, verify
 from mesh.swarm.view import ProviderView
@@ -200,7 +200,7 @@ def _body(data: bytes) -> bytes:
 
 
 def _pack(record: ProviderRecord) -> bytes:
-    fields = {
+    values = {
         "account": record.account,
         "context_length": record.context_length,
         "digest": record.digest,
@@ -224,22 +224,12 @@ def _pack(record: ProviderRecord) -> bytes:
         "vocab_size": record.vocab_size,
         "wire_dtype": record.wire_dtype,
     }
-    try:
-        packed: bytes = msgpack.packb(fields, use_bin_type=True, strict_types=True)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InternalError(f"a record with a value of the wrong type: {error}") from error
-    return packed
+    return fields.pack(values, "a record")
 
 
 def _parse(body: bytes, peer: str) -> ProviderRecord:
     """Check every field of a body. Says nothing about the signature, the key or the time."""
-    try:
-        fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise BadRecord(f"the record is not msgpack: {error}", peer=peer) from None
-    if not isinstance(fields, dict):
-        raise BadRecord("the record is not a map", peer=peer)
-    read = Reader(fields, peer)
+    read = fields.unpack(body, peer, "the record")
     read.integer("v", _FORMAT, _FORMAT)
     n_blocks = read.integer("n_blocks", 1, 4096)
     span = read.items("span", 2, lambda bound: type(bound) is int)
@@ -251,7 +241,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         digest=read.text("digest", DIGEST),
         n_blocks=n_blocks,
         span=Span(span[0], span[1]),
-        state=read.state(),
+        state=_read_state(read),
         context_length=read.integer("context_length", 1, 1 << 31),
         vocab_size=read.integer("vocab_size", 1, 1 << 31),
         throughput=read.number("throughput", 0.0, MAX_RATE),
@@ -264,7 +254,7 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
         numerics=read.text("numerics", _WORD),
         wire_dtype=read.text("wire_dtype", _WORD),
         version=read.text("version", _WORD),
-        files=read.files(),
+        files=_read_files(read),
         account=read.octets("account", _MAX_ACCOUNT),
         sequence=read.integer("sequence", 0, (1 << 64) - 1),
         expires=read.number("expires", 0.0, 1e12),
@@ -275,74 +265,24 @@ def _parse(body: bytes, peer: str) -> ProviderRecord:
     return record
 
 
-class Reader:
-    """Takes typed, bounded values out of an untrusted map; raises `BadRecord` that names the field."""
-
-    def __init__(self, fields: dict[Any, Any], peer: str) -> None:
-        self._fields = fields
-        self._peer = peer
-
-    def _bad(self, name: str) -> BadRecord:
-        return BadRecord(f"the field {name} is missing or out of bounds", peer=self._peer)
-
-    def integer(self, name: str, low: int, high: int) -> int:
-        value = self._fields.get(name)
-        if type(value) is not int or not low <= value <= high:
-            raise self._bad(name)
-        return value
-
-    def number(self, name: str, low: float, high: float) -> float:
-        value = self._fields.get(name)
-        if type(value) is not float or not math.isfinite(value) or not low <= value <= high:
-            raise self._bad(name)
-        return value
-
-    def boolean(self, name: str) -> bool:
-        value = self._fields.get(name)
-        if type(value) is not bool:
-            raise self._bad(name)
-        return value
-
-    def text(self, name: str, pattern: re.Pattern[str]) -> str:
-        value = self._fields.get(name)
-        if not isinstance(value, str) or not pattern.match(value):
-            raise self._bad(name)
-        return value
-
-    def octets(self, name: str, most: int) -> bytes:
-        value = self._fields.get(name)
-        if not isinstance(value, bytes) or len(value) > most:
-            raise self._bad(name)
-        return value
-
-    def state(self) -> State:
-        value: Any = self._fields.get("state")
-        if not isinstance(value, str) or value not in _STATES:
-            raise self._bad("state")
-        return value  # type: ignore[return-value]
-
-    def items(self, name: str, most: int, good: Callable[[Any], bool]) -> list[Any]:
-        value = self._fields.get(name)
-        if not isinstance(value, list) or len(value) > most or not all(good(item) for item in value):
-            raise self._bad(name)
-        return value
-
-    def files(self) -> dict[str, FileDigest]:
-        value = self._fields.get("files")
-        if not isinstance(value, dict) or len(value) > _MAX_FILES:
-            raise self._bad("files")
-        files = {}
-        for name, entry in value.items():
-            match entry:
-                case [str() as sha256, int() as size] if (
-                    matches(name, _FILE) and DIGEST.match(sha256) and type(size) is int and 0 <= size < 1 << 31
-                ):
-                    files[name] = FileDigest(sha256, size)
-                case _:
-                    raise self._bad("files")
-        return files
+def _read_state(read: Reader) -> State:
+    value = read.raw("state")
+    if not isinstance(value, str) or value not in _STATES:
+        raise read.bad("state")
+    return value  # type: ignore[return-value]
 
 
-def matches(value: object, pattern: re.Pattern[str]) -> bool:
-    """Whether a value is a text of this form."""
-    return isinstance(value, str) and pattern.match(value) is not None
+def _read_files(read: Reader) -> dict[str, FileDigest]:
+    value = read.raw("files")
+    if not isinstance(value, dict) or len(value) > _MAX_FILES:
+        raise read.bad("files")
+    files = {}
+    for name, entry in value.items():
+        match entry:
+            case [str() as sha256, int() as size] if (
+                matches(name, _FILE) and DIGEST.match(sha256) and type(size) is int and 0 <= size < 1 << 31
+            ):
+                files[name] = FileDigest(sha256, size)
+            case _:
+                raise read.bad("files")
+    return files

@@ -221,7 +221,7 @@ def _current_bindings() -> list[bytes]:
 def decoders() -> list[Decoder]:
     """All of this module."""
     refused = (ProtocolViolation,)
-    record = ("mesh.discovery.records:decode_record", "mesh.discovery.records:_parse")
+    record = ("mesh.discovery.records:decode_record", "mesh.discovery.records:_parse", "mesh.discovery.fields:unpack")
     bound = ("mesh.payment.credit.binding:read_binding", "chain.vouchers:recover")
     return [
         Decoder("records", _records, _decode, refused, _only_the_sample, record, _signed_body),
