@@ -56,7 +56,7 @@ class DemoChain:
     def options(self, who: str) -> list[str]:
         """What `mesh join` and `mesh gateway` need to be told to work for money as `who`."""
         return [
-            *("--chain", self.url, "--deployment", str(self.folder / "deployment.json"), "--chain-poll", "0.25"),
+            *("--rpc", self.url, "--deployment", str(self.folder / "deployment.json"), "--chain-poll", "0.25"),
             *("--wallet", str(self.folder / f"{who}.json"), "--payment-folder", str(self.folder / f"{who}-books")),
             *("--password-file", str(self.password_file), "--yes"),
         ]

@@ -55,7 +55,7 @@ def gateway(
         typer.Option("--max-connections-per-address", min=1, help="Of one address; behind a proxy, which is one: all."),
     ] = 128,
     identity: IdentityFile = None,
-    chain: paying.Chain = None,
+    rpc: paying.RpcUrl = None,
     wallet: paying.Wallet = None,
     gateway_id: Annotated[
         str | None, typer.Option("--gateway-id", help="Our id on the chain.", show_default="the peer id")
@@ -120,7 +120,7 @@ def gateway(
     keys = _read_keys(api_keys)
     payment = settled_on(
         lambda: paying.read_payment(
-            chain=chain,
+            rpc=rpc,
             wallet=wallet,
             deployment=deployment,
             password_file=password_file,

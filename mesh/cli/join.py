@@ -101,7 +101,7 @@ def join(
         float,
         typer.Option("--drain-seconds", min=0, help="How long sessions may go on at Ctrl-C, before others take them."),
     ] = 10.0,
-    chain: paying.Chain = None,
+    rpc: paying.RpcUrl = None,
     wallet: paying.Wallet = None,
     provider_id: Annotated[
         str | None, typer.Option("--provider-id", help="Our id on the chain.", show_default="the peer id")
@@ -179,7 +179,7 @@ def join(
         return
     payment = settled_on(
         lambda: paying.read_payment(
-            chain=chain,
+            rpc=rpc,
             wallet=wallet,
             deployment=deployment,
             password_file=password_file,

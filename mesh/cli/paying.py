@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from mesh.payment.onchain.registration import Ask, PaymentConfig
     from mesh.payment.settlement.loop import SettlementEvent
 
-Chain = Annotated[
+RpcUrl = Annotated[
     str | None,
     typer.Option(
-        "--chain", help="JSON-RPC address of the chain on which to be paid.", show_default="with --wallet: this machine"
+        "--rpc",
+        help="JSON-RPC address of the chain on which to be paid, with --wallet.",
+        show_default="MESH_RPC, else this machine",
     ),
 ]
 Wallet = Annotated[
@@ -56,7 +58,7 @@ PaymentFolder = Annotated[
 
 def read_payment(
     *,
-    chain: str | None,
+    rpc: str | None,
     wallet: Path | None,
     deployment: Path | None,
     password_file: Path | None,
@@ -67,14 +69,14 @@ def read_payment(
     chain_poll: float = 2.0,
     stake: int | None = None,
 ) -> PaymentConfig | None:
-    """The account to work with, or None where neither --wallet nor --chain was given.
+    """The account to work with, or None where neither --wallet nor --rpc was given.
 
-    Raises `ChainConfigError`, `WalletError`, and `typer.BadParameter` for --chain without --wallet.
+    Raises `ChainConfigError`, `WalletError`, and `typer.BadParameter` for --rpc without --wallet.
     """
     if wallet is None:
-        if chain is not None:
+        if rpc is not None:
             raise typer.BadParameter(
-                "give the --wallet to work with too (`mesh wallet new` makes one)", param_hint="--chain"
+                "give the --wallet to work with too (`mesh wallet new` makes one)", param_hint="--rpc"
             )
         return None
     from chain.deploy import Deployment as DeploymentRecord
@@ -87,7 +89,7 @@ def read_payment(
     address = keystore_address(wallet)
     password = find_password(file=password_file, environment=environment(), what=f"wallet {address}")
     return PaymentConfig(
-        rpc=chain or DEFAULT_RPC,
+        rpc=rpc or environment().get("MESH_RPC") or DEFAULT_RPC,
         deployment=found,
         account=open_keystore(wallet, password),
         folder=folder or chain_folder(),
