@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from chain.contract_errors import AutoWhitelistOff
+from chain.contract_errors import AutoWhitelistOff, ModelNameTaken
 from chain.primitives import MAX_UINT96, key_of
 from tests.profit.coalition import Coalition
 from tests.profit.game import MODEL, Game
@@ -139,6 +139,35 @@ def test_a_gateway_below_the_least_stake_gets_no_credit() -> None:
         game.world.tries("gateways", "register_and_stake", "mal0", "mg0", "", 1)
         game.world.tries("gateway_staking", "stake_for_gateway", "mal0", "mg0", amount - 1)
         assert not game.serve("mal1", "mg0", "pia", MODEL, 1)
+    ends_well(game)
+
+
+def test_a_models_name_is_its_creators_and_another_price_under_it_is_nobodys() -> None:
+    """A stranger's model is cheap to publish; what is staked for it is not staked for the name that it wants."""
+    game, _ = both()
+    world = game.world
+    known = world.ledger.models.model(MODEL)
+    with pytest.raises(ModelNameTaken):
+        world.create_model("mal0", known.name, 1_000 * PRICE, 5_000)
+    other = world.create_model("mal0", known.name + " ", 1_000 * PRICE, 5_000)
+    assert world.ledger.models.model_id_of(known.name) == MODEL != other
+    world.do("providers", "register_and_stake", "mal1", "mp1", other, "{}")
+    provider = world.ledger.providers.by_key(key_of("mp1"))
+    assert provider is not None and provider.model_id == other
+    ends_well(game)
+
+
+def test_what_was_sent_to_the_registry_is_staked_for_its_sender_or_comes_back() -> None:
+    game, _ = both()
+    world = game.world
+    world.do("token", "transfer", "mal0", world.ledger.gateways.address, STAKE)
+    before = world.wealth(["mal0"])
+    assert not world.tries("gateways", "return_sent", "mal1")
+    world.do("gateways", "register_and_stake", "mal0", "mg0", "", STAKE - PRICE)
+    assert world.wealth(["mal0"]) == before
+    world.do("gateways", "return_sent", "mal0")
+    assert world.wealth(["mal0"]) == before + PRICE
+    assert world.ledger.token.balance_of(world.ledger.gateways.address) == 0
     ends_well(game)
 
 

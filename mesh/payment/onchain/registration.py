@@ -183,6 +183,11 @@ async def gateway_registration(
         try:
             status = await client.gateways.status(identifier)
         except UnknownGateway:
+            if any(await client.core.view("GatewayRegistry", "gatewayOfSigner", address)):
+                # A key signs for one gateway: this one could neither sign nor post, and its stake would be locked.
+                raise ConfigError(
+                    f"{address} signs for another gateway: give that --gateway-id, or use another wallet"
+                ) from None
             least = int(await client.core.view("GatewayStaking", "minGatewayStake"))
             stake = max(config.stake or least + GUARANTEES, least)
             shown = f"{format_func(stake)} FUNC"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from itertools import pairwise
 
 import pytest
@@ -17,6 +18,7 @@ from chain.client.calls.providers import (
 )
 from chain.contract_errors import NothingToClaim
 from chain.errors import InvalidArgument
+from chain.leaves import CheckpointLeaves
 from tests.chain.shells.steps import FUNC, METADATA, publish, work
 from tests.chain.shells.world import Net
 
@@ -91,6 +93,30 @@ async def test_thirty_providers_claim_512_epochs_in_calls_that_fit_a_block(net: 
         (again,) = await client.providers.cluster_claims(first, late)
         nothing = client.providers.cluster_claim(await again)
         assert nothing.amount == 0 and set(nothing.failed) == set(owned)
+
+
+async def test_gateways_that_posted_dust_before_make_no_proof_dearer(net: Net) -> None:
+    async with net.client(1) as owner, AsyncExitStack() as stack:
+        model = await publish(owner)
+        for name in ("p", "q"):
+            await owner.providers.register_and_stake(name, model, METADATA)
+        gateways = []
+        for number in range(2, 9):
+            gateway = await stack.enter_async_context(net.client(number))
+            await gateway.gateways.register_and_stake(f"g{number}", "", 200 * FUNC)
+            gateways.append((f"g{number}", gateway))
+        epoch = await net.next_epoch(owner)
+        await net.to_epoch(owner, epoch + 1)
+        trees = {}
+        for name, gateway in gateways:
+            trees[name] = CheckpointLeaves(name, model, epoch, {"p": 8, "q": 8})
+            await gateway.settlement.post_tree(trees[name].tree(), trees[name].data_hash())
+        await net.to_epoch(owner, epoch + 4)
+        first, last = gateways[0][0], gateways[-1][0]
+        prove = owner.settlement.prove_contribution_for
+        await prove(first, "p", epoch, *trees[first].proof("p"))  # which also makes the epoch's pot
+        costs = [(await prove(name, "q", epoch, *trees[name].proof("q")).dry_run()).gas for name in (first, last)]
+        assert abs(costs[0] - costs[1]) < 1_000
 
 
 async def test_a_range_that_is_none_is_refused(net: Net) -> None:

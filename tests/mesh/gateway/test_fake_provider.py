@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.mesh.gateway.fake_provider import PRICE, Play, Served, served_by_fake
+from tests.mesh.swarm_in_memory import until
 from tests.shards.models import make_checkpoint
 
 torch.set_num_threads(1)
@@ -73,6 +75,16 @@ async def test_tokens_after_one_that_cannot_be_are_owed_to_nobody(folder: Path) 
         books_agree(served, cost(10, 2))
 
 
+async def test_tokens_that_no_model_said_cost_what_others_do_and_only_the_developer_who_stays(folder: Path) -> None:
+    """Whether tokens are right is nobody's to see here: the gateway has no weights. What it costs is bounded."""
+    draw = random.Random(1)
+    made_up = Play(token=lambda position: draw.randrange(5, 60), fails=False)
+    async with served_by_fake(folder, made_up) as served:
+        answer = await served.ask(20, 30)
+        assert answer.status_code == 200
+        books_agree(served, cost(20, 30))
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_provider_that_runs_ahead_of_the_window_is_owed_and_the_developer_charged_only_up_to_it(
     folder: Path, stream: bool
@@ -85,24 +97,30 @@ async def test_a_provider_that_runs_ahead_of_the_window_is_owed_and_the_develope
         assert served.charged == served.vouched
 
 
+async def leaves_within_the_prompt(served: Served, **changes: object) -> None:
+    """Ask, and go away once the provider has the prompt."""
+    asking = asyncio.create_task(served.ask(50, 20, **changes))
+    await until(lambda: served.fake.sessions == 1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_leaves_while_its_prompt_is_run_pays_for_it_when_the_first_token_is_there(
     folder: Path, stream: bool
 ) -> None:
     """Else who sends long prompts and leaves has the hops work for nothing, and the gateway look like a debtor."""
     async with served_by_fake(folder, Play(prefill=0.6, progress=True, tokens=1, fails=False)) as served:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await served.ask(50, 20, stream=stream)
-        await asyncio.sleep(0.4)
+        await leaves_within_the_prompt(served, stream=stream)
+        await until(lambda: served.vouched >= cost(50, 1))
         books_agree(served, cost(50, 1))
 
 
 async def test_who_leaves_a_route_that_then_fails_pays_nothing(folder: Path) -> None:
     async with served_by_fake(folder, Play(prefill=0.6, tokens=0)) as served:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await served.ask(50, 20)
+        await leaves_within_the_prompt(served)
+        await asyncio.sleep(0.8)
         books_agree(served, 0)
         assert served.fake.sessions == 1
 

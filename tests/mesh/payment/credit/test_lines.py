@@ -91,6 +91,29 @@ async def test_a_gateway_that_signs_without_end_and_pays_nobody_gets_its_line_an
         assert "line" in gate.refusals
 
 
+@pytest.mark.parametrize("signs", [False, True])
+async def test_a_prompt_larger_than_the_credit_is_risked_once_and_no_second_one_beside_it(signs: bool) -> None:
+    money = money_with(0)
+    money.terms = CreditTerms(tokens=CREDIT, pause_seconds=60.0, receipt_seconds=0.0)
+    async with ann_at_work(money) as gate:
+        prompt = 5 * CREDIT
+        for expected in (prompt, 0, 0):
+            one, other = (gate.collector.open(gate.customer, prompt, prompt, BLOCKS) for _ in range(2))
+            done = 0
+            while done < prompt and one.has_room(done + 16):
+                units = one.begin(done + 16)
+                gate.collector.finish(one, units, units)
+                done += 16
+                assert not other.has_room(16)
+            assert done == expected
+            one.close(done)
+            other.close(0)
+            if signs and done:
+                receipt = await gate.receipt()
+                await gate.pay(receipt.epoch, receipt.units)
+            assert gate.work(100) == 0
+
+
 async def test_work_goes_on_once_the_line_is_funded() -> None:
     money = money_with(100 * TOKEN)
     async with ann_at_work(money) as gate:

@@ -16,6 +16,7 @@ from mesh.payment.credit.binding import Binding, Role
 from mesh.payment.credit.terms import NotAccepted, ProviderFacts
 from mesh.payment.credit.units import ModelPrice
 from mesh.payment.onchain.view import StakingView
+from tests.chain.shells.test_hostile_strings import raw
 from tests.chain.shells.world import ChainProcess, Net, start_chain
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
@@ -99,6 +100,11 @@ async def test_the_view_follows_the_chain(chain: ChainProcess) -> None:
         assert await view.tariff(1, view.epoch) == ModelPrice(3 * PRICE, 4)
         assert await view.gateway_signer("gate", view.epoch) == faucet(GATEWAY_OWNER).address
 
+        # What cannot be read of a party must not keep an older answer about it alive.
+        for each, registry, name in ((provider, "ProviderRegistry", b"ann"), (owner, "GatewayRegistry", b"gate")):
+            await raw(each, registry, "updateMetadata(string,string)", name, b"\xff\xfe")
+        await view.check_gateway(gate)
+        await view.check_provider(ann)
         await owner.gateways.wind_down_gateways(["gate"])
         with pytest.raises(NotAccepted, match="not eligible"):
             await view.check_gateway(gate)
