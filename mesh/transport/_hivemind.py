@@ -7,6 +7,7 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+from mesh.transport._lazy_package import defer
 from mesh.transport._protobuf import isolate_hivemind
 
 _loaded: SimpleNamespace | None = None
@@ -17,6 +18,7 @@ def load() -> Any:
     global _loaded
     if _loaded is None:
         isolate_hivemind()
+        defer("hivemind")  # its averaging and its optimizers, which nobody here needs, bring scipy: 48 MB
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it and torch use that is deprecated is not for us to mend
             from hivemind.p2p import P2P, PeerID
