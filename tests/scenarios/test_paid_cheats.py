@@ -309,7 +309,7 @@ async def test_what_a_provider_signs_with_a_key_that_was_replaced_is_worth_nothi
         while (answer := await http.post("/completions", json=request(other.name, 4))).status_code == 200:
             swarm.charged += int(answer.json()["usage"]["cost"]["wei"])
             await asyncio.sleep(0.5)
-    assert answer.status_code in (404, 502, 503)
+    assert answer.status_code in (404, 502, 503, 504)
     assert any("does not sign for provider 'stale'" in line for line in town.fair.log)
 
     # Nor does the chain take a voucher that the old key of a gateway has signed for the new epoch.
@@ -330,7 +330,7 @@ async def test_what_a_provider_signs_with_a_key_that_was_replaced_is_worth_nothi
     assert earned == Split(signed[epoch] * UNIT).reward
     gain = earned - delivered.reward
     loss = puppet_began - await worth(chain, ["puppet"], gateways=["puppet"])
-    assert gain < 0 and loss == 0
+    assert gain <= 0 and loss == 0
     tell("a provider that works on under an old key", gain=gain, loss=loss, bound="0 wei")
 
 
