@@ -80,10 +80,14 @@ class PaidSwarm:
     address: str = ""
     urls: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    """The developer's by gateway; another one's by "name@gateway"."""
     charged: int = 0
+    poll: float = 0.25
+    """How often, in seconds, nodes look at the chain: with many of them it has no time for anything else."""
 
     async def _start(self, name: str, arguments: list[str], patch: str) -> Child:
         """A node, perhaps one whose owner has changed its code by `patch`."""
+        arguments = [*arguments, "--chain-poll", str(self.poll)]
         if not patch:
             return await self.family.start(name, *arguments)
         process = await asyncio.create_subprocess_exec(
@@ -124,30 +128,38 @@ class PaidSwarm:
             arguments[arguments.index("--payment-folder") + 1] = str(self.books(name))
         child = await self._start(name, arguments, patch)
         self.urls[name] = (await child.wait_for("ready", START_SECONDS))["url"]
-        developer = self.chain.accounts["developer"]
         if twin_of is None and name not in self.keys and reserved:
             async with self.chain.client("developer") as client:
                 await client.escrow.deposit_and_reserve(name, reserved)
         if name not in self.keys and (reserved or twin_of is not None):
-            async with GatewayHttp(self.urls[name]) as http:
-                self.keys[name] = await http.make_key(developer, developer.canonical, await http.terms())
+            self.keys[name] = await self.make_key(name, "developer")
         return child
 
-    async def ask(self, gateway: str, model: str, tokens: int, *, budget: int = 50 * WEI_PER_FUNC) -> httpx.Response:
-        """One request as the developer, paid for by his agent; what it cost is added to `charged`."""
-        url, key = self.urls[gateway], self.keys[gateway]
-        developer = self.chain.accounts["developer"]
-        agent = Payer(url, key, developer, budget=budget, store=self.folder / "promises.sqlite")
-        async with agent, self.http(gateway) as http:
+    async def make_key(self, gateway: str, developer: str) -> str:
+        """An API key for a developer's deposit. Raises `PaymentRefused` where nothing of it is reserved there."""
+        account = self.chain.accounts[developer]
+        async with GatewayHttp(self.urls[gateway]) as http:
+            return await http.make_key(account, account.canonical, await http.terms())
+
+    async def ask(
+        self, gateway: str, model: str, tokens: int, *, budget: int = 50 * WEI_PER_FUNC, developer: str = "developer"
+    ) -> httpx.Response:
+        """One request as a developer, paid for by his agent; what it cost is added to `charged`."""
+        url, key = self.urls[gateway], self._key(gateway, developer)
+        store = self.folder / f"{developer}-promises.sqlite"
+        agent = Payer(url, key, self.chain.accounts[developer], budget=budget, store=store)
+        async with agent, self.http(gateway, developer) as http:
             await self.until_complete(http, model)
-            body = {"model": model, "prompt": [1, 2, 3, 4], "max_tokens": tokens, "temperature": 0}
-            response = await http.post("/completions", json=body)
+            response = await http.post("/completions", json=request(model, tokens))
         if response.status_code == 200:
             self.charged += int(response.json()["usage"]["cost"]["wei"])
         return response
 
-    def http(self, gateway: str) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {self.keys[gateway]}"}
+    def _key(self, gateway: str, developer: str) -> str:
+        return self.keys[gateway if developer == "developer" else f"{developer}@{gateway}"]
+
+    def http(self, gateway: str, developer: str = "developer") -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self._key(gateway, developer)}"}
         return httpx.AsyncClient(base_url=self.urls[gateway], headers=headers, timeout=150, trust_env=False)
 
     async def until_complete(self, http: httpx.AsyncClient, model: str) -> None:
@@ -213,6 +225,11 @@ class PaidSwarm:
             return int(result.event("ModelCreated").arguments.model_id)
 
 
+def request(model: str, tokens: int) -> dict[str, Any]:
+    """The body of a request of ours."""
+    return {"model": model, "prompt": [1, 2, 3, 4], "max_tokens": tokens, "temperature": 0}
+
+
 @asynccontextmanager
 async def paid_swarm(
     folder: Path, model: Path, names: Sequence[str], *, arguments: Sequence[str] = ()
@@ -264,8 +281,8 @@ async def sums(client: StakingClient, models: Sequence[int]) -> Sums:
     return Sums(fees, emission, pots, claimed, shares, royalties)
 
 
-def second_model(model: Path, folder: Path) -> Path:
+def second_model(model: Path, folder: Path, name: str = "second") -> Path:
     """The same weights under another name: another model to everybody."""
-    other = folder / "second"
+    other = folder / name
     shutil.copytree(model, other)
     return other
