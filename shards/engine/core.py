@@ -19,9 +19,9 @@ from shards.engine.scheduler import BatchLimits, Shares, Turn, choose_turns, cho
 from shards.engine.sequence import SequenceState
 from shards.engine.step import StepInput, StepOutput
 from shards.errors import BadActivation, CapacityExceeded, Preempted, ShardError
-from shards.model.pages import pages_for
+from shards.model.paging import PAGE, pages_for
 from shards.model.span import Span
-from shards.model.stage import PAGE, LogitsMode, Piece, StageModel
+from shards.model.stage import LogitsMode, Piece, StageModel
 
 logger = logging.getLogger(__name__)
 

@@ -100,9 +100,12 @@ def choose_victim(
     """Who gives way when the session that is `asking` needs more and none of `pages` is left.
 
     The youngest that has pages or asks for some: so the oldest always goes on to its end, and the hops of a route,
-    where sessions came in the same order, choose alike. Where a client holds more than its share, the youngest of its.
+    where sessions came in the same order, choose alike. Sessions that hold pages and never used them come before all
+    others. Where a client holds more than its share, the youngest of its.
     """
     having = [each for each in sessions if each.pages or each is asking]
+    unused = [each for each in having if not each.length and each is not asking]
+    having = unused or having
     held: dict[str, int] = {}
     for each in having:
         held[each.client] = held.get(each.client, 0) + len(each.pages)

@@ -20,7 +20,7 @@ from shards.engine.scheduler import BatchLimits
 from shards.engine.sequence import SequenceState
 from shards.engine.step import StepInput, StepOutput
 from shards.errors import BadActivation, CapacityExceeded, Preempted
-from shards.model.pages import pages_for
+from shards.model.paging import pages_for
 from shards.model.span import Span
 from shards.model.spec import parse_config
 from shards.model.stage import PAGE

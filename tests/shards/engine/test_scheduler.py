@@ -155,7 +155,7 @@ def test_nothing_starves_however_much_keeps_coming(data: st.DataObject) -> None:
 
 
 def holder(number: int, pages: int, client: str) -> SequenceState:
-    return SequenceState(number, bytes(16), client, SPANS[0], 1000, pages=list(range(pages)))
+    return SequenceState(number, bytes(16), client, SPANS[0], 1000, pages=list(range(pages)), length=pages)
 
 
 def test_the_youngest_gives_way_so_that_the_oldest_gets_to_its_end() -> None:
@@ -170,3 +170,9 @@ def test_who_holds_more_than_its_share_gives_way_first() -> None:
     sessions = [holder(1, 4, "a"), holder(2, 4, "a"), holder(3, 1, "b"), holder(4, 1, "c")]
     assert choose_victim(sessions, sessions[3], 10, limits) is sessions[1]
     assert choose_victim(sessions, sessions[3], 11, limits) is sessions[3], "exactly its share is not too much"
+
+
+def test_pages_that_are_merely_held_are_taken_before_those_that_are_used() -> None:
+    sessions = [holder(1, 3, "a"), holder(2, 3, "b"), holder(3, 3, "a")]
+    sessions[1].length = 0
+    assert choose_victim(sessions, sessions[2], 9, BatchLimits()) is sessions[1]
