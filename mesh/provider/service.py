@@ -6,25 +6,29 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from mesh.errors import BadTensor, InternalError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
+from mesh.payment.credit.customers import Bill
 from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
-from mesh.provider.live import LiveSession, tail_for
+from mesh.provider.live import LiveSession, sampler_for
 from mesh.provider.ring import Ring
 from mesh.provider.running import LiveSessions
-from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
+from mesh.provider.sessions import HopSession, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.tensors import WIRE_DTYPES
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.transport.quotas import Rates
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
+    KEY_BYTES,
     MAX_REASON,
+    PREEMPTED,
     RING_PROTOCOL,
     CloseSession,
     ExtendSession,
@@ -42,8 +46,9 @@ from mesh.wire.messages import (
 )
 from mesh.wire.paying import Hello, Unwelcome, Voucher
 from mesh.wire.tokens import read_tokens
+from shards.engine.blocks import chain_root, keys_under
 from shards.engine.engine import Engine
-from shards.engine.work import Outcome, Work
+from shards.engine.step import StepInput, StepOutput
 from shards.errors import CapacityExceeded, ShardError
 from shards.model.stage import StageModel
 
@@ -81,13 +86,13 @@ class StageService:
             span=model.span,
             n_blocks=model.spec.n_blocks,
             vocab_size=model.spec.vocab_size,
-            context_length=model.spec.context_length,
+            context_length=min(model.spec.context_length, model.longest),
             wire_dtype=wire_dtype,
-            kv_bytes_per_token=model.kv_bytes_per_token,
+            page_bytes=model.page_bytes,
         )
         self.table = SessionTable(facts, self.config.admission)
         self._wire_dtype = WIRE_DTYPES[wire_dtype]
-        self.sessions = LiveSessions(self.table, self._wire_dtype, collector)
+        self.sessions = LiveSessions(self.table, collector)
         self.payment_gate = self.sessions.payment_gate
         self._strangers = Rates(*self.config.stranger_requests)
         self._clients = Rates(*self.config.client_requests)
@@ -109,7 +114,8 @@ class StageService:
             self.model,
             lambda outcomes: _soon(loop, self._deliver, outcomes),
             lambda error: _soon(loop, self._crashed, error),
-            limits=self.config.batch,
+            pages=self.table.pages,
+            limits=replace(self.config.batch, client_share=self.config.admission.client_share),
             threads=self.config.threads,
         )
         with engine:
@@ -219,18 +225,24 @@ class StageService:
                 raise NotAdmitted("closing", "the provider is shutting down")
             if self.payment_gate is not None:
                 self.payment_gate.check(control.peer)
-            for idle in self.table.in_the_way(request, control.peer, time.monotonic()):
-                if (live := self.sessions.get(idle.id)) is not None:
-                    self.sessions.lapse(live, "nothing happened in it, and others need its place")
-            entry = self.table.admit(request, control.peer, time.monotonic())
+            self._make_room(request, control.peer, self.engine)
+            entry = self.table.admit(request, control.peer, time.monotonic(), self.engine.free_pages)
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
             return
         bill = None
         try:
             bill = self.payment_gate.bill(entry) if self.payment_gate is not None else None
-            tail = tail_for(request, frame.payload, self.model.spec) if entry.is_last else None
-            cache = self.model.new_cache(entry.span, entry.capacity)
+            sequence = self.engine.add(
+                entry.id,
+                entry.span,
+                entry.capacity,
+                client=entry.client,
+                reserve=entry.fed_tokens,
+                sampler=sampler_for(request, frame.payload, self.model.spec) if entry.is_last else None,
+                wire_dtype=self._wire_dtype,
+                keys=self._keys(request, entry, bill),
+            )
         except NotAdmitted as refusal:
             self.table.close(entry.id, control.peer)
             self._refuse(control, request, refusal)
@@ -242,9 +254,28 @@ class StageService:
             busy = isinstance(error, CapacityExceeded | RuntimeError)
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return
-        self.sessions.add(LiveSession(entry, control, cache, tail, bill=bill))
-        control.tell(SessionOpened(entry.id))
+        entry.held = sequence.length
+        self.sessions.add(LiveSession(entry, control, sequence, bill=bill))
+        control.tell(SessionOpened(entry.id, entry.held))
         self.ring.prepare(entry.following)
+
+    def _keys(self, request: OpenSession, entry: HopSession, bill: Bill | None) -> Sequence[bytes]:
+        """Under which keys full pages are found: the client's, under a root that only its sessions after the same
+        previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
+        if bill is not None and bill.price_of(entry.fed_tokens) > bill.customer.line.credit:
+            return ()
+        numerics = f"{self.model.dtype}/{self.model.device.type}"
+        root = chain_root(self.table.facts.digest, numerics, str(entry.span), entry.client, entry.previous)
+        return keys_under(root, [request.keys[at : at + KEY_BYTES] for at in range(0, len(request.keys), KEY_BYTES)])
+
+    def _make_room(self, request: OpenSession, client: PeerId, engine: Engine) -> None:
+        """End sessions that do nothing, or have grown beyond what is their client's, where that lets another in."""
+        for idle in self.table.in_the_way(request, client, time.monotonic(), engine.free_pages):
+            if (live := self.sessions.get(idle.id)) is not None:
+                self.sessions.lapse(live, "nothing happened in it, and others need its place")
+        for large in self.table.beyond_share(request, client, engine.free_pages):
+            if (live := self.sessions.get(large.id)) is not None:
+                self.sessions.fail(live, PREEMPTED, "its client holds more than its share, and others need it")
 
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
@@ -257,14 +288,15 @@ class StageService:
             control.tell(SessionFailed(message.session, "unknown_session", "you have no such session here", None))
             return
         try:
-            ids = read_tokens(frame.payload, live.entry.fed_tokens, self.model.spec.vocab_size)
-            self.table.prompt(message.session, control.peer, len(ids), time.monotonic())
+            count = max(0, live.entry.fed_tokens - message.start)
+            ids = read_tokens(frame.payload, count, self.model.spec.vocab_size)
+            self.table.prompt(message.session, control.peer, len(ids), time.monotonic(), message.start)
         except (BadTensor, ProtocolViolation) as error:
             self.sessions.fail(live, "bad_prompt", str(error), blamed=control.peer)
             return
-        live.feeder = self._tasks.create_task(self._feed(live, torch.tensor(ids, dtype=torch.int64)))
+        live.feeder = self._tasks.create_task(self._feed(live, message.start, torch.tensor(ids, dtype=torch.int64)))
 
-    async def _feed(self, live: LiveSession, ids: torch.Tensor) -> None:
+    async def _feed(self, live: LiveSession, first: int, ids: torch.Tensor) -> None:
         """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
         entry = live.entry
         size = (
@@ -274,14 +306,14 @@ class StageService:
         )
         for start in range(0, len(ids), size):
             chunk = ids[start : start + size]
-            work = Work(entry.id, live.cache, start, len(chunk), tokens=chunk)
+            work = StepInput(live.sequence, first + start, len(chunk), tokens=chunk)
             await self.sessions.complete(live, work)
             entry.last_active = time.monotonic()
             await self.ring.links.wait_for_room(entry.following)
 
     # The engine.
 
-    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+    def _deliver(self, outcomes: Sequence[StepOutput]) -> None:
         try:
             if not self._closing:
                 self.ring.conclude(outcomes)
@@ -292,7 +324,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()  # calls of their own: a local here would keep a session's cache alive
+            self.sessions.fail_idle()
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:
