@@ -32,7 +32,7 @@ from mesh.client.text_threads import TextThreads
 from mesh.client.tokenizers import Tokenizers
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
-from mesh.discovery.records import ProviderRecord
+from mesh.discovery.records import ModelKey, ProviderRecord
 from mesh.errors import NoRoute, PeerError, UnknownModel
 from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
@@ -52,6 +52,8 @@ ENOUGH_TOKENS = 8
 HEDGE_SECONDS = 2.0
 HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
+LISTED_SECONDS = 2.0
+"""So long what a list of all models says of one is good for one look at it."""
 MAX_EARLY = 8
 TOKENIZER_FILES = frozenset(
     {f"{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map", "generation_config", "config")}
@@ -115,6 +117,8 @@ class SwarmBackend:
         )
         self._tables: dict[str, tuple[Offer, RouteTable]] = {}
         self._noise = np.random.default_rng()
+        self._listed: tuple[float, dict[str, list[ModelKey]]] = (-math.inf, {})
+        """When all models were listed last, and their keys by name."""
         self._routed: dict[str, float] = {}
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
@@ -138,14 +142,14 @@ class SwarmBackend:
 
     async def models(self) -> Sequence[ModelInfo]:
         """Every model that somebody announces, by name."""
-        names = sorted({key.name for key in await self._directory.models()})
-        found = await asyncio.gather(*(self._outlook.offers(name) for name in names))
+        names = self._note_listed(await self._directory.models())
+        found = await asyncio.gather(*(self._outlook.listed(name) for name in names))
         known = [self._known(name, choice) for name, choice in zip(names, found, strict=True)]
         return [choice[0].info() for choice in known if choice]
 
     async def offers(self, model: str | None = None) -> Sequence[Offer]:
         """Everything that is announced, of one model name or of all: what `mesh status` shows."""
-        names = [model] if model else sorted({key.name for key in await self._directory.models()})
+        names = [model] if model else self._note_listed(await self._directory.models())
         found = await asyncio.gather(*(self._outlook.look(name) for name in names))
         return [offer for choice in found for offer in choice]
 
@@ -234,8 +238,17 @@ class SwarmBackend:
         finally:
             self._sessions.subtract(counted)
 
+    def _note_listed(self, keys: Sequence[ModelKey]) -> list[str]:
+        """The names of a list, which is not read again for each of them: strangers may list hundreds."""
+        self._listed = time.monotonic(), {name: [] for name, _ in keys}
+        for key in keys:
+            self._listed[1][key.name].append(key)
+        return sorted(self._listed[1])
+
     async def _ask_directory(self, name: str) -> list[Offer]:
-        keys = await self._directory.models(name)
+        at, known = self._listed
+        keys: Sequence[ModelKey] = known.pop(name, ()) if time.monotonic() - at < LISTED_SECONDS else ()
+        keys = keys or await self._directory.models(name)
         listed = await asyncio.gather(*(self._directory.providers(key) for key in keys))
         records = list(itertools.chain.from_iterable(listed))
         if self.issuer is not None:

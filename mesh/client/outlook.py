@@ -15,6 +15,9 @@ from mesh.errors import PeerError
 
 logger = logging.getLogger(__name__)
 
+LOOKS_AT_ONCE = 8
+"""Models that are looked at for a list: strangers may make up hundreds, and each look asks many peers."""
+
 
 @dataclass(frozen=True, slots=True)
 class LookConfig:
@@ -42,6 +45,7 @@ class Outlook:
         self._seen: dict[str, tuple[float, list[Offer]]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._keeping: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._closed = False
 
     def close(self) -> None:
@@ -62,6 +66,19 @@ class Outlook:
             if age > config.stale_after:
                 await asyncio.wait({renewing}, timeout=config.wait)
         return self._seen.get(name, seen)[1]
+
+    async def listed(self, name: str) -> list[Offer]:
+        """As `offers`, for a list of all that is announced: that there was nothing worth an offer is kept too, and few
+        looks are under way at a time. Raises `PeerError`s."""
+        config = self._config
+        seen, age = self._seen.get(name), self._age(name)
+        if seen is None or age > config.worthless_after:
+            async with self._turns:
+                return await self.look(name)
+        due = age > (config.renewed_after if seen[1] else config.stale_after)
+        if due and not self._closed and len(self._looking) < LOOKS_AT_ONCE:
+            self._renew(name)
+        return seen[1]
 
     async def look(self, name: str) -> list[Offer]:
         """What the directory says now. Raises `PeerError`s."""

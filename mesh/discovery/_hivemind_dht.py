@@ -173,6 +173,9 @@ _finding: ContextVar[bool] = ContextVar("finding", default=False)
 class DHTProtocol(_DHTProtocol):  # type: ignore[misc]
     """hivemind's, with a bound on what each peer may ask and store. The name is part of the protocol's."""
 
+    node_info = dht_pb2.NodeInfo()
+    """Until it has been created: peers may ask as soon as it is served, and are told of nobody whom they could note."""
+
     def __init__(self, *, _initialized_with_create: bool = False) -> None:
         super().__init__(_initialized_with_create=_initialized_with_create)
         self._calls = Rates(CALLS_PER_SECOND, CALLS_AT_ONCE)

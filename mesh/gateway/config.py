@@ -26,7 +26,11 @@ class GatewayConfig:
     lookup_timeout: float = 10.0
     """Deadline for asking the swarm which models there are."""
     models_seconds: float = 1.0
-    """So long an answer about the models is good for everybody who asks."""
+    """So long an answer about the models is good for everybody who asks …"""
+    models_stale_seconds: float = 30.0
+    """… so long it is told where a new one takes its time …"""
+    models_patience: float = 0.1
+    """… which is longer than this."""
     request_timeout: float = 600.0
     """Deadline for a whole answer."""
     send_timeout: float = 30.0
@@ -40,8 +44,9 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
-        times = (self.body_timeout, self.lookup_timeout, self.models_seconds, self.request_timeout, self.send_timeout)
-        if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(times) <= 0:
+        times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout)
+        looks = (self.models_seconds, self.models_stale_seconds, self.models_patience)
+        if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(*times, *looks) <= 0:
             raise ValueError("every limit and deadline of a gateway must be positive")
         if any(not key for key in self.api_keys):
             raise ValueError("an API key must not be empty")

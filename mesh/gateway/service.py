@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +16,7 @@ from mesh.gateway.callers import Caller
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.job import Job
 from mesh.gateway.metrics import Metrics
+from mesh.gateway.model_list import ModelList
 from mesh.gateway.reports import RequestLog
 from mesh.gateway.resuming import Resumptions
 from mesh.payment.accounts.limits import Places
@@ -42,8 +41,13 @@ class Gateway:
         self.requests = RequestLog(config.remembered_requests)
         self.body_memory = BodyMemory()
         self.started = int(time.time())
-        self._looking = asyncio.Lock()
-        self._models: tuple[float, Sequence[ModelInfo]] = (-math.inf, ())
+        self._models = ModelList(
+            backend.models,
+            fresh=config.models_seconds,
+            stale=config.models_stale_seconds,
+            patience=config.models_patience,
+            timeout=config.lookup_timeout,
+        )
 
     @property
     def running(self) -> int:
@@ -51,20 +55,18 @@ class Gateway:
         return sum(self.places.running.values())
 
     async def models(self) -> Sequence[ModelInfo]:
-        """The models that the swarm serves now, by an answer that is at most `models_seconds` old.
+        """The models that the swarm serves. Raises `MeshError`; `TimeoutError` after `lookup_timeout`."""
+        return await self._models.get()
 
-        Raises `MeshError`; `TimeoutError` after `lookup_timeout`.
-        """
-        async with asyncio.timeout(self.config.lookup_timeout), self._looking:
-            at, known = self._models
-            if time.monotonic() - at >= self.config.models_seconds:
-                known = await self.backend.models()
-                self._models = (time.monotonic(), known)
-            return known
+    async def models_at_hand(self) -> Sequence[ModelInfo]:
+        """The same at once, as far as they are known: for those that ask how we are."""
+        return await self._models.at_hand()
 
     async def model(self, name: str) -> ModelInfo:
         """The model of this name, a complete one where there are several. Raises `UnknownModel`."""
         named = [info for info in await self.models() if info.name == name]
+        if not named:  # what was told may be older than the model
+            named = [info for info in await self._models.now() if info.name == name]
         if not named:
             shown = name if len(name) <= _MAX_QUOTED_NAME else name[:_MAX_QUOTED_NAME] + "…"
             raise UnknownModel(f"The model {shown!r} is not served by the swarm.", param="model")

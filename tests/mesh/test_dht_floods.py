@@ -126,6 +126,19 @@ async def test_what_is_handed_over_costs_nobody_a_place_and_an_announcement_of_o
         assert await node.store(peer, [(peer, "m")]) == [True], "who was there first stays"
 
 
+async def test_a_node_that_is_asked_before_it_is_ready_answers_as_nobody() -> None:
+    """hivemind serves the protocol first and says who it is afterwards."""
+    _hivemind.load()
+    from mesh.discovery import _hivemind_dht as h
+
+    early = Storing(h.DHTProtocol(_initialized_with_create=True), h)
+    for answer in (
+        await early.protocol.rpc_ping(h.dht_pb2.PingRequest(), early.context(Identity.generate())),
+        await early.protocol.rpc_store(h.dht_pb2.StoreRequest(), early.context(Identity.generate())),
+    ):
+        assert not answer.peer.node_id
+
+
 async def test_nothing_is_kept_in_the_cache_for_others(node: Storing) -> None:
     me = Identity.generate()
     row = node.entry(me, "m")

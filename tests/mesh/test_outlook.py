@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mesh.client.catalog import Offer
-from mesh.client.outlook import LookConfig, Outlook
+from mesh.client.outlook import LOOKS_AT_ONCE, LookConfig, Outlook
 from mesh.errors import PeerTimeout
 
 ONE, TWO = Offer("one", "d1", ()), Offer("two", "d2", ())
@@ -110,3 +110,40 @@ async def test_closing_does_not_wait_for_an_answer_that_nobody_reads(directory: 
         outlook = Outlook(QUICK, tasks, directory.ask)
         await outlook.kept("m").__aenter__()
         outlook.close()
+
+
+async def test_a_list_of_many_models_looks_at_few_at_a_time(directory: Directory, outlook: Outlook) -> None:
+    directory.free.clear()
+    asked = [asyncio.create_task(outlook.listed(f"m{number}")) for number in range(100)]
+    await asyncio.sleep(0.05)
+    assert directory.asked == LOOKS_AT_ONCE
+    directory.free.set()
+    assert await asyncio.gather(*asked) == [[ONE]] * 100
+    await asyncio.sleep(2 * QUICK.renewed_after)
+    directory.free.clear()
+    for number in range(100):
+        assert await outlook.listed(f"m{number}") == [ONE], "what is known is told meanwhile"
+    await asyncio.sleep(0.01)
+    assert directory.asked == 100 + LOOKS_AT_ONCE
+    directory.free.set()
+
+
+async def test_that_a_listed_model_has_no_offer_is_kept_for_a_list_and_not_for_a_request(
+    directory: Directory, outlook: Outlook
+) -> None:
+    directory.answer = []
+    for _ in range(5):
+        assert await outlook.listed("m") == []
+    assert directory.asked == 1
+    directory.answer = [ONE]
+    assert await outlook.offers("m") == [ONE]
+    assert directory.asked == 2 and await outlook.listed("m") == [ONE]
+
+
+async def test_a_list_sees_a_model_that_had_no_offer_soon(directory: Directory, outlook: Outlook) -> None:
+    directory.answer = []
+    assert await outlook.listed("m") == []
+    directory.answer = [ONE]
+    async with asyncio.timeout(5):
+        while await outlook.listed("m") != [ONE]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

@@ -96,6 +96,8 @@ class VoucherIssuer:
         self._creditors: dict[str, Creditor] = {}
         self._books: dict[Pair, Books] = {}
         self._pruned = 0
+        self._passed_over: dict[str, str] = {}
+        """Why peers that announce themselves are not routed to, as it was said last."""
         self.known: dict[str, str] = {}
         """Peers of the eligible providers that announced themselves, by provider id."""
         self.on_voucher: Callable[[], None] = lambda: None
@@ -119,11 +121,20 @@ class VoucherIssuer:
             if facts.name != record.model:
                 raise NotAccepted(f"it calls its model {record.model!r}, on the chain that is {facts.name!r}")
         except (BadRecord, NotAccepted) as error:
-            logger.info("provider %s is passed over: %s", record.peer, error)
+            self._say_passed_over(record.peer, str(error))
             return False
         if binding.id in self.known or len(self.known) < MAX_KNOWN:
             self.known[binding.id] = record.peer
         return True
+
+    def _say_passed_over(self, peer: str, why: str) -> None:
+        """Once for each reason: strangers' records are looked at every few seconds, and cost nothing."""
+        if self._passed_over.get(peer) != why:
+            logger.info("provider %s is passed over: %s", peer, why)
+        self._passed_over.pop(peer, None)
+        while len(self._passed_over) >= MAX_KNOWN:
+            del self._passed_over[next(iter(self._passed_over))]
+        self._passed_over[peer] = why
 
     def _read(self, data: bytes, peer: str) -> Binding:
         return accept_binding(data, peer=peer, role="provider", domain=self._chain.domain)

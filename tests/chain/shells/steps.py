@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from eth_abi import abi as eth_abi
+from eth_utils import keccak
+
 from chain.abi import Event
 from chain.client.actions import Action, Result
 from chain.client.calls.providers import provider_metadata
+from chain.client.pending import Call
 from chain.client.staking import StakingClient
 from chain.leaves import CheckpointLeaves
 from chain.units import WEI_PER_FUNC
@@ -41,3 +47,10 @@ async def work(
 
 def names(events: tuple[Event, ...]) -> list[str]:
     return [event.name for event in events if event.name not in ("Transfer", "Approval")]
+
+
+async def raw(client: StakingClient, contract: str, signature: str, *arguments: Any) -> None:
+    """Send a call whose strings are any bytes; each transaction is waited for."""
+    kinds = signature[signature.index("(") + 1 : -1].replace("string", "bytes").split(",")
+    data = keccak(text=signature)[:4] + eth_abi.encode(kinds, arguments)
+    await client.transactor.send(Call(client.deployment.address(contract), data, signature.partition("(")[0]))

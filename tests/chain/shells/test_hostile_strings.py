@@ -6,36 +6,25 @@ import json
 import pickle
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from eth_abi import abi as eth_abi
-from eth_utils import keccak
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chain import abi
-from chain.client.pending import Call
-from chain.client.staking import StakingClient
 from chain.contract_errors import ModelNameTaken
 from chain.contract_errors.decode import decode_revert
 from chain.errors import InvalidArgument, RevertedWithReason
 from chain.text import Metadata, Unreadable, metadata_hint, read_metadata, read_text
 from mesh.cli.console import safe
 from tests.chain.shells import hostile
-from tests.chain.shells.steps import FUNC, METADATA, publish
+from tests.chain.shells.steps import FUNC, METADATA, publish, raw
 from tests.chain.shells.terminal import Terminal
 from tests.chain.shells.world import Net
 
 CREATE = "createModel(string,bytes32,string,uint32,uint128,uint16,uint128)"
 UNIQUE_NAMES = list(dict.fromkeys(hostile.NAMES))
-
-
-async def raw(client: StakingClient, contract: str, signature: str, *arguments: Any) -> None:
-    """Send a call whose strings are any bytes; each transaction is waited for."""
-    kinds = signature[signature.index("(") + 1 : -1].replace("string", "bytes").split(",")
-    data = keccak(text=signature)[:4] + eth_abi.encode(kinds, arguments)
-    await client.transactor.send(Call(client.deployment.address(contract), data, signature.partition("(")[0]))
 
 
 def is_safe(text: str) -> bool:

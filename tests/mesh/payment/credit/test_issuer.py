@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from mesh.payment.credit.store import PaymentJournal
 from mesh.wire.messages import Message
 from mesh.wire.paying import Receipt, Voucher, Welcome
 from tests.mesh.payment.money import DOMAIN, MODEL_ID, Money
+from tests.mesh.sample_record import sample_record
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -99,3 +102,17 @@ async def test_two_channels_that_begin_at_once_share_one_line() -> None:
     assert kept[0] is kept[1]
     for name in ("ann", "gate"):
         money.journal(name).close()
+
+
+async def test_strangers_records_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    money = Money()
+    strangers = [sample_record(Identity.generate().peer_id) for _ in range(20)]
+    async with asyncio.TaskGroup() as tasks:
+        issuer = money.gateway(Identity.generate(), "gate")(tasks)
+        with caplog.at_level(logging.INFO, logger="mesh.payment.credit.issuer"):
+            for _ in range(10):
+                assert await issuer.vet(strangers) == []
+            assert len(caplog.records) == 20, "once for each"
+            assert await issuer.vet([replace(strangers[0], account=b"\xff" * 200)]) == []
+            assert len(caplog.records) == 21, "and again for another reason"
+    money.journal("gate").close()
