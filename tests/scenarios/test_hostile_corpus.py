@@ -29,7 +29,7 @@ from mesh.client.payer import Payer
 from mesh.discovery.records import ModelKey
 from mesh.errors import MeshError
 from mesh.provider.model_files import read_model_files
-from shards.source import SHIPPED
+from shards.checkpoint.source import SHIPPED
 from tests.guarded import guarded
 from tests.scenarios.corpus import chain_strings, prober
 from tests.scenarios.corpus.records import malformed, well_formed

@@ -24,7 +24,7 @@ from mesh.discovery.records import (
 from mesh.discovery.records import _message as record_message
 from mesh.discovery.records import _pack as record_body
 from mesh.identity import Identity
-from shards.span import Span
+from shards.model.span import Span
 from tests.chain.shells import hostile
 
 LIFETIME = 100.0

@@ -35,7 +35,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.paying import Hello, Welcome
-from shards.span import Span
+from shards.model.span import Span
 from tests.scenarios.corpus.records import Signed
 
 ANNOUNCE_SECONDS = 12.0
