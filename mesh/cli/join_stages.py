@@ -20,10 +20,10 @@ from mesh.cli.paying import show_settlement
 from mesh.cli.processes import Children, children
 from mesh.cli.stages import Supervisor, why_it_ended
 from mesh.errors import MeshError
-from mesh.provider.stages import key_file, own_port, port_of, read_places
+from mesh.provider.planner.stages import key_file, own_port, port_of, read_places
 
 if TYPE_CHECKING:
-    from mesh.provider.survey import Planned
+    from mesh.provider.planner.capacity import Planned
 
 PLAN_SECONDS = 600.0
 """For looking at devices, models (downloading their small files) and the swarm."""
@@ -53,7 +53,7 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What `mesh join --plan` was asked; see `mesh.provider.survey.Wanted`."""
+    """What `mesh join --plan` was asked; see `mesh.provider.planner.capacity.Wanted`."""
 
     models: tuple[str, ...]
     devices: tuple[str, ...]
@@ -120,7 +120,7 @@ def check_node(*, blocks: str, name: str | None, models: Sequence[str], paid: bo
 
 def show_plan(options: PlanOptions, *, as_json: bool) -> None:
     """Look at devices, models and swarm, and say what `mesh join` would serve."""
-    from mesh.provider.survey import Wanted, survey
+    from mesh.provider.planner.capacity import Wanted, survey
 
     places = settled_on(lambda: read_places(options.devices, options.models))
     wanted = Wanted(

@@ -11,7 +11,7 @@ from typing import Any
 
 from mesh.cli.processes import Child, Children
 from mesh.errors import MeshError
-from mesh.provider.stages import failures_in_a_row, pause_before_restart
+from mesh.provider.planner.stages import failures_in_a_row, pause_before_restart
 
 JOIN_SECONDS = 300.0
 """How long a stage may take to join before the next one starts without waiting for it."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from mesh.errors import ConfigError
 from mesh.node import NodeConfig
-from mesh.provider.machine import check_device
 from mesh.provider.model_files import ModelFiles
-from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.planner.machine import check_device
+from mesh.provider.stage.admission import AdmissionLimits
 from shards.engine.scheduler import BatchLimits
 from shards.model.span import Span
 

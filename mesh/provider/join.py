@@ -18,13 +18,13 @@ from mesh.errors import MeshError
 from mesh.node import Node
 from mesh.provider.announcer import Announcer, committed_and_claims
 from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
-from mesh.provider.doors import Doors
 from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
-from mesh.provider.machine import free_bytes, growth, measure, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
-from mesh.provider.mover import Mover
-from mesh.provider.service import StageService
-from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.placement.rebalancer import Rebalancer
+from mesh.provider.planner.machine import free_bytes, growth, measure, stoppable
+from mesh.provider.stage.admission import AdmissionLimits
+from mesh.provider.stage.restartable import RestartableTransport
+from mesh.provider.stage.server import StageService
 from mesh.provider.uplink import Uplink
 from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView
@@ -113,13 +113,13 @@ class _Provider:
         self._rate = UNKNOWN_RATE
         self._uplink = Uplink(node.transport, files.spec.hidden_size * getattr(torch, dtype).itemsize, self._others)
         self._threads = config.threads
-        self._doors = Doors(node.transport)
+        self._doors = RestartableTransport(node.transport)
         started = len(config.start_at) if config.start_at is not None else 0
         self._share = config.max_blocks or max(default_max_blocks(files.spec.n_blocks), started)
         self._memory = 0
         """Blocks that we have memory for, if we may move: 0 stays."""
         self._has_served = asyncio.Event()
-        self._mover = Mover(
+        self._mover = Rebalancer(
             files.spec.n_blocks,
             share=self._share,
             interval=config.rebalance_seconds or REBALANCE_SECONDS,

@@ -11,7 +11,7 @@ from typing import Any
 
 from mesh.cli.identities import ROLES, read_holder
 from mesh.errors import PeerUnreachable, ProtocolViolation
-from mesh.provider.survey import model_bytes
+from mesh.provider.planner.capacity import model_bytes
 from mesh.transport.libp2p import circuit, negotiation, yamux_frames
 from mesh.wire import circuit as relaying
 from mesh.wire import multiaddr, records
@@ -214,7 +214,7 @@ def decoders() -> list[Decoder]:
             _index,
             (),
             lambda sample, data, size: None if type(size) is int and size > 0 else f"a size of {size!r}",
-            ("mesh.provider.survey:model_bytes",),
+            ("mesh.provider.planner.capacity:model_bytes",),
             mutate_json,
         ),
         Decoder(

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from mesh.errors import BadTensor, ProtocolViolation
-from mesh.provider.live import sampler_for
-from mesh.provider.sessions import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
-from mesh.provider.tensors import WIRE_DTYPES, hidden_payload, split_hidden
+from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage.session import sampler_for
+from mesh.provider.stage.tensors import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from mesh.wire.sampling import from_wire, to_wire
@@ -172,7 +172,7 @@ def _hidden(dtype: str) -> Decoder:
         lambda data: split_hidden(data, COUNTS, WIDTH, torch_dtype),
         (BadTensor,),
         wrong,
-        ("mesh.provider.tensors:split_hidden",),
+        ("mesh.provider.stage.tensors:split_hidden",),
     )
 
 
@@ -238,7 +238,7 @@ def decoders() -> list[Decoder]:
             _open,
             (ProtocolViolation, NotAdmitted, InvalidSampling, BadActivation),
             _open_wrong,
-            ("mesh.provider.live:sampler_for", "mesh.provider.sessions:SessionTable.admit"),
+            ("mesh.provider.stage.session:sampler_for", "mesh.provider.stage.admission:SessionTable.admit"),
             _mutate_opening,
         ),
         Decoder(

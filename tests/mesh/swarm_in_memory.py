@@ -18,7 +18,7 @@ from mesh.identity import Identity
 from mesh.payment.credit.store import PaymentJournal
 from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
-from mesh.provider.service import StageService
+from mesh.provider.stage.server import StageService
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from shards.checkpoint.folder import Checkpoint
 from shards.model.loading import load_stage

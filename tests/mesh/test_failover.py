@@ -18,7 +18,7 @@ from mesh.client.types import GenerateRequest
 from mesh.errors import MeshError, NoRoute, PeerError, PeerFailed, PeerTimeout, Refused
 from mesh.identity import Identity
 from mesh.provider.config import ServiceConfig
-from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.stage.admission import AdmissionLimits
 from mesh.transport.port import Channel
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,

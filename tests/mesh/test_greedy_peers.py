@@ -14,7 +14,7 @@ import torch
 from mesh.client.types import GenerateRequest
 from mesh.errors import PeerError
 from mesh.provider.config import ServiceConfig
-from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.stage.admission import AdmissionLimits
 from mesh.wire.messages import (
     RING_PROTOCOL,
     Activations,

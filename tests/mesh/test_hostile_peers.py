@@ -382,7 +382,7 @@ async def test_only_the_models_own_small_files_are_given(swarm: MemorySwarm) -> 
 async def test_a_client_that_does_not_read_is_dropped_and_disturbs_nobody(
     swarm: MemorySwarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mesh.provider.control.MAX_OUTGOING", 64)
+    monkeypatch.setattr("mesh.provider.stage.control.MAX_OUTGOING", 64)
     async with Bystander(swarm):
         villain = await stranger(swarm)
         await villain.ask(villain.opening(A, SPANS[0]))
@@ -444,7 +444,7 @@ async def test_a_new_ring_channel_takes_the_place_of_the_old_one(swarm: MemorySw
 @pytest.fixture
 async def tidy_swarm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemorySwarm]:
     """One whose providers look for what has expired all the time."""
-    monkeypatch.setattr("mesh.provider.service.EXPIRY_SECONDS", 0.02)
+    monkeypatch.setattr("mesh.provider.stage.server.EXPIRY_SECONDS", 0.02)
     async with memory_swarm(folder, SPANS) as swarm:
         yield swarm
 

@@ -16,7 +16,7 @@ def run(code: str) -> list[str]:
 
 def test_a_node_imports_neither_hivemind_s_training_nor_scipy() -> None:
     code = (
-        "import sys, mesh.discovery._hivemind_dht, mesh.provider.service\n"
+        "import sys, mesh.discovery._hivemind_dht, mesh.provider.stage.server\n"
         "print(*({'scipy', 'hivemind.averaging', 'hivemind.optim', 'hivemind.moe'} & set(sys.modules)))"
     )
     assert run(code) == []

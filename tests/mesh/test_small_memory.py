@@ -14,7 +14,7 @@ from mesh.client.backend import BackendConfig
 from mesh.client.generation import Patience
 from mesh.client.types import GenerateRequest
 from mesh.provider.config import ServiceConfig
-from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.stage.admission import AdmissionLimits
 from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MODEL, memory_swarm, until

@@ -97,7 +97,7 @@ async def node(**scripts: str) -> AsyncIterator[Node]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mesh.provider.stages.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("mesh.provider.planner.stages.FIRST_PAUSE", 0.05)
     monkeypatch.setattr("mesh.cli.processes.STOP_SECONDS", 0.5)
 
 
@@ -165,7 +165,7 @@ async def test_those_that_register_with_one_account_start_one_by_one() -> None:
 
 
 async def test_asked_in_a_pause_it_starts_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mesh.provider.stages.FIRST_PAUSE", 30.0)
+    monkeypatch.setattr("mesh.provider.planner.stages.FIRST_PAUSE", 30.0)
     async with node(a=FAILS) as it:
         supervisor = it.supervisor()
         running = asyncio.create_task(supervisor.run())

@@ -49,7 +49,7 @@ CreditLine.claim = ahead
 """
 """A provider that claims twice what it does, and as work of the next epoch."""
 GARBAGE = """
-import mesh.provider.live as live
+import mesh.provider.stage.session as live
 honest = live.hidden_payload
 live.hidden_payload = lambda pieces: honest([piece * float("nan") for piece in pieces])
 """

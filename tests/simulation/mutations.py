@@ -34,15 +34,15 @@ class Mutation:
 
 
 _STORE = "mesh.payment.credit.store"
-_SESSIONS = "mesh.provider.sessions"
-_SERVICE = "mesh.provider.service"
+_SESSIONS = "mesh.provider.stage.admission"
+_SERVICE = "mesh.provider.stage.server"
 _LINE = "mesh.payment.credit.line"
 _BILLING = "mesh.gateway.billing"
 
 _LEAVING = (
     Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
     Edit("mesh.swarm.rebalance", "rebalance", "return None\n    able", "pass\n    able"),
-    Edit("mesh.provider.mover", "Mover._drained", "return False", "pass"),
+    Edit("mesh.provider.placement.rebalancer", "Rebalancer._drained", "return False", "pass"),
 )
 
 MUTATIONS = (
@@ -119,8 +119,8 @@ MUTATIONS = (
         "a session that fails stays in the table",
         (
             Edit(
-                "mesh.provider.running",
-                "LiveSessions.free",
+                "mesh.provider.stage.manager",
+                "SessionManager.free",
                 "self.table.close(live.entry.id, live.entry.client)",
                 "pass",
             ),
@@ -135,13 +135,16 @@ MUTATIONS = (
     ),
     Mutation(
         "a session that ends keeps its pages",
-        (Edit("mesh.provider.running", "LiveSessions.free", "self.engine.free(live.sequence)", "pass"),),
+        (Edit("mesh.provider.stage.manager", "SessionManager.free", "self.engine.free(live.sequence)", "pass"),),
     ),
     Mutation(
         "the work of a session that failed counts as running for ever",
         (
             Edit(
-                "mesh.provider.payment_gate", "PaymentGate.close", "self._collector.finish(live.bill, units, 0)", "pass"
+                "mesh.provider.stage.payment_gate",
+                "PaymentGate.close",
+                "self._collector.finish(live.bill, units, 0)",
+                "pass",
             ),
         ),
     ),
@@ -235,7 +238,7 @@ def _holders(module: Any, owner: Any, name: str) -> list[Any]:
     """Where the function is known by its name: its class, or every module that imported it."""
     if owner is not module:
         return [owner]
-    names = ("mesh.provider.mover", "mesh.swarm.rebalance")
+    names = ("mesh.provider.placement.rebalancer", "mesh.swarm.rebalance")
     return [each for each in map(importlib.import_module, names) if hasattr(each, name)]
 
 

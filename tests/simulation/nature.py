@@ -25,7 +25,7 @@ import mesh.payment.credit.collector as collector
 import mesh.payment.credit.issuer as issuer
 import mesh.payment.credit.terms as terms
 import mesh.provider.join as join
-import mesh.provider.service as service
+import mesh.provider.stage.server as service
 from chain import primitives, vouchers
 from chain.wallet import Account
 from mesh.identity import Identity

@@ -1,4 +1,4 @@
-"""Placement by itself: many nodes come, go, load and move; the real `settle`, `Mover` and what they decide with.
+"""Placement by itself: many nodes come, go, load and move; the real `settle`, `Rebalancer` and what they decide with.
 
 There are no sessions here and no bytes: a record is a view that becomes visible to others a little later, to each at
 another time, and is believed until it expires.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from mesh.errors import PeerUnreachable
-from mesh.provider.mover import Mover
+from mesh.provider.placement.rebalancer import Rebalancer
 from mesh.swarm.placement import Claim, default_max_blocks, settle
 from mesh.swarm.view import ProviderView, gaps
 from shards.model.span import Span
@@ -65,7 +65,7 @@ class Node:
         self.records: list[Record] = []
         """Its last announcements, the newest last: some see it later than others."""
         self.machine = Machine(name, swarm.loop, swarm.random, Clock())
-        self.mover = Mover(
+        self.mover = Rebalancer(
             swarm.n_blocks,
             share=self.share,
             interval=INTERVAL,

@@ -8,7 +8,7 @@ import pytest
 
 from mesh.errors import PeerError
 from mesh.identity import Identity
-from mesh.provider.doors import Doors
+from mesh.provider.stage.restartable import RestartableTransport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel, Handler
 from mesh.wire.frame import Frame
@@ -31,14 +31,16 @@ async def ask(channel: Channel) -> bytes | None:
 
 
 @pytest.fixture
-async def sides() -> AsyncIterator[tuple[Doors, MemoryTransport]]:
+async def sides() -> AsyncIterator[tuple[RestartableTransport, MemoryTransport]]:
     network = MemoryNetwork()
     ours, theirs = (MemoryTransport(Identity.generate().peer_id, network) for _ in range(2))
-    async with ours, theirs, Doors(ours) as doors:
+    async with ours, theirs, RestartableTransport(ours) as doors:
         yield doors, theirs
 
 
-async def test_a_second_stage_is_served_where_the_first_was(sides: tuple[Doors, MemoryTransport]) -> None:
+async def test_a_second_stage_is_served_where_the_first_was(
+    sides: tuple[RestartableTransport, MemoryTransport],
+) -> None:
     doors, client = sides
     await doors.serve(PROTOCOL, saying(b"first"))
     old = await client.open(doors.peer_id, PROTOCOL)
@@ -54,7 +56,7 @@ async def test_a_second_stage_is_served_where_the_first_was(sides: tuple[Doors, 
     assert await ask(await client.open(doors.peer_id, PROTOCOL)) == b"second"
 
 
-async def test_between_two_stages_a_channel_ends_at_once(sides: tuple[Doors, MemoryTransport]) -> None:
+async def test_between_two_stages_a_channel_ends_at_once(sides: tuple[RestartableTransport, MemoryTransport]) -> None:
     doors, client = sides
     await doors.serve(PROTOCOL, saying(b"first"))
     await doors.shut()

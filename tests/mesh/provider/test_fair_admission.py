@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.provider.sessions import (
+from mesh.provider.stage.admission import (
     LAPSE_SECONDS,
     MOST_LAPSED,
     AdmissionLimits,

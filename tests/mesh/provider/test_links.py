@@ -6,7 +6,7 @@ import asyncio
 
 from mesh.errors import MeshError
 from mesh.identity import Identity
-from mesh.provider.links import Links
+from mesh.provider.stage.links import Links
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel
 from mesh.wire.frame import Frame

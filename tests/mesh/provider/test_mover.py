@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from mesh.identity import Identity
-from mesh.provider import mover as module
-from mesh.provider.mover import Mover
+from mesh.provider.placement import rebalancer as module
+from mesh.provider.placement.rebalancer import Rebalancer
 from mesh.swarm.view import ProviderView
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel
@@ -37,7 +37,7 @@ class Swarm:
         ]
         self.once_told: Callable[[], None] = lambda: None
         self.looked = asyncio.Event()
-        self.mover = Mover(
+        self.mover = Rebalancer(
             8, share=4, interval=0.02, transport=me, look=self._look, announce=self._announce, fetch=self._fetch
         )
 

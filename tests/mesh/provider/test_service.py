@@ -13,10 +13,10 @@ from mesh.client.backend import BackendConfig
 from mesh.client.generation import Patience
 from mesh.client.types import GenerateRequest
 from mesh.errors import InternalError, MeshError
-from mesh.provider import service as service_module
 from mesh.provider.config import ServiceConfig
-from mesh.provider.control import ControlChannel
-from mesh.provider.sessions import AdmissionLimits
+from mesh.provider.stage import server as service_module
+from mesh.provider.stage.admission import AdmissionLimits
+from mesh.provider.stage.control import ControlChannel
 from mesh.wire.frame import Frame
 from mesh.wire.messages import ExtendSession, Prompt
 from mesh.wire.paying import Hello, Voucher

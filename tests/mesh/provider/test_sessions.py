@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from mesh.errors import ProtocolViolation
-from mesh.provider.sessions import AdmissionLimits, HopSession, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage.admission import AdmissionLimits, HopSession, NotAdmitted, SessionTable, StageFacts
 from mesh.wire.messages import OpenSession
 from mesh.wire.sampling import to_wire
 from shards.engine.sampling_params import SamplingParams

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.errors import ConfigError
-from mesh.provider.stages import (
+from mesh.provider.planner.stages import (
     LONGEST_PAUSE,
     MAX_STAGES,
     Place,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mesh.provider.model_files import read_model_files
-from mesh.provider.survey import model_bytes
+from mesh.provider.planner.capacity import model_bytes
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.manifest import write_manifest
 from shards.checkpoint.model_folder import opened, read, write

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 
 from mesh.payment.credit.customers import Bill
-from mesh.provider.control import ControlChannel
-from mesh.provider.sessions import HopSession
-from mesh.provider.tensors import hidden_payload
+from mesh.provider.stage.admission import HopSession
+from mesh.provider.stage.control import ControlChannel
+from mesh.provider.stage.tensors import hidden_payload
 from mesh.wire.frame import Frame
 from mesh.wire.messages import Activations, NewToken, OpenSession, PromptScores, encode
 from mesh.wire.sampling import from_wire
@@ -30,7 +30,7 @@ SCORES_PER_MESSAGE = 256
 
 
 @dataclass(slots=True)
-class LiveSession:
+class StageSession:
     """What belongs to an admitted session beside its entry in the table."""
 
     entry: HopSession

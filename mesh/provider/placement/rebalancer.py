@@ -30,7 +30,7 @@ MAX_ASKED = 32
 """Replicas that a node asks whether they are there before it leaves its blocks to them."""
 
 
-class Mover:
+class Rebalancer:
     """Decides for one provider; what it needs of it comes as functions.
 
     `look` gives everybody's view, with ourselves as we serve the given span; `announce` tells others how we stand

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mesh.errors import MeshError, PeerTimeout, PeerUnreachable, ProtocolViolation
-from mesh.provider.control import unwrap
+from mesh.provider.stage.control import unwrap
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import RING_PROTOCOL

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from mesh.errors import MeshError
 from mesh.payment.credit.collector import VoucherCollector
-from mesh.provider.control import ControlChannel
-from mesh.provider.live import LiveSession
-from mesh.provider.payment_gate import PaymentGate
-from mesh.provider.sessions import SessionTable
+from mesh.provider.stage.admission import SessionTable
+from mesh.provider.stage.control import ControlChannel
+from mesh.provider.stage.payment_gate import PaymentGate
+from mesh.provider.stage.session import StageSession
 from mesh.transport.port import PeerId
 from mesh.wire.messages import MAX_REASON, PREEMPTED, SessionFailed
 from shards.engine.engine import Engine
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 FULL_QUEUE_PAUSE = 0.005
 
 
-class LiveSessions:
+class SessionManager:
     """The sessions that a stage has admitted, by id. With a `collector` their work is paid for."""
 
     def __init__(self, table: SessionTable, collector: VoucherCollector | None) -> None:
@@ -32,13 +32,13 @@ class LiveSessions:
         self.payment_gate = PaymentGate(collector, self._try_submit, self.fail) if collector is not None else None
         self.engine: Engine | None = None
         """What runs their work; None while the stage does not run."""
-        self._live: dict[bytes, LiveSession] = {}
+        self._live: dict[bytes, StageSession] = {}
         self._done: dict[int, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def __iter__(self) -> Iterator[LiveSession]:
+    def __iter__(self) -> Iterator[StageSession]:
         return iter(tuple(self._live.values()))
 
     @property
@@ -46,21 +46,21 @@ class LiveSessions:
         """Pieces of prompts that somebody waits for."""
         return len(self._done)
 
-    def get(self, session: bytes) -> LiveSession | None:
+    def get(self, session: bytes) -> StageSession | None:
         return self._live.get(session)
 
-    def owned(self, session: bytes, owner: ControlChannel) -> LiveSession | None:
+    def owned(self, session: bytes, owner: ControlChannel) -> StageSession | None:
         """The session if it was opened over this channel: the same None for one that is gone and somebody else's."""
         live = self._live.get(session)
         return live if live is not None and live.owner is owner else None
 
-    def add(self, live: LiveSession) -> None:
+    def add(self, live: StageSession) -> None:
         """Take in a session that has been admitted."""
         self._live[live.entry.id] = live
 
     # Work.
 
-    async def complete(self, live: LiveSession, work: StepInput) -> None:
+    async def complete(self, live: StageSession, work: StepInput) -> None:
         """Run work and return when the engine is through with it."""
         done = asyncio.get_running_loop().create_future()
         self._done[id(work)] = done
@@ -71,7 +71,7 @@ class LiveSessions:
         finally:
             self._done.pop(id(work), None)
 
-    async def submit(self, works: Sequence[tuple[LiveSession, StepInput]]) -> None:
+    async def submit(self, works: Sequence[tuple[StageSession, StepInput]]) -> None:
         """Hand work that has begun to the engine, all of it at once, when that takes it; but where work is paid for,
         only that of sessions for which what came before has been paid."""
         gate = self.payment_gate
@@ -89,7 +89,7 @@ class LiveSessions:
                 return False
         return True
 
-    def conclude(self, outcome: StepOutput) -> LiveSession | None:
+    def conclude(self, outcome: StepOutput) -> StageSession | None:
         """Book what the engine did; None when its session is gone, or has failed through it."""
         work = outcome.input if outcome.complete else None
         done = self._done.pop(id(work), None) if work is not None else None
@@ -123,7 +123,7 @@ class LiveSessions:
             if (live := self._live.get(entry.id)) is not None:
                 self.fail(live, code, f"neighbour {peer}: {error}", blamed=peer)
 
-    def _fail_for(self, live: LiveSession, error: ShardError) -> None:
+    def _fail_for(self, live: StageSession, error: ShardError) -> None:
         match error:
             case BadActivation():
                 self.fail(live, "bad_input", str(error), blamed=live.entry.previous)
@@ -147,18 +147,18 @@ class LiveSessions:
             if (live := self._live.get(entry.id)) is not None:
                 self.lapse(live, "nothing happened in it for too long")
 
-    def lapse(self, live: LiveSession, reason: str) -> None:
+    def lapse(self, live: StageSession, reason: str) -> None:
         """End a session because nothing happens in it."""
         self.table.lapse(live.entry, time.monotonic())
         self.fail(live, "idle", reason)
 
-    def fail(self, live: LiveSession, code: str, reason: str, *, blamed: str | None = None) -> None:
+    def fail(self, live: StageSession, code: str, reason: str, *, blamed: str | None = None) -> None:
         """Tell the client that its session ends here and why, and free what it held."""
         logger.info("session %s failed (%s): %s", live.entry.id.hex()[:8], code, reason)
         live.owner.tell(SessionFailed(live.entry.id, code, reason[:MAX_REASON], blamed))
         self.free(live)
 
-    def free(self, live: LiveSession, received: int | None = None) -> None:
+    def free(self, live: StageSession, received: int | None = None) -> None:
         """Give back what a session held; `received` is how far its client says it got."""
         self._live.pop(live.entry.id, None)
         if self.engine is not None:

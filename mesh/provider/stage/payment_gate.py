@@ -11,9 +11,9 @@ from mesh.payment.credit.collector import VoucherCollector
 from mesh.payment.credit.customers import Bill, Customer
 from mesh.payment.credit.terms import NotAccepted
 from mesh.payment.credit.units import W_PROMPT
-from mesh.provider.control import ControlChannel
-from mesh.provider.live import LiveSession
-from mesh.provider.sessions import HopSession, NotAdmitted
+from mesh.provider.stage.admission import HopSession, NotAdmitted
+from mesh.provider.stage.control import ControlChannel
+from mesh.provider.stage.session import StageSession
 from mesh.wire.frame import Frame
 from mesh.wire.paying import Hello, Voucher
 from shards.engine.step import StepInput
@@ -36,12 +36,12 @@ class PaymentGate:
         self,
         collector: VoucherCollector,
         submit: Callable[[Sequence[StepInput]], bool],
-        fail: Callable[[LiveSession, str, str], None],
+        fail: Callable[[StageSession, str, str], None],
     ) -> None:
         self._collector = collector
         self._submit = submit
         self._fail = fail
-        self._waiting: dict[bytes, LiveSession] = {}
+        self._waiting: dict[bytes, StageSession] = {}
         """Sessions with work that waits for a voucher, the longest waiting first."""
         self._working: dict[str, int] = {}
         collector.release = self._release
@@ -108,7 +108,7 @@ class PaymentGate:
         except NotAccepted as error:
             raise NotAdmitted("unpaid", str(error), 1.0) from error
 
-    def may_run(self, live: LiveSession, work: StepInput) -> bool:
+    def may_run(self, live: StageSession, work: StepInput) -> bool:
         """True when the work may go to the engine; else it is kept until a voucher makes room."""
         bill = live.bill
         if bill is None:
@@ -122,13 +122,13 @@ class PaymentGate:
         self._collector.wait(bill.customer)
         return False
 
-    def done(self, live: LiveSession, work: StepInput, *, ok: bool) -> None:
+    def done(self, live: StageSession, work: StepInput, *, ok: bool) -> None:
         """The engine is through with work that it was given."""
         units = live.begun.pop(id(work), None)
         if units is not None and live.bill is not None:
             self._collector.finish(live.bill, units, units if ok else 0)
 
-    def close(self, live: LiveSession, received: int | None) -> None:
+    def close(self, live: StageSession, received: int | None) -> None:
         """The session is freed; `received` is what its client says it knows of, None where it did not say."""
         self._waiting.pop(live.entry.id, None)
         if live.bill is None:

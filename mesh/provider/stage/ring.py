@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 
 from mesh.errors import BadTensor, PeerError, PeerTimeout, ProtocolViolation
-from mesh.provider.links import Links
-from mesh.provider.live import LiveSession, activation_frames, answers
-from mesh.provider.running import LiveSessions
-from mesh.provider.tensors import split_hidden
+from mesh.provider.stage.links import Links
+from mesh.provider.stage.manager import SessionManager
+from mesh.provider.stage.session import StageSession, activation_frames, answers
+from mesh.provider.stage.tensors import split_hidden
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import Activations, NextTokens, PromptProgress, decode, encode
@@ -36,7 +36,7 @@ class Ring:
         transport: Transport,
         spec: ModelSpec,
         wire_dtype: torch.dtype,
-        sessions: LiveSessions,
+        sessions: SessionManager,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.links = Links(transport, tasks, sessions.lost)
@@ -115,7 +115,7 @@ class Ring:
         outside = [token for _, _, token in parts if token >= self._spec.vocab_size]
         if outside:
             raise BadTensor(f"token {outside[0]} is outside the vocabulary", peer=sender)
-        works: list[tuple[LiveSession, StepInput]] = []
+        works: list[tuple[StageSession, StepInput]] = []
         for session, position, token in parts:
             live = self._sessions.get(session)
             if live is not None and live.entry.previous == sender and position >= live.entry.limit:
@@ -146,7 +146,7 @@ class Ring:
         *,
         tokens: torch.Tensor | None = None,
         hidden: torch.Tensor | None = None,
-    ) -> tuple[LiveSession, StepInput] | None:
+    ) -> tuple[StageSession, StepInput] | None:
         """What came for a session as work to submit; None where it has none, or fails through it."""
         sessions = self._sessions
         live = sessions.get(session)
@@ -180,8 +180,8 @@ class Ring:
 
     def conclude(self, outcomes: Sequence[StepOutput]) -> None:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
-        onward: dict[PeerId, list[tuple[LiveSession, StepOutput]]] = {}
-        around: dict[PeerId, list[tuple[LiveSession, StepOutput]]] = {}
+        onward: dict[PeerId, list[tuple[StageSession, StepOutput]]] = {}
+        around: dict[PeerId, list[tuple[StageSession, StepOutput]]] = {}
         for outcome in outcomes:
             live = self._sessions.conclude(outcome)
             if live is None:

@@ -11,7 +11,7 @@ from mesh.transport.port import Channel, Handler, PeerId, Transport
 SHUT_SECONDS = 5.0
 
 
-class Doors:
+class RestartableTransport:
     """A `Transport` on top of another (which it does not close) whose protocols may be served again after `shut`."""
 
     def __init__(self, transport: Transport) -> None:

@@ -18,9 +18,9 @@ from mesh.errors import ConfigError
 from mesh.identity import Identity
 from mesh.node import Node, NodeConfig
 from mesh.provider.announcer import committed_and_claims
-from mesh.provider.machine import DTYPE_BYTES, check_device, free_bytes, growth, stoppable
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
-from mesh.provider.stages import Place, Stage, assign, capacity, key_file
+from mesh.provider.planner.machine import DTYPE_BYTES, check_device, free_bytes, growth, stoppable
+from mesh.provider.planner.stages import Place, Stage, assign, capacity, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
 from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES

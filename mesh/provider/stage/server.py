@@ -15,12 +15,12 @@ from mesh.errors import BadTensor, InternalError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
 from mesh.payment.credit.customers import Bill
 from mesh.provider.config import ServiceConfig
-from mesh.provider.control import ControlChannel, unwrap
-from mesh.provider.live import LiveSession, sampler_for
-from mesh.provider.ring import Ring
-from mesh.provider.running import LiveSessions
-from mesh.provider.sessions import HopSession, NotAdmitted, SessionTable, StageFacts
-from mesh.provider.tensors import WIRE_DTYPES
+from mesh.provider.stage.admission import HopSession, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage.control import ControlChannel, unwrap
+from mesh.provider.stage.manager import SessionManager
+from mesh.provider.stage.ring import Ring
+from mesh.provider.stage.session import StageSession, sampler_for
+from mesh.provider.stage.tensors import WIRE_DTYPES
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.transport.quotas import Rates
 from mesh.wire.frame import Frame
@@ -92,7 +92,7 @@ class StageService:
         )
         self.table = SessionTable(facts, self.config.admission)
         self._wire_dtype = WIRE_DTYPES[wire_dtype]
-        self.sessions = LiveSessions(self.table, collector)
+        self.sessions = SessionManager(self.table, collector)
         self.payment_gate = self.sessions.payment_gate
         self._strangers = Rates(*self.config.stranger_requests)
         self._clients = Rates(*self.config.client_requests)
@@ -255,7 +255,7 @@ class StageService:
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return
         entry.held = sequence.length
-        self.sessions.add(LiveSession(entry, control, sequence, bill=bill))
+        self.sessions.add(StageSession(entry, control, sequence, bill=bill))
         control.tell(SessionOpened(entry.id, entry.held))
         self.ring.prepare(entry.following)
 
@@ -296,7 +296,7 @@ class StageService:
             return
         live.feeder = self._tasks.create_task(self._feed(live, message.start, torch.tensor(ids, dtype=torch.int64)))
 
-    async def _feed(self, live: LiveSession, first: int, ids: torch.Tensor) -> None:
+    async def _feed(self, live: StageSession, first: int, ids: torch.Tensor) -> None:
         """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
         entry = live.entry
         size = (

@@ -1,0 +1,1 @@
+"""When a provider that serves leaves its blocks for others."""
