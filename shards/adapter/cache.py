@@ -11,6 +11,9 @@ import torch
 from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
 from shards.model.span import Span
 
+GROWTH = 8
+"""A session that outgrows its room gets an eighth more than it needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
@@ -28,7 +31,7 @@ class CacheShape:
 
 
 class AdapterCache:
-    """A `KVCache` for `span`, read and written by transformers' modelling code through `attached`.
+    """The cache of `span`, read and written by transformers' modelling code through `attached`.
 
     All blocks keep every position, also those that attend to a window: the mask hides what lies outside,
     and any number of tokens can be taken back. `shapes` is by block; without it a block's tensors are made
@@ -79,9 +82,24 @@ class AdapterCache:
             raise BadActivation(f"cannot cut a session of {self._length} tokens at {length}")
         self._length = length
 
-    def advance(self, count: int) -> None:
-        """Count `count` more tokens as held: all blocks have written them."""
-        self._length += count
+    def advance(self, length: int) -> None:
+        """Count `length` tokens as held: all blocks have written them."""
+        self._length = length
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` tokens, and for some more so that the next ones copy nothing.
+
+        Raises `CapacityExceeded` when the device has no room; what is held stays as it is.
+        """
+        if capacity <= self.capacity:
+            return
+        before, self.capacity = self.capacity, capacity + capacity // GROWTH
+        try:
+            for layer in self.layers:
+                layer.grow()
+        except RuntimeError as error:  # torch's out-of-memory errors
+            self.capacity = before
+            raise CapacityExceeded(f"no room for {capacity} tokens of blocks {self.span}: {error}") from error
 
 
 class CacheLayer:
@@ -119,6 +137,17 @@ class CacheLayer:
         self.keys = torch.empty(1, shape.key_heads, capacity, shape.key_dim, **options)
         self.values = torch.empty(1, shape.value_heads, capacity, shape.value_dim, **options)
         self.shape = shape
+
+    def grow(self) -> None:
+        """Copy keys and values to where there is room for the session's capacity."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self._wider(self.keys), self._wider(self.values)
+
+    def _wider(self, data: torch.Tensor) -> torch.Tensor:
+        _, heads, _, dim = data.shape
+        room = data.new_empty(1, heads, self._session.capacity, dim)
+        room[:, :, : self._session.length] = data[:, :, : self._session.length]
+        return room
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object

@@ -8,6 +8,7 @@ import torch
 
 from shards.adapter.stage import AdapterStage
 from shards.errors import UnsupportedModel
+from shards.model.pages import pages_for
 from shards.model.span import Span
 from shards.model.stage import LogitsMode, Piece
 
@@ -43,12 +44,16 @@ def check_cuts(stage: AdapterStage) -> None:
 
 
 def _run(stage: AdapterStage, route: Sequence[Span], x: torch.Tensor, parts: Sequence[int]) -> torch.Tensor:
-    caches = [stage.new_cache(span, x.shape[0]) for span in route]
+    pages = range(pages_for(x.shape[0]))
     results: list[torch.Tensor] = []
+    start = 0
     for part in x.split(list(parts)):  # type: ignore[no-untyped-call]
         value = part
-        for cache in caches:
-            given = {"tokens": value} if cache.span.start == 0 else {"hidden": value}
-            (value,) = stage.forward([Piece(cache, cache.length, want=LogitsMode.ALL, **given)])
+        for number, span in enumerate(route):
+            given = {"tokens": value} if span.start == 0 else {"hidden": value}
+            (value,) = stage.forward([Piece(number, span, pages, start, want=LogitsMode.ALL, **given)])
         results.append(value.float())
+        start += part.shape[0]
+    for number in range(len(route)):
+        stage.forget(number)
     return torch.cat(results)

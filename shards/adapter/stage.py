@@ -15,7 +15,7 @@ from shards.adapter.skeleton import Family
 from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
-from shards.model.stage import LogitsMode, Piece
+from shards.model.stage import PAGE, LogitsMode, Piece
 
 _PROBE_TOKENS = 2
 
@@ -25,7 +25,8 @@ class AdapterStage:
 
     The model's own forward does everything around the blocks (masks, positions, ALiBi); where the span does
     not begin at block 0, hidden states take the place of what it hands to the first own block. Blocks keep
-    their number in the whole model. Pieces run one after the other. Not safe for several threads: the
+    their number in the whole model. Pieces run one after the other, each with a cache of its session's own: what
+    transformers' code takes is no page, so pages only count what a session may hold. Not safe for several threads: the
     engine's thread owns it.
     """
 
@@ -47,49 +48,68 @@ class AdapterStage:
         for module in self._blocks.values():
             module.register_forward_pre_hook(self._before_block, with_kwargs=True)
             module.register_forward_hook(self._after_block)
-        self._longest = min(spec.context_length, family.longest or spec.context_length)
+        self.longest = min(spec.context_length, family.longest or spec.context_length)
+        self.shares_pages = False
+        self._caches: dict[int, AdapterCache] = {}
         self._shapes = self._probe()
+        self.page_bytes = PAGE * sum(self._shapes[block].width for block in span) * dtype.itemsize
 
-    def new_cache(self, span: Span, capacity: int) -> AdapterCache:
-        """A cache for one session over `span`, reserved for `capacity` tokens. Raises `CapacityExceeded`."""
-        if not self.span.covers(span):
-            raise CapacityExceeded(f"this stage serves blocks {self.span}, not {span}")
-        if capacity > self._longest:
-            raise CapacityExceeded(f"a session of this model holds at most {self._longest} tokens, not {capacity}")
-        return self._cache(span, capacity, self._shapes)
+    def allocate(self, pages: int) -> None:
+        """Forget every session; memory is taken as they grow, as much as their pages stand for."""
+        self._caches.clear()
 
-    def kv_bytes_per_token(self, span: Span) -> int:
-        return sum(self._shapes[block].width for block in span) * self.dtype.itemsize
+    def cut(self, sequence: int, length: int) -> None:
+        """Raises `BadActivation` where the session is shorter."""
+        cache = self._caches.get(sequence)
+        if cache is not None:
+            cache.truncate(length)
+        elif length:
+            raise BadActivation(f"cannot cut a session of 0 tokens at {length}")
+
+    def forget(self, sequence: int) -> None:
+        self._caches.pop(sequence, None)
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
         """One pass over a micro-batch (see `StageModel.forward`).
 
         Raises `BadActivation` when a piece does not fit its session or its input is malformed, and
-        `CapacityExceeded` when it is longer than its cache; then no cache has grown.
+        `CapacityExceeded` when it is longer than its pages; then no session holds more.
         """
         if not pieces:
             return []
-        span = pieces[0].cache.span
-        caches = [self._check(piece, span) for piece in pieces]
-        if len({id(cache) for cache in caches}) != len(caches):
+        span = pieces[0].span
+        lengths = [self._check(piece, span) for piece in pieces]
+        if len({piece.sequence for piece in pieces}) != len(pieces):
             raise BadActivation("a session has two pieces in one micro-batch")
         inputs = [self._input(piece, span) for piece in pieces]
+        caches = [self._grown(piece) for piece in pieces]
         results = [
             self._run(cache, value, piece.want) for cache, value, piece in zip(caches, inputs, pieces, strict=True)
         ]
-        for cache, value in zip(caches, inputs, strict=True):
-            cache.advance(value.shape[0])
+        for cache, value, length in zip(caches, inputs, lengths, strict=True):
+            cache.advance(length + value.shape[0])
         return results
 
-    def _check(self, piece: Piece, span: Span) -> AdapterCache:
-        cache = piece.cache
-        if not isinstance(cache, AdapterCache):
-            raise BadActivation(f"the adapter cannot use a {type(cache).__name__}")
-        if cache.span != span or not self.span.covers(span):
-            raise BadActivation(f"blocks {cache.span} in a micro-batch over {span} on a stage of {self.span}")
-        if piece.start != cache.length:
-            raise BadActivation(f"tokens from position {piece.start}, but the session holds {cache.length}")
+    def _check(self, piece: Piece, span: Span) -> int:
+        """How many tokens the session holds."""
+        cache = self._caches.get(piece.sequence)
+        held = piece.span if cache is None else cache.span
+        if piece.span != span or held != span or not self.span.covers(span):
+            raise BadActivation(f"blocks {piece.span} in a micro-batch over {span} on a stage of {self.span}")
+        length = 0 if cache is None else cache.length
+        if piece.start != length:
+            raise BadActivation(f"tokens from position {piece.start}, but the session holds {length}")
+        return length
+
+    def _grown(self, piece: Piece) -> AdapterCache:
+        """The session's cache, with room for what its pages stand for."""
+        capacity = min(self.longest, len(piece.pages) * PAGE)
+        cache = self._caches.get(piece.sequence)
+        if cache is None:
+            cache = self._caches[piece.sequence] = self._cache(piece.span, capacity, self._shapes)
+        else:
+            cache.reserve(capacity)
         return cache
 
     def _input(self, piece: Piece, span: Span) -> torch.Tensor:
@@ -112,8 +132,10 @@ class AdapterStage:
         n = value.shape[0]
         if not n:
             raise BadActivation("a piece has no tokens")
-        if piece.start + n > piece.cache.capacity:
-            raise CapacityExceeded(f"{piece.start} + {n} tokens exceed a cache of {piece.cache.capacity}")
+        if piece.start + n > min(self.longest, len(piece.pages) * PAGE):
+            raise CapacityExceeded(
+                f"{piece.start} + {n} tokens exceed {len(piece.pages)} pages, or the model's {self.longest} tokens"
+            )
         if span.start:
             return value.to(device=self.device, dtype=self.dtype)
         low, high = (int(bound) for bound in value.aminmax())

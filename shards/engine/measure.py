@@ -7,12 +7,15 @@ import time
 
 import torch
 
+from shards.model.pages import pages_for
 from shards.model.stage import LogitsMode, Piece, StageModel
 
 MAX_SECONDS = 0.5
 MAX_STEPS = 12
 WARM_UP_STEPS = 2
 CONTEXT = 16
+MEASURED = 0
+"""The number of the one session that there is."""
 
 
 def best_threads(model: StageModel) -> tuple[int, float]:
@@ -33,30 +36,37 @@ def best_threads(model: StageModel) -> tuple[int, float]:
 
 
 def measure_block_rate(model: StageModel) -> float:
-    """Block-tokens per second at batch 1: blocks of the stage over the median decode step. Takes at most ~0.5 s."""
+    """Block-tokens per second at batch 1: blocks of the stage over the median decode step. Takes at most ~0.5 s.
+
+    The stage has no pages afterwards.
+    """
     span = model.span
     first, last = span.start == 0, span.end == model.spec.n_blocks
-    cache = model.new_cache(span, min(model.spec.context_length, CONTEXT + MAX_STEPS + WARM_UP_STEPS))
+    room = min(model.longest, CONTEXT + MAX_STEPS + WARM_UP_STEPS)
+    pages = range(pages_for(room))
+    model.allocate(len(pages))
     generator = torch.Generator().manual_seed(0)
 
     def piece(start: int, count: int) -> Piece:
         want = LogitsMode.LAST if last else LogitsMode.NOTHING
         if first:
             tokens = torch.randint(model.spec.vocab_size, (count,), generator=generator)
-            return Piece(cache, start, tokens=tokens.to(model.device), want=want)
+            return Piece(MEASURED, span, pages, start, tokens=tokens.to(model.device), want=want)
         hidden = torch.randn(count, model.spec.hidden_size, generator=generator)
-        return Piece(cache, start, hidden=hidden.to(device=model.device, dtype=model.dtype), want=want)
+        return Piece(MEASURED, span, pages, start, hidden=hidden.to(device=model.device, dtype=model.dtype), want=want)
 
     steps: list[float] = []
     with torch.inference_mode():
-        context = max(1, min(CONTEXT, cache.capacity - MAX_STEPS - WARM_UP_STEPS))
+        context = max(1, min(CONTEXT, room - MAX_STEPS - WARM_UP_STEPS))
         model.forward([piece(0, context)])
         deadline = time.perf_counter() + MAX_SECONDS
-        for step in range(min(MAX_STEPS + WARM_UP_STEPS, cache.capacity - context)):
+        for step in range(min(MAX_STEPS + WARM_UP_STEPS, room - context)):
             began = time.perf_counter()
             result = model.forward([piece(context + step, 1)])
             result[0].sum().item()  # wait for the device
             steps.append(time.perf_counter() - began)
             if time.perf_counter() > deadline and len(steps) > WARM_UP_STEPS:
                 break
+    model.forget(MEASURED)
+    model.allocate(0)
     return len(span) / statistics.median(steps[WARM_UP_STEPS:] or steps)

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 
 from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded
-from shards.model.attention import View, attend, view_of
-from shards.model.kv_cache import ContiguousCache
+from shards.model.attention import AttentionWindow, attend, window_of
 from shards.model.native_config import NativeConfig, parse_native
 from shards.model.norm import rms_norm
+from shards.model.pages import PagePool, Slots
 from shards.model.rope import RotaryTable, rotate
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
-from shards.model.stage import LogitsMode, Piece
-from shards.model.weights import BlockWeights, SpanWeights, load_span
+from shards.model.stage import PAGE, LogitsMode, Piece
+from shards.model.weights import SpanWeights, load_span
 from shards.progress import Progress, silent
 
 
@@ -25,7 +25,7 @@ class NativeStage:
     """A `StageModel` for Llama-like models: decoder blocks with RMSNorm, rotary attention and a gated MLP.
 
     The tokens of all pieces go through the linear layers together; attention runs piece by piece over
-    each session's own cache. Not safe for several threads: the engine's thread owns it.
+    each session's pages. Not safe for several threads: the engine's thread owns it.
     """
 
     def __init__(
@@ -45,70 +45,74 @@ class NativeStage:
         self._config = config
         self._weights = weights
         self._rope = RotaryTable(config.rope, config.head_dim, device, dtype)
+        self.longest = spec.context_length
+        self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
+        self.shares_pages = True
+        self._pool = self._new_pool(0)
 
-    def new_cache(self, span: Span, capacity: int) -> ContiguousCache:
-        """A cache for one session over `span`, reserved for `capacity` tokens. Raises `CapacityExceeded`."""
-        if not self.span.covers(span):
-            raise CapacityExceeded(f"this stage serves blocks {self.span}, not {span}")
-        return ContiguousCache(
-            span,
-            capacity,
-            n_kv_heads=self._config.n_kv_heads,
-            head_dim=self._config.head_dim,
-            device=self.device,
-            dtype=self.dtype,
-        )
+    def allocate(self, pages: int) -> None:
+        """Make a new pool of so many pages. Raises `CapacityExceeded`."""
+        self._pool = self._new_pool(pages)
 
-    def kv_bytes_per_token(self, span: Span) -> int:
-        return len(span) * 2 * self._config.n_kv_heads * self._config.head_dim * self.dtype.itemsize
+    def cut(self, sequence: int, length: int) -> None:
+        """Nothing to do: what is fed again is written over."""
+
+    def forget(self, sequence: int) -> None:
+        """Nothing to do: all that a session has is in its pages."""
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
         """One pass over a micro-batch (see `StageModel.forward`).
 
-        Raises `BadActivation` when a piece does not fit its session or its input is malformed, and
-        `CapacityExceeded` when it is longer than its cache; then no cache has grown. The results are
-        inference tensors: change them in place only under `torch.inference_mode`.
+        Raises `BadActivation` when a piece's input is malformed, and `CapacityExceeded` when it is longer than its
+        pages; then no page has been written. The results are inference tensors: change them in place only under
+        `torch.inference_mode`.
         """
         if not pieces:
             return []
-        span = pieces[0].cache.span
-        caches = [self._check(piece, span) for piece in pieces]
-        if len({id(cache) for cache in caches}) != len(caches):
+        span = pieces[0].span
+        for piece in pieces:
+            self._check(piece, span)
+        if len({piece.sequence for piece in pieces}) != len(pieces):
             raise BadActivation("a session has two pieces in one micro-batch")
         x, sizes = self._embed(pieces) if span.start == 0 else self._gather(pieces)
-        for piece, cache, size in zip(pieces, caches, sizes, strict=True):
-            if piece.start + size > cache.capacity:
-                raise CapacityExceeded(f"{piece.start} + {size} tokens exceed a cache of {cache.capacity}")
+        for piece, size in zip(pieces, sizes, strict=True):
+            if piece.start + size > len(piece.pages) * PAGE:
+                raise CapacityExceeded(f"{piece.start} + {size} tokens exceed {len(piece.pages)} pages")
         starts = [piece.start for piece in pieces]
         positions = torch.cat([torch.arange(a, a + n) for a, n in zip(starts, sizes, strict=True)])
         longest = max(a + n for a, n in zip(starts, sizes, strict=True))
         angles = self._rope.at(positions.to(self.device), longest)
-        windows = {self._config.windows[block] for block in span}
-        views = {
-            window: [view_of(a, n, window, self.device) for a, n in zip(starts, sizes, strict=True)]
-            for window in windows
+        tables = [torch.tensor(piece.pages, dtype=torch.int64, device=self.device) for piece in pieces]
+        slots = self._pool.slots(tables, starts, sizes)
+        windows = {
+            width: [window_of(a, n, width, self.device) for a, n in zip(starts, sizes, strict=True)]
+            for width in {self._config.windows[block] for block in span}
         }
         for block in span:
-            weights = self._weights.blocks[block - self.span.start]
-            x = self._block(x, block, weights, caches, views[self._config.windows[block]], angles)
-        for cache, size in zip(caches, sizes, strict=True):
-            cache.advance(size)
+            x = self._block(x, block, tables, slots, windows[self._config.windows[block]], angles)
         if span.end < self._config.n_blocks:
             return list(x.split_with_sizes(sizes))
         return self._logits(x, pieces, sizes)
 
-    def _check(self, piece: Piece, span: Span) -> ContiguousCache:
-        cache = piece.cache
-        if not isinstance(cache, ContiguousCache):
-            raise BadActivation(f"the native path cannot use a {type(cache).__name__}")
-        if cache.span != span or not self.span.covers(span):
-            raise BadActivation(f"blocks {cache.span} in a micro-batch over {span} on a stage of {self.span}")
-        if piece.start != cache.length:
-            raise BadActivation(f"tokens from position {piece.start}, but the session holds {cache.length}")
+    def _new_pool(self, pages: int) -> PagePool:
+        config = self._config
+        return PagePool(
+            len(self.span),
+            pages,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def _check(self, piece: Piece, span: Span) -> None:
+        if piece.span != span or not self.span.covers(span):
+            raise BadActivation(f"blocks {piece.span} in a micro-batch over {span} on a stage of {self.span}")
+        if piece.start < 0:
+            raise BadActivation(f"tokens from position {piece.start}")
         if (piece.tokens is None) == (piece.hidden is None):
             raise BadActivation("a piece needs either tokens or hidden states")
-        return cache
 
     def _embed(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, list[int]]:
         tokens: list[torch.Tensor] = []
@@ -138,11 +142,13 @@ class NativeStage:
         self,
         x: torch.Tensor,
         block: int,
-        weights: BlockWeights,
-        caches: Sequence[ContiguousCache],
-        views: Sequence[View],
+        tables: Sequence[torch.Tensor],
+        slots: Slots,
+        windows: Sequence[AttentionWindow],
         angles: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
+        own = block - self.span.start
+        weights = self._weights.blocks[own]
         config = self._config
         qkv = weights.qkv(self._norm(x, weights.attention_norm))
         heads = qkv.view(x.shape[0], config.n_heads + 2 * config.n_kv_heads, config.head_dim)
@@ -151,13 +157,13 @@ class NativeStage:
             turned = rms_norm(turned, weights.qk_norm, config.rms_eps)
         turned = rotate(turned, *angles)
         query, key = turned.tensor_split((config.n_heads,), dim=1)
+        self._pool.write(own, slots, key, value)
         seen: list[torch.Tensor] = []
         row = 0
-        for cache, view in zip(caches, views, strict=True):
-            rows = slice(row, row + view.n)
-            held = cache.append(block, view.end - view.n, key[rows], value[rows])
-            seen.append(attend(query[rows], held, view))
-            row += view.n
+        for table, window in zip(tables, windows, strict=True):
+            keys, values = self._pool.read(own, table, window.first, window.end)
+            seen.append(attend(query[row : row + window.n], keys, values, window))
+            row += window.n
         x = x + weights.o(seen[0] if len(seen) == 1 else torch.cat(seen))
         gate, up = weights.gate_up(self._norm(x, weights.mlp_norm)).chunk(2, dim=-1)
         return x + weights.down(F.silu(gate) * up)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
+
+PAGE: Final = 16
+"""Tokens whose keys and values lie together in one page."""
 
 
 class LogitsMode(Enum):
@@ -21,34 +24,19 @@ class LogitsMode(Enum):
     ALL = 2
 
 
-class KVCache(Protocol):
-    """One session's keys and values on one stage, for `span` (a sub-span of the stage's)."""
-
-    span: Span
-    capacity: int
-    """Most tokens it can hold; reserved when the session is admitted."""
-
-    @property
-    def length(self) -> int:
-        """Tokens held now."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-
-    def truncate(self, length: int) -> None:
-        """Forget everything from position `length` on (rejected or replayed tokens)."""
-
-
 @dataclass(slots=True)
 class Piece:
     """What one session contributes to a micro-batch: `n` consecutive tokens from position `start`.
 
-    Exactly one of `tokens` (int64 [n], where the cache's span starts at block 0) and `hidden`
-    (compute dtype [n, hidden_size], elsewhere) is given. `start` equals the cache's length.
+    `sequence` is the engine's number of the session. `pages` is its page table: page `pages[i]` holds positions
+    `PAGE * i, …`; it covers everything up to `start + n`. Exactly one of `tokens` (int64 [n], where `span` starts
+    at block 0) and `hidden` (a float dtype, [n, hidden_size], elsewhere) is given. All positions before `start` have
+    been fed.
     """
 
-    cache: KVCache
+    sequence: int
+    span: Span
+    pages: Sequence[int]
     start: int
     tokens: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
@@ -56,23 +44,35 @@ class Piece:
 
 
 class StageModel(Protocol):
-    """A span's weights, live on a device."""
+    """A span's weights, live on a device, and the memory of the sessions that run over it.
+
+    Which page belongs to which session is the engine's business; the model reads and writes where it is told.
+    """
 
     spec: ModelSpec
     span: Span
     device: torch.device
     dtype: torch.dtype
+    longest: int
+    """Most tokens that a session can have."""
+    page_bytes: int
+    """Bytes of one page over the whole span; a session over a part of it takes whole pages too."""
+    shares_pages: bool
+    """True when a page that is full may stand in the tables of several sessions."""
 
-    def new_cache(self, span: Span, capacity: int) -> KVCache:
-        """A cache for one session over `span`, a sub-span of this stage's, for up to `capacity` tokens."""
-
-    def kv_bytes_per_token(self, span: Span) -> int:
-        """Bytes of cache one token of one session needs over `span`."""
+    def allocate(self, pages: int) -> None:
+        """Make room for pages numbered 0 to `pages - 1`; what they held is gone. Raises `CapacityExceeded`."""
 
     def forward(self, pieces: Sequence[Piece]) -> list[torch.Tensor]:
-        """One pass over a micro-batch whose caches all have the same span.
+        """One pass over a micro-batch of different sessions that all run over the same span.
 
         Returns, per piece: where the span ends before the model's last block, hidden states
         [n, hidden_size]; else float32 logits [0 | 1 | n, vocab_size] as the piece's `want` says.
-        Appends to every cache. Runs without gradients.
+        Runs without gradients.
         """
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Forget the session's tokens from position `length` on."""
+
+    def forget(self, sequence: int) -> None:
+        """The session has ended, or its pages were taken away: nothing of it is held any more."""

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from shards.adapter import AdapterStage, load_adapter_stage
 from shards.checkpoint.folder import Checkpoint
 from shards.model.span import Span
-from shards.model.stage import KVCache, LogitsMode, Piece
+from shards.model.stage import LogitsMode
 from tests.shards.adapter_models import FAMILIES, WINDOW, make_adapter_checkpoint, make_composite, reference
 from tests.shards.models import EOS
+from tests.shards.stages import Memory, StageSession, forward
 
 torch.set_num_threads(1)
 THREE = (Span(0, 2), Span(2, 4), Span(4, 5))
@@ -31,24 +32,23 @@ def load(folder: Path, span: Span) -> AdapterStage:
 
 @dataclass
 class Session:
-    """One session over hops: pairs of a stage and its cache there."""
+    """One session over hops."""
 
-    hops: list[tuple[AdapterStage, KVCache]]
+    hops: list[StageSession]
 
     @property
     def length(self) -> int:
-        return self.hops[0][1].length
+        return self.hops[0].length
 
     def step(self, tokens: Sequence[int], want: LogitsMode = LogitsMode.LAST) -> torch.Tensor:
         x = torch.tensor(tokens)
-        for index, (stage, kv) in enumerate(self.hops):
-            inputs = {"hidden": x} if index else {"tokens": x}
-            (x,) = stage.forward([Piece(kv, kv.length, want=want, **inputs)])
+        for index, hop in enumerate(self.hops):
+            (x,) = forward([(hop, hop.piece(hidden=x, want=want) if index else hop.piece(x, want=want))])
         return x
 
     def truncate(self, length: int) -> None:
-        for _, kv in self.hops:
-            kv.truncate(length)
+        for hop in self.hops:
+            hop.truncate(length)
 
 
 @dataclass
@@ -59,8 +59,11 @@ class Subject:
     whole: transformers.PreTrainedModel
     stages: list[AdapterStage]
 
+    def __post_init__(self) -> None:
+        self.memories = [Memory(stage) for stage in self.stages]
+
     def session(self) -> Session:
-        return Session([(stage, stage.new_cache(stage.span, 120)) for stage in self.stages])
+        return Session([memory.session(120) for memory in self.memories])
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
@@ -136,15 +139,18 @@ def test_tokens_taken_back_and_replayed_leave_no_trace(subject: Subject):
 def test_sessions_over_sub_spans_of_one_stage_equal_the_whole_model(subject: Subject):
     stage = load(subject.folder, Span(0, 5))
     spans = (Span(0, 1), Span(1, 3), Span(3, 4), Span(4, 5))
-    session = Session([(stage, stage.new_cache(span, 64)) for span in spans])
-    mixed = subject.stages[2]
-    tail = Session([(stage, stage.new_cache(Span(0, 4), 64)), (mixed, mixed.new_cache(Span(4, 5), 64))])
-    whole = Session([(stage, stage.new_cache(Span(0, 5), 64))])
+    memory = Memory(stage)
+    session = Session([memory.session(64, span) for span in spans])
+    tail = Session([memory.session(64, Span(0, 4)), subject.memories[2].session(64)])
+    whole = Session([memory.session(64)])
     expected = subject.logits(PROMPT)
     for each in (session, tail, whole):
         got = [each.step(PROMPT[:20], LogitsMode.ALL), each.step(PROMPT[20:36], LogitsMode.ALL), each.step(PROMPT[36:])]
         close(torch.cat(got), expected)
-    assert sum(kv.nbytes for _, kv in session.hops) == stage.kv_bytes_per_token(Span(0, 5)) * 64
+    held = {hop.span: stage._caches[hop.sequence].nbytes for hop in session.hops}
+    assert sum(held.values()) == stage.page_bytes * len(whole.hops[0].pages)
+    for hop in session.hops:
+        stage.forget(hop.sequence)
 
 
 @every_family
@@ -156,13 +162,10 @@ def test_interleaved_sessions_do_not_disturb_each_other(subject: Subject):
     close(ours, subject.logits(PROMPT)[25:])
     close(theirs, subject.logits(OTHER)[9:])
     x = [torch.tensor([7, 8]), torch.tensor([9])]
-    for hop, (stage, kv) in enumerate(one.hops):
-        name = "hidden" if hop else "tokens"
-        pieces = [
-            Piece(kv, len(PROMPT), want=LogitsMode.ALL, **{name: x[0]}),
-            Piece(two.hops[hop][1], len(OTHER), want=LogitsMode.ALL, **{name: x[1]}),
-        ]
-        x = stage.forward(pieces)
+    for number in range(len(one.hops)):
+        name = "hidden" if number else "tokens"
+        hops = one.hops[number], two.hops[number]
+        x = forward([(hop, hop.piece(want=LogitsMode.ALL, **{name: each})) for hop, each in zip(hops, x, strict=True)])
     close(x[0], subject.logits([*PROMPT, 7, 8])[-2:])
     close(x[1], subject.logits([*OTHER, 9])[-1:])
 
@@ -182,7 +185,7 @@ def test_the_text_part_of_a_model_that_also_sees_is_served(subject_of, tmp_path:
     text = subject_of("gemma3")
     folder = make_composite(tmp_path / "both", text.folder, nested=nested)
     stages = [load(folder, span) for span in THREE]
-    session = Session([(stage, stage.new_cache(stage.span, 64)) for stage in stages])
+    session = Session([Memory(stage).session(64) for stage in stages])
     close(session.step(PROMPT, LogitsMode.ALL), text.logits(PROMPT))
 
 
@@ -201,7 +204,7 @@ def test_a_half_precision_stage_agrees_with_the_whole_model_at_its_precision(sub
         load_adapter_stage(Checkpoint.open(folder), span, device=torch.device("cpu"), dtype=torch.bfloat16)
         for span in THREE
     ]
-    session = Session([(stage, stage.new_cache(stage.span, 64)) for stage in stages])
+    session = Session([Memory(stage).session(64) for stage in stages])
     with torch.inference_mode():
         expected = whole(torch.tensor([OTHER])).logits[0].float()
     torch.testing.assert_close(session.step(OTHER, LogitsMode.ALL), expected, atol=0.05, rtol=0.05)

@@ -18,9 +18,10 @@ from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded, CheckpointError, ShardError, UnsupportedModel
 from shards.model.loading import load_stage
 from shards.model.span import Span
-from shards.model.stage import LogitsMode, Piece
+from shards.model.stage import LogitsMode
 from shards.progress import silent
 from tests.shards.adapter_models import CONTEXT, make_adapter_checkpoint
+from tests.shards.stages import Memory, forward
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -165,11 +166,11 @@ def test_a_family_that_changes_when_it_is_cut_is_refused(tmp_path: Path):
 
 
 def test_sessions_longer_than_the_context_are_refused(stage: AdapterStage):
-    stage.new_cache(Span(0, 5), CONTEXT)
+    assert stage.longest == CONTEXT
+    session = Memory(stage).session(2 * CONTEXT)
+    forward([(session, session.piece(torch.ones(CONTEXT, dtype=torch.int64)))])
     with pytest.raises(CapacityExceeded, match=str(CONTEXT)):
-        stage.new_cache(Span(0, 5), CONTEXT + 1)
-    with pytest.raises(CapacityExceeded):
-        stage.new_cache(Span(0, 5), 0)
+        stage.forward([session.piece(torch.tensor([1]))])
 
 
 def test_sessions_stay_where_long_rope_keeps_its_short_factors(tmp_path: Path):
@@ -182,14 +183,30 @@ def test_sessions_stay_where_long_rope_keeps_its_short_factors(tmp_path: Path):
     }
     folder = make_adapter_checkpoint(tmp_path, "phi3", rope_parameters=long_rope, original_max_position_embeddings=40)
     loaded = load(folder)
-    loaded.new_cache(loaded.span, 40)
+    assert loaded.longest == 40
+    session = Memory(loaded).session(48)
+    forward([(session, session.piece(torch.arange(2, 42)))])
     with pytest.raises(CapacityExceeded, match="40"):
-        loaded.new_cache(loaded.span, 41)
+        loaded.forward([session.piece(torch.tensor([1]))])
 
 
-def test_a_cache_for_blocks_that_the_stage_lacks_is_refused(gpt2: Path):
-    with pytest.raises(CapacityExceeded, match="2:4"):
-        load(gpt2, Span(1, 3)).new_cache(Span(2, 4), 8)
+def test_a_session_over_blocks_that_the_stage_lacks_is_refused(gpt2: Path):
+    stage = load(gpt2, Span(1, 3))
+    with pytest.raises(BadActivation, match="2:4"):
+        stage.forward([Memory(stage).session(8, Span(2, 4)).piece(hidden=torch.zeros(1, 36))])
+
+
+def test_a_session_grows_with_its_pages_and_ends_when_it_is_forgotten(stage: AdapterStage):
+    session, fresh = (memory := Memory(stage)).session(8), memory.session(64)
+    tokens = torch.arange(2, 60)
+    for start in range(0, len(tokens), 16):
+        session.pages = fresh.pages[: start // 16 + 1]
+        (last,) = forward([(session, session.piece(tokens[start : start + 16], want=LogitsMode.LAST))])
+    (whole,) = forward([(fresh, fresh.piece(tokens, want=LogitsMode.LAST))])
+    torch.testing.assert_close(last, whole, atol=1e-4, rtol=1e-4)
+    stage.forget(session.sequence)
+    with pytest.raises(BadActivation, match="holds 0"):
+        stage.forward([session.piece(torch.tensor([1]))])
 
 
 @pytest.mark.parametrize(
@@ -205,13 +222,12 @@ def test_a_cache_for_blocks_that_the_stage_lacks_is_refused(gpt2: Path):
     ],
 )
 def test_a_malformed_first_input_is_refused_and_the_session_goes_on(stage: AdapterStage, inputs):
-    cache, other = stage.new_cache(Span(0, 5), 8), stage.new_cache(Span(0, 5), 8)
-    stage.forward([Piece(cache, 0, tokens=torch.tensor([5, 6]))])
+    session, other = (memory := Memory(stage)).session(8), memory.session(8)
+    forward([(session, session.piece(torch.tensor([5, 6])))])
     with pytest.raises(BadActivation):
-        stage.forward([Piece(other, 0, tokens=torch.tensor([3])), Piece(cache, 2, **inputs)])
-    assert (cache.length, other.length) == (2, 0)
-    (after,) = stage.forward([Piece(cache, 2, tokens=torch.tensor([7]), want=LogitsMode.LAST)])
-    (fresh,) = stage.forward([Piece(other, 0, tokens=torch.tensor([5, 6, 7]), want=LogitsMode.LAST)])
+        stage.forward([other.piece(torch.tensor([3])), session.piece(**inputs)])
+    (after,) = stage.forward([session.piece(torch.tensor([7]), want=LogitsMode.LAST)])
+    (fresh,) = stage.forward([other.piece(torch.tensor([5, 6, 7]), want=LogitsMode.LAST)])
     torch.testing.assert_close(after, fresh, atol=1e-4, rtol=1e-4)
 
 
@@ -226,27 +242,29 @@ def test_a_malformed_first_input_is_refused_and_the_session_goes_on(stage: Adapt
     ],
 )
 def test_malformed_hidden_states_are_refused(stage: AdapterStage, inputs):
-    cache = stage.new_cache(Span(2, 4), 8)
     with pytest.raises(BadActivation):
-        stage.forward([Piece(cache, 0, **inputs)])
-    assert cache.length == 0
+        stage.forward([Memory(stage).session(8, Span(2, 4)).piece(**inputs)])
 
 
 def test_pieces_that_do_not_belong_together_are_refused(stage: AdapterStage):
-    cache, other = stage.new_cache(Span(0, 2), 4), stage.new_cache(Span(0, 3), 4)
+    memory = Memory(stage)
+    session, other = memory.session(4, Span(0, 2)), memory.session(4, Span(0, 3))
     tokens = torch.tensor([1])
     with pytest.raises(BadActivation, match="0:3"):
-        stage.forward([Piece(cache, 0, tokens=tokens), Piece(other, 0, tokens=tokens)])
+        stage.forward([session.piece(tokens), other.piece(tokens)])
     with pytest.raises(BadActivation, match="two pieces"):
-        stage.forward([Piece(cache, 0, tokens=tokens), Piece(cache, 0, tokens=tokens)])
-    with pytest.raises(BadActivation, match="position 1"):
-        stage.forward([Piece(cache, 1, tokens=tokens)])
+        stage.forward([session.piece(tokens), session.piece(tokens)])
     with pytest.raises(CapacityExceeded):
-        stage.forward([Piece(cache, 0, tokens=torch.arange(5))])
+        stage.forward([session.piece(torch.arange(17))])
     with pytest.raises(BadActivation, match="cut"):
-        cache.truncate(1)
+        stage.cut(session.sequence, 1)
+    forward([(session, session.piece(tokens))])
+    with pytest.raises(BadActivation, match="cut"):
+        stage.cut(session.sequence, 2)
+    session.length = 2
+    with pytest.raises(BadActivation, match="position 2"):
+        stage.forward([session.piece(tokens)])
     assert stage.forward([]) == []
-    assert cache.length == 0
 
 
 def test_loading_by_name_takes_the_adapter_where_the_lean_path_knows_no_better(gpt2: Path):

@@ -17,8 +17,8 @@ from shards.checkpoint.manifest import MANIFEST_NAME, write_manifest
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.loading import load_stage
 from shards.model.span import Span
-from shards.model.stage import Piece
 from tests.shards.models import make_checkpoint
+from tests.shards.stages import Memory
 
 torch.set_num_threads(1)
 SPANS = (Span(0, 2), Span(2, 4), Span(4, 5))
@@ -175,7 +175,7 @@ def test_weights_in_half_precision_are_computed_in_float32_on_a_cpu(tmp_path: Pa
     checkpoint = Checkpoint.open(folder)
     assert checkpoint.spec.dtype == "bfloat16"
     stage = load_stage(checkpoint, Span(0, 2))
-    (hidden,) = stage.forward([Piece(stage.new_cache(stage.span, 4), 0, torch.tensor([1, 2]))])
+    (hidden,) = stage.forward([Memory(stage).session(4).piece(torch.tensor([1, 2]))])
     assert hidden.dtype == stage.dtype == torch.float32
 
 

@@ -12,9 +12,9 @@ from shards.checkpoint.folder import Checkpoint
 from shards.model.llama import NativeStage
 from shards.model.loading import load_stage
 from shards.model.span import Span
-from shards.model.stage import LogitsMode, Piece
+from shards.model.stage import LogitsMode
 from tests.shards.models import FAMILIES, make_checkpoint, reference
-from tests.shards.stages import Pipeline, random_tokens
+from tests.shards.stages import Memory, Pipeline, forward, random_tokens
 
 TOLERANCE = 1e-4
 TOKENS = 128
@@ -128,11 +128,12 @@ def test_a_cut_elsewhere_gives_the_same_logits(llama: Path) -> None:
 
 def test_a_stage_serves_sessions_over_part_of_its_span(llama: Path) -> None:
     stage = load_stage(Checkpoint.open(llama), Span(0, 5))
+    memory = Memory(stage)
     tokens = torch.tensor(random_tokens(11, seed=7))
-    (whole,) = stage.forward([Piece(stage.new_cache(Span(0, 5), 16), 0, tokens, want=LogitsMode.LAST)])
-    (hidden,) = stage.forward([Piece(stage.new_cache(Span(0, 3), 16), 0, tokens)])
+    (whole,) = stage.forward([memory.session(16).piece(tokens, want=LogitsMode.LAST)])
+    (hidden,) = stage.forward([memory.session(16, Span(0, 3)).piece(tokens)])
     assert hidden.shape == (11, stage.spec.hidden_size)
-    (parts,) = stage.forward([Piece(stage.new_cache(Span(3, 5), 16), 0, hidden=hidden, want=LogitsMode.LAST)])
+    (parts,) = stage.forward([memory.session(16, Span(3, 5)).piece(hidden=hidden, want=LogitsMode.LAST)])
     torch.testing.assert_close(parts, whole, atol=TOLERANCE, rtol=0)
 
 
@@ -140,7 +141,8 @@ def test_logits_come_only_for_the_positions_that_are_wanted(llama: Path) -> None
     stage = load_stage(Checkpoint.open(llama), Span(0, 5))
     tokens = torch.tensor(random_tokens(4, seed=8))
     wants = [LogitsMode.NOTHING, LogitsMode.LAST, LogitsMode.ALL]
-    pieces = [Piece(stage.new_cache(stage.span, 8), 0, tokens, want=want) for want in wants]
+    memory = Memory(stage)
+    pieces = [memory.session(8).piece(tokens, want=want) for want in wants]
     nothing, last, everything = stage.forward(pieces)
     assert [tuple(part.shape) for part in (nothing, last, everything)] == [(0, 300), (1, 300), (4, 300)]
     assert everything.dtype == torch.float32
@@ -154,9 +156,22 @@ def test_half_precision_stays_near_float32(llama: Path, dtype: str) -> None:
     outputs = []
     for chosen in ("float32", dtype):
         stage = load_stage(checkpoint, Span(0, 5), dtype=chosen)
-        cache = stage.new_cache(stage.span, 24)
-        outputs += stage.forward([Piece(cache, 0, tokens, want=LogitsMode.ALL)])
-        assert cache.nbytes == stage.kv_bytes_per_token(stage.span) * 24
+        outputs += stage.forward([Memory(stage).session(24).piece(tokens, want=LogitsMode.ALL)])
     assert outputs[1].dtype == torch.float32
     similarity = torch.nn.functional.cosine_similarity(outputs[0], outputs[1])
     assert similarity.min() > 0.99
+
+
+def test_sessions_over_different_parts_of_a_full_prefix_share_its_pages(llama: Path) -> None:
+    stage = load_stage(Checkpoint.open(llama), Span(0, 5))
+    memory = Memory(stage)
+    tokens = torch.tensor(random_tokens(40, seed=11))
+    first, second = memory.session(64), memory.session(64)
+    (whole,) = forward([(first, first.piece(tokens, want=LogitsMode.ALL))])
+    second.pages[:2] = first.pages[:2]
+    second.length = 32
+    (rest,) = forward([(second, second.piece(tokens[32:], want=LogitsMode.ALL))])
+    torch.testing.assert_close(rest, whole[32:], atol=TOLERANCE, rtol=0)
+    (after,) = forward([(first, first.piece(torch.tensor([7]), want=LogitsMode.LAST))])
+    (same,) = forward([(second, second.piece(torch.tensor([7]), want=LogitsMode.LAST))])
+    torch.testing.assert_close(after, same, atol=TOLERANCE, rtol=0)

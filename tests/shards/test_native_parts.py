@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
-from shards.model.attention import attend, view_of
+from shards.model.attention import attend, window_of
 from shards.model.linear import Linear, can_pack
 from shards.model.native_config import Llama3Scaling, NativeConfig, RopeConfig, parse_native
 from shards.model.norm import rms_norm
@@ -181,7 +181,8 @@ def test_attention_is_softmax_over_what_the_window_and_causality_leave(
     generator = torch.Generator().manual_seed(start * 100 + n)
     query = torch.randn(n, kv_heads * group, dim, generator=generator)
     held = torch.randn(2, kv_heads, start + n, dim, generator=generator)
-    found = attend(query, held, view_of(start, n, window, torch.device("cpu"))).view(n, -1, dim)
+    seen = window_of(start, n, window, torch.device("cpu"))
+    found = attend(query, *held[:, :, seen.first : seen.end], seen).view(n, -1, dim)
     for row in range(n):
         end = start + row + 1
         low = 0 if window is None else max(0, end - window)

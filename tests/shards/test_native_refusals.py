@@ -11,8 +11,9 @@ from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded, CheckpointError, UnsupportedModel
 from shards.model.loading import choose_dtype, load_stage
 from shards.model.span import Span
-from shards.model.stage import Piece, StageModel
+from shards.model.stage import StageModel
 from tests.shards.models import make_checkpoint
+from tests.shards.stages import Memory, forward
 
 torch.set_num_threads(1)
 HIDDEN = 48
@@ -35,10 +36,8 @@ def middle(folder: Path) -> StageModel:
 
 @pytest.mark.parametrize("token", [-1, 300, 1 << 40])
 def test_a_token_outside_the_vocabulary_is_refused(first: StageModel, token: int) -> None:
-    cache = first.new_cache(first.span, 8)
     with pytest.raises(BadActivation, match="vocabulary of 300"):
-        first.forward([Piece(cache, 0, torch.tensor([3, token]))])
-    assert cache.length == 0
+        first.forward([Memory(first).session(8).piece(torch.tensor([3, token]))])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def test_a_token_outside_the_vocabulary_is_refused(first: StageModel, token: int
 )
 def test_tokens_that_are_not_a_row_of_ids_are_refused(first: StageModel, tokens: torch.Tensor) -> None:
     with pytest.raises(BadActivation):
-        first.forward([Piece(first.new_cache(first.span, 8), 0, tokens)])
+        first.forward([Memory(first).session(8).piece(tokens)])
 
 
 @pytest.mark.parametrize(
@@ -68,73 +67,72 @@ def test_tokens_that_are_not_a_row_of_ids_are_refused(first: StageModel, tokens:
     ids=["too wide", "one dimension", "three dimensions", "integers", "no rows"],
 )
 def test_hidden_states_of_the_wrong_shape_are_refused(middle: StageModel, hidden: torch.Tensor) -> None:
-    cache = middle.new_cache(middle.span, 8)
     with pytest.raises(BadActivation):
-        middle.forward([Piece(cache, 0, hidden=hidden)])
-    assert cache.length == 0
+        middle.forward([Memory(middle).session(8).piece(hidden=hidden)])
 
 
 def test_tokens_in_the_middle_and_hidden_states_at_the_start_are_refused(first: StageModel, middle: StageModel) -> None:
     with pytest.raises(BadActivation, match="hidden states"):
-        middle.forward([Piece(middle.new_cache(middle.span, 8), 0, torch.tensor([1]))])
+        middle.forward([Memory(middle).session(8).piece(torch.tensor([1]))])
     with pytest.raises(BadActivation, match="token ids"):
-        first.forward([Piece(first.new_cache(first.span, 8), 0, hidden=torch.zeros(1, HIDDEN))])
+        first.forward([Memory(first).session(8).piece(hidden=torch.zeros(1, HIDDEN))])
 
 
 def test_a_piece_with_both_or_neither_input_is_refused(first: StageModel) -> None:
-    cache = first.new_cache(first.span, 8)
-    for piece in (Piece(cache, 0), Piece(cache, 0, torch.tensor([1]), torch.zeros(1, HIDDEN))):
+    session = Memory(first).session(8)
+    for piece in (session.piece(), session.piece(torch.tensor([1]), torch.zeros(1, HIDDEN))):
         with pytest.raises(BadActivation, match="either tokens or hidden"):
             first.forward([piece])
 
 
-@pytest.mark.parametrize("start", [0, 2, 4])
-def test_a_piece_that_does_not_start_where_the_session_ends_is_refused(first: StageModel, start: int) -> None:
-    cache = first.new_cache(first.span, 8)
-    first.forward([Piece(cache, 0, torch.tensor([1, 2, 3]))])
-    with pytest.raises(BadActivation, match="holds 3"):
-        first.forward([Piece(cache, start, torch.tensor([1]))])
-    assert cache.length == 3
-
-
-def test_more_tokens_than_the_cache_holds_are_refused_and_no_session_grows(first: StageModel) -> None:
-    roomy, full = first.new_cache(first.span, 8), first.new_cache(first.span, 2)
-    first.forward([Piece(full, 0, torch.tensor([1, 2]))])
+def test_more_tokens_than_the_pages_hold_are_refused_and_no_page_is_written(first: StageModel) -> None:
+    memory = Memory(first)
+    roomy, full = memory.session(32), memory.session(16)
+    forward([(full, full.piece(torch.arange(16)))])
+    (before,) = forward([(roomy, roomy.piece(torch.arange(20, 40)))])
+    roomy.length = 0
     with pytest.raises(CapacityExceeded):
-        first.forward([Piece(roomy, 0, torch.tensor([1])), Piece(full, 2, torch.tensor([1]))])
-    assert (roomy.length, full.length) == (0, 2)
+        first.forward([roomy.piece(torch.arange(1, 21)), full.piece(torch.tensor([1]))])
+    roomy.length = 19
+    (again,) = first.forward([roomy.piece(torch.tensor([39]))])
+    torch.testing.assert_close(again[0], before[-1], atol=1e-5, rtol=1e-5)
 
 
 def test_one_session_twice_in_a_micro_batch_is_refused(first: StageModel) -> None:
-    cache = first.new_cache(first.span, 8)
+    session = Memory(first).session(8)
     with pytest.raises(BadActivation, match="two pieces"):
-        first.forward([Piece(cache, 0, torch.tensor([1])), Piece(cache, 0, torch.tensor([2]))])
+        first.forward([session.piece(torch.tensor([1])), session.piece(torch.tensor([2]))])
 
 
-def test_caches_of_different_spans_in_a_micro_batch_are_refused(first: StageModel) -> None:
-    whole, part = first.new_cache(Span(0, 2), 8), first.new_cache(Span(0, 1), 8)
+def test_sessions_over_different_spans_in_a_micro_batch_are_refused(first: StageModel) -> None:
+    memory = Memory(first)
+    whole, part = memory.session(8), memory.session(8, Span(0, 1))
     with pytest.raises(BadActivation, match="micro-batch over 0:2"):
-        first.forward([Piece(whole, 0, torch.tensor([1])), Piece(part, 0, torch.tensor([1]))])
+        first.forward([whole.piece(torch.tensor([1])), part.piece(torch.tensor([1]))])
 
 
-def test_a_cache_over_blocks_that_the_stage_lacks_is_refused(first: StageModel) -> None:
-    with pytest.raises(CapacityExceeded, match="serves blocks 0:2"):
-        first.new_cache(Span(1, 3), 8)
+def test_a_session_over_blocks_that_the_stage_lacks_is_refused(first: StageModel) -> None:
+    with pytest.raises(BadActivation, match="stage of 0:2"):
+        first.forward([Memory(first).session(8, Span(1, 3)).piece(torch.tensor([1]))])
 
 
-def test_a_cache_without_room_or_beyond_memory_is_refused(first: StageModel) -> None:
-    for capacity in (0, -1, 1 << 50):
+def test_tokens_before_the_first_position_are_refused(first: StageModel) -> None:
+    session = Memory(first).session(8)
+    session.length = -1
+    with pytest.raises(BadActivation, match="position -1"):
+        first.forward([session.piece(torch.tensor([1]))])
+
+
+def test_pages_beyond_memory_are_refused(first: StageModel) -> None:
+    for pages in (-1, 1 << 50):
         with pytest.raises(CapacityExceeded):
-            first.new_cache(first.span, capacity)
+            first.allocate(pages)
 
 
-@pytest.mark.parametrize("length", [-1, 4])
-def test_a_session_cannot_be_cut_where_it_has_not_been(first: StageModel, length: int) -> None:
-    cache = first.new_cache(first.span, 8)
-    first.forward([Piece(cache, 0, torch.tensor([1, 2, 3]))])
-    with pytest.raises(BadActivation):
-        cache.truncate(length)
-    assert cache.length == 3
+def test_a_page_has_as_many_bytes_as_its_keys_and_values(folder: Path) -> None:
+    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+        stage = load_stage(Checkpoint.open(folder), Span(1, 4), dtype=dtype)
+        assert stage.page_bytes == 3 * 2 * 2 * 8 * 16 * width
 
 
 def test_an_empty_micro_batch_gives_nothing(first: StageModel) -> None:
