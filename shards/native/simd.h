@@ -97,10 +97,10 @@ template <class T> MESH_INLINE Vec load_some(const T *from, int count) {
 MESH_INLINE void store(float *to, const Vec &value) {
   MESH_EACH *(LooseFloat *)(to + i * kPerPart) = value.part[i];
 }
-MESH_INLINE void store_some(float *to, const Vec &value, int count) {
+template <class T> MESH_INLINE void store_some(T *to, const Vec &value, int count) {
   float values[kLanes];
   store(values, value);
-  for (int i = 0; i < count; i++) to[i] = values[i];
+  for (int i = 0; i < count; i++) put(to + i, values[i]);
 }
 MESH_INLINE Vec operator+(const Vec &a, const Vec &b) {
   Vec out;

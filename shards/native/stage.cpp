@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "pool.h"
+#include "tiles.h"
 
 namespace mesh {
 
@@ -20,7 +21,8 @@ struct BlockDesc {
 
 struct StageDesc {
   int64_t hidden, inner, heads, kv_heads, head_dim, vocab, blocks;
-  int64_t cache_type;  // a WeightType
+  int64_t cache_type;     // a WeightType
+  int64_t rounds_inputs;  // linear layers take bfloat16 inputs, on the matrix unit
   double eps;
   BlockDesc *block;
   const float *final_norm;  // null where the head is elsewhere
@@ -30,7 +32,7 @@ struct StageDesc {
 };
 
 struct Batch {
-  int64_t rows, pieces, first_block, last_block;
+  int64_t threads, rows, pieces, first_block, last_block;
   const int64_t *tokens;      // [rows], or null where `x` has what came in
   float *x;                   // [rows][hidden], in and out
   const int64_t *piece_rows, *piece_start;  // [pieces]
@@ -61,14 +63,16 @@ struct Buffer {
 
 class Stage {
  public:
-  Stage(const StageDesc &desc, int threads) : d_(desc), pool_(threads), scratch_(new Scratch[pool_.threads()]) {
-    blocks_.assign(desc.block, desc.block + desc.blocks);
-  }
+  explicit Stage(const StageDesc &desc) : d_(desc) { blocks_.assign(desc.block, desc.block + desc.blocks); }
 
   void forward(const Batch &batch) {
+    if (!pool_ || pool_->threads() != batch.threads) {
+      pool_.reset(new Pool(int(batch.threads)));
+      scratch_.reset(new Scratch[pool_->threads()]);
+    }
     batch_ = batch;
     plan();
-    pool_.run([this](int thread) { work(thread); });
+    pool_->run([this](int thread) { d_.rounds_inputs ? work<Bf16>(thread) : work<float>(thread); });
   }
 
  private:
@@ -92,7 +96,7 @@ class Stage {
     attended_ = attended_buffer_.at_least(rows * attended_stride_);
     inner_ = inner_buffer_.at_least(rows * inner_stride_);
     tiles_.clear();
-    longest_ = 0;
+    int64_t longest = 0;
     row_piece_.resize(rows);
     row_position_.resize(rows);
     const int64_t per_tile = std::max<int64_t>(1, kTileHeads / (d_.heads / d_.kv_heads));
@@ -108,37 +112,50 @@ class Stage {
         const int64_t begin = std::max<int64_t>(0, end - per_tile);
         tiles_.push_back(Tile{piece, row + begin, end - begin});
       }
-      longest_ = std::max(longest_, batch_.piece_start[piece] + count);
+      longest = std::max(longest, batch_.piece_start[piece] + count);
       row += count;
+    }
+    // Threads find all that they need: they could not say that there was no memory.
+    score_stride_ = round_up(longest, kPage) + kPage;
+    const int64_t tile_rows = per_tile * (d_.heads / d_.kv_heads);
+    for (int thread = 0; thread < pool_->threads(); thread++) {
+      Scratch &own = scratch_[thread];
+      own.product.at_least(kRowBlock * kPanel);
+      own.second.at_least(kRowBlock * kPanel);
+      own.query.at_least(tile_rows * d_.head_dim);
+      own.scores.at_least(tile_rows * score_stride_);
+      own.out.at_least(tile_rows * round_up(d_.head_dim, kLanes));
     }
   }
 
-  void work(int thread) {
+  template <class Input> void work(int thread) {
     Scratch &own = scratch_[thread];
     if (batch_.tokens) {
-      for (int64_t row; (row = pool_.take()) < batch_.rows;) embed(row);
-      pool_.barrier();
+      for (int64_t row; (row = pool_->take()) < batch_.rows;) embed(row);
+      pool_->barrier();
     }
     for (int64_t index = batch_.first_block; index < batch_.last_block; index++) {
       const BlockDesc &block = blocks_[index];
-      norm_rows(block.attention_norm, nullptr, batch_.rows);
-      linear(own, block.qkv, normed_, hidden_stride_, batch_.rows, Plain{qkv_, qkv_stride_, qkv_stride_});
-      for (int64_t row; (row = pool_.take()) < batch_.rows;)
+      norm_rows<Input>(block.attention_norm, nullptr, batch_.rows);
+      linear<Input>(own, block.qkv, normed_, hidden_stride_, batch_.rows, Plain{qkv_, qkv_stride_, qkv_stride_});
+      for (int64_t row; (row = pool_->take()) < batch_.rows;)
         d_.cache_type == kBfloat16 ? turn<Bf16>(block, row) : turn<float>(block, row);
-      pool_.barrier();
+      pool_->barrier();
       const int64_t units = int64_t(tiles_.size()) * d_.kv_heads;
-      for (int64_t unit; (unit = pool_.take()) < units;)
-        d_.cache_type == kBfloat16 ? attend_tile<Bf16>(own, block, unit) : attend_tile<float>(own, block, unit);
-      pool_.barrier();
-      linear(own, block.o, attended_, attended_stride_, batch_.rows, Added{batch_.x, d_.hidden});
-      norm_rows(block.mlp_norm, nullptr, batch_.rows);
-      gate_up(own, block.gate_up);
-      linear(own, block.down, inner_, inner_stride_, batch_.rows, Added{batch_.x, d_.hidden});
+      for (int64_t unit; (unit = pool_->take()) < units;)
+        d_.cache_type == kBfloat16 ? attend_tile<Bf16, Input>(own, block, unit)
+                                   : attend_tile<float, Input>(own, block, unit);
+      pool_->barrier();
+      linear<Input>(own, block.o, attended_, attended_stride_, batch_.rows, Added{batch_.x, d_.hidden});
+      norm_rows<Input>(block.mlp_norm, nullptr, batch_.rows);
+      gate_up<Input>(own, block.gate_up);
+      linear<Input>(own, block.down, inner_, inner_stride_, batch_.rows, Added{batch_.x, d_.hidden});
     }
     if (batch_.wanted) {
-      norm_rows(d_.final_norm, batch_.wanted_rows, batch_.wanted);
-      linear(own, d_.head, normed_, hidden_stride_, batch_.wanted, Plain{batch_.logits, d_.vocab, d_.vocab});
+      norm_rows<Input>(d_.final_norm, batch_.wanted_rows, batch_.wanted);
+      linear<Input>(own, d_.head, normed_, hidden_stride_, batch_.wanted, Plain{batch_.logits, d_.vocab, d_.vocab});
     }
+    if (d_.rounds_inputs) release_tiles();
   }
 
   void embed(int64_t row) {
@@ -161,15 +178,15 @@ class Stage {
   }
 
   // `normed_` [count] = RMSNorm of the rows, or of those that `rows` names.
-  void norm_rows(const float *weight, const int64_t *rows, int64_t count) {
-    for (int64_t i; (i = pool_.take()) < count;) {
+  template <class Input> void norm_rows(const float *weight, const int64_t *rows, int64_t count) {
+    for (int64_t i; (i = pool_->take()) < count;) {
       const float *from = batch_.x + (rows ? rows[i] : i) * d_.hidden;
-      normalise(from, weight, d_.hidden, normed_ + i * hidden_stride_);
+      normalise(from, weight, d_.hidden, (Input *)normed_ + i * hidden_stride_);
     }
-    pool_.barrier();
+    pool_->barrier();
   }
 
-  void normalise(const float *from, const float *weight, int64_t width, float *to) const {
+  template <class T> void normalise(const float *from, const float *weight, int64_t width, T *to) const {
     Vec squares = all(0.0f);
     const int64_t whole = width / kLanes * kLanes, left = width - whole;
     for (int64_t i = 0; i < whole; i += kLanes) {
@@ -181,7 +198,7 @@ class Stage {
       add_product(squares, value, value);
     }
     const float scale = 1.0f / std::sqrt(sum(squares) / float(width) + float(d_.eps));
-    for (int64_t i = 0; i < width; i++) to[i] = from[i] * scale * weight[i];
+    for (int64_t i = 0; i < width; i++) put(to + i, from[i] * scale * weight[i]);
   }
 
   struct Plain {
@@ -208,31 +225,32 @@ class Stage {
     }
   };
 
-  template <class Finish>
-  void linear(Scratch &own, const Matrix &m, const float *x, int64_t stride, int64_t rows, Finish finish) {
+  template <class Input, class Finish>
+  void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
+    const Input *x = (const Input *)buffer;
     const int64_t panels = panels_of(m), parts = (rows + kRowBlock - 1) / kRowBlock;
-    float *product = own.product.at_least(kRowBlock * kPanel);
-    for (int64_t unit; (unit = pool_.take()) < panels * parts;) {
+    float *product = own.product.at_least(1);
+    for (int64_t unit; (unit = pool_->take()) < panels * parts;) {
       const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, rows - row);
       panel_product(m, panel, x + row * stride, stride, count, product);
       for (int64_t i = 0; i < count; i++) finish(row + i, panel * kPanel, product + i * kPanel, m);
     }
-    pool_.barrier();
+    pool_->barrier();
   }
 
   // The gate's outputs are padded to whole panels, so that a panel of it and its partner of `up` meet here.
-  void gate_up(Scratch &own, const Matrix &m) {
+  template <class Input> void gate_up(Scratch &own, const Matrix &m) {
     const int64_t panels = panels_of(m) / 2, parts = (batch_.rows + kRowBlock - 1) / kRowBlock;
-    float *gates = own.product.at_least(kRowBlock * kPanel), *ups = own.second.at_least(kRowBlock * kPanel);
-    for (int64_t unit; (unit = pool_.take()) < panels * parts;) {
+    float *gates = own.product.at_least(1), *ups = own.second.at_least(1);
+    for (int64_t unit; (unit = pool_->take()) < panels * parts;) {
       const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, batch_.rows - row), column = panel * kPanel;
-      const float *x = normed_ + row * hidden_stride_;
+      const Input *x = (const Input *)normed_ + row * hidden_stride_;
       panel_product(m, panel, x, hidden_stride_, count, gates);
       panel_product(m, panels + panel, x, hidden_stride_, count, ups);
       for (int64_t i = 0; i < count; i++) {
-        float *to = inner_ + (row + i) * inner_stride_ + column;
+        Input *to = (Input *)inner_ + (row + i) * inner_stride_ + column;
         for (int v = 0; v < kPanelVecs; v++) {
           const int64_t at = column + v * kLanes, left = d_.inner - at;
           if (left <= 0) break;
@@ -242,11 +260,11 @@ class Stage {
             up = up + load(m.bias + panels * kPanel + at);
           }
           Vec result = gate * up / (all(1.0f) + exponential(gate * all(-1.0f)));
-          left < kLanes ? store_some(to + v * kLanes, result, int(left)) : store(to + v * kLanes, result);
+          store_some(to + v * kLanes, result, left < kLanes ? int(left) : kLanes);
         }
       }
     }
-    pool_.barrier();
+    pool_->barrier();
   }
 
   // One row's queries and keys are normed where the model does so and turned; keys and values go to their page.
@@ -277,34 +295,34 @@ class Stage {
     }
   }
 
-  template <class T> void attend_tile(Scratch &own, const BlockDesc &block, int64_t unit) {
+  template <class T, class Input> void attend_tile(Scratch &own, const BlockDesc &block, int64_t unit) {
     const int64_t dim = d_.head_dim, padded = round_up(dim, kLanes), group = d_.heads / d_.kv_heads;
     const Tile &tile = tiles_[unit / d_.kv_heads];
     const int64_t kv = unit % d_.kv_heads, rows = tile.tokens * group;
-    const int64_t score_stride = round_up(longest_, kPage) + kPage;
-    float *query = own.query.at_least(rows * dim), *out = own.out.at_least(rows * padded);
+    float *query = own.query.at_least(1), *out = own.out.at_least(1);
     for (int64_t token = 0; token < tile.tokens; token++)
       std::memcpy(query + token * group * dim, qkv_ + (tile.row + token) * qkv_stride_ + kv * group * dim,
                   size_t(group * dim) * sizeof(float));
-    AttentionTile at{query, own.scores.at_least(rows * score_stride), out, rows, group, row_position_[tile.row], dim,
-                     score_stride, block.window, batch_.tables + batch_.table_start[tile.piece],
+    AttentionTile at{query, own.scores.at_least(1), out, rows, group, row_position_[tile.row], dim,
+                     score_stride_, block.window, batch_.tables + batch_.table_start[tile.piece],
                      d_.kv_heads * dim * kPage};
     attend<T>(at, (const T *)block.keys + kv * dim * kPage, (const T *)block.values + kv * dim * kPage);
-    for (int64_t row = 0; row < rows; row++)
-      std::memcpy(attended_ + (tile.row + row / group) * attended_stride_ + (kv * group + row % group) * dim,
-                  out + row * padded, size_t(dim) * sizeof(float));
+    for (int64_t row = 0; row < rows; row++) {
+      Input *to = (Input *)attended_ + (tile.row + row / group) * attended_stride_ + (kv * group + row % group) * dim;
+      for (int64_t i = 0; i < dim; i++) put(to + i, out[row * padded + i]);
+    }
   }
 
   StageDesc d_;
   std::vector<BlockDesc> blocks_;
-  Pool pool_;
+  std::unique_ptr<Pool> pool_;
   std::unique_ptr<Scratch[]> scratch_;
   Batch batch_{};
   std::vector<Tile> tiles_;
   std::vector<int64_t> row_piece_, row_position_;
   Buffer normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_;
   float *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
-  int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, longest_ = 0;
+  int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, score_stride_ = 0;
 };
 
 }  // namespace mesh
@@ -313,9 +331,11 @@ extern "C" {
 
 int64_t mesh_panel() { return mesh::kPanel; }
 
-void *mesh_stage_new(const mesh::StageDesc *desc, int64_t threads) {
+int64_t mesh_has_tiles() { return mesh::have_tiles(); }
+
+void *mesh_stage_new(const mesh::StageDesc *desc) {
   try {
-    return new mesh::Stage(*desc, int(threads));
+    return new mesh::Stage(*desc);
   } catch (...) {
     return nullptr;
   }
