@@ -23,7 +23,8 @@ from shards.progress import Progress, silent
 class NativeStage:
     """A `StageModel` for Llama-like models: decoder blocks with RMSNorm, rotary attention and a gated MLP.
 
-    It checks and packs what the sessions bring; `Blocks` compute. Not safe for several threads: the engine's thread owns it.
+    It checks and packs what the sessions bring; its `Blocks` compute. Not safe for several threads: the engine's
+    thread owns it.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -43,7 +43,7 @@ class NativeBlocks:
         self._weights = weights
         self._dtype = dtype
         self._rope = RotaryTable(config.rope, config.head_dim, torch.device("cpu"), torch.float32)
-        self._release = lambda: None
+        self._release: Callable[[], object] | None = None
         self.allocate(0)
 
     def allocate(self, pages: int) -> None:
@@ -56,7 +56,8 @@ class NativeBlocks:
             device=torch.device("cpu"),
             dtype=self._dtype,
         )
-        self._release()
+        if self._release is not None:
+            self._release()
         self._stage = self._library.new_stage(self._describe())
         self._release = weakref.finalize(self, self._library.delete_stage, self._stage)
 

@@ -32,11 +32,11 @@ def built_library(cache: Path | None = None) -> Path:
     compiler = find_compiler()
     folder = cache or cache_folder()
     target = folder / f"stage-{_key(compiler)}.so"
-    if target.exists():
-        return target
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_strangers_folder(folder)
+        if target.exists():
+            return target
         with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
             made = Path(scratch) / "stage.so"
             _compile(compiler, made)
