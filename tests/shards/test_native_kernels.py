@@ -254,9 +254,7 @@ def test_a_rows_bits_are_the_same_alone_in_company_in_any_chunks_and_on_two_thre
             runner = Runner(blocks, 2, 32, length)
             found = []
             for at in range(40):
-                others = [
-                    (i, tokens_of(100 * i + at, 1 + (i * at) % 4, config.vocab_size)) for i in range(1, beside + 1)
-                ]
+                others = [(i, tokens_of(100 * i + at, 1 + (i * at) % 4, config.vocab_size)) for i in range(1, 32)]
                 place = at % 32
                 parts = [*others[:place], (0, own[at : at + 1]), *others[place:]]
                 found.append(runner.step(parts)[place])
