@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,42 @@ import torch.nn.functional as F
 from shards.native.library import BFLOAT16, FLOAT32, Matrix
 
 _BF16_INPUTS = 32
+
+
+_CHUNK = 64 << 20
+_LINE = 64
+
+
+class WeightMemory:
+    """Zeroed memory for weights in large chunks, on huge pages where the system has them.
+
+    A single row reads all weights once and is bound by memory: what the processor need not translate counts.
+    """
+
+    def __init__(self) -> None:
+        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def take(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """`count` zeros, at a cache line's start."""
+        size = -(-count * dtype.itemsize // _LINE) * _LINE
+        if self._used + size > self._chunk.nbytes:
+            self._chunk = _huge(max(size, _CHUNK))
+            self._used = 0
+        begin = self._used
+        self._used += size
+        return self._chunk[begin : begin + count * dtype.itemsize].view(dtype)
+
+
+def _huge(size: int) -> torch.Tensor:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:  # a system without them
+        pass
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +77,15 @@ class LinearPacker:
     """
 
     def __init__(
-        self, sizes: Sequence[int], inputs: int, *, panel: int, dtype: torch.dtype, bias: bool, whole_panels: bool
+        self,
+        sizes: Sequence[int],
+        inputs: int,
+        *,
+        panel: int,
+        dtype: torch.dtype,
+        bias: bool,
+        whole_panels: bool,
+        memory: WeightMemory,
     ) -> None:
         self._panel, self._inputs = panel, inputs
         spaces = [-(-size // panel) * panel if whole_panels else size for size in sizes]
@@ -49,7 +94,7 @@ class LinearPacker:
         count = -(-self._outputs // panel)
         pair = 2 if dtype == torch.bfloat16 else 1
         depth = -(-inputs // _BF16_INPUTS) * _BF16_INPUTS if pair == 2 else inputs
-        self._panels = torch.zeros(count, depth // pair, panel, pair, dtype=dtype)
+        self._panels = memory.take(count * depth * panel, dtype).view(count, depth // pair, panel, pair)
         self._bias = torch.zeros(count * panel) if bias else None
 
     def weight(self, part: int, weight: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from shards.checkpoint.folder import Checkpoint
 from shards.errors import CheckpointError
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
-from shards.model.packing import LinearPacker, PackedLinear
+from shards.model.packing import LinearPacker, PackedLinear, WeightMemory
 from shards.model.span import Span
 from shards.progress import Progress
 
@@ -199,6 +199,7 @@ class _PackedReader(_Reader):
     def __init__(self, checkpoint: Checkpoint, span: Span, panel: int, dtype: torch.dtype, progress: Progress) -> None:
         super().__init__(checkpoint, span, progress)
         self._panel = panel
+        self._memory = WeightMemory()
         self._dtype = dtype
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -218,6 +219,7 @@ class _PackedReader(_Reader):
             dtype=self._kept([f"{name}.weight" for name, _ in parts]),
             bias=bias,
             whole_panels=halves,
+            memory=self._memory,
         )
         for part, (name, size) in enumerate(parts):
             packer.weight(part, self.read(f"{name}.weight", (size, width)))

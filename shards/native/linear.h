@@ -15,7 +15,8 @@ constexpr int kPanel = kPanelVecs * kLanes;
 constexpr int kTileRows = 6;
 constexpr int kInputBlock = 128;  // inputs whose weights stay in the first-level cache while row after row uses them
 constexpr int kRowBlock = 240;
-constexpr int kAhead = 4096;  // bytes
+constexpr int kAhead = 2048;  // bytes
+constexpr int kPairRows = 2;
 
 enum WeightType { kFloat32 = 0, kBfloat16 = 1 };
 
@@ -58,19 +59,23 @@ MESH_INLINE void micro_rows(int64_t rows, const float *x, int64_t stride, Weight
   }
 }
 
-// Panels of weights; while computing they fetch LINES cache lines of what comes next (`ahead`) per step of the inputs.
-template <int LINES> struct FloatPanel {
+// Panels of weights, `next` bytes apart where PANELS is 2. While computing, LINES cache lines per step of the inputs
+// are fetched of what comes next.
+template <int LINES, int PANELS = 1> struct FloatPanel {
   using Weight = float;
   const float *panel;
   const char *ahead;
+  int64_t next = 0;
 
   template <int ROWS, int VECS>
   MESH_INLINE void accumulate(const float *x, int64_t stride, int64_t depth, Vec (&sums)[ROWS][VECS]) const {
-    const char *next = ahead;
-    for (int64_t k = 0; k < depth; k++, next += 64 * LINES) {
-      for (int i = 0; i < LINES; i++) __builtin_prefetch(next + 64 * i);
+    constexpr int kEach = VECS / PANELS;
+    for (int64_t k = 0; k < depth; k++) {
+      for (int p = 0; p < PANELS; p++)
+        for (int i = 0; i < LINES; i++) __builtin_prefetch(ahead + p * next + (k * LINES + i) * 64);
       Vec w[VECS];
-      for (int v = 0; v < VECS; v++) w[v] = load(panel + k * kPanel + v * kLanes);
+      for (int v = 0; v < VECS; v++)
+        w[v] = load((const float *)((const char *)panel + v / kEach * next) + k * kPanel + v % kEach * kLanes);
       for (int r = 0; r < ROWS; r++) {
         float value = x[r * stride + k];
         for (int v = 0; v < VECS; v++) add_product(sums[r][v], value, w[v]);
@@ -79,24 +84,27 @@ template <int LINES> struct FloatPanel {
   }
 };
 
-template <int LINES> struct HalfPanel {
+template <int LINES, int PANELS = 1> struct HalfPanel {
   using Weight = Bf16;
   const Bf16 *panel;
   const char *ahead;
+  int64_t next = 0;
 
   template <int ROWS, int VECS>
   MESH_INLINE void accumulate(const float *x, int64_t stride, int64_t depth, Vec (&sums)[ROWS][VECS]) const {
-    const char *next = ahead;
-    for (int64_t k = 0; k < depth; k += 2, next += 64 * LINES) {
-      for (int i = 0; i < LINES; i++) __builtin_prefetch(next + 64 * i);
-      const Bf16 *at = panel + k * kPanel;
+    constexpr int kEach = VECS / PANELS;
+    for (int64_t k = 0; k < depth; k += 2) {
+      for (int p = 0; p < PANELS; p++)
+        for (int i = 0; i < LINES; i++) __builtin_prefetch(ahead + p * next + (k / 2 * LINES + i) * 64);
+      const Bf16 *at[PANELS];
+      for (int p = 0; p < PANELS; p++) at[p] = (const Bf16 *)((const char *)panel + p * next) + k * kPanel;
       Vec w[VECS];
-      for (int v = 0; v < VECS; v++) w[v] = load_even(at + 2 * v * kLanes);
+      for (int v = 0; v < VECS; v++) w[v] = load_even(at[v / kEach] + 2 * (v % kEach) * kLanes);
       for (int r = 0; r < ROWS; r++) {
         float value = x[r * stride + k];
         for (int v = 0; v < VECS; v++) add_product(sums[r][v], value, w[v]);
       }
-      for (int v = 0; v < VECS; v++) w[v] = load_odd(at + 2 * v * kLanes);
+      for (int v = 0; v < VECS; v++) w[v] = load_odd(at[v / kEach] + 2 * (v % kEach) * kLanes);
       for (int r = 0; r < ROWS; r++) {
         float value = x[r * stride + k + 1];
         for (int v = 0; v < VECS; v++) add_product(sums[r][v], value, w[v]);
@@ -105,12 +113,26 @@ template <int LINES> struct HalfPanel {
   }
 };
 
+// Two panels `next` panels apart for one or two rows. Memory is what limits, and two streams run faster than one: 16.5
+// against 15.3 GB/s (13 where a single stream is also prefetched by instruction) of one core of a Xeon. `out` is
+// [rows][2 kPanel].
+template <template <int, int> class Panel>
+inline void pair_product(const typename Panel<0, 1>::Weight *panel, int64_t depth, int64_t next, const float *x,
+                         int64_t stride, int64_t rows, float *out) {
+  const int64_t bytes = next * depth * kPanel * int64_t(sizeof(*panel));
+  Panel<kPanelVecs, 2> at{panel, (const char *)panel + kAhead, bytes};
+  if (rows == 1)
+    micro<1, 2 * kPanelVecs>(x, stride, at, depth, out, 2 * kPanel, true);
+  else
+    micro<2, 2 * kPanelVecs>(x, stride, at, depth, out, 2 * kPanel, true);
+}
+
 // `out` [rows][kPanel] = one panel's outputs for `rows` rows of `x` (`stride` floats apart, zeros up to the depth).
-template <template <int> class Panel>
-inline void panel_product(const typename Panel<0>::Weight *panel, int64_t depth, const float *x, int64_t stride,
+template <template <int, int> class Panel>
+inline void panel_product(const typename Panel<0, 1>::Weight *panel, int64_t depth, const float *x, int64_t stride,
                           int64_t rows, float *out) {
-  if (rows <= kTileRows) {  // memory is what limits: fetch as much as is used, a while ahead of it
-    Panel<kPanelVecs> at{panel, (const char *)panel + kAhead};
+  if (rows <= kTileRows) {
+    Panel<kPanelVecs, 1> at{panel, (const char *)panel + kAhead};
     return micro_rows<kPanelVecs>(rows, x, stride, at, depth, out, kPanel, true);
   }
   for (int64_t k = 0; k < depth; k += kInputBlock) {
@@ -122,13 +144,22 @@ inline void panel_product(const typename Panel<0>::Weight *panel, int64_t depth,
       const float *from = x + row * stride + k;
       float *to = out + row * kPanel;
       if (row < kPanelVecs * kTileRows) {  // the first tiles fetch the next block, a line per step each
-        Panel<1> at{weights, ahead + row / kTileRows * kInputBlock * 64 * sizeof(*weights) / 4};
+        Panel<1, 1> at{weights, ahead + row / kTileRows * kInputBlock * 64 * sizeof(*weights) / 4};
         micro_rows<kPanelVecs>(n, from, stride, at, count, to, kPanel, k == 0);
       } else {
-        micro_rows<kPanelVecs>(n, from, stride, Panel<0>{weights, nullptr}, count, to, kPanel, k == 0);
+        micro_rows<kPanelVecs>(n, from, stride, Panel<0, 1>{weights, nullptr}, count, to, kPanel, k == 0);
       }
     }
   }
+}
+
+inline void pair_product(const Matrix &m, int64_t panel, int64_t next, const float *x, int64_t stride, int64_t rows,
+                         float *out) {
+  const int64_t depth = depth_of(m), at = panel * depth * kPanel;
+  if (m.type == kBfloat16)
+    pair_product<HalfPanel>((const Bf16 *)m.panels + at, depth, next, x, stride, rows, out);
+  else
+    pair_product<FloatPanel>((const float *)m.panels + at, depth, next, x, stride, rows, out);
 }
 
 inline void panel_product(const Matrix &m, int64_t panel, const float *x, int64_t stride, int64_t rows, float *out) {

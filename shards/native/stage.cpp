@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "attention.h"
 #include "pool.h"
@@ -229,32 +230,50 @@ class Stage {
   void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
     const Input *x = (const Input *)buffer;
     const int64_t panels = panels_of(m), parts = (rows + kRowBlock - 1) / kRowBlock;
+    const int64_t width = in_pairs<Input>(rows) ? 2 : 1, units = (panels + width - 1) / width;
     float *product = own.product.at_least(1);
-    for (int64_t unit; (unit = pool_->take()) < panels * parts;) {
-      const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
+    for (int64_t unit; (unit = pool_->take()) < units * parts;) {
+      const int64_t panel = unit % units * width, row = unit / units * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, rows - row);
+      if (width == 2 && panel + 1 < panels) {
+        if constexpr (std::is_same<Input, float>::value) pair_product(m, panel, 1, x, stride, count, product);
+        for (int64_t i = 0; i < 2 * count; i++)
+          finish(i / 2, (panel + i % 2) * kPanel, product + i * kPanel, m);
+        continue;
+      }
       panel_product(m, panel, x + row * stride, stride, count, product);
       for (int64_t i = 0; i < count; i++) finish(row + i, panel * kPanel, product + i * kPanel, m);
     }
     pool_->barrier();
   }
 
+  template <class Input> static constexpr bool in_pairs(int64_t rows) {
+    return std::is_same<Input, float>::value && rows <= kPairRows;
+  }
+
   // The gate's outputs are padded to whole panels, so that a panel of it and its partner of `up` meet here.
   template <class Input> void gate_up(Scratch &own, const Matrix &m) {
     const int64_t panels = panels_of(m) / 2, parts = (batch_.rows + kRowBlock - 1) / kRowBlock;
-    float *gates = own.product.at_least(1), *ups = own.second.at_least(1);
+    const bool pairs = in_pairs<Input>(batch_.rows);
+    const int64_t stride = pairs ? 2 * kPanel : kPanel;
+    float *gates = own.product.at_least(1), *ups = pairs ? gates + kPanel : own.second.at_least(1);
     for (int64_t unit; (unit = pool_->take()) < panels * parts;) {
       const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, batch_.rows - row), column = panel * kPanel;
       const Input *x = (const Input *)normed_ + row * hidden_stride_;
-      panel_product(m, panel, x, hidden_stride_, count, gates);
-      panel_product(m, panels + panel, x, hidden_stride_, count, ups);
+      if (pairs) {
+        if constexpr (std::is_same<Input, float>::value)
+          pair_product(m, panel, panels, x, hidden_stride_, count, gates);
+      } else {
+        panel_product(m, panel, x, hidden_stride_, count, gates);
+        panel_product(m, panels + panel, x, hidden_stride_, count, ups);
+      }
       for (int64_t i = 0; i < count; i++) {
         Input *to = (Input *)inner_ + (row + i) * inner_stride_ + column;
         for (int v = 0; v < kPanelVecs; v++) {
           const int64_t at = column + v * kLanes, left = d_.inner - at;
           if (left <= 0) break;
-          Vec gate = load(gates + i * kPanel + v * kLanes), up = load(ups + i * kPanel + v * kLanes);
+          Vec gate = load(gates + i * stride + v * kLanes), up = load(ups + i * stride + v * kLanes);
           if (m.bias) {
             gate = gate + load(m.bias + at);
             up = up + load(m.bias + panels * kPanel + at);

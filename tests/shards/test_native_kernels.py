@@ -14,7 +14,7 @@ from shards.model.blocks import Blocks, Rows
 from shards.model.linear import Linear
 from shards.model.native_blocks import NativeBlocks
 from shards.model.native_config import NativeConfig, RopeConfig
-from shards.model.packing import LinearPacker, PackedLinear
+from shards.model.packing import LinearPacker, PackedLinear, WeightMemory
 from shards.model.pages import pages_for
 from shards.model.span import Span
 from shards.model.torch_blocks import TorchBlocks
@@ -22,6 +22,7 @@ from shards.model.weights import BlockWeights, SpanWeights
 from shards.native.library import Library, native_library
 
 CPU = torch.device("cpu")
+MEMORY = WeightMemory()
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ class Part:
             dtype=dtype,
             bias=self.biases is not None,
             whole_panels=halves,
+            memory=MEMORY,
         )
         for index, weight in enumerate(self.weights):
             packer.weight(index, weight)
