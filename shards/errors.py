@@ -10,7 +10,8 @@ ShardError
 ├── SandboxRefusal       work in a child process ended with an error of its own
 ├── InvalidSampling      a sampling parameter is out of range
 ├── BadActivation        hidden states that are non-finite or do not fit the session
-└── CapacityExceeded     no room for another session's KV cache
+└── CapacityExceeded     no room for a session's keys and values
+    └── Preempted        its pages were needed for others: it may be fed again
 """
 
 from __future__ import annotations
@@ -65,4 +66,8 @@ class BadActivation(ShardError):
 
 
 class CapacityExceeded(ShardError):
-    """There is no room for another session's KV cache."""
+    """There is no room for a session's keys and values."""
+
+
+class Preempted(CapacityExceeded):
+    """The session's pages were needed for others: it may be fed again from its first token."""

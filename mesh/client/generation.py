@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.ring_session import HopRefused, RingSession, SessionPreempted
 from mesh.client.session_plan import SessionPlan
 from mesh.client.text import AnswerText
 from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
@@ -109,12 +109,24 @@ class MeshGeneration:
 
     async def __aiter__(self) -> AsyncIterator[TextDelta]:
         attempts_left = self._patience.attempts
+        waiting_since: float | None = None
+        """When the session lost its place first since there was a token."""
         while True:
             before = len(self._generated)
             try:
                 async for delta in self._read():
                     yield delta
                 return
+            except SessionPreempted as error:
+                # Nobody's fault, and no attempt that failed: our turn comes again. But not for ever without a token.
+                if len(self._generated) > before or waiting_since is None:
+                    waiting_since = time.monotonic()
+                if time.monotonic() - waiting_since > self._patience.resume_seconds:
+                    raise
+                logger.info("the session lost its place after %d tokens: %s", len(self._generated), error)
+                await self._disconnect()
+                self._refused(error)
+                await self._connect()
             except PeerError as error:
                 # A route that brought us further has not failed in vain.
                 attempts_left = self._patience.attempts if len(self._generated) > before else attempts_left - 1

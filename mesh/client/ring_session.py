@@ -27,6 +27,7 @@ from mesh.errors import (
 from mesh.payment.credit.units import SessionMeter
 from mesh.swarm.route import Hop
 from mesh.wire.messages import (
+    PREEMPTED,
     SESSION_BYTES,
     CloseSession,
     ExtendSession,
@@ -47,6 +48,8 @@ T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
 PROBE_SECONDS = 2.0
+PREEMPTED_SECONDS = 0.5
+"""So long a hop that has taken a session's place away is not asked for another, where there is a choice."""
 OUR_FAULT = frozenset({"bad_request", "too_long", "payment_required"})
 """Codes with which a hop says that no other would take the session either."""
 
@@ -228,6 +231,10 @@ class RingSession:
         if message.code in OUR_FAULT:
             return InvalidRequest(f"{peer} gave up the session: {message.reason}")
         ours = {hop.peer for hop in self.hops}
+        if message.code == PREEMPTED:
+            return SessionPreempted(
+                f"{peer} gave up the session: {message.reason}", peer=peer, retry_after=PREEMPTED_SECONDS
+            )
         blamed = message.blamed if message.blamed in ours else peer
         return PeerFailed(f"{peer} gave up the session ({message.code}): {message.reason}", peer=blamed)
 
@@ -381,3 +388,7 @@ class HopRefused(Refused, PeerError):
     def __init__(self, message: str, *, peer: str, retry_after: float) -> None:
         PeerError.__init__(self, message, peer=peer)
         self.retry_after = retry_after
+
+
+class SessionPreempted(HopRefused):
+    """A hop took the session's memory for others: nobody is to blame, and it may be opened again."""

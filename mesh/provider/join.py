@@ -33,6 +33,7 @@ from mesh.wire.multiaddr import on_one_machine
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.source import resolve
 from shards.model.loading import choose_dtype, load_stage
+from shards.model.paging import PAGE
 from shards.model.span import Span
 from shards.model.stage import StageModel
 from shards.progress import Progress, silent
@@ -352,10 +353,9 @@ class _Provider:
 
     def _serving_record(self, service: StageService, span: Span) -> ProviderRecord:
         engine = service.engine
-        per_token = max(1, service.table.facts.kv_bytes_per_token(span))
         return replace(
             self._record(span, "draining" if service.draining else "serving"),
             queue_depth=0 if engine is None else engine.queued,
-            kv_free_tokens=max(0, service.table.kv_bytes_free) // per_token,
+            kv_free_tokens=PAGE * (service.table.pages_free if engine is None else engine.free_pages),
             sessions=len(service.table),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mesh.errors import MeshError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
@@ -16,7 +16,7 @@ from mesh.provider.live import LiveSession
 from mesh.provider.sessions import HopSession, NotAdmitted
 from mesh.wire.frame import Frame
 from mesh.wire.paying import Hello, Voucher
-from shards.engine.work import Work
+from shards.engine.step import StepInput
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class PaymentGate:
     def __init__(
         self,
         collector: VoucherCollector,
-        submit: Callable[[Work], bool],
+        submit: Callable[[Sequence[StepInput]], bool],
         fail: Callable[[LiveSession, str, str], None],
     ) -> None:
         self._collector = collector
@@ -108,7 +108,7 @@ class PaymentGate:
         except NotAccepted as error:
             raise NotAdmitted("unpaid", str(error), 1.0) from error
 
-    def may_run(self, live: LiveSession, work: Work) -> bool:
+    def may_run(self, live: LiveSession, work: StepInput) -> bool:
         """True when the work may go to the engine; else it is kept until a voucher makes room."""
         bill = live.bill
         if bill is None:
@@ -122,7 +122,7 @@ class PaymentGate:
         self._collector.wait(bill.customer)
         return False
 
-    def done(self, live: LiveSession, work: Work, *, ok: bool) -> None:
+    def done(self, live: LiveSession, work: StepInput, *, ok: bool) -> None:
         """The engine is through with work that it was given."""
         units = live.begun.pop(id(work), None)
         if units is not None and live.bill is not None:
@@ -151,7 +151,7 @@ class PaymentGate:
                 if not bill.has_room(end):
                     self._collector.wait(customer)
                     return
-                if not self._submit(work):
+                if not self._submit([work]):
                     asyncio.get_running_loop().call_later(BUSY_SECONDS, self._release, customer)
                     return
                 live.held.popleft()

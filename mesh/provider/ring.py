@@ -17,7 +17,7 @@ from mesh.provider.tensors import split_hidden
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import Activations, NextTokens, PromptProgress, decode, encode
-from shards.engine.work import Outcome, Work
+from shards.engine.step import StepInput, StepOutput
 from shards.model.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -105,18 +105,26 @@ class Ring:
     async def _activations(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]], frame: Frame) -> None:
         counts = [count for _, _, count in parts]
         hidden = split_hidden(frame.payload, counts, self._spec.hidden_size, self._wire_dtype)
-        for (session, start, count), states in zip(parts, hidden, strict=True):
-            await self._arrive(sender, session, start, count, hidden=states)
+        works = [
+            self._arrive(sender, session, start, count, hidden=states)
+            for (session, start, count), states in zip(parts, hidden, strict=True)
+        ]
+        await self._sessions.submit([work for work in works if work is not None])
 
     async def _next_tokens(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]]) -> None:
+        outside = [token for _, _, token in parts if token >= self._spec.vocab_size]
+        if outside:
+            raise BadTensor(f"token {outside[0]} is outside the vocabulary", peer=sender)
+        works: list[tuple[LiveSession, StepInput]] = []
         for session, position, token in parts:
-            if token >= self._spec.vocab_size:
-                raise BadTensor(f"token {token} is outside the vocabulary", peer=sender)
             live = self._sessions.get(session)
             if live is not None and live.entry.previous == sender and position >= live.entry.limit:
                 live.parked = (position, token)
                 continue
-            await self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
+            work = self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
+            if work is not None:
+                works.append(work)
+        await self._sessions.submit(works)
 
     def extend(self, session: bytes, client: PeerId, limit: int) -> None:
         """The session's client lets it go on up to `limit`: a token that waited for that arrives now."""
@@ -125,10 +133,11 @@ class Ring:
         if entry is None or live is None or live.parked is None or live.parked[0] >= entry.limit:
             return
         (position, token), live.parked = live.parked, None
-        tokens = torch.tensor([token])
-        self._tasks.create_task(self._arrive(entry.previous, session, position, 1, tokens=tokens))
+        work = self._arrive(entry.previous, session, position, 1, tokens=torch.tensor([token]))
+        if work is not None:
+            self._tasks.create_task(self._sessions.submit([work]))
 
-    async def _arrive(
+    def _arrive(
         self,
         sender: PeerId,
         session: bytes,
@@ -137,7 +146,8 @@ class Ring:
         *,
         tokens: torch.Tensor | None = None,
         hidden: torch.Tensor | None = None,
-    ) -> None:
+    ) -> tuple[LiveSession, StepInput] | None:
+        """What came for a session as work to submit; None where it has none, or fails through it."""
         sessions = self._sessions
         live = sessions.get(session)
         try:
@@ -148,16 +158,18 @@ class Ring:
                 sessions.fail(live, "bad_input", str(error), blamed=sender)
             else:
                 logger.debug("refused a frame of %s: %s", sender, error)
-            return
+            return None
         if entry is None or live is None:
-            return
+            return None
         if entry.is_first != (tokens is not None):
             sessions.fail(live, "bad_input", "the first stage takes tokens, the others hidden states", blamed=sender)
-            return
+            return None
         if live.overrun_by(count):
             sessions.fail(live, "bad_input", "more came than the session can have under way", blamed=sender)
-            return
-        await sessions.submit(live, Work(session, live.cache, start, count, tokens=tokens, hidden=hidden))
+            return None
+        work = StepInput(live.sequence, start, count, tokens=tokens, hidden=hidden)
+        live.begin(work)
+        return live, work
 
     # What goes on.
 
@@ -166,12 +178,11 @@ class Ring:
         if peer != self._transport.peer_id:
             self.links.prepare(peer)
 
-    def conclude(self, outcomes: Sequence[Outcome]) -> None:
+    def conclude(self, outcomes: Sequence[StepOutput]) -> None:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
-        onward: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}
-        around: dict[PeerId, list[tuple[LiveSession, Outcome]]] = {}
+        onward: dict[PeerId, list[tuple[LiveSession, StepOutput]]] = {}
+        around: dict[PeerId, list[tuple[LiveSession, StepOutput]]] = {}
         for outcome in outcomes:
-            work = outcome.work
             live = self._sessions.conclude(outcome)
             if live is None:
                 continue
@@ -180,8 +191,9 @@ class Ring:
             else:
                 for answer in answers(outcome):
                     live.owner.tell(answer)
-                if outcome.choice is None and work.start + work.count < live.entry.fed_tokens:
-                    live.owner.tell(PromptProgress(work.session, work.start + work.count))
+                end = outcome.start + outcome.count
+                if outcome.choice is None and end < live.entry.fed_tokens:
+                    live.owner.tell(PromptProgress(live.entry.id, end))
                 if outcome.choice is not None and outcome.choice.finish is None:
                     around.setdefault(live.entry.following, []).append((live, outcome))
         for peer, items in onward.items():
@@ -189,7 +201,9 @@ class Ring:
                 self._hand_over(peer, frame)
         for peer, items in around.items():
             parts = tuple(
-                (o.work.session, o.choice.position, o.choice.sampled.token) for _, o in items if o.choice is not None
+                (live.entry.id, outcome.choice.position, outcome.choice.sampled.token)
+                for live, outcome in items
+                if outcome.choice is not None
             )
             self._hand_over(peer, encode(NextTokens(parts)))
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-
-import torch
+from collections.abc import Iterator, Sequence
 
 from mesh.errors import MeshError
 from mesh.payment.credit.collector import VoucherCollector
@@ -16,10 +14,10 @@ from mesh.provider.live import LiveSession
 from mesh.provider.payment_gate import PaymentGate
 from mesh.provider.sessions import SessionTable
 from mesh.transport.port import PeerId
-from mesh.wire.messages import MAX_REASON, SessionFailed
+from mesh.wire.messages import MAX_REASON, PREEMPTED, SessionFailed
 from shards.engine.engine import Engine
-from shards.engine.work import Outcome, Work
-from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
+from shards.engine.step import StepInput, StepOutput
+from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, Preempted, ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +27,11 @@ FULL_QUEUE_PAUSE = 0.005
 class LiveSessions:
     """The sessions that a stage has admitted, by id. With a `collector` their work is paid for."""
 
-    def __init__(self, table: SessionTable, wire_dtype: torch.dtype, collector: VoucherCollector | None) -> None:
+    def __init__(self, table: SessionTable, collector: VoucherCollector | None) -> None:
         self.table = table
         self.payment_gate = PaymentGate(collector, self._try_submit, self.fail) if collector is not None else None
         self.engine: Engine | None = None
         """What runs their work; None while the stage does not run."""
-        self._wire_dtype = wire_dtype
         self._live: dict[bytes, LiveSession] = {}
         self._done: dict[int, asyncio.Future[None]] = {}
 
@@ -63,50 +60,49 @@ class LiveSessions:
 
     # Work.
 
-    async def complete(self, live: LiveSession, work: Work) -> None:
+    async def complete(self, live: LiveSession, work: StepInput) -> None:
         """Run work and return when the engine is through with it."""
         done = asyncio.get_running_loop().create_future()
         self._done[id(work)] = done
         try:
-            await self.submit(live, work)
+            live.begin(work)
+            await self.submit([(live, work)])
             await done
         finally:
             self._done.pop(id(work), None)
 
-    async def submit(self, live: LiveSession, work: Work) -> None:
-        """Hand work to the engine once that takes it and, where work is paid for, what came before has been paid."""
-        work.tail = live.tail
-        work.wire_dtype = self._wire_dtype
-        live.begin(work)
-        if self.payment_gate is not None and not self.payment_gate.may_run(live, work):
-            return
-        while True:
-            if self._try_submit(work):
-                return
+    async def submit(self, works: Sequence[tuple[LiveSession, StepInput]]) -> None:
+        """Hand work that has begun to the engine, all of it at once, when that takes it; but where work is paid for,
+        only that of sessions for which what came before has been paid."""
+        gate = self.payment_gate
+        ready = [work for live, work in works if gate is None or gate.may_run(live, work)]
+        while not self._try_submit(ready):  # noqa: ASYNC110
             await asyncio.sleep(FULL_QUEUE_PAUSE)
 
-    def _try_submit(self, work: Work) -> bool:
+    def _try_submit(self, works: Sequence[StepInput]) -> bool:
         """False when the engine's queue is full."""
-        if self.engine is not None and not work.cancelled:
+        left = [work for work in works if not work.cancelled]
+        if self.engine is not None and left:
             try:
-                self.engine.submit(work)
+                self.engine.submit(left)
             except CapacityExceeded:
                 return False
         return True
 
-    def conclude(self, outcome: Outcome) -> LiveSession | None:
+    def conclude(self, outcome: StepOutput) -> LiveSession | None:
         """Book what the engine did; None when its session is gone, or has failed through it."""
-        work = outcome.work
-        done = self._done.pop(id(work), None)
+        work = outcome.input if outcome.complete else None
+        done = self._done.pop(id(work), None) if work is not None else None
         if done is not None and not done.done():
             done.set_result(None)
-        live = self._live.get(work.session)
-        if live is None or live.cache is not work.cache:
+        live = self._live.get(outcome.sequence.session)
+        if live is None or live.sequence is not outcome.sequence:
             return None
-        live.end(work)
-        if self.payment_gate is not None:
-            self.payment_gate.done(live, work, ok=outcome.error is None)
-        live.entry.tokens += work.count
+        if work is not None:
+            live.end(work)
+            if self.payment_gate is not None:
+                self.payment_gate.done(live, work, ok=outcome.error is None)
+        live.entry.tokens += outcome.count
         live.entry.busy_seconds += outcome.seconds
         if outcome.error is not None:
             self._fail_for(live, outcome.error)
@@ -133,11 +129,13 @@ class LiveSessions:
                 self.fail(live, "bad_input", str(error), blamed=live.entry.previous)
             case InvalidSampling():
                 self.fail(live, "bad_request", str(error))
+            case Preempted():
+                self.fail(live, PREEMPTED, str(error))
             case _:
                 self.fail(live, "failed", str(error))
 
     def fail_all(self, reason: str) -> int:
-        """End every session because we go; how many there were. (A call of its own, which keeps no cache alive.)"""
+        """End every session because we go; how many there were."""
         there = list(self._live.values())
         for live in there:
             self.fail(live, "closing", reason)
@@ -163,6 +161,8 @@ class LiveSessions:
     def free(self, live: LiveSession, received: int | None = None) -> None:
         """Give back what a session held; `received` is how far its client says it got."""
         self._live.pop(live.entry.id, None)
+        if self.engine is not None:
+            self.engine.free(live.sequence)
         if self.payment_gate is not None:
             self.payment_gate.close(live, received)
         self.table.close(live.entry.id, live.entry.client)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from mesh.errors import BadTensor, InternalError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
 from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
-from mesh.provider.live import LiveSession, tail_for
+from mesh.provider.live import LiveSession, sampler_for
 from mesh.provider.ring import Ring
 from mesh.provider.running import LiveSessions
 from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
@@ -25,6 +26,7 @@ from mesh.wire.frame import Frame
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
     MAX_REASON,
+    PREEMPTED,
     RING_PROTOCOL,
     CloseSession,
     ExtendSession,
@@ -43,7 +45,7 @@ from mesh.wire.messages import (
 from mesh.wire.paying import Hello, Unwelcome, Voucher
 from mesh.wire.tokens import read_tokens
 from shards.engine.engine import Engine
-from shards.engine.work import Outcome, Work
+from shards.engine.step import StepInput, StepOutput
 from shards.errors import CapacityExceeded, ShardError
 from shards.model.stage import StageModel
 
@@ -81,13 +83,13 @@ class StageService:
             span=model.span,
             n_blocks=model.spec.n_blocks,
             vocab_size=model.spec.vocab_size,
-            context_length=model.spec.context_length,
+            context_length=min(model.spec.context_length, model.longest),
             wire_dtype=wire_dtype,
-            kv_bytes_per_token=model.kv_bytes_per_token,
+            page_bytes=model.page_bytes,
         )
         self.table = SessionTable(facts, self.config.admission)
         self._wire_dtype = WIRE_DTYPES[wire_dtype]
-        self.sessions = LiveSessions(self.table, self._wire_dtype, collector)
+        self.sessions = LiveSessions(self.table, collector)
         self.payment_gate = self.sessions.payment_gate
         self._strangers = Rates(*self.config.stranger_requests)
         self._clients = Rates(*self.config.client_requests)
@@ -109,7 +111,8 @@ class StageService:
             self.model,
             lambda outcomes: _soon(loop, self._deliver, outcomes),
             lambda error: _soon(loop, self._crashed, error),
-            limits=self.config.batch,
+            pages=self.table.pages,
+            limits=replace(self.config.batch, client_share=self.config.admission.client_share),
             threads=self.config.threads,
         )
         with engine:
@@ -219,18 +222,23 @@ class StageService:
                 raise NotAdmitted("closing", "the provider is shutting down")
             if self.payment_gate is not None:
                 self.payment_gate.check(control.peer)
-            for idle in self.table.in_the_way(request, control.peer, time.monotonic()):
-                if (live := self.sessions.get(idle.id)) is not None:
-                    self.sessions.lapse(live, "nothing happened in it, and others need its place")
-            entry = self.table.admit(request, control.peer, time.monotonic())
+            self._make_room(request, control.peer, self.engine)
+            entry = self.table.admit(request, control.peer, time.monotonic(), self.engine.free_pages)
         except NotAdmitted as refusal:
             self._refuse(control, request, refusal)
             return
         bill = None
         try:
             bill = self.payment_gate.bill(entry) if self.payment_gate is not None else None
-            tail = tail_for(request, frame.payload, self.model.spec) if entry.is_last else None
-            cache = self.model.new_cache(entry.span, entry.capacity)
+            sequence = self.engine.add(
+                entry.id,
+                entry.span,
+                entry.capacity,
+                client=entry.client,
+                reserve=entry.fed_tokens,
+                sampler=sampler_for(request, frame.payload, self.model.spec) if entry.is_last else None,
+                wire_dtype=self._wire_dtype,
+            )
         except NotAdmitted as refusal:
             self.table.close(entry.id, control.peer)
             self._refuse(control, request, refusal)
@@ -242,9 +250,18 @@ class StageService:
             busy = isinstance(error, CapacityExceeded | RuntimeError)
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return
-        self.sessions.add(LiveSession(entry, control, cache, tail, bill=bill))
+        self.sessions.add(LiveSession(entry, control, sequence, bill=bill))
         control.tell(SessionOpened(entry.id))
         self.ring.prepare(entry.following)
+
+    def _make_room(self, request: OpenSession, client: PeerId, engine: Engine) -> None:
+        """End sessions that do nothing, or have grown beyond what is their client's, where that lets another in."""
+        for idle in self.table.in_the_way(request, client, time.monotonic(), engine.free_pages):
+            if (live := self.sessions.get(idle.id)) is not None:
+                self.sessions.lapse(live, "nothing happened in it, and others need its place")
+        for large in self.table.beyond_share(request, client, engine.free_pages):
+            if (live := self.sessions.get(large.id)) is not None:
+                self.sessions.fail(live, PREEMPTED, "its client holds more than its share, and others need it")
 
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
@@ -274,14 +291,14 @@ class StageService:
         )
         for start in range(0, len(ids), size):
             chunk = ids[start : start + size]
-            work = Work(entry.id, live.cache, start, len(chunk), tokens=chunk)
+            work = StepInput(live.sequence, start, len(chunk), tokens=chunk)
             await self.sessions.complete(live, work)
             entry.last_active = time.monotonic()
             await self.ring.links.wait_for_room(entry.following)
 
     # The engine.
 
-    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+    def _deliver(self, outcomes: Sequence[StepOutput]) -> None:
         try:
             if not self._closing:
                 self.ring.conclude(outcomes)
@@ -292,7 +309,7 @@ class StageService:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()  # calls of their own: a local here would keep a session's cache alive
+            self.sessions.fail_idle()
             self.ring.close_unused()
 
     def _crashed(self, error: BaseException) -> None:

@@ -5,11 +5,12 @@ Every rule that a stranger could break is here, as a synchronous function of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mesh.errors import ProtocolViolation
 from mesh.wire.messages import OpenSession
+from shards.model.paging import pages_for
 from shards.model.span import Span
 
 FIRST_GUESS_SECONDS = 1.0
@@ -19,6 +20,7 @@ MOST_RETRY = 30.0
 """Bounds of what a client that is refused is told to wait (seconds)."""
 LAPSE_SECONDS = 60.0
 """In which half of what a client let lapse is forgotten."""
+SPARE_PART = 8
 MOST_LAPSED = 4096
 """Clients of which that is remembered."""
 
@@ -33,18 +35,26 @@ class StageFacts:
     vocab_size: int
     context_length: int
     wire_dtype: str
-    kv_bytes_per_token: Callable[[Span], int]
+    page_bytes: int
+    """Bytes of a page of `PAGE` tokens; a session over a part of the span takes whole pages too."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """What a stage gives to sessions: their number (in all, and per client), bytes of cache, seconds of silence."""
+    """What a stage gives to sessions: their number (in all, and per client), bytes of pages, seconds of silence.
+
+    A session takes pages for the tokens it was opened with, and one more whenever what it has is full. A new one is
+    taken in where its first pages are free and, beside them, a spare one for each session that there is (though never
+    more than `1 / SPARE_PART` of all). Who grows when no page is free takes those of the youngest session, which its
+    client opens again.
+    """
 
     sessions: int = 256
     sessions_per_client: int = 128
     kv_bytes: int = 1 << 30
     client_share: float = 0.75
-    """Of the cache, what the sessions of one client may take together; a single session may take it all."""
+    """Of the pages, what one client's sessions may hold when it opens another; a single session may take them all. What
+    a client holds beyond that, since its sessions have grown, others can have."""
     idle_seconds: float = 120.0
     """After which a session in which nothing happens ends …"""
     unfed_seconds: float = 60.0
@@ -80,7 +90,8 @@ class HopSession:
     limit: int
     is_first: bool
     is_last: bool
-    kv_bytes: int
+    pages: int
+    """What it holds now, or will for the tokens that were announced."""
     last_active: float
     opened: float = 0.0
     expected: int = 0
@@ -94,7 +105,7 @@ class SessionTable:
 
     facts: StageFacts
     limits: AdmissionLimits
-    kv_bytes_used: int = 0
+    pages_used: int = 0
     mean_seconds: float = FIRST_GUESS_SECONDS
     """How long a session lives here, on average."""
     _sessions: dict[bytes, HopSession] = field(default_factory=dict)
@@ -111,11 +122,23 @@ class SessionTable:
         return self._sessions.get(session)
 
     @property
-    def kv_bytes_free(self) -> int:
-        return self.limits.kv_bytes - self.kv_bytes_used
+    def pages(self) -> int:
+        """All that the stage has."""
+        return self.limits.kv_bytes // self.facts.page_bytes
 
-    def admit(self, request: OpenSession, client: str, now: float) -> HopSession:
-        """Reserve a place for the session. Raises `NotAdmitted`."""
+    @property
+    def pages_free(self) -> int:
+        """Pages that no session is counted to hold."""
+        return max(0, self.pages - self.pages_used)
+
+    @property
+    def spare(self) -> int:
+        """Pages that a new session leaves to those that there are."""
+        return min(len(self._sessions), self.pages // SPARE_PART)
+
+    def admit(self, request: OpenSession, client: str, now: float, free: int | None = None) -> HopSession:
+        """Give the session a place, and pages for its first tokens. `free` are the pages that can be had, where they
+        are not all that nobody is counted to hold. Raises `NotAdmitted`."""
         span = self._check_shape(request)
         if request.session in self._sessions:
             raise NotAdmitted("duplicate", "a session of this id is already open here")
@@ -125,17 +148,16 @@ class SessionTable:
             raise NotAdmitted(
                 "quota", f"one client may hold {self.limits.sessions_per_client} sessions", self.until_room()
             )
-        kv_bytes = self.facts.kv_bytes_per_token(span) * request.capacity
-        if kv_bytes > self.limits.kv_bytes:
-            raise NotAdmitted("too_large", f"it needs {kv_bytes} bytes of cache, we have {self.limits.kv_bytes}")
-        held = self.kv_bytes_of(client)
+        pages = pages_for(request.fed_tokens)
+        held = self.pages_of(client)
         lapses = self.lapses(client, now)
         share = self.limits.client_share / (1 + lapses)
-        if (held or lapses) and share < 1 and held + kv_bytes > share * self.limits.kv_bytes:
+        if (held or lapses) and share < 1 and held + pages > share * self.pages:
             raise NotAdmitted("quota", f"this client may hold {share:.0%} of the cache", self.until_room())
-        if kv_bytes > self.kv_bytes_free:
+        free = self.pages_free if free is None else free
+        if pages + self.spare > free:
             wait = self.until_room()
-            raise NotAdmitted("busy", f"it needs {kv_bytes} bytes of cache, {self.kv_bytes_free} are free", wait)
+            raise NotAdmitted("busy", f"it needs {pages} pages and {self.spare} to spare, {free} are free", wait)
         session = HopSession(
             id=request.session,
             client=client,
@@ -148,17 +170,17 @@ class SessionTable:
             limit=min(request.limit, request.capacity),
             is_first=span.start == 0,
             is_last=span.end == self.facts.n_blocks,
-            kv_bytes=kv_bytes,
+            pages=pages,
             last_active=now,
             opened=now,
         )
         self._sessions[session.id] = session
-        self.kv_bytes_used += kv_bytes
+        self.pages_used += pages
         return session
 
-    def kv_bytes_of(self, client: str) -> int:
-        """Bytes of cache that a client's sessions have reserved."""
-        return sum(session.kv_bytes for session in self if session.client == client)
+    def pages_of(self, client: str) -> int:
+        """Pages that a client's sessions hold."""
+        return sum(session.pages for session in self if session.client == client)
 
     def lapses(self, client: str, now: float) -> float:
         """How many sessions a client lately opened and let lapse unused. Each makes its share of the cache smaller."""
@@ -175,7 +197,7 @@ class SessionTable:
             if len(self._lapsed) > MOST_LAPSED:
                 del self._lapsed[next(iter(self._lapsed))]
 
-    def in_the_way(self, request: OpenSession, client: str, now: float) -> list[HopSession]:
+    def in_the_way(self, request: OpenSession, client: str, now: float, free: int | None = None) -> list[HopSession]:
         """Sessions that do nothing and would have to end for `request` to fit; none where that would not help.
 
         First those that were opened and never got a token, of whoever holds most; so memory that is merely taken is
@@ -184,17 +206,11 @@ class SessionTable:
         """
         if self.lapses(client, now):
             return []
-        try:
-            kv_bytes = self.facts.kv_bytes_per_token(self._check_shape(request)) * request.capacity
-        except NotAdmitted:
-            return []
-        missing = kv_bytes - self.kv_bytes_free
+        missing = self._missing(request, free)
         places = len(self._sessions) + 1 - self.limits.sessions
-        if (missing <= 0 and places <= 0) or kv_bytes > self.limits.kv_bytes:
+        if missing is None or (missing <= 0 and places <= 0):
             return []
-        held: dict[str, int] = {}
-        for each in self:
-            held[each.client] = held.get(each.client, 0) + each.kv_bytes
+        held = self._held()
         unfed = [each for each in self if each.expected == 0 and now - each.opened > self.limits.unfed_grace]
         unfed.sort(key=lambda each: (-held[each.client], each.opened))
         silent = [
@@ -210,9 +226,43 @@ class SessionTable:
             if missing <= 0 and places <= 0:
                 break
             chosen.append(each)
-            missing -= each.kv_bytes
+            missing -= each.pages
             places -= 1
         return chosen if missing <= 0 and places <= 0 else []
+
+    def beyond_share(self, request: OpenSession, client: str, free: int | None = None) -> list[HopSession]:
+        """Sessions that give up their pages so that `request` fits: the youngest of another client that has grown
+        beyond its share, as far as it is beyond it; none where that would not help."""
+        missing = self._missing(request, free)
+        if missing is None or missing <= 0:
+            return []
+        held = self._held()
+        greedy = max(held, key=lambda each: held[each], default=client)
+        surplus = held.get(greedy, 0) - self.limits.client_share * self.pages
+        if greedy == client:
+            return []
+        chosen: list[HopSession] = []
+        for each in sorted(self.of_client(greedy), key=lambda each: each.opened, reverse=True):
+            if missing <= 0 or surplus <= 0:
+                break
+            chosen.append(each)
+            missing -= each.pages
+            surplus -= each.pages
+        return chosen if missing <= 0 else []
+
+    def _missing(self, request: OpenSession, free: int | None) -> int | None:
+        """How many pages are missing for a session (what it leaves to others included); None where it cannot fit."""
+        try:
+            self._check_shape(request)
+        except NotAdmitted:
+            return None
+        return pages_for(request.fed_tokens) + self.spare - (self.pages_free if free is None else free)
+
+    def _held(self) -> dict[str, int]:
+        held: dict[str, int] = {}
+        for each in self:
+            held[each.client] = held.get(each.client, 0) + each.pages
+        return held
 
     def close(self, session: bytes, client: str) -> HopSession | None:
         """Forget a session of `client`; None if there is none (closing twice is harmless)."""
@@ -220,7 +270,7 @@ class SessionTable:
         if found is None or found.client != client:
             return None
         del self._sessions[session]
-        self.kv_bytes_used -= found.kv_bytes
+        self.pages_used -= found.pages
         lived = max(0.0, found.last_active - found.opened)
         self.mean_seconds += MEAN_WEIGHT * (lived - self.mean_seconds)
         return found
@@ -276,6 +326,9 @@ class SessionTable:
                 f"tokens up to {start + count} came, but the session's capacity is {found.capacity}", peer=sender
             )
         found.expected = start + count
+        grown = max(found.pages, pages_for(found.expected))
+        self.pages_used += grown - found.pages
+        found.pages = grown
         found.last_active = now
         return found
 
@@ -308,6 +361,8 @@ class SessionTable:
             )
         if not request.prompt_tokens <= request.fed_tokens < request.capacity:
             raise NotAdmitted("bad_request", "prompt_tokens <= fed_tokens < capacity must hold")
+        if pages_for(request.capacity) > self.pages:
+            raise NotAdmitted("too_large", f"{request.capacity} tokens do not fit into all of {self.pages} pages")
         if request.limit < request.fed_tokens:
             raise NotAdmitted("bad_request", "fed_tokens <= limit must hold")
         if request.wire_dtype != facts.wire_dtype:

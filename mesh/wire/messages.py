@@ -31,6 +31,8 @@ MAX_BLOCKS: Final = 1 << 16
 MAX_PARTS: Final = 4096
 MAX_REASON: Final = 2000
 MAX_FILE_BYTES: Final = 48 * 1024 * 1024
+PREEMPTED: Final = "preempted"
+"""Code of a session that failed because others needed its place: its client may open it again, here or elsewhere."""
 
 _session = f.octets(SESSION_BYTES)
 _position = f.integer(0, MAX_TOKENS)

@@ -8,7 +8,7 @@ import torch
 
 from shards.adapter.stage import AdapterStage
 from shards.errors import UnsupportedModel
-from shards.model.pages import pages_for
+from shards.model.paging import pages_for
 from shards.model.span import Span
 from shards.model.stage import LogitsMode, Piece
 

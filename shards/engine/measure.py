@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from shards.model.pages import pages_for
+from shards.model.paging import pages_for
 from shards.model.stage import LogitsMode, Piece, StageModel
 
 MAX_SECONDS = 0.5

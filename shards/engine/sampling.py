@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from shards.engine.rng import uniform
 from shards.engine.sampling_params import SamplingParams
-from shards.errors import BadActivation, CapacityExceeded, InvalidSampling
+from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
 
 UNLIKELY = -9999.0
 """Reported instead of minus infinity, as OpenAI's API does: JSON has no infinities."""
@@ -88,7 +88,16 @@ class TokenHistory:
         return self._prompt_ids
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One session's token to choose: for `position`, from `logits` [1, vocab]."""
+
+    logits: torch.Tensor
+    params: SamplingParams
+    position: int
+    history: TokenHistory
+
+
 def sample(logits: torch.Tensor, params: SamplingParams, position: int, history: TokenHistory) -> Sampled:
     """Choose the token for `position` from `logits` [vocab], on whatever device they are.
 
@@ -98,23 +107,106 @@ def sample(logits: torch.Tensor, params: SamplingParams, position: int, history:
     """
     if logits.ndim != 1 or not logits.numel():
         raise BadActivation(f"logits of shape {tuple(logits.shape)} where one row is needed")
-    best, token = _best(logits)
-    if not math.isfinite(best):
-        raise BadActivation("the logits are not numbers or rule out every token")
-    if adjusts(params):
-        adjusted = _adjust(logits.to(torch.float64, copy=True), params, history)
-        best, token = _best(adjusted)
-        if not math.isfinite(best):
-            raise InvalidSampling("penalties and bias push the logits out of range")
-    else:
-        adjusted = logits
-    if params.temperature > 0:
-        token = _draw(adjusted, best, params, uniform(params.seed, position))
-    if params.logprobs is None:
-        return Sampled(token)
-    chosen = torch.tensor([token], device=logits.device)
-    logprob, top = score(logits.unsqueeze(0), chosen, params.logprobs)[0]
-    return Sampled(token, logprob, top)
+    (sampled,) = _sample_rows([Draw(logits.unsqueeze(0), params, position, history)])
+    if isinstance(sampled, ShardError):
+        raise sampled
+    return sampled
+
+
+def sample_all(draws: Sequence[Draw]) -> list[Sampled | ShardError]:
+    """What `sample` gives or raises for each session, with as few calls for all of them as their parameters allow."""
+    try:
+        return _sample_rows(draws)
+    except RuntimeError as error:  # what torch raises when the device has no room
+        if len(draws) == 1:
+            return [CapacityExceeded(f"the device could not sample: {error}")]
+        return [sampled for draw in draws for sampled in sample_all([draw])]
+
+
+@torch.no_grad()
+def _sample_rows(draws: Sequence[Draw]) -> list[Sampled | ShardError]:
+    if not draws:
+        return []
+    rows = _stacked([draw.logits for draw in draws])
+    found = _best(rows)
+    adjusted: dict[int, torch.Tensor] = {}
+    errors: dict[int, ShardError] = {}
+    for index, draw in enumerate(draws):
+        if not math.isfinite(found[index][0]):
+            errors[index] = BadActivation("the logits are not numbers or rule out every token")
+        elif adjusts(draw.params):
+            try:
+                adjusted[index] = _adjust(rows[index].to(torch.float64, copy=True), draw.params, draw.history)
+            except ShardError as error:
+                errors[index] = error
+                continue
+            ((best, token),) = _best(adjusted[index].unsqueeze(0))
+            found[index] = best, token
+            if not math.isfinite(best):
+                errors[index] = InvalidSampling("penalties and bias push the logits out of range")
+    drawn = [index for index, draw in enumerate(draws) if index not in errors and draw.params.temperature > 0]
+    likeliest = _likeliest(rows, {index: draws[index].params for index in drawn if index not in adjusted})
+    tokens = [token for _, token in found]
+    for index in drawn:
+        params, logits = draws[index].params, adjusted.get(index, rows[index])
+        number = uniform(params.seed, draws[index].position)
+        tokens[index] = _draw(logits, found[index][0], params, number, likeliest.get(index))
+    scores = _scores(rows, tokens, {i: d.params.logprobs for i, d in enumerate(draws) if i not in errors})
+    return [
+        errors[index] if index in errors else Sampled(token, *scores.get(index, ()))
+        for index, token in enumerate(tokens)
+    ]
+
+
+def _stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows [1, vocab] as one tensor [n, vocab]; without a copy where they lie beside each other."""
+    first = rows[0]
+    vocab = first.shape[-1]
+    where = first.storage_offset()
+    storage = first.untyped_storage().data_ptr()
+    if all(
+        row.untyped_storage().data_ptr() == storage
+        and row.storage_offset() == where + vocab * number
+        and row.is_contiguous()
+        for number, row in enumerate(rows)
+    ):
+        return first.as_strided((len(rows), vocab), (vocab, 1))
+    return torch.cat(list(rows))
+
+
+def _likeliest(
+    rows: torch.Tensor, wanted: Mapping[int, SamplingParams]
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """For the rows that are filtered by few candidates: values and ids of those, likeliest first."""
+    vocab = rows.shape[1]
+    counts = {index: count for index, params in wanted.items() if (count := _candidates(params, vocab)) > 0}
+    counts = {index: count for index, count in counts.items() if count <= _FIRST_CANDIDATES}
+    if not counts:
+        return {}
+    some = rows if len(counts) == rows.shape[0] else rows[torch.tensor(list(counts), device=rows.device)]
+    values, ids = top_rows(some, max(counts.values()))
+    return {index: (values[row, :count], ids[row, :count]) for row, (index, count) in enumerate(counts.items())}
+
+
+def _candidates(params: SamplingParams, vocab: int) -> int:
+    """How many of the likeliest tokens the filters look at first; 0 where they look at all of them in order of id."""
+    k = min(params.top_k or vocab, vocab)
+    if params.top_p >= 1.0:
+        return k if params.top_k else 0
+    return min(k, _FIRST_CANDIDATES) if k == vocab else k
+
+
+def _scores(
+    rows: torch.Tensor, tokens: Sequence[int], wanted: Mapping[int, int | None]
+) -> dict[int, tuple[float, Top]]:
+    """Log-probabilities of the chosen tokens, and so many alternatives, of the rows that want them."""
+    counts = {index: top for index, top in wanted.items() if top is not None}
+    if not counts:
+        return {}
+    some = rows[torch.tensor(list(counts), device=rows.device)]
+    chosen = torch.tensor([tokens[index] for index in counts], device=rows.device)
+    found = score(some, chosen, max(counts.values()))
+    return {index: (logprob, top[:count]) for (index, count), (logprob, top) in zip(counts.items(), found, strict=True)}
 
 
 @torch.no_grad()
@@ -169,11 +261,11 @@ def adjusts(params: SamplingParams) -> bool:
     )
 
 
-def _best(logits: torch.Tensor) -> tuple[float, int]:
-    """The largest value (NaN if there is one) and the lowest id that has it, in one copy to the host."""
-    value, token = logits.max(dim=0)
-    best, where = torch.stack((value.double(), token.double())).tolist()
-    return best, int(where)
+def _best(rows: torch.Tensor) -> list[tuple[float, int]]:
+    """Of each row [n, vocab] the largest value (NaN if there is one) and the lowest id that has it, in one copy."""
+    values, tokens = rows.max(dim=1)
+    best = torch.stack((values.double(), tokens.double())).tolist()
+    return [(value, int(token)) for value, token in zip(*best, strict=True)]
 
 
 def _adjust(scores: torch.Tensor, params: SamplingParams, history: TokenHistory) -> torch.Tensor:
@@ -203,9 +295,15 @@ def _adjust(scores: torch.Tensor, params: SamplingParams, history: TokenHistory)
     return scores
 
 
-def _draw(logits: torch.Tensor, best: float, params: SamplingParams, number: float) -> int:
+Likeliest = tuple[torch.Tensor, torch.Tensor]
+"""Values and ids of a row's largest logits, in order."""
+
+
+def _draw(
+    logits: torch.Tensor, best: float, params: SamplingParams, number: float, likeliest: Likeliest | None = None
+) -> int:
     """Temperature, filters, and the token whose stretch of the CDF holds `number`."""
-    weights, ids = filtered(logits, best, params)
+    weights, ids = filtered(logits, best, params, likeliest)
     if ids is not None:
         ids, order = ids.sort()
         weights = weights[order]
@@ -216,11 +314,13 @@ def _draw(logits: torch.Tensor, best: float, params: SamplingParams, number: flo
     return int((token if ids is None else ids[token]).item())
 
 
-def filtered(logits: torch.Tensor, best: float, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor | None]:
+def filtered(
+    logits: torch.Tensor, best: float, params: SamplingParams, likeliest: Likeliest | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Float64 weights (the largest is 1) of the tokens that temperature and filters leave, and their ids.
 
     `best` is the largest logit. Ids are None where all tokens are left, in their order; else likeliest first.
-    Each filter sees what the one before it left.
+    Each filter sees what the one before it left. `likeliest` are the first candidates, where they are known.
     """
     if not params.top_k and params.top_p >= 1.0:
         weights = _weights(logits, best, params.temperature)
@@ -228,33 +328,36 @@ def filtered(logits: torch.Tensor, best: float, params: SamplingParams) -> tuple
             return weights, None
         ids = (weights >= params.min_p).nonzero().flatten()
         return weights[ids], ids
-    vocab = logits.shape[0]
-    k = min(params.top_k or vocab, vocab)
+    if likeliest is None:
+        values, ids = (rows[0] for rows in top_rows(logits.unsqueeze(0), _candidates(params, logits.shape[0])))
+        likeliest = values, ids
     if params.top_p >= 1.0:
-        values, ids = (rows[0] for rows in top_rows(logits.unsqueeze(0), k))
+        values, ids = likeliest
         weights = _weights(values, best, params.temperature)
     else:
-        weights, ids = _nucleus(logits, best, params, k)
+        weights, ids = _nucleus(logits, best, params, likeliest)
     kept = weights >= params.min_p
     return weights[kept], ids[kept]
 
 
-def _nucleus(logits: torch.Tensor, best: float, params: SamplingParams, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the `k` likeliest, the fewest whose probability is `top_p` together."""
-    total: torch.Tensor | None = None
-    if k == logits.shape[0]:
-        total = _weights(logits, best, params.temperature).sum()
-    # The nucleus is nearly always small: look at a few candidates before sorting the vocabulary.
-    tried = min(k, _FIRST_CANDIDATES) if total is not None else k
+def _nucleus(
+    logits: torch.Tensor, best: float, params: SamplingParams, likeliest: Likeliest
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the `top_k` likeliest, the fewest whose probability is `top_p` together."""
+    vocab = logits.shape[0]
+    k = min(params.top_k or vocab, vocab)
+    total = _weights(logits, best, params.temperature).sum() if k == vocab else None
+    values, ids = likeliest
+    # The nucleus is nearly always small: a few candidates are looked at before more of the vocabulary is sorted.
     while True:
-        values, ids = (rows[0] for rows in top_rows(logits.unsqueeze(0), tried))
+        tried = values.shape[0]
         weights = _weights(values, best, params.temperature)
         mass = weights.cumsum(dim=0)
         goal = params.top_p * (mass[-1] if total is None else total)
         if tried == k or bool(mass[-1] >= goal):
             kept = mass - weights < goal
             return weights[kept], ids[kept]
-        tried = min(k, tried * 16)
+        values, ids = (rows[0] for rows in top_rows(logits.unsqueeze(0), min(k, tried * 16)))
 
 
 def _weights(logits: torch.Tensor, best: float, temperature: float) -> torch.Tensor:

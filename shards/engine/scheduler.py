@@ -1,54 +1,115 @@
-"""Which waiting work the next pass takes (no torch arithmetic, no threads: a pure choice over a list).
+"""Which sessions take part in the next pass, and which one loses its pages when there are none left (pure choices).
 
 Continuous batching in the manner of Orca (Yu et al., OSDI '22) with chunked prefill (Sarathi, Agrawal et al. 2023):
-decode steps first, then prompt tokens up to a budget, and at most one turn of a session in a pass.
+decode steps first, then prompt tokens up to a budget, and at most one turn of a session in a pass. Clients share passes
+by the tokens that they have had (the virtual token counter of Sheng et al., OSDI '24).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shards.engine.work import Work
+from shards.engine.sequence import SequenceState
+
+MOST_CLIENTS = 4096
+"""Clients whose share is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Most sessions in one pass, most prompt tokens in it, and passes after which work that waits goes first."""
+    """Most sessions in one pass, most prompt tokens in it, and passes after which work that waits goes first.
+
+    A client that holds more than `client_share` of the pages is the first to lose some when others need them.
+    """
 
     sessions: int = 64
     prefill_tokens: int = 512
     patience: int = 16
+    client_share: float = 0.75
 
 
-def choose_batch(waiting: Iterable[Work], limits: BatchLimits) -> list[Work]:
-    """The work for the next pass, in waiting order; all of it over the same span. Empty only if nothing waits.
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """So many tokens of a session's first queued input are part of the pass."""
 
-    A single piece larger than the prefill budget still goes, alone among prompts. Work that was passed over
-    `patience` times comes before everything else and decides on the span, so that nothing starves.
+    sequence: SequenceState
+    count: int
+
+
+class Shares:
+    """How many tokens each client has had. Who comes new, or after a pause, has had as many as the least served."""
+
+    def __init__(self) -> None:
+        self._tokens: OrderedDict[str, int] = OrderedDict()
+
+    def of(self, client: str) -> int:
+        return self._tokens.get(client, 0)
+
+    def enter(self, client: str, active: Iterable[str]) -> None:
+        """A client that had no work has some now; `active` are those that have had some."""
+        least = min((self.of(other) for other in active if other != client), default=0)
+        self._tokens[client] = max(self.of(client), least)
+        self._tokens.move_to_end(client)
+        if len(self._tokens) > MOST_CLIENTS:
+            self._tokens.popitem(last=False)
+
+    def count(self, client: str, tokens: int) -> None:
+        self._tokens[client] = self.of(client) + tokens
+
+
+def choose_turns(ready: Sequence[SequenceState], limits: BatchLimits, shares: Shares) -> list[Turn]:
+    """The turns of the next pass, all over the same span. Empty only if nothing is `ready`.
+
+    `ready` are sessions with queued work, the longest waiting first. An input that is larger than what is left of the
+    prefill budget is run in parts. An input that was passed over `patience` times comes before everything else and
+    decides on the span, so that nothing starves.
     """
-    eligible: list[Work] = []
-    seen: set[bytes] = set()
-    for work in waiting:
-        if work.session not in seen:
-            seen.add(work.session)
-            eligible.append(work)
-    if not eligible:
+    if not ready:
         return []
-    overdue = [work for work in eligible if work.passed_over >= limits.patience]
-    urgent = overdue[:1]
-    decodes = [work for work in eligible if work.is_decode and work not in urgent]
-    prefills = [work for work in eligible if not work.is_decode and work not in urgent]
-    span = (urgent or decodes or prefills)[0].cache.span
-    batch = [*urgent, *(work for work in decodes if work.cache.span == span)][: limits.sessions]
-    tokens = sum(work.count for work in urgent if not work.is_decode)
-    for work in prefills:
-        if work.cache.span != span or len(batch) >= limits.sessions:
-            continue
-        if tokens and tokens + work.count > limits.prefill_tokens:
-            break
-        batch.append(work)
-        tokens += work.count
-        if tokens >= limits.prefill_tokens:
-            break
-    return batch
+    overdue = next((each for each in ready if each.queue[0].passed_over >= limits.patience), None)
+    decodes = [each for each in ready if each.queue[0].is_decode and each is not overdue]
+    prefills = [each for each in ready if not each.queue[0].is_decode and each is not overdue]
+    first = overdue or (decodes or prefills)[0]
+    same = [each for each in decodes if each.span == first.span]
+    if len(same) > limits.sessions - 1:
+        same.sort(key=lambda each: shares.of(each.client))  # stable: in order of waiting among equals
+    turns: list[Turn] = []
+    budget = limits.prefill_tokens
+    if overdue is not None:
+        count = min(overdue.queue[0].left, budget)
+        turns.append(Turn(overdue, count))
+        budget -= 0 if overdue.queue[0].is_decode else count
+    turns += [Turn(each, 1) for each in same[: limits.sessions - len(turns)]]
+    prefills = [each for each in prefills if each.span == first.span]
+    had: dict[str, int] = {}
+    while prefills and budget > 0 and len(turns) < limits.sessions:
+        chosen = min(prefills, key=lambda each: shares.of(each.client) + had.get(each.client, 0))
+        prefills.remove(chosen)
+        count = min(chosen.queue[0].left, budget)
+        turns.append(Turn(chosen, count))
+        had[chosen.client] = had.get(chosen.client, 0) + count
+        budget -= count
+    return turns
+
+
+def choose_victim(
+    sessions: Iterable[SequenceState], asking: SequenceState, pages: int, limits: BatchLimits
+) -> SequenceState:
+    """Who gives way when the session that is `asking` needs more and none of `pages` is left.
+
+    The youngest that has pages or asks for some: so the oldest always goes on to its end, and the hops of a route,
+    where sessions came in the same order, choose alike. Sessions that hold pages and never used them come before all
+    others. Where a client holds more than its share, the youngest of its.
+    """
+    having = [each for each in sessions if each.pages or each is asking]
+    unused = [each for each in having if not each.length and each is not asking]
+    having = unused or having
+    held: dict[str, int] = {}
+    for each in having:
+        held[each.client] = held.get(each.client, 0) + len(each.pages)
+    greedy = max(held, key=lambda client: held[client])
+    if len(held) > 1 and held[greedy] > limits.client_share * pages:
+        having = [each for each in having if each.client == greedy]
+    return max(having, key=lambda each: each.number)

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from shards.errors import CapacityExceeded
-from shards.model.stage import PAGE
-
-
-def pages_for(tokens: int) -> int:
-    """How many pages hold so many tokens."""
-    return -(-tokens // PAGE)
+from shards.model.paging import PAGE
+from shards.model.paging import pages_for as pages_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import Protocol
 
 import torch
 
+from shards.model.paging import PAGE as PAGE
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
-
-PAGE: Final = 16
-"""Tokens whose keys and values lie together in one page."""
 
 
 class LogitsMode(Enum):

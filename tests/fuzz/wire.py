@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mesh.errors import BadTensor, ProtocolViolation
-from mesh.provider.live import tail_for
+from mesh.provider.live import sampler_for
 from mesh.provider.sessions import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.tensors import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.wire import direct, leaves, messages, pairs
@@ -102,7 +102,7 @@ OPENING = messages.OpenSession(
     bytes(range(16)), "ab" * 32, 2, 5, PEER, PEER, 5, 7, 40, 12, (1, 2), False, "float32", FIXED, BIAS
 )
 SPEC = ModelSpec("llama", 5, 48, VOCAB, CONTEXT, (1,), "float32", {})
-FACTS = StageFacts("ab" * 32, Span(1, 5), 5, VOCAB, CONTEXT, "float32", lambda span: 64 * len(span))
+FACTS = StageFacts("ab" * 32, Span(1, 5), 5, VOCAB, CONTEXT, "float32", 64)
 FED = token_payload((5, 6, 7, 8, 9, 10, 11))
 
 
@@ -128,15 +128,15 @@ def _open(data: bytes) -> tuple[Any, Any]:
     if not isinstance(request, messages.OpenSession):
         raise ProtocolViolation("another message")
     session = SessionTable(FACTS, AdmissionLimits(kv_bytes=1 << 16)).admit(request, PEER, 0.0)
-    return session, tail_for(request, frame.payload, SPEC)
+    return session, sampler_for(request, frame.payload, SPEC)
 
 
 def _open_wrong(sample: bytes, data: bytes, result: tuple[Any, Any]) -> str | None:
     session, _ = result
     if not (FACTS.span.covers(session.span) and 0 < session.fed_tokens < session.capacity <= CONTEXT):
         return f"{session.span}, {session.fed_tokens} fed, capacity {session.capacity}"
-    if not session.fed_tokens <= session.limit <= session.capacity or session.kv_bytes > 1 << 16:
-        return f"limit {session.limit}, {session.kv_bytes} bytes"
+    if not session.fed_tokens <= session.limit <= session.capacity or session.pages * FACTS.page_bytes > 1 << 16:
+        return f"limit {session.limit}, {session.pages} pages"
     return None
 
 
@@ -238,7 +238,7 @@ def decoders() -> list[Decoder]:
             _open,
             (ProtocolViolation, NotAdmitted, InvalidSampling, BadActivation),
             _open_wrong,
-            ("mesh.provider.live:tail_for", "mesh.provider.sessions:SessionTable.admit"),
+            ("mesh.provider.live:sampler_for", "mesh.provider.sessions:SessionTable.admit"),
             _mutate_opening,
         ),
         Decoder(

@@ -63,7 +63,10 @@ class Provider:
     def empty(self) -> bool:
         """True when no session is left, and nothing that belonged to one."""
         service = self.service
-        return not (len(service.table) or service.table.kv_bytes_used or service.sessions or service.sessions.awaited)
+        held = 0 if service.engine is None else service.engine.pages - service.engine.free_pages
+        return not (
+            len(service.table) or service.table.pages_used or held or service.sessions or service.sessions.awaited
+        )
 
 
 @dataclass(slots=True)

@@ -37,12 +37,14 @@ pytestmark = pytest.mark.timeout(60)
 
 REQUEST = GenerateRequest(MODEL, tuple(random_tokens(10)), 20, SamplingParams(), ignore_eos=True)
 CAPACITY = 100
+PAGES = 8
+PAGE_BYTES = 16 * 3 * 128
 
 
 @pytest.fixture
 async def small(folder: Path) -> AsyncIterator[MemorySwarm]:
-    """A swarm with memory for four sessions of a hundred tokens, and short patience."""
-    limits = AdmissionLimits(kv_bytes=4 * CAPACITY * 3 * 128, unfed_grace=0.2, unfed_seconds=1.0)
+    """A swarm with memory for seven sessions as they begin, or one of a hundred tokens; and short patience."""
+    limits = AdmissionLimits(kv_bytes=PAGES * PAGE_BYTES, unfed_grace=0.2, unfed_seconds=1.0)
     async with memory_swarm(folder, SPANS, config=ServiceConfig(limits, prefill_chunk=8)) as swarm:
         yield swarm
 
@@ -65,7 +67,7 @@ async def test_sessions_that_are_taken_and_not_used_make_room_for_one_that_is(sm
             _, got = await hog(small, provider, 2, name)
             taken += got
     assert taken >= 4
-    free = [service.table.kv_bytes_free for service in small.services]
+    free = [service.table.pages_free for service in small.services]
     await asyncio.sleep(0.3)  # the grace of what was only just opened
 
     answer = await small.generate(replace(REQUEST, max_tokens=CAPACITY - 20))

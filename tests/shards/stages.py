@@ -12,7 +12,7 @@ import torch
 
 from shards.checkpoint.folder import Checkpoint
 from shards.model.loading import load_stage
-from shards.model.pages import pages_for
+from shards.model.paging import pages_for
 from shards.model.span import Span
 from shards.model.stage import LogitsMode, Piece, StageModel
 

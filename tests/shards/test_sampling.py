@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.engine.sampling import UNLIKELY, TokenHistory, filtered, sample, score, top_rows
+from shards.engine.sampling import UNLIKELY, Draw, Sampled, TokenHistory, filtered, sample, sample_all, score, top_rows
 from shards.engine.sampling_params import SamplingParams
-from shards.errors import BadActivation, CapacityExceeded, InvalidSampling
+from shards.errors import BadActivation, CapacityExceeded, InvalidSampling, ShardError
 
 torch.set_num_threads(1)
 VOCAB = 301
@@ -279,3 +279,42 @@ def test_sampling_changes_neither_the_logits_nor_the_history():
     history.push(2)
     sample(logits, SamplingParams(temperature=1.0, logit_bias={1: 2.0}, frequency_penalty=1.0), 3, history)
     assert torch.equal(logits, before) and history.length == 1
+
+
+ANY_PARAMS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from((0.0, 0.7, 1.5)),
+    top_k=st.sampled_from((0, 1, 5, 400)),
+    top_p=st.sampled_from((1.0, 0.9, 0.3)),
+    min_p=st.sampled_from((0.0, 0.1)),
+    repetition_penalty=st.sampled_from((1.0, 1.3)),
+    presence_penalty=st.sampled_from((0.0, 0.5)),
+    logit_bias=st.sampled_from(({}, {3: 2.0}, {500: 1.0})),
+    logprobs=st.sampled_from((None, 0, 3)),
+    seed=st.integers(0, 3),
+)
+
+
+@given(st.lists(ANY_PARAMS, min_size=1, max_size=9), st.booleans(), st.integers(0, 9))
+def test_sessions_sampled_together_get_what_they_get_alone(
+    batch: list[SamplingParams], apart: bool, broken: int
+) -> None:
+    vocab = 300
+    rows = torch.randn(len(batch), vocab, generator=torch.Generator().manual_seed(len(batch))).mul(3).round(decimals=1)
+    if broken < len(batch):
+        rows[broken, 7] = float("nan")
+    each = [row.clone() for row in rows.split(1)] if apart else list(rows.split(1))
+    draws = [
+        Draw(row, params, 9 + number, TokenHistory((1, 2, 3)))
+        for number, (row, params) in enumerate(zip(each, batch, strict=True))
+    ]
+    for draw, found in zip(draws, sample_all(draws), strict=True):
+        try:
+            expected = sample(draw.logits[0], draw.params, draw.position, draw.history)
+        except ShardError as error:
+            assert type(found) is type(error)
+        else:
+            assert isinstance(found, Sampled)
+            assert found.token == expected.token
+            assert found.logprob == (expected.logprob if expected.logprob is None else pytest.approx(expected.logprob))
+            assert [token for token, _ in found.top] == [token for token, _ in expected.top]

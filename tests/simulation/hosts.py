@@ -28,7 +28,7 @@ from mesh.payment.credit.terms import CreditTerms, ProviderFacts
 from mesh.provider.events import Chose, JoinEvent, Serving
 from mesh.provider.join import JoinConfig, Leaving, _Provider
 from mesh.provider.model_files import ModelFiles
-from shards.engine.work import Outcome
+from shards.engine.step import StepOutput
 from shards.model.span import Span
 from shards.progress import Progress, silent
 from tests.mesh.payment.money import DOMAIN, MODEL_ID, MemoryChain
@@ -209,7 +209,7 @@ class ProviderHost(Host):
     """The blocks that it serves now, or has just left; None while it has none."""
     moved: Callable[[ProviderHost, Span, Span], None] = lambda host, old, new: None
     went: Callable[[ProviderHost, Span], None] = lambda host, old: None
-    observe: Callable[[ProviderHost, Sequence[Outcome]], None] = lambda host, outcomes: None
+    observe: Callable[[ProviderHost, Sequence[StepOutput]], None] = lambda host, outcomes: None
 
     def start(self) -> None:
         machine = self.boot()

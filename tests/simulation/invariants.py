@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -50,10 +49,11 @@ class Invariants:
             table = service.table
             self.checks["memory is accounted for"] += 1
             entries = list(table)
-            if table.kv_bytes_used != sum(entry.kv_bytes for entry in entries):
-                self._broken(f"{host.name} counts {table.kv_bytes_used} bytes of cache, its sessions have others")
-            if table.kv_bytes_used > table.limits.kv_bytes:
-                self._broken(f"{host.name} has given {table.kv_bytes_used} bytes of cache, and has fewer")
+            if table.pages_used != sum(entry.pages for entry in entries):
+                self._broken(f"{host.name} counts {table.pages_used} pages, its sessions have others")
+            engine = service.engine
+            if engine is not None and not 0 <= engine.free_pages <= engine.pages:
+                self._broken(f"{host.name} has {engine.free_pages} of {engine.pages} pages free")
             if {live.entry.id for live in service.sessions} != {entry.id for entry in entries}:
                 self._broken(f"{host.name}: the table and the live sessions differ")
 
@@ -97,13 +97,11 @@ class Invariants:
         for host in self._providers:
             if host.provider is None or not host.is_up:
                 continue
-            self.checks["no cache is held"] += 1
-            models = host.provider.models
-            if any(model.caches for model in models):
-                gc.collect()
-            held = sum(len(model.caches) for model in models)
-            if held:
-                self._broken(f"{host.name}: {held} caches of sessions that have ended are still held")
+            self.checks["no page is held"] += 1
+            service = self._service(host)
+            engine = service.engine if service is not None else None
+            if engine is not None and engine.free_pages != engine.pages:
+                self._broken(f"{host.name}: {engine.pages - engine.free_pages} pages of ended sessions are still held")
         self.checks["every block is served"] += 1
         if self.gaps and self.coverable:
             self._broken(f"blocks {self.gaps} are not served, though there is room for all: {self.served}")

@@ -15,10 +15,9 @@ from mesh.transport.port import PeerId
 from mesh.wire.frame import Frame
 from mesh.wire.messages import CONTROL_PROTOCOL, OpenSession, decode
 from mesh.wire.paying import Receipt, Voucher
-from shards.engine.work import Outcome
+from shards.engine.step import StepOutput
 from tests.mesh.payment.money import MODEL_ID
 from tests.simulation.hosts import GatewayHost, ProviderHost
-from tests.simulation.model import HashCache
 
 _OPEN, _VOUCHER, _RECEIPT = b"\xa1t\xa4open", b"\xa1t\xa7voucher", b"\xa1t\xa7receipt"
 
@@ -83,16 +82,14 @@ class Ledger:
             case _:
                 pass
 
-    def worked(self, host: ProviderHost, outcomes: Sequence[Outcome]) -> None:
+    def worked(self, host: ProviderHost, outcomes: Sequence[StepOutput]) -> None:
         """A provider's engine has computed this."""
         for outcome in outcomes:
-            known = self._meters.get((outcome.work.session, host.peer))
+            known = self._meters.get((outcome.sequence.session, host.peer))
             if known is None or outcome.error is not None:
                 continue
             pair, meter, blocks = known
-            cache = outcome.work.cache
-            assert isinstance(cache, HashCache)
-            self.done[pair] += blocks * meter.advance(outcome.work.start + outcome.work.count)
+            self.done[pair] += blocks * meter.advance(outcome.start + outcome.count)
 
     @contextmanager
     def probes(self) -> Iterator[None]:

@@ -39,7 +39,6 @@ _SERVICE = "mesh.provider.service"
 _LINE = "mesh.payment.credit.line"
 _BILLING = "mesh.gateway.billing"
 _FREE = "self.table.close(live.entry.id, live.entry.client)"
-_KEEP = "keep = next(iter(self.sessions), locals().get('keep'))"
 
 _LEAVING = (
     Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),
@@ -115,7 +114,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a session that ends does not give its memory back",
-        (Edit(_SESSIONS, "SessionTable.close", "self.kv_bytes_used -= found.kv_bytes", "pass"),),
+        (Edit(_SESSIONS, "SessionTable.close", "self.pages_used -= found.pages", "pass"),),
     ),
     Mutation(
         "a session that fails stays in the table",
@@ -136,15 +135,8 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "an idle session's cache is held by the loop that dropped it",
-        (
-            Edit(
-                _SERVICE,
-                "StageService._expire",
-                "self.sessions.fail_idle()",
-                _KEEP,
-            ),
-        ),
+        "a session that ends keeps its pages",
+        (Edit("mesh.provider.running", "LiveSessions.free", "self.engine.free(live.sequence)", "pass"),),
     ),
     Mutation(
         "the work of a session that failed counts as running for ever",

@@ -161,7 +161,7 @@ class World:
             offered=memory if shape.random() < 0.4 else None,
             block_rate=shape.choice((50.0, 100.0, 400.0)),
             load_seconds=shape.choice((0.05, 0.3, 1.0)),
-            kv_bytes=shape.choice((1 << 20, 1 << 20, 100 * 16 * self.n_blocks)),
+            kv_bytes=shape.choice((1 << 20, 1 << 20, 112 * 16 * self.n_blocks)),
             drain_seconds=shape.choice((0.0, 5.0)),
             moved=self._moved,
             went=self._went,

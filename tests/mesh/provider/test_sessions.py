@@ -17,7 +17,11 @@ from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 
 DIGEST = "d" * 64
-LIMITS = AdmissionLimits(sessions=5, sessions_per_client=3, kv_bytes=10_000, client_share=1.0, idle_seconds=60.0)
+PAGES = 14
+PAGE_BYTES = 100
+LIMITS = AdmissionLimits(
+    sessions=5, sessions_per_client=3, kv_bytes=PAGES * PAGE_BYTES, client_share=1.0, idle_seconds=60.0
+)
 FIXED, BIAS = to_wire(SamplingParams())
 
 
@@ -25,7 +29,7 @@ FIRST_HALF = Span(0, 4)
 
 
 def facts(span: Span = FIRST_HALF) -> StageFacts:
-    return StageFacts(DIGEST, span, 8, 300, 512, "float32", lambda part: 10 * len(part))
+    return StageFacts(DIGEST, span, 8, 300, 512, "float32", PAGE_BYTES)
 
 
 def opening(session: bytes = b"s" * 16, start: int = 0, end: int = 4, capacity: int = 20, fed: int = 8) -> OpenSession:
@@ -49,10 +53,10 @@ def opening(session: bytes = b"s" * 16, start: int = 0, end: int = 4, capacity: 
 
 
 def refusal(table: SessionTable, request: OpenSession, client: str = "alice") -> NotAdmitted:
-    before = (len(table), table.kv_bytes_used)
+    before = (len(table), table.pages_used)
     with pytest.raises(NotAdmitted) as caught:
         table.admit(request, client, 0.0)
-    assert (len(table), table.kv_bytes_used) == before
+    assert (len(table), table.pages_used) == before
     return caught.value
 
 
@@ -63,7 +67,7 @@ def test_what_is_wrong_for_good_and_what_only_now_are_told_apart() -> None:
         "wrong_model": replace(request, digest="e" * 64),
         "wrong_dtype": replace(request, wire_dtype="float16"),
         "too_long": replace(request, capacity=513),
-        "too_large": replace(request, capacity=251),
+        "too_large": replace(request, capacity=16 * PAGES + 1),
         "bad_request": replace(request, capacity=8),
     }
     assert refusal(table, replace(request, limit=7)).code == "bad_request"
@@ -89,15 +93,36 @@ def test_a_full_table_says_when_to_come_back() -> None:
     assert refusal(table, opening(bytes(16)), "carol").code == "duplicate"
 
 
-def test_cache_is_counted_for_the_blocks_of_the_session_only() -> None:
+def test_a_session_takes_pages_for_what_it_is_fed_and_one_more_whenever_they_are_full() -> None:
+    table = SessionTable(facts(Span(4, 8)), LIMITS)
+    session = table.admit(opening(start=4, end=8, capacity=200, fed=33), "alice", 0.0)
+    assert (session.pages, table.pages_used) == (3, 3)
+    table.arrive(session.id, "prev", 0, 33, 1.0)
+    for position in range(33, 48):
+        table.arrive(session.id, "prev", position, 1, 1.0)
+    assert table.pages_used == 3
+    table.arrive(session.id, "prev", 48, 1, 1.0)
+    assert (session.pages, table.pages_used) == (4, 4)
+    table.arrive(session.id, "prev", 40, 1, 1.0)
+    assert table.pages_used == 4, "what was its own stays so"
+    table.close(session.id, "alice")
+    assert table.pages_used == 0
+
+
+def test_a_new_session_leaves_a_page_to_those_that_there_are() -> None:
     table = SessionTable(facts(), LIMITS)
-    table.admit(opening(b"a" * 16, 1, 2, capacity=500), "alice", 0.0)
-    assert table.kv_bytes_used == 5000
-    table.admit(opening(b"b" * 16, 0, 4, capacity=125), "alice", 0.0)
-    assert table.kv_bytes_free == 0
-    assert refusal(table, opening(b"c" * 16, 2, 3, fed=1, capacity=2)).code == "busy"
-    table.close(b"b" * 16, "alice")
-    assert table.kv_bytes_free == 5000
+    table.admit(opening(b"a" * 16, fed=16 * 11, capacity=16 * 11 + 1), "alice", 0.0)
+    refused = refusal(table, opening(b"b" * 16, fed=33, capacity=40), "bob")
+    assert refused.code == "busy" and "3 pages and 1 to spare, 3 are free" in str(refused)
+    table.admit(opening(b"b" * 16, fed=32, capacity=40), "bob", 0.0)
+    assert table.pages_free == 1
+
+
+def test_pages_that_are_shared_or_cached_can_be_had_though_they_are_counted() -> None:
+    table = SessionTable(facts(), LIMITS)
+    table.admit(opening(b"a" * 16, fed=16 * 12, capacity=16 * 12 + 1), "alice", 0.0)
+    table.admit(opening(b"b" * 16, fed=16 * 12, capacity=16 * 12 + 1), "bob", 0.0, free=13)
+    assert table.pages_free == 0
 
 
 def test_the_first_and_the_last_stage_know_that_they_are() -> None:
@@ -198,8 +223,8 @@ class Table(RuleBasedStateMachine):
             return session
         assert session not in self.model
         assert 0 <= start < end <= 6
-        assert fed < capacity <= 512
-        self.model[session] = (client, 10 * (end - start) * capacity)
+        assert fed < capacity <= 16 * PAGES
+        self.model[session] = (client, -(-fed // 16))
         assert entry.expected == 0
         return session
 
@@ -242,6 +267,8 @@ class Table(RuleBasedStateMachine):
                 assert entry.previous == sender
                 assert start <= before[0]
                 assert entry.expected == start + count <= entry.capacity
+                client, pages = self.model[session]
+                self.model[session] = client, max(pages, -(-(start + count) // 16))
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:
@@ -256,8 +283,8 @@ class Table(RuleBasedStateMachine):
     @invariant()
     def nothing_leaks(self) -> None:
         assert {entry.id for entry in self.table} == set(self.model)
-        assert self.table.kv_bytes_used == sum(size for _, size in self.model.values())
-        assert 0 <= self.table.kv_bytes_used <= LIMITS.kv_bytes
+        assert self.table.pages_used == sum(pages for _, pages in self.model.values())
+        assert 0 <= self.table.pages_free <= PAGES
         assert len(self.table) <= LIMITS.sessions
         for client in ("alice", "bob", "carol"):
             assert len(self.table.of_client(client)) <= LIMITS.sessions_per_client

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.engine.sampler import Choice, Tail
+from shards.engine.sampler import Choice, SamplerState, Score, conclude
 from shards.engine.sampling import TokenHistory, sample
 from shards.engine.sampling_params import SamplingParams
-from shards.errors import BadActivation
+from shards.errors import BadActivation, ShardError
 from shards.model.stage import LogitsMode
 
 torch.set_num_threads(1)
@@ -20,19 +20,28 @@ torch.set_num_threads(1)
 VOCAB = 32
 
 
-def tail(prompt: int = 4, fed: int | None = None, capacity: int = 10, **changes: Any) -> Tail:
+def tail(prompt: int = 4, fed: int | None = None, capacity: int = 10, **changes: Any) -> SamplerState:
     params = changes.pop("params", SamplingParams())
-    return Tail(params, prompt=prompt, fed=fed or prompt, capacity=capacity, eos=changes.pop("eos", ()), **changes)
+    return SamplerState(
+        params, prompt=prompt, fed=fed or prompt, capacity=capacity, eos=changes.pop("eos", ()), **changes
+    )
 
 
 def logits(rows: int, seed: int = 0) -> torch.Tensor:
     return 3 * torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed))
 
 
-def choose(one: Tail, position: int, rows: torch.Tensor) -> Choice:
-    choice, _ = one.conclude(position - 1, 1, rows)
+def choose(one: SamplerState, position: int, rows: torch.Tensor) -> Choice:
+    choice, _ = run(one, position - 1, 1, rows)
     assert choice is not None
     return choice
+
+
+def run(one: SamplerState, start: int, count: int, rows: torch.Tensor) -> tuple[Choice | None, tuple[Score, ...]]:
+    (result,) = conclude([(one, start, count, rows)])
+    if isinstance(result, ShardError):
+        raise result
+    return result
 
 
 def test_no_logits_are_wanted_before_the_last_fed_token() -> None:
@@ -70,7 +79,7 @@ def test_scores_do_not_depend_on_how_the_prompt_is_cut(counts: list[int], top: i
     found = []
     start = 0
     for count in counts:
-        choice, scores = one.conclude(start, count, rows[start : start + count])
+        choice, scores = run(one, start, count, rows[start : start + count])
         found += scores
         start += count
         assert (choice is not None) == (start == fed)
@@ -82,7 +91,7 @@ def test_scores_do_not_depend_on_how_the_prompt_is_cut(counts: list[int], top: i
 
 
 def test_one_token_of_prompt_has_no_score() -> None:
-    choice, scores = tail(prompt=1, prompt_scores=True, known=[3]).conclude(0, 1, logits(1))
+    choice, scores = run(tail(prompt=1, prompt_scores=True, known=[3]), 0, 1, logits(1))
     assert choice is not None
     assert scores == ()
 
@@ -137,7 +146,7 @@ def test_what_needs_the_prompt_is_refused_without_it(changes: dict[str, Any], kn
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(BadActivation):
-        tail().conclude(3, 1, torch.full((1, VOCAB), float("nan")))
+        run(tail(), 3, 1, torch.full((1, VOCAB), float("nan")))
     scoring = tail(prompt_scores=True, known=[1, 2, 3, 4])
     with pytest.raises(BadActivation):
-        scoring.conclude(0, 4, torch.full((4, VOCAB), float("inf")))
+        run(scoring, 0, 4, torch.full((4, VOCAB), float("inf")))
