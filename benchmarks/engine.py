@@ -40,7 +40,7 @@ class Case:
     new: int
 
 
-CASES = (Case(1, 900, 9), Case(1, 128, 49), Case(8, 128, 33), Case(32, 128, 17))
+CASES = (Case(1, 900, 9), Case(1, 128, 33), Case(8, 64, 33), Case(32, 32, 17))
 SMOKE = (Case(1, 40, 4), Case(3, 10, 4))
 
 

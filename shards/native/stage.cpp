@@ -78,7 +78,7 @@ class Stage {
 
  private:
   struct Scratch {
-    Buffer product, second, query, scores, out;
+    Buffer product, second, query, scores, out, wide;
   };
   struct Tile {
     int64_t piece, row, tokens;
@@ -126,6 +126,7 @@ class Stage {
       own.query.at_least(tile_rows * d_.head_dim);
       own.scores.at_least(tile_rows * score_stride_);
       own.out.at_least(tile_rows * round_up(d_.head_dim, kLanes));
+      own.wide.at_least(kWidePages * kPage * d_.head_dim + kLanes);
     }
   }
 
@@ -324,7 +325,7 @@ class Stage {
                   size_t(group * dim) * sizeof(float));
     AttentionTile at{query, own.scores.at_least(1), out, rows, group, row_position_[tile.row], dim,
                      score_stride_, block.window, batch_.tables + batch_.table_start[tile.piece],
-                     d_.kv_heads * dim * kPage};
+                     d_.kv_heads * dim * kPage, own.wide.at_least(1)};
     attend<T>(at, (const T *)block.keys + kv * dim * kPage, (const T *)block.values + kv * dim * kPage);
     for (int64_t row = 0; row < rows; row++) {
       Input *to = (Input *)attended_ + (tile.row + row / group) * attended_stride_ + (kv * group + row % group) * dim;
