@@ -96,7 +96,7 @@ inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_
 
 inline const float *widen_page(const float *page, int64_t, float *) { return page; }
 inline const float *widen_page(const Bf16 *page, int64_t count, float *to) {
-  for (int64_t i = 0; i < count; i++) to[i] = widen(page[i]);
+  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(page + i));
   return to;
 }
 
