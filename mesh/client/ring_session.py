@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
 
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
@@ -43,13 +42,12 @@ from mesh.wire.messages import (
 )
 from mesh.wire.sampling import to_wire
 from mesh.wire.tokens import token_payload
-
-T = TypeVar("T")
+from shards.model.paging import PAGE
 
 CLOSE_SECONDS = 2.0
 PROBE_SECONDS = 2.0
 PREEMPTED_SECONDS = 0.5
-"""So long a hop that has taken a session's place away is not asked for another, where there is a choice."""
+"""So long a hop that has taken a session's place is not asked for another."""
 OUR_FAULT = frozenset({"bad_request", "too_long", "payment_required"})
 """Codes with which a hop says that no other would take the session either."""
 
@@ -92,6 +90,7 @@ class RingSession:
         """Hops that did not answer when they were asked why no token came."""
         self._open: list[HopLink] = []
         self._unanswered = [hop.peer for hop in hops]
+        self._held: dict[str, int] = {}  # tokens that each hop has from an earlier session
         self._closing: asyncio.Task[None] | None = None
         self._failed: set[str | None] = set()
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
@@ -139,7 +138,8 @@ class RingSession:
         plan = self._plan
         if self._closing is not None:
             raise Cancelled("the session was closed")
-        await self._open[0].send(Prompt(self.id), token_payload(plan.fed))
+        start = min(self._held.values())  # of what it has beyond that, a hop lets go
+        await self._open[0].send(Prompt(self.id, start), token_payload(plan.fed[start:]))
         self._prompted = True
         expected = len(plan.fed)
         last = self.hops[-1].peer
@@ -308,6 +308,7 @@ class RingSession:
             wire_dtype=plan.wire_dtype,
             sampling=sampling,
             logit_bias=logit_bias,
+            keys=plan.keys_after(*(f"{before.peer} {before.span}" for before in self.hops[:index])),
         )
         await link.send(message, token_payload(plan.fed) if needs_ids else b"")
 
@@ -315,9 +316,12 @@ class RingSession:
         while self._unanswered:
             peer, message = await self._events.get()
             match message:
-                case SessionOpened():
+                case SessionOpened(held=held):
+                    if held % PAGE or held >= len(self._plan.fed):
+                        raise ProtocolViolation(f"{peer} cannot hold {held} tokens already", peer=peer)
                     if peer in self._unanswered:
                         self._unanswered.remove(peer)
+                        self._held[peer] = min(held, self._held.get(peer, held))
                 case SessionRefused(code=code, reason=reason, retry_after_ms=retry):
                     if code in OUR_FAULT:
                         raise InvalidRequest(f"{peer} refused: {reason}")
@@ -391,4 +395,4 @@ class HopRefused(Refused, PeerError):
 
 
 class SessionPreempted(HopRefused):
-    """A hop took the session's memory for others: nobody is to blame, and it may be opened again."""
+    """A hop needed the session's memory: nobody is to blame, and it may be opened again."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.wire.messages import MAX_KEYS
+from mesh.wire.tokens import token_payload
+from shards.engine.blocks import chain_keys, chain_root
 from shards.engine.sampling_params import SamplingParams
+from shards.model.paging import PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,14 @@ class SessionPlan:
     prompt_scores: bool
     window: int | None = None
     """Tokens that may be computed ahead of who reads them; None: all."""
+
+    def keys_after(self, *upstream: str) -> bytes:
+        """Names of the full pages of what is fed, for a hop behind these: what it computes depends on all of them."""
+        if self.prompt_scores:
+            return b""
+        full = min(len(self.fed) // PAGE, MAX_KEYS)
+        pages = (token_payload(self.fed[PAGE * number : PAGE * (number + 1)]) for number in range(full))
+        return b"".join(chain_keys(chain_root(*upstream), pages))
 
     def limit_at(self, position: int) -> int:
         """How far the ring may run when everything below `position` is known to the reader."""

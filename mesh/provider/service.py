@@ -13,18 +13,20 @@ import torch
 
 from mesh.errors import BadTensor, InternalError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
+from mesh.payment.credit.customers import Bill
 from mesh.provider.config import ServiceConfig
 from mesh.provider.control import ControlChannel, unwrap
 from mesh.provider.live import LiveSession, sampler_for
 from mesh.provider.ring import Ring
 from mesh.provider.running import LiveSessions
-from mesh.provider.sessions import NotAdmitted, SessionTable, StageFacts
+from mesh.provider.sessions import HopSession, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.tensors import WIRE_DTYPES
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.transport.quotas import Rates
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
+    KEY_BYTES,
     MAX_REASON,
     PREEMPTED,
     RING_PROTOCOL,
@@ -44,6 +46,7 @@ from mesh.wire.messages import (
 )
 from mesh.wire.paying import Hello, Unwelcome, Voucher
 from mesh.wire.tokens import read_tokens
+from shards.engine.blocks import chain_root, keys_under
 from shards.engine.engine import Engine
 from shards.engine.step import StepInput, StepOutput
 from shards.errors import CapacityExceeded, ShardError
@@ -238,6 +241,7 @@ class StageService:
                 reserve=entry.fed_tokens,
                 sampler=sampler_for(request, frame.payload, self.model.spec) if entry.is_last else None,
                 wire_dtype=self._wire_dtype,
+                keys=self._keys(request, entry, bill),
             )
         except NotAdmitted as refusal:
             self.table.close(entry.id, control.peer)
@@ -250,9 +254,19 @@ class StageService:
             busy = isinstance(error, CapacityExceeded | RuntimeError)
             self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
             return
+        entry.held = sequence.length
         self.sessions.add(LiveSession(entry, control, sequence, bill=bill))
-        control.tell(SessionOpened(entry.id))
+        control.tell(SessionOpened(entry.id, entry.held))
         self.ring.prepare(entry.following)
+
+    def _keys(self, request: OpenSession, entry: HopSession, bill: Bill | None) -> Sequence[bytes]:
+        """Under which keys full pages are found: the client's, under a root that only its sessions after the same
+        previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
+        if bill is not None and bill.price_of(entry.fed_tokens) > bill.customer.line.credit:
+            return ()
+        numerics = f"{self.model.dtype}/{self.model.device.type}"
+        root = chain_root(self.table.facts.digest, numerics, str(entry.span), entry.client, entry.previous)
+        return keys_under(root, [request.keys[at : at + KEY_BYTES] for at in range(0, len(request.keys), KEY_BYTES)])
 
     def _make_room(self, request: OpenSession, client: PeerId, engine: Engine) -> None:
         """End sessions that do nothing, or have grown beyond what is their client's, where that lets another in."""
@@ -274,14 +288,15 @@ class StageService:
             control.tell(SessionFailed(message.session, "unknown_session", "you have no such session here", None))
             return
         try:
-            ids = read_tokens(frame.payload, live.entry.fed_tokens, self.model.spec.vocab_size)
-            self.table.prompt(message.session, control.peer, len(ids), time.monotonic())
+            count = max(0, live.entry.fed_tokens - message.start)
+            ids = read_tokens(frame.payload, count, self.model.spec.vocab_size)
+            self.table.prompt(message.session, control.peer, len(ids), time.monotonic(), message.start)
         except (BadTensor, ProtocolViolation) as error:
             self.sessions.fail(live, "bad_prompt", str(error), blamed=control.peer)
             return
-        live.feeder = self._tasks.create_task(self._feed(live, torch.tensor(ids, dtype=torch.int64)))
+        live.feeder = self._tasks.create_task(self._feed(live, message.start, torch.tensor(ids, dtype=torch.int64)))
 
-    async def _feed(self, live: LiveSession, ids: torch.Tensor) -> None:
+    async def _feed(self, live: LiveSession, first: int, ids: torch.Tensor) -> None:
         """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
         entry = live.entry
         size = (
@@ -291,7 +306,7 @@ class StageService:
         )
         for start in range(0, len(ids), size):
             chunk = ids[start : start + size]
-            work = StepInput(live.sequence, start, len(chunk), tokens=chunk)
+            work = StepInput(live.sequence, first + start, len(chunk), tokens=chunk)
             await self.sessions.complete(live, work)
             entry.last_active = time.monotonic()
             await self.ring.links.wait_for_room(entry.following)

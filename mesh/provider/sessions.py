@@ -94,6 +94,8 @@ class HopSession:
     """What it holds now, or will for the tokens that were announced."""
     last_active: float
     opened: float = 0.0
+    held: int = 0
+    """Tokens that it had when it was opened, from an earlier session; what is fed may begin anywhere up to there."""
     expected: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
@@ -279,18 +281,22 @@ class SessionTable:
         """Seconds until a session may be expected to end, from how many there are and how long they live."""
         return min(max(self.mean_seconds / max(1, len(self._sessions)), LEAST_RETRY), MOST_RETRY)
 
-    def prompt(self, session: bytes, client: str, count: int, now: float) -> HopSession:
-        """The client hands the first stage its `count` token ids. Raises `ProtocolViolation`."""
+    def prompt(self, session: bytes, client: str, count: int, now: float, start: int = 0) -> HopSession:
+        """The client hands the first stage its `count` token ids from `start` on. Raises `ProtocolViolation`."""
         found = self._sessions.get(session)
         if found is None or found.client != client:
             raise ProtocolViolation("a prompt came for a session that is not open", peer=client)
         if not found.is_first:
             raise ProtocolViolation("a prompt came to a stage that is not the first", peer=client)
-        if count != found.fed_tokens:
-            raise ProtocolViolation(f"the session announced {found.fed_tokens} tokens, {count} came", peer=client)
+        if start > found.held:
+            raise ProtocolViolation(f"a prompt came from position {start}, {found.held} are held", peer=client)
+        if count < 1 or start + count != found.fed_tokens:
+            raise ProtocolViolation(
+                f"the session announced {found.fed_tokens} tokens, {start + count} came", peer=client
+            )
         if found.expected != 0:
             raise ProtocolViolation("a second prompt came for the session", peer=client)
-        found.expected = count
+        found.expected = found.fed_tokens
         found.last_active = now
         return found
 
@@ -319,8 +325,9 @@ class SessionTable:
             raise ProtocolViolation("tokens came from a peer that is not the session's previous hop", peer=sender)
         if found.is_first and found.expected < found.fed_tokens:
             raise ProtocolViolation("a next token came before the prompt", peer=sender)
-        if start > found.expected:
-            raise ProtocolViolation(f"tokens from position {start} came, but {found.expected} was next", peer=sender)
+        following = found.expected or found.held
+        if start > following:
+            raise ProtocolViolation(f"tokens from position {start} came, but {following} was next", peer=sender)
         if start + count > found.capacity:
             raise ProtocolViolation(
                 f"tokens up to {start + count} came, but the session's capacity is {found.capacity}", peer=sender

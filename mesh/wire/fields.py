@@ -124,6 +124,17 @@ def octets(length: int) -> Callable[[str, Any], bytes]:
     return read
 
 
+def keys(size: int, limit: int) -> Callable[[str, Any], bytes]:
+    """A reader for up to `limit` keys of `size` bytes, one after another."""
+
+    def read(name: str, value: Any) -> bytes:
+        if not isinstance(value, bytes) or len(value) % size or len(value) > size * limit:
+            raise ProtocolViolation(f"field {name!r} must be at most {limit} keys of {size} bytes")
+        return value
+
+    return read
+
+
 def items(read: Callable[[str, Any], T], limit: int, *, least: int = 0) -> Callable[[str, Any], tuple[T, ...]]:
     """A reader for a list of `least` to `limit` values, each read by `read`."""
 

@@ -24,6 +24,8 @@ CONTROL_PROTOCOL: Final = "/mesh/control/1"
 RING_PROTOCOL: Final = "/mesh/ring/1"
 
 SESSION_BYTES: Final = 16
+KEY_BYTES: Final = 16
+MAX_KEYS: Final = 8192
 MAX_TOKENS: Final = 1 << 24
 MAX_TOP_K: Final = 1 << 31
 MAX_EOS: Final = 64
@@ -52,7 +54,8 @@ class OpenSession:
     `prompt_tokens` is the prompt's length; `fed_tokens` how many tokens will be prefilled before the first one is
     sampled (more than the prompt when a session resumes elsewhere); `capacity` prompt and answer together. The first
     hop runs no position from `limit` on until an `ExtendSession` raises it, so that nothing is computed far ahead of
-    who reads and pays for it.
+    who reads and pays for it. `keys` names the full pages of the fed tokens, each by a hash of all before it: those
+    that the hop still has from an earlier session of this client and this previous hop need not be fed again.
     """
 
     kind: ClassVar[str] = "open"
@@ -71,14 +74,16 @@ class OpenSession:
     wire_dtype: str
     sampling: tuple[Any, ...]
     logit_bias: tuple[tuple[int, float], ...]
+    keys: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """The hop has reserved the session's cache and waits for its first tokens."""
+    """The hop has taken pages for the session and waits for its first tokens; it has the first `held` already."""
 
     kind: ClassVar[str] = "opened"
     session: bytes
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +99,12 @@ class SessionRefused:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """To the first hop, once every hop has admitted: run these token ids (payload, int32 little endian)."""
+    """To the first hop, once every hop has admitted: run the token ids from position `start` on (payload, int32 little
+    endian); every hop holds those before it."""
 
     kind: ClassVar[str] = "prompt"
     session: bytes
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,15 +286,16 @@ _SCHEMA: Final[Schema] = {
         "wire_dtype": f.choice("float32", "bfloat16", "float16"),
         "sampling": _sampling,
         "logit_bias": f.items(f.record(_token, f.number(-100, 100)), 1024),
+        "keys": f.keys(KEY_BYTES, MAX_KEYS),
     },
-    SessionOpened: {"session": _session},
+    SessionOpened: {"session": _session, "held": _position},
     SessionRefused: {
         "session": _session,
         "code": f.text(64),
         "reason": _reason,
         "retry_after_ms": f.integer(0, 3_600_000),
     },
-    Prompt: {"session": _session},
+    Prompt: {"session": _session, "start": _position},
     ExtendSession: {"session": _session, "limit": _count},
     NewToken: {
         "session": _session,

@@ -30,6 +30,11 @@ def chain_keys(root: bytes, contents: Iterable[bytes]) -> list[bytes]:
     return keys
 
 
+def keys_under(root: bytes, keys: Iterable[bytes]) -> list[bytes]:
+    """Keys that another has chained, each of which names all before it, under a root of ours."""
+    return [hashlib.sha256(root + key).digest()[:KEY_BYTES] for key in keys]
+
+
 class BlockManager:
     """Pages numbered 0 to `pages - 1`; each is free, held by sessions (counted), or cached and held by nobody.
 

@@ -136,10 +136,13 @@ class EngineCore:
     def _rewind(self, sequence: SequenceState, length: int) -> None:
         if not 0 <= length <= sequence.length:
             raise BadActivation(f"cannot cut a session of {sequence.length} tokens at {length}")
-        while sequence.published * PAGE > length:
-            if not self.blocks.retract(sequence.pages[sequence.published - 1]):
-                raise BadActivation(f"position {length} came again, but others use what was there")
-            sequence.published -= 1
+        whole = pages_for(length)
+        if sequence.published * PAGE > length and length % PAGE and not self.blocks.retract(sequence.pages[whole - 1]):
+            raise BadActivation(f"position {length} came again, but others use what was there")
+        if sequence.published > whole:  # these stay as they are, to be found; the session gets others
+            self.blocks.give(rest := sequence.pages[whole:])
+            sequence.pages[whole:] = self.blocks.take(len(rest)) or []
+        sequence.published = min(sequence.published, length // PAGE)
         if length < sequence.length:
             sequence.length = length
             self._cuts.append((sequence.number, length))
@@ -271,9 +274,8 @@ class EngineCore:
     def preempt(self, sequence: SequenceState, chosen: Pass) -> None:
         """Take a session's pages away; its owner may feed it again from its first token."""
         head = sequence.queue[0] if sequence.queue else None
-        start = 0 if head is None else head.start
-        error = Preempted(f"its {len(sequence.pages)} pages were needed for older sessions")
-        chosen.outputs.append(StepOutput(sequence, head, start, 0, error=error))
+        error = Preempted("its pages were needed for others")
+        chosen.outputs.append(StepOutput(sequence, head, sequence.length, 0, error=error))
         self._release(sequence)
 
     def compute(self, chosen: Pass) -> list[StepOutput]:

@@ -38,7 +38,6 @@ _SESSIONS = "mesh.provider.sessions"
 _SERVICE = "mesh.provider.service"
 _LINE = "mesh.payment.credit.line"
 _BILLING = "mesh.gateway.billing"
-_FREE = "self.table.close(live.entry.id, live.entry.client)"
 
 _LEAVING = (
     Edit("mesh.swarm.rebalance", "may_leave", "return bool", "return True or bool"),

@@ -186,6 +186,27 @@ def test_a_prompt_comes_once_whole_and_to_the_first_stage() -> None:
         middle.prompt(b"s" * 16, "alice", 8, 1.0)
 
 
+def test_what_a_hop_holds_already_need_not_come_and_no_more_than_that_may_be_left_out() -> None:
+    table = SessionTable(facts(), LIMITS)
+    session = table.admit(opening(fed=40, capacity=60), "alice", 0.0)
+    session.held = 32
+    with pytest.raises(ProtocolViolation, match="from position 33, 32 are held"):
+        table.prompt(session.id, "alice", 7, 1.0, 33)
+    with pytest.raises(ProtocolViolation, match="announced 40 tokens, 39 came"):
+        table.prompt(session.id, "alice", 23, 1.0, 16)
+    table.prompt(session.id, "alice", 24, 1.0, 16)
+    assert session.expected == 40
+
+    later = SessionTable(facts(Span(4, 8)), LIMITS)
+    session = later.admit(opening(start=4, end=8, fed=40, capacity=60), "alice", 0.0)
+    session.held = 32
+    with pytest.raises(ProtocolViolation, match="32 was next"):
+        later.arrive(session.id, "prev", 33, 7, 1.0)
+    later.arrive(session.id, "prev", 16, 10, 1.0)
+    with pytest.raises(ProtocolViolation, match="26 was next"):
+        later.arrive(session.id, "prev", 32, 8, 1.0)
+
+
 def test_what_is_idle_is_found() -> None:
     table = SessionTable(facts(Span(4, 8)), LIMITS)
     old = table.admit(opening(b"o" * 16, 4, 8), "alice", 0.0)

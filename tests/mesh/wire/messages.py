@@ -70,6 +70,7 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         wire_dtype=st.sampled_from(("float32", "bfloat16", "float16")),
         sampling=sampling,
         logit_bias=st.lists(st.tuples(tokens, st.floats(-100, 100)), max_size=20).map(tuple),
+        keys=st.lists(st.binary(min_size=16, max_size=16), max_size=5).map(b"".join),
     ),
     SessionOpened: st.builds(SessionOpened, session_ids),
     SessionRefused: st.builds(SessionRefused, session_ids, st.text(max_size=64), reasons, st.integers(0, 3_600_000)),

@@ -281,6 +281,25 @@ def test_sessions_that_are_open_at_once_share_what_is_full() -> None:
     assert all(chat.tokens == chat.expected for chat in chats)
 
 
+def test_a_session_cut_to_where_a_page_ends_leaves_the_rest_to_who_finds_it() -> None:
+    core, _ = core_of(40)
+    chats = [Chat(prompt(70), 5) for _ in range(3)]
+    for chat in chats:
+        chat.keys = keys_of(chat)
+    run(core, chats[:1])
+    for chat in chats[1:]:
+        chat.open(core)
+    first = chats[1].sequence
+    assert first is not None and first.length == 64
+    core.free(first)
+    again = core.add(bytes(16), WHOLE, 75, reserve=70, keys=chats[1].keys, sampler=first.sampler)
+    chats[1].sequence = again
+    core.feed([StepInput(again, 32, 38, tokens=torch.tensor(prompt(70)[32:]))])
+    run(core, chats)
+    assert all(chat.tokens == chat.expected for chat in chats)
+    assert core.blocks.find(chats[0].keys) == 4
+
+
 def test_what_others_share_cannot_be_written_over() -> None:
     core, _ = core_of(40)
     first, second = Chat(prompt(40), 30), Chat(prompt(40), 30)

@@ -1,0 +1,112 @@
+"""What a conversation has said before is not run again: the hops of its route still hold it, for its client only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mesh.client.types import GenerateRequest
+from mesh.payment.credit.terms import CreditTerms
+from shards.engine.sampling_params import SamplingParams
+from shards.model.span import Span
+from tests.mesh.payment.money import Money
+from tests.mesh.swarm_in_memory import MODEL, Answer, MemorySwarm, memory_swarm, until
+from tests.shards.stages import random_tokens
+
+torch.set_num_threads(1)
+
+pytestmark = pytest.mark.timeout(60)
+
+SPANS = (Span(0, 2), Span(2, 4), Span(4, 5))
+WARM = SamplingParams(temperature=0.8, seed=3, repetition_penalty=1.1)
+
+
+@pytest.fixture(params=["free", "paid"])
+async def swarm(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[MemorySwarm]:
+    money = Money(terms=CreditTerms(tokens=1000, pause_seconds=1.0, receipt_seconds=0.02))
+    async with memory_swarm(folder, SPANS, money=money if request.param == "paid" else None) as swarm:
+        yield swarm
+
+
+def ask(prompt: tuple[int, ...], sampling: SamplingParams = WARM, **changes: object) -> GenerateRequest:
+    return GenerateRequest(MODEL, prompt, 12, sampling, ignore_eos=True, **changes)  # type: ignore[arg-type]
+
+
+def work(answer: Answer) -> set[int]:
+    """Tokens that each hop has run."""
+    return {report.tokens for report in answer.completion.route}
+
+
+async def fresh(folder: Path, request: GenerateRequest) -> Answer:
+    """What a swarm says that has seen nothing before."""
+    async with memory_swarm(folder, SPANS) as other:
+        return await other.generate(request)
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+async def test_the_second_turn_runs_only_what_is_new_and_says_the_same(
+    swarm: MemorySwarm, folder: Path, sampling: SamplingParams
+) -> None:
+    first = await swarm.generate(ask(tuple(random_tokens(100)), sampling))
+    assert work(first) == {111}
+    longer = (*random_tokens(100), *first.tokens, *random_tokens(9, seed=2))
+    second = await swarm.generate(ask(longer, sampling))
+    assert work(second) == {121 - 96 + 11}
+    assert second.tokens == (await fresh(folder, ask(longer, sampling))).tokens
+    assert second.completion.prompt_tokens == 121
+    await until(lambda: swarm.empty)
+
+
+async def test_the_same_prompt_again_runs_at_least_one_token(swarm: MemorySwarm) -> None:
+    prompt = tuple(random_tokens(64))
+    answers = [await swarm.generate(ask(prompt)) for _ in range(2)]
+    assert work(answers[1]) == {64 - 48 + 11}
+    assert answers[0].tokens == answers[1].tokens
+
+
+async def test_one_hop_that_holds_less_decides_and_the_others_go_back_to_there(
+    swarm: MemorySwarm, folder: Path
+) -> None:
+    prompt = tuple(random_tokens(100))
+    await swarm.generate(ask(prompt[:40]))
+    blocks = swarm.providers[1].service.engine._core.blocks  # type: ignore[union-attr]
+    before = {*blocks._by_key}
+    await swarm.generate(ask(prompt))
+    for key in {*blocks._by_key} - before:  # the middle hop forgets the second prompt
+        page = blocks._by_key.pop(key)
+        del blocks._keys[page], blocks._idle[page]
+        blocks._free.append(page)
+    answers = await asyncio.gather(*(swarm.generate(ask(prompt)) for _ in range(3)))
+    expected = (await fresh(folder, ask(prompt))).tokens
+    assert {answer.tokens for answer in answers} == {expected}
+    assert max(max(work(answer)) for answer in answers) == 100 - 32 + 11
+    await until(lambda: swarm.empty)
+
+
+async def test_another_client_finds_nothing_of_it(folder: Path) -> None:
+    async with memory_swarm(folder, SPANS) as swarm:
+        prompt = tuple(random_tokens(100))
+        first = await swarm.generate(ask(prompt))
+        other = await swarm.client()
+        second = await swarm.generate(ask(prompt), backend=other)
+        assert work(second) == work(first) == {111}
+
+
+async def test_prompt_scores_are_computed_in_full(folder: Path) -> None:
+    async with memory_swarm(folder, SPANS) as swarm:
+        prompt = tuple(random_tokens(50))
+        scored = [await swarm.generate(ask(prompt, prompt_logprobs=True)) for _ in range(2)]
+        assert [len(answer.completion.prompt_logprobs) for answer in scored] == [50, 50]
+        assert work(scored[1]) == {61}
+
+
+async def test_a_prompt_that_is_larger_than_the_credit_runs_whole(folder: Path) -> None:
+    async with memory_swarm(folder, SPANS, money=Money()) as swarm:
+        prompt = tuple(random_tokens(200))
+        answers = [await swarm.generate(ask(prompt)) for _ in range(2)]
+        assert work(answers[1]) == {211}
+        assert answers[0].tokens == answers[1].tokens
