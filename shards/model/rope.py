@@ -20,6 +20,7 @@ class RotaryTable:
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
         self._frequencies = inverse_frequencies(config, head_dim).to(device)
         self._dtype = dtype
+        self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
         self._cos = self._sin = torch.empty(0, 1, head_dim, device=device, dtype=dtype)
 
     def at(self, positions: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,6 +31,15 @@ class RotaryTable:
         if longest > self._cos.shape[0]:
             self._grow(longest)
         return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
+
+    def halves(self, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contiguous (cos, sin) [at least `longest`, head_dim / 2], as the native kernels read them."""
+        if longest > self._cos.shape[0]:
+            self._grow(longest)
+        if self._halves is None or self._halves[0].shape[0] != self._cos.shape[0]:
+            half = self._cos.shape[-1] // 2
+            self._halves = (self._cos[:, 0, :half].contiguous(), self._sin[:, 0, half:].contiguous())
+        return self._halves
 
     def _grow(self, longest: int) -> None:
         size = max(_FIRST_POSITIONS, 1 << (longest - 1).bit_length())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -11,33 +12,36 @@ from shards.checkpoint.folder import Checkpoint
 from shards.errors import CheckpointError
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
+from shards.model.packing import LinearPacker, PackedLinear, WeightMemory
 from shards.model.span import Span
 from shards.progress import Progress
 
+L = TypeVar("L")
+L_co = TypeVar("L_co", covariant=True)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class BlockWeights:
+class BlockWeights(Generic[L]):
     """One block, with q-k-v and gate-up fused; norms are [hidden], `qk_norm` [heads + kv_heads, head_dim]."""
 
     attention_norm: torch.Tensor
-    qkv: Linear
+    qkv: L
     qk_norm: torch.Tensor | None
-    o: Linear
+    o: L
     mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: L
+    down: L
 
 
 @dataclass(frozen=True, slots=True)
-class SpanWeights:
+class SpanWeights(Generic[L]):
     """A span's blocks; on the first stage the embedding [vocab, hidden], on the last final norm and head."""
 
-    blocks: Sequence[BlockWeights]
+    blocks: Sequence[BlockWeights[L]]
     embedding: torch.Tensor | None
     final_norm: torch.Tensor | None
-    head: Linear | None
+    head: L | None
 
 
 def load_span(
@@ -48,12 +52,12 @@ def load_span(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
-) -> SpanWeights:
+) -> SpanWeights[Linear]:
     """Read a span's tensors, one at a time, and nothing else.
 
     Raises `CheckpointError` naming the tensor that is missing, of the wrong shape or not of floats.
     """
-    reader = _Reader(checkpoint, span, device, dtype, progress)
+    reader = _TorchReader(checkpoint, span, device, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
     table = reader.matrix("model.embed_tokens.weight", vocabulary) if first else None
@@ -70,7 +74,44 @@ def load_span(
     return SpanWeights(blocks, table, final_norm, head)
 
 
-def _load_block(reader: _Reader, config: NativeConfig, prefix: str) -> BlockWeights:
+def load_packed_span(
+    checkpoint: Checkpoint,
+    config: NativeConfig,
+    span: Span,
+    *,
+    panel: int,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> SpanWeights[PackedLinear]:
+    """The same for the native kernels, in panels of `panel` outputs.
+
+    Linear layers that are stored in bfloat16 stay so (they are widened as they are used, which is exact), as do all
+    when `dtype` is bfloat16; others are float32, and so are norms and biases. Rows of a tied head's panels are also
+    the embedding, where both are here.
+    """
+    reader = _PackedReader(checkpoint, span, panel, dtype, progress)
+    vocabulary = (config.vocab_size, config.hidden_size)
+    first, last = span.start == 0, span.end == config.n_blocks
+    table = reader.table("model.embed_tokens.weight", vocabulary) if first and not (last and config.tied) else None
+    blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
+    if not last:
+        return SpanWeights(blocks, table, None, None)
+    final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
+    head = ("model.embed_tokens" if config.tied else "lm_head", config.vocab_size)
+    return SpanWeights(blocks, table, final_norm, reader.linear([head], config.hidden_size, bias=False))
+
+
+class _Layers(Protocol[L_co]):
+    """What a block is read with."""
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of exactly `shape`."""
+
+    def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> L_co:
+        """The linear layers `parts` (name, outputs), all over `width` inputs, stacked into one."""
+
+
+def _load_block(reader: _Layers[L], config: NativeConfig, prefix: str) -> BlockWeights[L]:
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     qk_norm = None
@@ -88,54 +129,104 @@ def _load_block(reader: _Reader, config: NativeConfig, prefix: str) -> BlockWeig
         o=reader.linear([(f"{prefix}self_attn.o_proj", hidden)], q, bias=config.o_bias),
         mlp_norm=reader.matrix(f"{prefix}post_attention_layernorm.weight", (hidden,)),
         gate_up=reader.linear(
-            [(f"{prefix}mlp.{name}_proj", inner) for name in ("gate", "up")], hidden, bias=config.mlp_bias
+            [(f"{prefix}mlp.{name}_proj", inner) for name in ("gate", "up")],
+            hidden,
+            bias=config.mlp_bias,
+            halves=True,
         ),
         down=reader.linear([(f"{prefix}mlp.down_proj", hidden)], inner, bias=config.mlp_bias),
     )
 
 
 class _Reader:
-    """Reads checked tensors onto the device and counts the bytes for `progress`."""
+    """Reads checked tensors and counts the bytes for `progress`."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, span: Span, progress: Progress) -> None:
         self._checkpoint = checkpoint
-        self._device = device
-        self._dtype = dtype
         self._progress = progress
         self._what = f"loading blocks {span}"
         self._done, self._total = 0, checkpoint.nbytes(span)
 
-    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor of exactly `shape`, on the device in the compute dtype."""
-        return self._read(name, shape).to(device=self._device, dtype=self._dtype)
-
-    def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool) -> Linear:
-        """The linear layers `parts` (name, outputs), all over `width` inputs, stacked into one."""
-        outputs = sum(size for _, size in parts)
-        for name, size in parts:
-            self._check(f"{name}.weight", (size, width))  # before a large allocation
-        weight = torch.empty(outputs, width, device=self._device, dtype=self._dtype)
-        offset = torch.empty(outputs, device=self._device, dtype=self._dtype) if bias else None
-        row = 0
-        for name, size in parts:
-            weight[row : row + size] = self._read(f"{name}.weight", (size, width))
-            if offset is not None:
-                offset[row : row + size] = self._read(f"{name}.bias", (size,))
-            row += size
-        return Linear(weight, offset)
-
-    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
         found = self._checkpoint.shape(name)
         if found != shape:
             raise CheckpointError(f"tensor {name} has shape {list(found)}, config.json calls for {list(shape)}")
-        if self._checkpoint.dtype(name) not in _FLOATS:
-            raise CheckpointError(f"tensor {name} has dtype {self._checkpoint.dtype(name)}, floats are needed")
+        if self.dtype(name) not in _FLOATS:
+            raise CheckpointError(f"tensor {name} has dtype {self.dtype(name)}, floats are needed")
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        self._check(name, shape)
+    def dtype(self, name: str) -> torch.dtype:
+        return self._checkpoint.dtype(name)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        self.check(name, shape)
         tensor = self._checkpoint.read(name)
         self._done += tensor.nbytes
         self._progress(self._done, self._total, self._what)
         return tensor
+
+
+class _TorchReader(_Reader):
+    """Tensors on the device in the compute dtype."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> None:
+        super().__init__(checkpoint, span, progress)
+        self._device = device
+        self._dtype = dtype
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.read(name, shape).to(device=self._device, dtype=self._dtype)
+
+    def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> Linear:
+        outputs = sum(size for _, size in parts)
+        for name, size in parts:
+            self.check(f"{name}.weight", (size, width))  # before a large allocation
+        weight = torch.empty(outputs, width, device=self._device, dtype=self._dtype)
+        offset = torch.empty(outputs, device=self._device, dtype=self._dtype) if bias else None
+        row = 0
+        for name, size in parts:
+            weight[row : row + size] = self.read(f"{name}.weight", (size, width))
+            if offset is not None:
+                offset[row : row + size] = self.read(f"{name}.bias", (size,))
+            row += size
+        return Linear(weight, offset)
+
+
+class _PackedReader(_Reader):
+    """Linear layers in panels, everything else in float32."""
+
+    def __init__(self, checkpoint: Checkpoint, span: Span, panel: int, dtype: torch.dtype, progress: Progress) -> None:
+        super().__init__(checkpoint, span, progress)
+        self._panel = panel
+        self._memory = WeightMemory()
+        self._dtype = dtype
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.read(name, shape).float()
+
+    def table(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """An embedding, as it is kept."""
+        return self.read(name, shape).to(self._kept([name]))
+
+    def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> PackedLinear:
+        for name, size in parts:
+            self.check(f"{name}.weight", (size, width))  # before a large allocation
+        packer = LinearPacker(
+            [size for _, size in parts],
+            width,
+            panel=self._panel,
+            dtype=self._kept([f"{name}.weight" for name, _ in parts]),
+            bias=bias,
+            whole_panels=halves,
+            memory=self._memory,
+        )
+        for part, (name, size) in enumerate(parts):
+            packer.weight(part, self.read(f"{name}.weight", (size, width)))
+            if bias:
+                packer.bias(part, self.read(f"{name}.bias", (size,)))
+        return packer.done()
+
+    def _kept(self, names: Sequence[str]) -> torch.dtype:
+        stored = all(self.dtype(name) == torch.bfloat16 for name in names)
+        return torch.bfloat16 if stored or self._dtype == torch.bfloat16 else torch.float32

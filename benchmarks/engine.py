@@ -1,0 +1,183 @@
+"""The engine of one stage that has the whole model, beside `transformers` and llama.cpp, on the same threads.
+
+    python -m benchmarks.engine MODEL_FOLDER [--dtype float32] [--threads 1] [--llama-cpp PROGRAM --gguf FILE] [--smoke]
+
+Every contestant is a process of its own, started once. Each round asks all of them in turn, in random order, for the
+same greedy continuations, so that a change of the machine's speed hits all alike; figures are medians over rounds,
+ratios medians of the ratios within a round. In float32 the tokens must be those of transformers.
+
+llama.cpp is not a dependency. To have it beside us, build its libraries (cmake -B build -DCMAKE_BUILD_TYPE=Release
+-DGGML_NATIVE=ON -DLLAMA_CURL=OFF && cmake --build build --target llama), make a .gguf of the same weights with its
+convert_hf_to_gguf.py (--outtype f32 or bf16), and link the driver:
+
+    c++ -O2 -std=c++17 benchmarks/llama_cpp.cpp -I $L/include -I $L/ggml/include -L $L/build/bin -lllama -lggml \\
+        -lggml-base -Wl,-rpath,$L/build/bin -o llama_cpp
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoint import SIZES, write_checkpoint
+from benchmarks.report import machine, paired_ratio, print_report, spread
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """How many sessions, with prompts of how many tokens, and how many new ones each."""
+
+    sessions: int
+    prompt: int
+    new: int
+
+
+CASES = (Case(1, 900, 9), Case(1, 128, 33), Case(8, 64, 33), Case(32, 32, 17))
+SMOKE = (Case(1, 40, 4), Case(3, 10, 4))
+
+
+@dataclass(slots=True)
+class Contestant:
+    """A process that answers, and what it said: by case, a value per round."""
+
+    name: str
+    process: subprocess.Popen[str]
+    plain: bool
+    """It reads numbers, not JSON."""
+    first: dict[Case, list[float]] = field(default_factory=dict)
+    rate: dict[Case, list[float]] = field(default_factory=dict)
+    tokens: dict[Case, list[Any]] = field(default_factory=dict)
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, case: Case, number: int) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        numbers = {"sessions": case.sessions, "prompt": case.prompt, "new": case.new, "round": number}
+        self.process.stdin.write((" ".join(map(str, numbers.values())) if self.plain else json.dumps(numbers)) + "\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def measure(self, case: Case, number: int) -> None:
+        answer = self.ask(case, number)
+        self.first.setdefault(case, []).append(answer["first"])
+        self.rate.setdefault(case, []).append(case.sessions * (case.new - 1) / answer["decode"])
+        self.tokens.setdefault(case, []).append(answer.get("tokens"))
+
+
+def main() -> None:
+    """Parse options and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, nargs="?", help="a checkpoint's folder; without it a random small model")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--llama-cpp", type=Path, help="the driver program built from benchmarks/llama_cpp.cpp")
+    parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
+    parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model, one round: does it run?")
+    options = parser.parse_args()
+    if (options.llama_cpp is None) != (options.gguf is None):
+        parser.error("--llama-cpp and --gguf go together")
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as scratch, ExitStack() as stack:
+        size = SIZES["smoke" if options.smoke else "small"]
+        folder = options.model or write_checkpoint(Path(scratch) / "model", size)
+        sys.exit(0 if _run(options, folder, stack) else 1)
+
+
+def _run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
+    cases, repeats = (SMOKE, 1) if options.smoke else (CASES, options.repeats)
+    facts = machine()
+    module = (sys.executable, "-m", "benchmarks.contestants")
+    settings = (str(folder), options.dtype, str(options.threads))
+    ours = _start(stack, "engine", [*module, "engine", *settings])
+    peers = [_start(stack, "transformers", [*module, "transformers", *settings])]
+    if options.llama_cpp is not None:
+        command = [str(options.llama_cpp), str(options.gguf), str(options.threads)]
+        peers.append(_start(stack, "llama.cpp", command, plain=True))
+    else:
+        print("llama.cpp is not beside us: see --help for how to build it", file=sys.stderr)
+    everybody = [ours, *peers]
+    for each in everybody:
+        each.hear()
+        each.ask(Case(2, 16, 4), 0)  # whatever is done once is done
+    generator = random.Random(0)
+    for number in range(1, repeats + 1):
+        for case in cases:
+            for each in generator.sample(everybody, len(everybody)):
+                each.measure(case, number)
+    return _report(options, facts, cases, ours, peers)
+
+
+def _start(stack: ExitStack, name: str, command: list[str], *, plain: bool = False) -> Contestant:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    return Contestant(name, process, plain)
+
+
+def _report(
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+    cases: tuple[Case, ...],
+    ours: Contestant,
+    peers: list[Contestant],
+) -> bool:
+    results: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    same = True
+    for case in cases:
+        equal = ours.tokens[case] == peers[0].tokens[case]
+        same &= equal
+        for each in (ours, *peers):
+            result = {
+                "sessions": case.sessions,
+                "prompt": case.prompt,
+                "name": each.name,
+                "tokens_per_second": spread(each.rate[case]),
+                "first_token_seconds": spread(each.first[case]),
+                "engine_rate_ratio": paired_ratio(ours.rate[case], each.rate[case]),
+                "engine_first_token_ratio": paired_ratio(ours.first[case], each.first[case]),
+            }
+            results.append(result)
+            rate, first = result["tokens_per_second"], result["first_token_seconds"]
+            rows.append(
+                [
+                    f"{case.sessions} × {case.prompt} + {case.new}",
+                    each.name,
+                    f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})",
+                    f"{result['engine_rate_ratio']:.2f}",
+                    f"{first['median'] * 1000:.0f}",
+                    f"{result['engine_first_token_ratio']:.2f}",
+                    ("yes" if equal else "no") if each is ours else "",
+                ]
+            )
+    report = {
+        "title": f"engine alone, {options.model or 'random model'}, {options.dtype}, {options.threads} thread(s)",
+        "method": f"{1 if options.smoke else options.repeats} interleaved rounds, greedy, medians of paired ratios",
+        "machine": facts,
+        "same_tokens_as_transformers": same,
+        "results": results,
+    }
+    columns = ["sessions × prompt + new", "", "tokens/s (min–max)", "engine ÷", "first ms", "engine ÷", "same tokens"]
+    print_report(report, columns, rows, options.json)
+    return same or options.dtype != "float32"
+
+
+if __name__ == "__main__":
+    main()

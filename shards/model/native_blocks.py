@@ -1,0 +1,143 @@
+"""The native path's blocks on the native kernels: one call runs all blocks of a stage for all rows of a pass."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+
+from shards.model.blocks import Rows
+from shards.model.native_config import NativeConfig
+from shards.model.packing import PackedLinear
+from shards.model.pages import PagePool
+from shards.model.rope import RotaryTable
+from shards.model.span import Span
+from shards.model.stage import PAGE
+from shards.model.weights import SpanWeights
+from shards.native.library import BFLOAT16, FLOAT32, Batch, BlockDesc, Library, Matrix, StageDesc
+
+_NO_MATRIX = Matrix(panels=None, bias=None, inputs=0, outputs=0, type=FLOAT32)
+
+
+class NativeBlocks:
+    """`Blocks` on a CPU. Weights are float32 or bfloat16, hidden states float32, keys and values `dtype`.
+
+    A row's results are bit for bit the same whatever rows share its pass and however a prompt is cut.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        config: NativeConfig,
+        span: Span,
+        weights: SpanWeights[PackedLinear],
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
+        self._library = library
+        self._config = config
+        self._span = span
+        self._weights = weights
+        self._dtype = dtype
+        self._rope = RotaryTable(config.rope, config.head_dim, torch.device("cpu"), torch.float32)
+        self._release: Callable[[], object] | None = None
+        self.allocate(0)
+
+    def allocate(self, pages: int) -> None:
+        config = self._config
+        self._pool = PagePool(
+            len(self._span),
+            pages,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            device=torch.device("cpu"),
+            dtype=self._dtype,
+        )
+        if self._release is not None:
+            self._release()
+        self._stage = self._library.new_stage(self._describe())
+        self._release = weakref.finalize(self, self._library.delete_stage, self._stage)
+
+    def run(self, rows: Rows) -> torch.Tensor:
+        count = sum(rows.sizes)
+        config = self._config
+        longest = max(start + size for start, size in zip(rows.starts, rows.sizes, strict=True))
+        cosines, sines = self._rope.halves(longest)
+        tokens = rows.x.contiguous() if rows.span.start == 0 else None
+        hidden = torch.empty(count, config.hidden_size) if tokens is not None else rows.x.float().contiguous()
+        if tokens is None and hidden.data_ptr() == rows.x.data_ptr():
+            hidden = hidden.clone()  # the pass writes over it
+        wanted = _int64(rows.wanted or ())
+        logits = torch.empty(len(wanted), config.vocab_size)
+        sizes, starts = _int64(rows.sizes), _int64(rows.starts)
+        tables = torch.tensor(list(itertools.chain.from_iterable(rows.pages)), dtype=torch.int32)
+        table_start = _int64([0, *itertools.accumulate(len(pages) for pages in rows.pages)])
+        batch = Batch(
+            threads=torch.get_num_threads(),
+            rows=count,
+            pieces=len(rows.sizes),
+            first_block=rows.span.start - self._span.start,
+            last_block=rows.span.end - self._span.start,
+            tokens=None if tokens is None else tokens.data_ptr(),
+            x=hidden.data_ptr(),
+            piece_rows=sizes.data_ptr(),
+            piece_start=starts.data_ptr(),
+            tables=tables.data_ptr(),
+            table_start=table_start.data_ptr(),
+            cosines=cosines.data_ptr(),
+            sines=sines.data_ptr(),
+            wanted=len(wanted),
+            wanted_rows=wanted.data_ptr(),
+            logits=logits.data_ptr(),
+        )
+        self._library.forward(self._stage, batch)
+        return hidden if rows.wanted is None else logits
+
+    def _describe(self) -> StageDesc:
+        """The C structure; it points into tensors that this object keeps."""
+        config, weights = self._config, self._weights
+        blocks = (BlockDesc * len(self._span))()
+        for index, (number, block) in enumerate(zip(self._span, weights.blocks, strict=True)):
+            norms = block.qk_norm
+            blocks[index] = BlockDesc(
+                attention_norm=block.attention_norm.data_ptr(),
+                query_norm=None if norms is None else norms.data_ptr(),
+                key_norm=None if norms is None else norms[config.n_heads].data_ptr(),
+                mlp_norm=block.mlp_norm.data_ptr(),
+                qkv=block.qkv.matrix(),
+                o=block.o.matrix(),
+                gate_up=block.gate_up.matrix(),
+                down=block.down.matrix(),
+                keys=self._pool.keys[index].data_ptr(),
+                values=self._pool.values[index].data_ptr(),
+                window=config.windows[number] or 0,
+            )
+        embedding = weights.embedding
+        return StageDesc(
+            hidden=config.hidden_size,
+            inner=config.intermediate_size,
+            heads=config.n_heads,
+            kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            vocab=config.vocab_size,
+            blocks=len(self._span),
+            cache_type=_type(self._dtype),
+            rounds_inputs=self._dtype == torch.bfloat16 and self._library.has_tiles,
+            eps=config.rms_eps,
+            block=blocks,
+            final_norm=None if weights.final_norm is None else weights.final_norm.data_ptr(),
+            head=_NO_MATRIX if weights.head is None else weights.head.matrix(),
+            embedding=None if embedding is None else embedding.data_ptr(),
+            embedding_type=FLOAT32 if embedding is None else _type(embedding.dtype),
+        )
+
+
+def _type(dtype: torch.dtype) -> int:
+    return BFLOAT16 if dtype == torch.bfloat16 else FLOAT32
+
+
+def _int64(values: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)

@@ -1,0 +1,125 @@
+"""Weights as the native kernels read them: panels of outputs, each with its inputs one after another."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from shards.native.library import BFLOAT16, FLOAT32, Matrix
+
+_BF16_INPUTS = 32
+
+
+_CHUNK = 64 << 20
+_LINE = 64
+
+
+class WeightMemory:
+    """Zeroed memory for weights in large chunks, on huge pages where the system has them.
+
+    A single row reads all weights once and is bound by memory: what the processor need not translate counts.
+    """
+
+    def __init__(self) -> None:
+        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def take(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """`count` zeros, at a cache line's start."""
+        size = -(-count * dtype.itemsize // _LINE) * _LINE
+        if self._used + size > self._chunk.nbytes:
+            self._chunk = _huge(max(size, _CHUNK))
+            self._used = 0
+        begin = self._used
+        self._used += size
+        return self._chunk[begin : begin + count * dtype.itemsize].view(dtype)
+
+
+def _huge(size: int) -> torch.Tensor:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:  # a system without them
+        pass
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """A linear layer in panels (layouts: linear.h). `bias` is float32."""
+
+    panels: torch.Tensor
+    bias: torch.Tensor | None
+    inputs: int
+    outputs: int
+
+    def matrix(self) -> Matrix:
+        """The C structure; valid as long as this object."""
+        return Matrix(
+            panels=self.panels.data_ptr(),
+            bias=None if self.bias is None else self.bias.data_ptr(),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            type=BFLOAT16 if self.panels.dtype == torch.bfloat16 else FLOAT32,
+        )
+
+
+class LinearPacker:
+    """Packs the linear layers `sizes` (outputs each, all over `inputs`), given part by part in any order.
+
+    With `whole_panels` every part begins a panel, padded with zeros; else they follow one another.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        inputs: int,
+        *,
+        panel: int,
+        dtype: torch.dtype,
+        bias: bool,
+        whole_panels: bool,
+        memory: WeightMemory,
+    ) -> None:
+        self._panel, self._inputs = panel, inputs
+        spaces = [-(-size // panel) * panel if whole_panels else size for size in sizes]
+        self._starts = [sum(spaces[:index]) for index in range(len(spaces))]
+        self._outputs = sum(spaces)
+        count = -(-self._outputs // panel)
+        pair = 2 if dtype == torch.bfloat16 else 1
+        depth = -(-inputs // _BF16_INPUTS) * _BF16_INPUTS if pair == 2 else inputs
+        self._panels = memory.take(count * depth * panel, dtype).view(count, depth // pair, panel, pair)
+        self._bias = torch.zeros(count * panel) if bias else None
+
+    def weight(self, part: int, weight: torch.Tensor) -> None:
+        """`weight` [outputs, inputs] of one part."""
+        pair, begin = self._panels.shape[3], self._starts[part]
+        rows = weight.to(self._panels.dtype)
+        if rows.shape[1] % pair:
+            rows = F.pad(rows, (0, 1))
+        steps = rows.shape[1] // pair
+        at = 0
+        while at < rows.shape[0]:
+            panel, lane = divmod(begin + at, self._panel)
+            # As many whole panels as there are go at once, what is left of a panel by itself.
+            count = (rows.shape[0] - at) // self._panel if lane == 0 else 0
+            taken = count * self._panel or min(self._panel - lane, rows.shape[0] - at)
+            piece = rows[at : at + taken].view(max(count, 1), -1, steps, pair).permute(0, 2, 1, 3)
+            self._panels[panel : panel + max(count, 1), :steps, lane : lane + piece.shape[2]] = piece
+            at += taken
+
+    def bias(self, part: int, bias: torch.Tensor) -> None:
+        """`bias` [outputs] of one part."""
+        if self._bias is None:
+            raise ValueError("this layer was to have no bias")
+        self._bias[self._starts[part] : self._starts[part] + bias.shape[0]] = bias
+
+    def done(self) -> PackedLinear:
+        """The layer, once all parts were given."""
+        return PackedLinear(self._panels, self._bias, self._inputs, self._outputs)

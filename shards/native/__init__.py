@@ -1,0 +1,1 @@
+"""The native extension: C++ kernels of the native path, built on the machine that runs them and loaded by ctypes."""

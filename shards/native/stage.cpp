@@ -1,0 +1,375 @@
+// The blocks of one stage over a packed batch of rows: what Python calls. Memory belongs to the caller, except scratch.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+#include "attention.h"
+#include "pool.h"
+#include "tiles.h"
+
+namespace mesh {
+
+// These are mirrored field by field in library.py: 64-bit integers and pointers only, so that nothing is padded.
+struct BlockDesc {
+  const float *attention_norm, *query_norm, *key_norm, *mlp_norm;
+  Matrix qkv, o, gate_up, down;
+  void *keys, *values;  // [pages][kv_heads][head_dim][kPage] and [pages][kv_heads][kPage][head_dim]
+  int64_t window;       // 0: none
+};
+
+struct StageDesc {
+  int64_t hidden, inner, heads, kv_heads, head_dim, vocab, blocks;
+  int64_t cache_type;     // a WeightType
+  int64_t rounds_inputs;  // linear layers take bfloat16 inputs, on the matrix unit
+  double eps;
+  BlockDesc *block;
+  const float *final_norm;  // null where the head is elsewhere
+  Matrix head;
+  const void *embedding;    // [vocab][hidden], or null: it lies in the head's panels, or elsewhere
+  int64_t embedding_type;
+};
+
+struct Batch {
+  int64_t threads, rows, pieces, first_block, last_block;
+  const int64_t *tokens;      // [rows], or null where `x` has what came in
+  float *x;                   // [rows][hidden], in and out
+  const int64_t *piece_rows, *piece_start;  // [pieces]
+  const int32_t *tables;      // the pieces' page tables one after the other
+  const int64_t *table_start; // [pieces]
+  const float *cosines, *sines;             // [positions][head_dim / 2]
+  int64_t wanted;
+  const int64_t *wanted_rows;
+  float *logits;              // [wanted][vocab]
+};
+
+struct Buffer {
+  std::unique_ptr<float, void (*)(void *)> data{nullptr, std::free};
+  int64_t size = 0;
+
+  // At least `count` floats at a cache line's start, zeros when new.
+  float *at_least(int64_t count) {
+    if (count > size) {
+      void *memory = nullptr;
+      if (posix_memalign(&memory, 64, size_t(count) * sizeof(float))) throw std::bad_alloc();
+      std::memset(memory, 0, size_t(count) * sizeof(float));
+      data.reset((float *)memory);
+      size = count;
+    }
+    return data.get();
+  }
+};
+
+class Stage {
+ public:
+  explicit Stage(const StageDesc &desc) : d_(desc) { blocks_.assign(desc.block, desc.block + desc.blocks); }
+
+  void forward(const Batch &batch) {
+    if (!pool_ || pool_->threads() != batch.threads) {
+      pool_.reset(new Pool(int(batch.threads)));
+      scratch_.reset(new Scratch[pool_->threads()]);
+    }
+    batch_ = batch;
+    plan();
+    pool_->run([this](int thread) { d_.rounds_inputs ? work<Bf16>(thread) : work<float>(thread); });
+  }
+
+ private:
+  struct Scratch {
+    Buffer product, second, query, scores, out, wide;
+  };
+  struct Tile {
+    int64_t piece, row, tokens;
+  };
+
+  static constexpr int64_t kTileHeads = 24;  // rows of attention that share a walk over the keys
+
+  void plan() {
+    const int64_t rows = batch_.rows, attended = d_.heads * d_.head_dim;
+    qkv_stride_ = round_up((d_.heads + 2 * d_.kv_heads) * d_.head_dim, kPanel);
+    hidden_stride_ = round_up(d_.hidden, 32);
+    attended_stride_ = round_up(attended, 32);
+    inner_stride_ = round_up(d_.inner, 32);
+    normed_ = normed_buffer_.at_least(std::max(rows, batch_.wanted) * hidden_stride_);
+    qkv_ = qkv_buffer_.at_least(rows * qkv_stride_);
+    attended_ = attended_buffer_.at_least(rows * attended_stride_);
+    inner_ = inner_buffer_.at_least(rows * inner_stride_);
+    tiles_.clear();
+    int64_t longest = 0;
+    row_piece_.resize(rows);
+    row_position_.resize(rows);
+    const int64_t per_tile = std::max<int64_t>(1, kTileHeads / (d_.heads / d_.kv_heads));
+    int64_t row = 0;
+    for (int64_t piece = 0; piece < batch_.pieces; piece++) {
+      const int64_t count = batch_.piece_rows[piece];
+      for (int64_t i = 0; i < count; i++) {
+        row_piece_[row + i] = piece;
+        row_position_[row + i] = batch_.piece_start[piece] + i;
+      }
+      // The last tokens see most: they come first, so that the threads finish together.
+      for (int64_t end = count; end > 0; end -= per_tile) {
+        const int64_t begin = std::max<int64_t>(0, end - per_tile);
+        tiles_.push_back(Tile{piece, row + begin, end - begin});
+      }
+      longest = std::max(longest, batch_.piece_start[piece] + count);
+      row += count;
+    }
+    // Threads find all that they need: they could not say that there was no memory.
+    score_stride_ = round_up(longest, kPage) + kPage;
+    const int64_t tile_rows = per_tile * (d_.heads / d_.kv_heads);
+    for (int thread = 0; thread < pool_->threads(); thread++) {
+      Scratch &own = scratch_[thread];
+      own.product.at_least(kRowBlock * kPanel);
+      own.second.at_least(kRowBlock * kPanel);
+      own.query.at_least(tile_rows * d_.head_dim);
+      own.scores.at_least(tile_rows * score_stride_);
+      own.out.at_least(tile_rows * round_up(d_.head_dim, kLanes));
+      own.wide.at_least(kWidePages * kPage * d_.head_dim + kLanes);
+    }
+  }
+
+  template <class Input> void work(int thread) {
+    Scratch &own = scratch_[thread];
+    if (batch_.tokens) {
+      for (int64_t row; (row = pool_->take()) < batch_.rows;) embed(row);
+      pool_->barrier();
+    }
+    for (int64_t index = batch_.first_block; index < batch_.last_block; index++) {
+      const BlockDesc &block = blocks_[index];
+      norm_rows<Input>(block.attention_norm, nullptr, batch_.rows);
+      linear<Input>(own, block.qkv, normed_, hidden_stride_, batch_.rows, Plain{qkv_, qkv_stride_, qkv_stride_});
+      for (int64_t row; (row = pool_->take()) < batch_.rows;)
+        d_.cache_type == kBfloat16 ? turn<Bf16>(block, row) : turn<float>(block, row);
+      pool_->barrier();
+      const int64_t units = int64_t(tiles_.size()) * d_.kv_heads;
+      for (int64_t unit; (unit = pool_->take()) < units;)
+        d_.cache_type == kBfloat16 ? attend_tile<Bf16, Input>(own, block, unit)
+                                   : attend_tile<float, Input>(own, block, unit);
+      pool_->barrier();
+      linear<Input>(own, block.o, attended_, attended_stride_, batch_.rows, Added{batch_.x, d_.hidden});
+      norm_rows<Input>(block.mlp_norm, nullptr, batch_.rows);
+      gate_up<Input>(own, block.gate_up);
+      linear<Input>(own, block.down, inner_, inner_stride_, batch_.rows, Added{batch_.x, d_.hidden});
+    }
+    if (batch_.wanted) {
+      norm_rows<Input>(d_.final_norm, batch_.wanted_rows, batch_.wanted);
+      linear<Input>(own, d_.head, normed_, hidden_stride_, batch_.wanted, Plain{batch_.logits, d_.vocab, d_.vocab});
+    }
+    if (d_.rounds_inputs) release_tiles();
+  }
+
+  void embed(int64_t row) {
+    const int64_t token = batch_.tokens[row];
+    float *to = batch_.x + row * d_.hidden;
+    if (d_.embedding) {
+      const int64_t from = token * d_.hidden;
+      for (int64_t i = 0; i < d_.hidden; i++)
+        to[i] = d_.embedding_type == kBfloat16 ? widen(((const Bf16 *)d_.embedding)[from + i])
+                                               : ((const float *)d_.embedding)[from + i];
+      return;
+    }
+    const int64_t panel = token / kPanel * depth_of(d_.head) * kPanel, lane = token % kPanel;
+    for (int64_t i = 0; i < d_.hidden; i++) {
+      if (d_.head.type == kBfloat16)
+        to[i] = widen(((const Bf16 *)d_.head.panels)[panel + i / 2 * 2 * kPanel + 2 * lane + i % 2]);
+      else
+        to[i] = ((const float *)d_.head.panels)[panel + i * kPanel + lane];
+    }
+  }
+
+  // `normed_` [count] = RMSNorm of the rows, or of those that `rows` names.
+  template <class Input> void norm_rows(const float *weight, const int64_t *rows, int64_t count) {
+    for (int64_t i; (i = pool_->take()) < count;) {
+      const float *from = batch_.x + (rows ? rows[i] : i) * d_.hidden;
+      normalise(from, weight, d_.hidden, (Input *)normed_ + i * hidden_stride_);
+    }
+    pool_->barrier();
+  }
+
+  template <class T> void normalise(const float *from, const float *weight, int64_t width, T *to) const {
+    Vec squares = all(0.0f);
+    const int64_t whole = width / kLanes * kLanes, left = width - whole;
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      Vec value = load(from + i);
+      add_product(squares, value, value);
+    }
+    if (left) {
+      Vec value = load_some(from + whole, int(left));
+      add_product(squares, value, value);
+    }
+    const float scale = 1.0f / std::sqrt(sum(squares) / float(width) + float(d_.eps));
+    for (int64_t i = 0; i < width; i++) put(to + i, from[i] * scale * weight[i]);
+  }
+
+  struct Plain {
+    float *out;
+    int64_t stride, width;
+    MESH_INLINE void operator()(int64_t row, int64_t column, const float *values, const Matrix &m) const {
+      const int64_t count = std::min<int64_t>(kPanel, width - column);
+      float *to = out + row * stride + column;
+      for (int64_t i = 0; i < count; i++) to[i] = values[i];
+      if (m.bias)
+        for (int64_t i = 0; i < std::min(count, m.outputs - column); i++) to[i] += m.bias[column + i];
+    }
+  };
+  struct Added {
+    float *out;
+    int64_t width;
+    MESH_INLINE void operator()(int64_t row, int64_t column, const float *values, const Matrix &m) const {
+      const int64_t count = std::min<int64_t>(kPanel, width - column);
+      float *to = out + row * width + column;
+      if (m.bias)
+        for (int64_t i = 0; i < count; i++) to[i] += values[i] + m.bias[column + i];
+      else
+        for (int64_t i = 0; i < count; i++) to[i] += values[i];
+    }
+  };
+
+  template <class Input, class Finish>
+  void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
+    const Input *x = (const Input *)buffer;
+    const int64_t panels = panels_of(m), parts = (rows + kRowBlock - 1) / kRowBlock;
+    const int64_t width = in_pairs<Input>(rows) ? 2 : 1, units = (panels + width - 1) / width;
+    float *product = own.product.at_least(1);
+    for (int64_t unit; (unit = pool_->take()) < units * parts;) {
+      const int64_t panel = unit % units * width, row = unit / units * kRowBlock;
+      const int64_t count = std::min<int64_t>(kRowBlock, rows - row);
+      if (width == 2 && panel + 1 < panels) {
+        if constexpr (std::is_same<Input, float>::value) pair_product(m, panel, 1, x, stride, count, product);
+        for (int64_t i = 0; i < 2 * count; i++)
+          finish(i / 2, (panel + i % 2) * kPanel, product + i * kPanel, m);
+        continue;
+      }
+      panel_product(m, panel, x + row * stride, stride, count, product);
+      for (int64_t i = 0; i < count; i++) finish(row + i, panel * kPanel, product + i * kPanel, m);
+    }
+    pool_->barrier();
+  }
+
+  template <class Input> static constexpr bool in_pairs(int64_t rows) {
+    return std::is_same<Input, float>::value && rows <= kPairRows;
+  }
+
+  // The gate's outputs are padded to whole panels, so that a panel of it and its partner of `up` meet here.
+  template <class Input> void gate_up(Scratch &own, const Matrix &m) {
+    const int64_t panels = panels_of(m) / 2, parts = (batch_.rows + kRowBlock - 1) / kRowBlock;
+    const bool pairs = in_pairs<Input>(batch_.rows);
+    const int64_t stride = pairs ? 2 * kPanel : kPanel;
+    float *gates = own.product.at_least(1), *ups = pairs ? gates + kPanel : own.second.at_least(1);
+    for (int64_t unit; (unit = pool_->take()) < panels * parts;) {
+      const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
+      const int64_t count = std::min<int64_t>(kRowBlock, batch_.rows - row), column = panel * kPanel;
+      const Input *x = (const Input *)normed_ + row * hidden_stride_;
+      if (pairs) {
+        if constexpr (std::is_same<Input, float>::value)
+          pair_product(m, panel, panels, x, hidden_stride_, count, gates);
+      } else {
+        panel_product(m, panel, x, hidden_stride_, count, gates);
+        panel_product(m, panels + panel, x, hidden_stride_, count, ups);
+      }
+      for (int64_t i = 0; i < count; i++) {
+        Input *to = (Input *)inner_ + (row + i) * inner_stride_ + column;
+        for (int v = 0; v < kPanelVecs; v++) {
+          const int64_t at = column + v * kLanes, left = d_.inner - at;
+          if (left <= 0) break;
+          Vec gate = load(gates + i * stride + v * kLanes), up = load(ups + i * stride + v * kLanes);
+          if (m.bias) {
+            gate = gate + load(m.bias + at);
+            up = up + load(m.bias + panels * kPanel + at);
+          }
+          Vec result = gate * up / (all(1.0f) + exponential(gate * all(-1.0f)));
+          store_some(to + v * kLanes, result, left < kLanes ? int(left) : kLanes);
+        }
+      }
+    }
+    pool_->barrier();
+  }
+
+  // One row's queries and keys are normed where the model does so and turned; keys and values go to their page.
+  template <class T> void turn(const BlockDesc &block, int64_t row) {
+    const int64_t dim = d_.head_dim, half = dim / 2, piece = row_piece_[row], position = row_position_[row];
+    const int64_t page = batch_.tables[batch_.table_start[piece] + position / kPage], slot = position % kPage;
+    const float *cosines = batch_.cosines + position * half, *sines = batch_.sines + position * half;
+    const float scale = 1.0f / std::sqrt(float(dim));
+    float *heads = qkv_ + row * qkv_stride_;
+    for (int64_t head = 0; head < d_.heads + d_.kv_heads; head++) {
+      float *at = heads + head * dim;
+      const bool is_query = head < d_.heads;
+      if (block.query_norm) normalise(at, is_query ? block.query_norm : block.key_norm, dim, at);
+      for (int64_t i = 0; i < half; i++) {
+        const float left = at[i], right = at[half + i];
+        at[i] = left * cosines[i] - right * sines[i];
+        at[half + i] = right * cosines[i] + left * sines[i];
+      }
+      if (is_query)
+        for (int64_t i = 0; i < dim; i++) at[i] *= scale;
+    }
+    const float *keys = heads + d_.heads * dim, *values = keys + d_.kv_heads * dim;
+    for (int64_t head = 0; head < d_.kv_heads; head++) {
+      T *key = (T *)block.keys + (page * d_.kv_heads + head) * dim * kPage + slot;
+      T *value = (T *)block.values + ((page * d_.kv_heads + head) * kPage + slot) * dim;
+      for (int64_t i = 0; i < dim; i++) put(key + i * kPage, keys[head * dim + i]);
+      for (int64_t i = 0; i < dim; i++) put(value + i, values[head * dim + i]);
+    }
+  }
+
+  template <class T, class Input> void attend_tile(Scratch &own, const BlockDesc &block, int64_t unit) {
+    const int64_t dim = d_.head_dim, padded = round_up(dim, kLanes), group = d_.heads / d_.kv_heads;
+    const Tile &tile = tiles_[unit / d_.kv_heads];
+    const int64_t kv = unit % d_.kv_heads, rows = tile.tokens * group;
+    float *query = own.query.at_least(1), *out = own.out.at_least(1);
+    for (int64_t token = 0; token < tile.tokens; token++)
+      std::memcpy(query + token * group * dim, qkv_ + (tile.row + token) * qkv_stride_ + kv * group * dim,
+                  size_t(group * dim) * sizeof(float));
+    AttentionTile at{query, own.scores.at_least(1), out, rows, group, row_position_[tile.row], dim,
+                     score_stride_, block.window, batch_.tables + batch_.table_start[tile.piece],
+                     d_.kv_heads * dim * kPage, own.wide.at_least(1)};
+    attend<T>(at, (const T *)block.keys + kv * dim * kPage, (const T *)block.values + kv * dim * kPage);
+    for (int64_t row = 0; row < rows; row++) {
+      Input *to = (Input *)attended_ + (tile.row + row / group) * attended_stride_ + (kv * group + row % group) * dim;
+      for (int64_t i = 0; i < dim; i++) put(to + i, out[row * padded + i]);
+    }
+  }
+
+  StageDesc d_;
+  std::vector<BlockDesc> blocks_;
+  std::unique_ptr<Pool> pool_;
+  std::unique_ptr<Scratch[]> scratch_;
+  Batch batch_{};
+  std::vector<Tile> tiles_;
+  std::vector<int64_t> row_piece_, row_position_;
+  Buffer normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_;
+  float *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
+  int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, score_stride_ = 0;
+};
+
+}  // namespace mesh
+
+extern "C" {
+
+int64_t mesh_panel() { return mesh::kPanel; }
+
+int64_t mesh_has_tiles() { return mesh::have_tiles(); }
+
+void *mesh_stage_new(const mesh::StageDesc *desc) {
+  try {
+    return new mesh::Stage(*desc);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void mesh_stage_delete(void *stage) { delete (mesh::Stage *)stage; }
+
+// 0, or 1 where there was no memory for scratch.
+int64_t mesh_stage_forward(void *stage, const mesh::Batch *batch) {
+  try {
+    ((mesh::Stage *)stage)->forward(*batch);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+}
