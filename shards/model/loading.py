@@ -30,14 +30,14 @@ def load_stage(
     """
     target = torch.device(device)
     chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
-    if is_lean(checkpoint):
+    if is_native(checkpoint):
         return load_native_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
     from shards.adapter import load_adapter_stage  # imports transformers, which takes seconds
 
     return load_adapter_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
 
 
-def is_lean(checkpoint: Checkpoint) -> bool:
+def is_native(checkpoint: Checkpoint) -> bool:
     """True when the native path fully supports the model. Raises `CheckpointError` on a malformed config."""
     try:
         parse_native(checkpoint.spec)
