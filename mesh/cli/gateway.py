@@ -199,7 +199,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.gateway.app import create_app
     from mesh.gateway.config import GatewayConfig
     from mesh.gateway.connections import ConnectionLimits
-    from mesh.gateway.serve import bind, server
+    from mesh.gateway.serve import bind, freeze_what_is_loaded, server
 
     limits = GatewayConfig(
         api_keys=config.keys,
@@ -248,6 +248,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
         running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
+        freeze_what_is_loaded()
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import math
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,15 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def freeze_what_is_loaded() -> None:
+    """From now on the collector passes over all that is there: mostly modules, which stay.
+
+    A pass over them took 0.22 s, in which nothing else runs; on a busy machine that was more than a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def bind(host: str, port: int) -> socket.socket:
