@@ -96,7 +96,7 @@ def test_a_template_that_grows_without_end_is_stopped_in_time(source: str) -> No
     started = time.monotonic()
     with pytest.raises(TokenizerError):
         ChatTemplate(source).render(TALK)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(
