@@ -1,11 +1,12 @@
-"""Single-stream decode speed and time to first token on 1, 2 and 3 stages, beside `transformers` in one process.
+"""Decode speed and time to first token through 1, 2 and 3 stages, beside the engine alone, transformers and llama.cpp.
 
-    python -m benchmarks.decode [--size small|medium] [--repeats 5] [--json FILE] [--smoke]
+    python -m benchmarks.decode [--model FOLDER] [--sessions 1 8 32] [--stages 1 2 3] [--threads 1]
+                                [--llama-cpp PROGRAM --gguf FILE] [--json FILE] [--smoke]
 
-All swarms and the reference are started once and stay; every round asks each of them in turn for the same greedy
-continuation of the same prompt, so that a change of the machine's speed hits all alike. Figures are medians over
-rounds, ratios medians of the ratios within a round. Every process computes with one thread; the answers are
-compared token for token.
+All swarms and peers are started once and stay; every round asks each of them in turn, in random order, for the same
+greedy continuations of the same prompts, so that a change of the machine's speed hits all alike. Figures are medians
+over rounds, ratios medians of the ratios within a round. Every process computes with `--threads` threads; in float32
+the answers are compared token for token. How to have llama.cpp beside us: `python -m benchmarks.engine --help`.
 """
 
 from __future__ import annotations
@@ -17,29 +18,58 @@ import random
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoint import SIZES, write_checkpoint
+from benchmarks.contestants import prompts_of
+from benchmarks.engine import Case, Contestant, start_contestants
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from mesh.cli.processes import Child, Children, children
 from mesh.client.client import Client
+from shards.checkpoint.folder import Checkpoint
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 START_SECONDS = 120.0
-ANSWER_SECONDS = 300.0
+LEAST_NEW = 9
+"""Tokens of a session, where many share the `--new` that are asked for."""
 
 
 @dataclass(slots=True)
-class Series:
-    """One configuration's measurements, a value per round."""
+class Swarm:
+    """A model served by some stages, and what it said: by case, a value per round (as `Contestant`)."""
 
     name: str
-    tokens_per_second: list[float] = field(default_factory=list)
-    time_to_first_token: list[float] = field(default_factory=list)
-    answers: list[list[int]] = field(default_factory=list)
+    client: Client
+    model: str
+    vocab: int
+    first: dict[Case, list[float]] = field(default_factory=dict)
+    rate: dict[Case, list[float]] = field(default_factory=dict)
+    tokens: dict[Case, list[Any]] = field(default_factory=dict)
+
+    async def ask(self, case: Case, number: int) -> dict[str, Any]:
+        """As a contestant answers: `first` until all sessions have a token, `decode` from there to the last."""
+        began = time.perf_counter()
+        prompts = prompts_of(case.sessions, case.prompt, number, self.vocab)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._session(prompt, case.new)) for prompt in prompts]
+        answers = [task.result() for task in running]
+        first, last = max(answer[1] for answer in answers), max(answer[2] for answer in answers)
+        return {"first": first - began, "decode": last - first, "tokens": [answer[0] for answer in answers]}
+
+    async def _session(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
+        first = last = 0.0
+        tokens: list[int] = []
+        generation = await self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True)
+        async with generation:
+            async for delta in generation:
+                last = time.perf_counter()
+                if delta.tokens and not tokens:
+                    first = last
+                tokens.extend(delta.tokens)
+        return tokens, first, last
 
 
 def main() -> None:
@@ -47,114 +77,71 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.decode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", choices=sorted(SIZES), default="small")
+    parser.add_argument("--model", type=Path, help="a checkpoint's folder instead of a random model")
+    parser.add_argument("--size", choices=sorted(SIZES), default="small", help="of the random model")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--prompt", type=int, default=128, help="prompt tokens")
-    parser.add_argument("--new", type=int, default=128, help="tokens to generate")
+    parser.add_argument("--prompt", type=int, default=128, help="prompt tokens of a session")
+    parser.add_argument("--new", type=int, default=128, help="tokens to generate, shared by the sessions")
+    parser.add_argument("--llama-cpp", type=Path, help="the driver program built from benchmarks/llama_cpp.cpp")
+    parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, one round: does it run?")
     options = parser.parse_args()
+    if (options.llama_cpp is None) != (options.gguf is None):
+        parser.error("--llama-cpp and --gguf go together")
     if options.smoke:
-        options.size, options.repeats, options.prompt, options.new = "smoke", 1, 16, 16
-    ok = asyncio.run(_measure(options))
-    sys.exit(0 if ok else 1)
+        options.size, options.repeats, options.prompt, options.new, options.sessions = "smoke", 1, 16, 16, [1, 3]
+    sys.exit(0 if asyncio.run(_measure(options)) else 1)
 
 
 async def _measure(options: argparse.Namespace) -> bool:
     facts = machine()
-    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as name:
-        folder = write_checkpoint(Path(name) / "model", SIZES[options.size])
+    cases = [Case(count, options.prompt, max(LEAST_NEW, options.new // count)) for count in options.sessions]
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as name, ExitStack() as processes:
+        folder = options.model or write_checkpoint(Path(name) / "model", SIZES[options.size])
+        vocab = Checkpoint.open(folder).spec.vocab_size
         async with AsyncExitStack() as stack:
             family = await stack.enter_async_context(children())
-            reference = await _start_reference(stack, folder)
-            swarms = {}
+            alone = await asyncio.to_thread(start_contestants, options, folder, processes)
+            swarms = []
             for stages in options.stages:
-                address = await _start_swarm(family, Path(name), folder, stages)
-                swarms[stages] = await stack.enter_async_context(Client([address]))
-            series = await _rounds(options, folder.name, reference, swarms)
-    return _report(options, facts, series)
+                address = await _start_swarm(family, Path(name), folder, stages, options)
+                client = await stack.enter_async_context(Client([address]))
+                swarms.append(Swarm(f"mesh, {stages} stage{'s' * (stages > 1)}", client, folder.name, vocab))
+            await _rounds(options, cases, alone, swarms)
+    return _report(options, facts, cases, alone, swarms)
 
 
-async def _rounds(
-    options: argparse.Namespace, model: str, reference: asyncio.subprocess.Process, swarms: dict[int, Client]
-) -> list[Series]:
-    baseline = Series("transformers, 1 process")
-    ours = {stages: Series(f"mesh, {stages} stage{'s' * (stages > 1)}") for stages in swarms}
+async def _rounds(options: argparse.Namespace, cases: list[Case], alone: list[Contestant], swarms: list[Swarm]) -> None:
+    everybody: list[Contestant | Swarm] = [*alone, *swarms]
+    for each in swarms:
+        await each.ask(Case(2, 16, 4), 0)  # whatever is done once is done
     generator = random.Random(0)
-    for number in range(options.repeats + 1):
-        prompt = [generator.randrange(2, 2000) for _ in range(options.prompt)]
-        kept = number > 0 or options.smoke  # the first round warms everything up
-        order: list[int] = [0, *swarms]
-        generator.shuffle(order)
-        for stages in order:
-            if stages == 0:
-                found = await _ask_reference(reference, prompt, options.new)
-                series = baseline
-            else:
-                found = await _ask_mesh(swarms[stages], model, prompt, options.new)
-                series = ours[stages]
-            if kept:
-                series.answers.append(found["tokens"])
-                series.time_to_first_token.append(found["first"])
-                series.tokens_per_second.append((options.new - 1) / (found["total"] - found["first"]))
-        if options.smoke:
-            break
-    return [baseline, *ours.values()]
+    for number in range(1, options.repeats + 1):
+        for case in cases:
+            for each in generator.sample(everybody, len(everybody)):
+                if isinstance(each, Swarm):
+                    answer = await each.ask(case, number)
+                else:
+                    answer = await asyncio.to_thread(each.ask, case, number)
+                each.first.setdefault(case, []).append(answer["first"])
+                each.rate.setdefault(case, []).append(case.sessions * (case.new - 1) / answer["decode"])
+                each.tokens.setdefault(case, []).append(answer.get("tokens"))
 
 
-async def _ask_mesh(client: Client, model: str, prompt: list[int], new: int) -> dict[str, Any]:
-    began = time.perf_counter()
-    first = 0.0
-    tokens: list[int] = []
-    generation = await client.stream(model, prompt, max_tokens=new, ignore_eos=True)
-    async with generation:
-        async for delta in generation:
-            if delta.tokens and not tokens:
-                first = time.perf_counter() - began
-            tokens.extend(delta.tokens)
-            if len(tokens) == new:
-                total = time.perf_counter() - began
-    return {"tokens": tokens, "first": first, "total": total}
-
-
-async def _ask_reference(process: asyncio.subprocess.Process, prompt: list[int], new: int) -> dict[str, Any]:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps({"prompt": prompt, "new": new}).encode() + b"\n")
-    async with asyncio.timeout(ANSWER_SECONDS):
-        answer: dict[str, Any] = json.loads(await process.stdout.readline())
-    return answer
-
-
-async def _start_reference(stack: AsyncExitStack, folder: Path) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "benchmarks.reference", str(folder), "1"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=1 << 24,
-    )
-
-    async def stop() -> None:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
-
-    stack.push_async_callback(stop)
-    assert process.stdout is not None
-    async with asyncio.timeout(START_SECONDS):
-        await process.stdout.readline()
-    return process
-
-
-async def _start_swarm(family: Children, scratch: Path, model: Path, stages: int) -> str:
+async def _start_swarm(family: Children, scratch: Path, model: Path, stages: int, options: argparse.Namespace) -> str:
     """Start `stages` providers that cut the model evenly; the address to join through."""
     n_blocks = json.loads((model / "config.json").read_text())["num_hidden_layers"]
     bounds = [round(index * n_blocks / stages) for index in range(stages + 1)]
     address = ""
     nodes: list[Child] = []
     for index in range(stages):
-        arguments = ["join", "--model", str(model), "--json", "--host-maddrs", LOOPBACK, "--threads", "1"]
+        arguments = ["join", "--model", str(model), "--json", "--host-maddrs", LOOPBACK]
+        arguments += ["--threads", str(options.threads), "--dtype", options.dtype]
         arguments += ["--blocks", f"{bounds[index]}:{bounds[index + 1]}"]
         arguments += ["--identity", str(scratch / f"{stages}-{index}.key")]
         arguments += ["--peers", address] if address else []
@@ -166,53 +153,64 @@ async def _start_swarm(family: Children, scratch: Path, model: Path, stages: int
     return address
 
 
-def _report(options: argparse.Namespace, facts: dict[str, Any], series: list[Series]) -> bool:
-    baseline = series[0]
-    results = []
-    for entry in series:
-        results.append(
-            {
-                "name": entry.name,
-                "tokens_per_second": spread(entry.tokens_per_second),
-                "time_to_first_token_seconds": spread(entry.time_to_first_token),
-                "decode_ratio_to_transformers": paired_ratio(entry.tokens_per_second, baseline.tokens_per_second),
-                "first_token_ratio_to_transformers": paired_ratio(
-                    entry.time_to_first_token, baseline.time_to_first_token
-                ),
-                "same_tokens_as_transformers": entry.answers == baseline.answers,
-            }
-        )
+def _report(
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+    cases: list[Case],
+    alone: list[Contestant],
+    swarms: list[Swarm],
+) -> bool:
+    results: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    truth = next(each for each in alone if each.name == "transformers")
+    same = True
+    for case in cases:
+        for each in (*alone, *swarms):
+            equal = None if each.tokens[case][0] is None else each.tokens[case] == truth.tokens[case]
+            same &= equal is not False
+            rate, first = spread(each.rate[case]), spread(each.first[case])
+            ratios = {peer.name: paired_ratio(each.rate[case], peer.rate[case]) for peer in alone}
+            first_ratio = paired_ratio(each.first[case], truth.first[case])
+            results.append(
+                {
+                    "sessions": case.sessions,
+                    "name": each.name,
+                    "tokens_per_second": rate,
+                    "first_token_seconds": first,
+                    "rate_ratio_to": ratios,
+                    "first_token_ratio_to_transformers": first_ratio,
+                    "same_tokens_as_transformers": equal,
+                }
+            )
+            rows.append(
+                [
+                    str(case.sessions),
+                    each.name,
+                    f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})",
+                    *(f"{ratio:.2f}" for ratio in ratios.values()),
+                    f"{first['median'] * 1000:.0f}",
+                    f"{first_ratio:.2f}",
+                    {True: "yes", False: "no", None: ""}[equal],
+                ]
+            )
     report = {
-        "title": f"single-stream decode, {options.size} model, {options.prompt} + {options.new} tokens",
+        "title": f"decode, {options.model or options.size}, {options.dtype}, prompts of {options.prompt} tokens",
         "method": (
-            f"{options.repeats} interleaved rounds after a warm-up, one thread per process, float32, greedy, loopback; "
-            "medians; ratios are medians of per-round ratios"
+            f"{options.repeats} interleaved rounds after a warm-up, {options.threads} thread(s) a process, greedy, "
+            "loopback; medians; ratios are medians of per-round ratios"
         ),
         "machine": facts,
-        "model": vars_of(options.size),
+        "model": str(options.model) if options.model else vars_of(options.size),
         "results": results,
     }
-    rows = [
-        [
-            entry["name"],
-            f"{entry['tokens_per_second']['median']:.1f} "
-            f"({entry['tokens_per_second']['min']:.1f}–{entry['tokens_per_second']['max']:.1f})",
-            f"{entry['decode_ratio_to_transformers']:.2f}",
-            f"{entry['time_to_first_token_seconds']['median'] * 1000:.0f}",
-            f"{entry['first_token_ratio_to_transformers']:.2f}",
-            "yes" if entry["same_tokens_as_transformers"] else "NO",
-        ]
-        for entry in results
-    ]
-    columns = ["", "tokens/s (min–max)", "× transformers", "first token ms", "× transformers", "same tokens"]
+    peers = [f"÷ {peer.name}" for peer in alone]
+    columns = ["sessions", "", "tokens/s (min–max)", *peers, "first token ms", "÷ transformers", "same tokens"]
     print_report(report, columns, rows, options.json)
-    return all(entry["same_tokens_as_transformers"] for entry in results)
+    return same or options.dtype != "float32"
 
 
 def vars_of(size: str) -> dict[str, int]:
     """The model's shape for the report."""
-    from dataclasses import asdict
-
     return asdict(SIZES[size])
 
 

@@ -103,25 +103,29 @@ def main() -> None:
 def _run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
     cases, repeats = (SMOKE, 1) if options.smoke else (CASES, options.repeats)
     facts = machine()
-    module = (sys.executable, "-m", "benchmarks.contestants")
-    settings = (str(folder), options.dtype, str(options.threads))
-    ours = _start(stack, "engine", [*module, "engine", *settings])
-    peers = [_start(stack, "transformers", [*module, "transformers", *settings])]
-    if options.llama_cpp is not None:
-        command = [str(options.llama_cpp), str(options.gguf), str(options.threads)]
-        peers.append(_start(stack, "llama.cpp", command, plain=True))
-    else:
-        print("llama.cpp is not beside us: see --help for how to build it", file=sys.stderr)
-    everybody = [ours, *peers]
-    for each in everybody:
-        each.hear()
-        each.ask(Case(2, 16, 4), 0)  # whatever is done once is done
+    everybody = start_contestants(options, folder, stack)
     generator = random.Random(0)
     for number in range(1, repeats + 1):
         for case in cases:
             for each in generator.sample(everybody, len(everybody)):
                 each.measure(case, number)
-    return _report(options, facts, cases, ours, peers)
+    return _report(options, facts, cases, everybody[0], everybody[1:])
+
+
+def start_contestants(options: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Contestant]:
+    """Our engine, transformers, and llama.cpp where `options` names it: started, and asked once. `stack` ends them."""
+    module = (sys.executable, "-m", "benchmarks.contestants")
+    settings = (str(folder), options.dtype, str(options.threads))
+    everybody = [_start(stack, name, [*module, name, *settings]) for name in ("engine", "transformers")]
+    if options.llama_cpp is not None:
+        command = [str(options.llama_cpp), str(options.gguf), str(options.threads)]
+        everybody.append(_start(stack, "llama.cpp", command, plain=True))
+    else:
+        print("llama.cpp is not beside us: see `python -m benchmarks.engine --help`", file=sys.stderr)
+    for each in everybody:
+        each.hear()
+        each.ask(Case(2, 16, 4), 0)  # whatever is done once is done
+    return everybody
 
 
 def _start(stack: ExitStack, name: str, command: list[str], *, plain: bool = False) -> Contestant:

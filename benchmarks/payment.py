@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks.checkpoint import SIZES, write_checkpoint
-from benchmarks.decode import Series, vars_of
+from benchmarks.decode import vars_of
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from mesh.cli.demo_chain import DemoChain, reserve, start_chain
 from mesh.cli.processes import Child, Children, children
@@ -41,6 +41,16 @@ START_SECONDS = 180.0
 ANSWER_SECONDS = 300.0
 BUDGET = 10**20
 PREFIX_BYTES = 12
+
+
+@dataclass(slots=True)
+class Series:
+    """One configuration's measurements, a value per round."""
+
+    name: str
+    tokens_per_second: list[float] = field(default_factory=list)
+    time_to_first_token: list[float] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
