@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -9,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +38,13 @@ def built_library(cache: Path | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_strangers_folder(folder)
-        if target.exists():
-            return target
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
-            made = Path(scratch) / "stage.so"
-            _compile(compiler, made)
-            made.replace(target)  # processes that build at the same time each put a whole file there
+        with _lock(folder):
+            if target.exists():
+                return target
+            with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
+                made = Path(scratch) / "stage.so"
+                _compile(compiler, made)
+                made.replace(target)  # whole or not at all
     except OSError as error:
         raise NativeUnavailable(f"cannot write {folder}: {error}") from error
     logger.info("built the native kernels: %s", target)
@@ -60,6 +64,17 @@ def cache_folder() -> Path:
     """Where built extensions are kept (XDG base directories)."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "inference-mesh" / "native"
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Several providers that start together build once: the others wait. Falls when its holder dies."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_strangers_folder(folder: Path) -> None:

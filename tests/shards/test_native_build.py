@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_a_library_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert first == second and first.read_text() == "code\n"
     assert calls.read_text() == "x\n"
     assert list(cache.iterdir()) == [first], "scratch was left behind"
+
+
+def test_those_who_start_together_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    script = f'echo x >>{calls}; sleep 0.2; for last; do :; done; echo code >"$last"'
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, script)))
+    with ThreadPoolExecutor(4) as threads:
+        built = list(threads.map(lambda _: built_library(tmp_path / "cache"), range(4)))
+    assert len(set(built)) == 1
+    assert calls.read_text() == "x\n"
 
 
 def test_a_failed_build_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
