@@ -110,6 +110,7 @@ class _Provider:
         self._announcer = Announcer(node.directory)
         self._files = files
         self._dtype = dtype
+        self._numerics = f"{dtype}/{config.device.partition(':')[0]}"
         self._rate = UNKNOWN_RATE
         self._uplink = Uplink(node.transport, files.spec.hidden_size * getattr(torch, dtype).itemsize, self._others)
         self._threads = config.threads
@@ -322,6 +323,7 @@ class _Provider:
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
         checkpoint = Checkpoint.open(folder, span=span, progress=progress)
         model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
+        self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
             each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype)
@@ -344,7 +346,7 @@ class _Provider:
             context_length=spec.context_length,
             vocab_size=spec.vocab_size,
             maddrs=self._node.maddrs[:16],
-            numerics=f"{self._dtype}/{self._config.device.partition(':')[0]}",
+            numerics=self._numerics,
             wire_dtype=self._dtype,
             version=VERSION,
             files={name: FileDigest(*entry) for name, entry in self._files.hashes.items()},

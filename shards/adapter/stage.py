@@ -49,6 +49,7 @@ class AdapterStage:
             module.register_forward_pre_hook(self._before_block, with_kwargs=True)
             module.register_forward_hook(self._after_block)
         self.longest = min(spec.context_length, family.longest or spec.context_length)
+        self.numerics = f"{str(dtype).removeprefix('torch.')}/{device.type}/transformers"
         self.shares_pages = False
         self._caches: dict[int, AdapterCache] = {}
         self._shapes = self._probe()

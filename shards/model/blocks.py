@@ -31,6 +31,8 @@ class Rows:
 class Blocks(Protocol):
     """A span's weights and its pages."""
 
+    kernels: str
+    """What computes, in a word."""
     page_bytes: int
     """Bytes of a page over the whole span."""
 

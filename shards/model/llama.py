@@ -41,6 +41,7 @@ class NativeStage:
         self.span = span
         self.device = device
         self.dtype = dtype
+        self.numerics = f"{str(dtype).removeprefix('torch.')}/{device.type}/{blocks.kernels}"
         self.longest = spec.context_length
         self.shares_pages = True
         self.page_bytes = blocks.page_bytes

@@ -37,6 +37,8 @@ class NativeBlocks:
         dtype: torch.dtype,
     ) -> None:
         self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
+        # Inputs that are rounded for the matrix unit give other bits.
+        self.kernels = "native-tiles" if dtype == torch.bfloat16 and library.has_tiles else "native"
         self._library = library
         self._config = config
         self._span = span

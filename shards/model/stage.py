@@ -51,6 +51,8 @@ class StageModel(Protocol):
     span: Span
     device: torch.device
     dtype: torch.dtype
+    numerics: str
+    """How numbers are computed: dtype, kind of device, kernels. Stages that say the same compute the same bits."""
     longest: int
     """Most tokens that a session can have."""
     page_bytes: int

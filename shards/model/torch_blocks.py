@@ -34,6 +34,7 @@ class TorchBlocks:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        self.kernels = "torch"
         self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
         self._config = config
         self._span = span

@@ -46,6 +46,7 @@ class HashModel:
 
     device = torch.device("cpu")
     dtype = torch.float32
+    numerics = "hash"
     longest = CONTEXT
     shares_pages = True
 

@@ -264,8 +264,7 @@ class StageService:
         previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
         if bill is not None and bill.price_of(entry.fed_tokens) > bill.customer.line.credit:
             return ()
-        numerics = f"{self.model.dtype}/{self.model.device.type}"
-        root = chain_root(self.table.facts.digest, numerics, str(entry.span), entry.client, entry.previous)
+        root = chain_root(self.table.facts.digest, self.model.numerics, str(entry.span), entry.client, entry.previous)
         return keys_under(root, [request.keys[at : at + KEY_BYTES] for at in range(0, len(request.keys), KEY_BYTES)])
 
     def _make_room(self, request: OpenSession, client: PeerId, engine: Engine) -> None:

@@ -201,6 +201,7 @@ class Faulty:
     def __init__(self, model: StageModel, number: int, error: Exception) -> None:
         self.spec, self.span, self.device, self.dtype = model.spec, model.span, model.device, model.dtype
         self.longest, self.page_bytes, self.shares_pages = model.longest, model.page_bytes, model.shares_pages
+        self.numerics = model.numerics
         self.allocate, self.cut, self.forget = model.allocate, model.cut, model.forget
         self._model, self._number, self._error = model, number, error
 
