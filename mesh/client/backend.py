@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import math
+import secrets
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -99,6 +100,7 @@ class SwarmBackend:
         `pins`: what names mean to us where no issuer looks them up on a chain; forgotten in the end unless given.
         """
         self._pins = pins or ModelPins()
+        self._secret = secrets.token_bytes(16)
         self._make_issuer = issuer
         self.issuer: VoucherIssuer | None = None
         self._transport = transport
@@ -194,6 +196,8 @@ class SwarmBackend:
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
             window=self._config.window_tokens if self.issuer is not None else None,
+            secret=self._secret,
+            caller=request.caller,
         )
         counted: list[str] = []
 
