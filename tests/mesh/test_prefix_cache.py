@@ -41,6 +41,10 @@ def work(answer: Answer) -> set[int]:
     return {report.tokens for report in answer.completion.route}
 
 
+def route_of(answer: Answer) -> tuple[str, ...]:
+    return tuple(report.peer for report in answer.completion.route)
+
+
 async def fresh(folder: Path, request: GenerateRequest) -> Answer:
     """What a swarm says that has seen nothing before."""
     async with memory_swarm(folder, SPANS) as other:
@@ -110,3 +114,31 @@ async def test_a_prompt_that_is_larger_than_the_credit_runs_whole(folder: Path) 
         answers = [await swarm.generate(ask(prompt)) for _ in range(2)]
         assert work(answers[1]) == {211}
         assert answers[0].tokens == answers[1].tokens
+
+
+async def test_of_two_equal_routes_every_next_turn_takes_the_one_that_holds_the_chat(folder: Path) -> None:
+    async with memory_swarm(folder, (Span(0, 3), Span(3, 5)) * 2) as swarm:
+        prompts = [tuple(random_tokens(100, seed=number)) for number in range(20)]
+        first = [await swarm.generate(ask(prompt)) for prompt in prompts]
+        turns = [
+            (*prompt, *answer.tokens, *random_tokens(9, seed=2)) for prompt, answer in zip(prompts, first, strict=True)
+        ]
+        second = await asyncio.gather(*(swarm.generate(ask(turn)) for turn in turns))
+        assert len({route_of(answer) for answer in first}) > 1, "chats begin here and there"
+        assert [route_of(answer) for answer in second] == [route_of(answer) for answer in first]
+        assert {run for answer in second for run in work(answer)} == {121 - 96 + 11}
+        await until(lambda: swarm.empty)
+
+
+async def test_a_route_of_which_a_provider_is_gone_is_not_gone_back_to_and_another_says_the_same(folder: Path) -> None:
+    async with memory_swarm(folder, (Span(0, 3), Span(3, 5)) * 2) as swarm:
+        first = await swarm.generate(ask(tuple(random_tokens(100))))
+        turn = (*random_tokens(100), *first.tokens, *random_tokens(9, seed=2))
+        (lost,) = [each for each in swarm.providers if each.peer == route_of(first)[0]]
+        await lost.vanish()
+        second = await swarm.generate(ask(turn))
+        assert route_of(second)[0] != lost.peer and work(second) == {121 + 11}
+        assert second.tokens == (await fresh(folder, ask(turn))).tokens
+        third = await swarm.generate(ask((*turn, *second.tokens, 5)))
+        assert route_of(third) == route_of(second), "the chat stays where it went"
+        assert max(work(third)) < 50
