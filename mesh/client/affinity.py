@@ -46,8 +46,8 @@ def page_keys(root: bytes, tokens: Sequence[int]) -> list[bytes]:
 class RouteMemory:
     """The routes of the conversations that were had last, by what was said.
 
-    Of each the ends of prompt and answer are remembered, where a next turn goes on, and the places after 1, 2, 4, …
-    pages: so of what any two prompts share, at least half is found. `root` stands for model and caller.
+    Of each the end of the prompt is remembered, up to where hops keep pages and a next turn repeats it, and the places
+    after 1, 2, 4, … pages: so of what any two prompts share, at least half is found. `root` is of model and caller.
     """
 
     def __init__(self, limit: int = MAX_MARKS) -> None:
@@ -57,11 +57,10 @@ class RouteMemory:
     def __len__(self) -> int:
         return len(self._routes)
 
-    def remember(self, root: bytes, prompt: Sequence[int], answer: Sequence[int], hops: Sequence[Hop]) -> None:
-        """The prompt was answered by these hops."""
-        keys = page_keys(root, (*prompt, *answer))
-        places = {1 << power for power in range(len(keys).bit_length())} | {len(prompt) // PAGE, len(keys)}
-        for place in sorted(place for place in places if 0 < place <= len(keys)):
+    def remember(self, root: bytes, prompt: Sequence[int], hops: Sequence[Hop]) -> None:
+        """The prompt was run by these hops."""
+        keys = page_keys(root, prompt)
+        for place in sorted({*(1 << power for power in range(len(keys).bit_length())), len(keys)} - {0}):
             key = keys[place - 1]
             self._routes.pop(key, None)
             self._routes[key] = tuple(hops)

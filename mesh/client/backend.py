@@ -242,7 +242,7 @@ class SwarmBackend:
         finally:
             self._sessions.subtract(counted)
             if generating.arrived:
-                self._memory.remember(root, request.prompt, generating.tokens, generating.hops)
+                self._memory.remember(root, request.prompt, generating.hops)
 
     def _note_listed(self, keys: Sequence[ModelKey]) -> list[str]:
         """The names of a list, which is not read again for each of them: strangers may list hundreds."""

@@ -94,11 +94,6 @@ class MeshGeneration:
         return self._arrived + (self._session.arrived if self._session is not None else 0)
 
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """Generated tokens that were read, with those that were resumed from."""
-        return tuple(self._generated)
-
-    @property
     def _resumed_to(self) -> FinishReason | None:
         """How the answer has ended already with the tokens that it resumes from; None where there is more to come."""
         resumed = self._request.resumed

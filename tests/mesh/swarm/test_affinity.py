@@ -37,33 +37,33 @@ def test_a_route_that_is_as_fast_is_gone_back_to_and_one_that_cannot_be_had_neve
     assert worth_returning(0.013, 0.01, 1000, 256) and not worth_returning(0.015, 0.01, 1000, 256)
 
 
-def test_the_next_turn_finds_the_end_of_the_answer_and_another_ending_the_prompts() -> None:
+def test_the_next_turn_finds_the_end_of_the_prompt_and_another_prompt_what_it_shares() -> None:
     memory = RouteMemory()
-    memory.remember(ROOT, PROMPT, ANSWER, HERE)
+    memory.remember(ROOT, PROMPT, HERE)
     turn = [*PROMPT, *ANSWER, 1, 2, 3]
-    assert memory.find(ROOT, turn) == (HERE, 128)
-    assert memory.find(ROOT, [*PROMPT, *range(40)]) == (HERE, 96)
+    assert memory.find(ROOT, turn) == (HERE, 96)
     assert memory.find(ROOT, [*PROMPT[:70], *range(40)]) == (HERE, 64)
     assert memory.find(ROOT, PROMPT[:64]) == (HERE, 32), "at least one token is run"
     assert memory.find(ROOT, [9, *turn]) is None
     assert memory.find(OTHER, turn) is None
-    memory.remember(ROOT, turn, ANSWER, THERE)
-    assert memory.find(ROOT, turn) == (THERE, 128), "the last one counts"
+    memory.remember(ROOT, turn, THERE)
+    assert memory.find(ROOT, [*turn, *ANSWER]) == (THERE, 128)
+    assert memory.find(ROOT, [*PROMPT, *range(40)]) == (HERE, 96), "the prompt's end was an end of that one only"
 
 
-@given(st.integers(PAGE, 600), st.integers(0, 600), st.integers(0, 50))
-def test_at_least_half_of_what_two_prompts_share_is_found(shared: int, more: int, answer: int) -> None:
+@given(st.integers(PAGE, 600), st.integers(0, 600))
+def test_at_least_half_of_what_two_prompts_share_is_found(shared: int, more: int) -> None:
     memory = RouteMemory()
-    memory.remember(ROOT, [*range(shared), *range(5000, 5000 + more)], [7] * answer, HERE)
+    memory.remember(ROOT, [*range(shared), *range(5000, 5000 + more)], HERE)
     found = memory.find(ROOT, [*range(shared), 9999])
     assert found is not None and shared // PAGE * PAGE / 2 <= found.held <= shared
 
 
 def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
     memory = RouteMemory(limit=20)
-    memory.remember(ROOT, PROMPT, (), HERE)
+    memory.remember(ROOT, PROMPT, HERE)
     for number in range(100):
-        memory.remember(ROOT, [number] * 40, (), THERE)
+        memory.remember(ROOT, [number] * 40, THERE)
         assert memory.find(ROOT, [*PROMPT, 1]) == (HERE, 96)
     assert len(memory) == 20
     assert memory.find(ROOT, [5] * 50) is None
