@@ -15,6 +15,8 @@ from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from tests.mesh.payment.money import Money
 from tests.mesh.swarm_in_memory import MODEL, Answer, MemorySwarm, memory_swarm, until
+from tests.mesh.test_ring_in_memory import expected
+from tests.shards.models import reference
 from tests.shards.stages import random_tokens
 
 torch.set_num_threads(1)
@@ -123,7 +125,7 @@ async def test_of_two_equal_routes_every_next_turn_takes_the_one_that_holds_the_
         turns = [
             (*prompt, *answer.tokens, *random_tokens(9, seed=2)) for prompt, answer in zip(prompts, first, strict=True)
         ]
-        second = await asyncio.gather(*(swarm.generate(ask(turn)) for turn in turns))
+        second = [await swarm.generate(ask(turn)) for turn in turns]
         assert len({route_of(answer) for answer in first}) > 1, "chats begin here and there"
         assert [route_of(answer) for answer in second] == [route_of(answer) for answer in first]
         assert {run for answer in second for run in work(answer)} == {121 - 96 + 11}
@@ -142,3 +144,23 @@ async def test_a_route_of_which_a_provider_is_gone_is_not_gone_back_to_and_anoth
         third = await swarm.generate(ask((*turn, *second.tokens, 5)))
         assert route_of(third) == route_of(second), "the chat stays where it went"
         assert max(work(third)) < 50
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+@pytest.mark.parametrize("restarted", [0, 1, 2], ids=["first", "middle", "last"])
+async def test_after_a_provider_was_restarted_the_next_turn_says_what_transformers_says(
+    folder: Path, restarted: int, sampling: SamplingParams
+) -> None:
+    whole = reference(folder)
+    async with memory_swarm(folder, SPANS) as swarm:
+        first = await swarm.generate(ask(tuple(random_tokens(100)), sampling))
+        await swarm.restart(swarm.providers[restarted])
+        turn = (*random_tokens(100), *first.tokens, *random_tokens(9, seed=2))
+        second = await swarm.generate(ask(turn, sampling))
+        assert work(second) == {121 + 11}, "who was restarted holds nothing, so all run it"
+        third = await swarm.generate(ask((*turn, *second.tokens, 5), sampling))
+        assert work(third) == {134 - 112 + 11}
+        answers = [(first, random_tokens(100)), (second, turn), (third, (*turn, *second.tokens, 5))]
+        for answer, prompt in answers:
+            assert answer.tokens == expected(whole, prompt, 12, sampling)
+        await until(lambda: swarm.empty)
