@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import math
+import secrets
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,6 +18,7 @@ from typing import Self
 
 import numpy as np
 
+from mesh.client.affinity import Return, RouteMemory, worth_returning
 from mesh.client.catalog import Offer, offers
 from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
@@ -29,6 +30,7 @@ from mesh.client.request_checks import check_request
 from mesh.client.ring_session import HopRefused, RingSession
 from mesh.client.session_plan import SessionPlan
 from mesh.client.text_threads import TextThreads
+from mesh.client.tokenizer_files import TokenizerFiles
 from mesh.client.tokenizers import Tokenizers
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
@@ -38,8 +40,8 @@ from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
-from mesh.wire.messages import MAX_FILE_BYTES
 from mesh.wire.paying import Receipt
+from shards.engine.blocks import chain_root
 from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -49,16 +51,11 @@ SPREAD = 0.05
 MAX_TABLES = 64
 ENOUGH_TOKENS = 8
 """An answer must be at least this long for us to learn from it what its hand-overs took."""
-HEDGE_SECONDS = 2.0
 HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 LISTED_SECONDS = 2.0
 """So long what a list of all models says of one is good for one look at it."""
 MAX_EARLY = 8
-TOKENIZER_FILES = frozenset(
-    {f"{name}.json" for name in ("tokenizer", "tokenizer_config", "special_tokens_map", "generation_config", "config")}
-    | {"chat_template.jinja"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +96,7 @@ class SwarmBackend:
         `pins`: what names mean to us where no issuer looks them up on a chain; forgotten in the end unless given.
         """
         self._pins = pins or ModelPins()
+        self._secret = secrets.token_bytes(16)
         self._make_issuer = issuer
         self.issuer: VoucherIssuer | None = None
         self._transport = transport
@@ -108,10 +106,12 @@ class SwarmBackend:
         self._links = HopLinks(transport, self._tasks, greet=self._greet)
         self._outlook = Outlook(self._config.looks, self._tasks, self._ask_directory)
         self.text_threads = TextThreads()
-        self._tokenizers = Tokenizers(self._fetch, self.text_threads)
         self._penalised = Penalties(self._config.penalty_seconds)
+        self._files = TokenizerFiles(self._links, self._penalised)
+        self._tokenizers = Tokenizers(self._files.fetch, self.text_threads)
         self._full = FullPeers()
         self._hop_times = HopTimes()
+        self._memory = RouteMemory()
         self._pair_times = PairTimes(
             transport, self._tasks, delay=self._config.pairs_delay, interval=self._config.pairs_seconds
         )
@@ -194,11 +194,15 @@ class SwarmBackend:
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
             window=self._config.window_tokens if self.issuer is not None else None,
+            secret=self._secret,
+            caller=request.caller,
         )
         counted: list[str] = []
+        root = chain_root(offer.digest, self._secret.hex(), request.caller)
+        known = None if request.prompt_logprobs else self._memory.find(root, request.prompt)
 
         async def route(excluded: frozenset[str]) -> Sequence[Hop]:
-            hops = await self._route(request.model, offer.digest, excluded)
+            hops = await self._route(request, offer.digest, excluded, known)
             self._routed[offer.digest] = time.monotonic()
             self._sessions.subtract(counted)
             counted[:] = [hop.peer for hop in hops]
@@ -237,6 +241,8 @@ class SwarmBackend:
                 self._learn(generation, offer)
         finally:
             self._sessions.subtract(counted)
+            if generating.arrived:
+                self._memory.remember(root, request.prompt, generating.hops)
 
     def _note_listed(self, keys: Sequence[ModelKey]) -> list[str]:
         """The names of a list, which is not read again for each of them: strangers may list hundreds."""
@@ -256,8 +262,14 @@ class SwarmBackend:
         self._records.update((record.peer, record) for record in records)
         return offers(name, records)
 
-    async def _route(self, name: str, digest: str, excluded: frozenset[str]) -> Sequence[Hop]:
-        """The best route by what we know; where that needs peers that have failed, by what the directory says now."""
+    async def _route(
+        self, request: GenerateRequest, digest: str, excluded: frozenset[str], known: Return | None
+    ) -> Sequence[Hop]:
+        """The best route by what we know; where that needs peers that have failed, by what the directory says now.
+
+        Where the hops of a `known` one hold enough of the prompt for that to be the faster way: that one.
+        """
+        name = request.model
         for fresh in (False, True):
             match = [offer for offer in await self._outlook.offers(name, fresh=fresh) if offer.digest == digest]
             if not match:
@@ -265,17 +277,19 @@ class SwarmBackend:
             offer = match[0]
             table = self._table(offer)
             now = time.monotonic()
-            failed = frozenset(self._penalised.factors(now))
+            factors, busy = self._penalised.factors(now), self._full.waits(now)
+            out = excluded if fresh else excluded | factors.keys()
+            noise = SPREAD * self._noise.random(len(offer.records))
             try:
-                return table.choose(
-                    excluded=excluded if fresh else excluded | failed,
-                    busy=self._full.waits(now),
-                    loads=self._sessions,
-                    factors=self._penalised.factors(now),
-                    noise=SPREAD * self._noise.random(len(offer.records)),
-                )
+                best = table.choose(excluded=out, busy=busy, loads=self._sessions, factors=factors, noise=noise)
             except NoRoute as error:
                 gap = error
+            else:
+                if known is None:
+                    return best
+                seconds = partial(table.seconds, excluded=out, busy=busy, loads=self._sessions, factors=factors)
+                back = worth_returning(seconds(known.hops), seconds(best), known.held, request.max_tokens)
+                return known.hops if back else best
             if fresh:
                 raise gap
         raise NoRoute(f"nobody serves {name} any more")
@@ -346,51 +360,3 @@ class SwarmBackend:
     def _blame(self, peer: str) -> None:
         self._penalised.blame(peer, time.monotonic())
         self.on_hop(peer, False)
-
-    async def _fetch(self, offer: Offer) -> dict[str, bytes]:
-        """The tokenizer's files by name, from the first provider that gives them.
-
-        A provider that takes its time gets company after `HEDGE_SECONDS`; those that failed before are asked last.
-        """
-        now = time.monotonic()
-        waiting = sorted(
-            (record.peer for record in offer.records),
-            key=lambda peer: self._penalised.factor(peer, now),
-            reverse=True,
-        )
-        failure: PeerError | None = None
-        asked: list[asyncio.Task[dict[str, bytes]]] = []
-        pending: set[asyncio.Task[dict[str, bytes]]] = set()
-        try:
-            while waiting or pending:
-                if waiting:
-                    asked.append(asyncio.create_task(self._fetch_from(offer, waiting.pop())))
-                    pending.add(asked[-1])
-                patience = HEDGE_SECONDS if waiting else None
-                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    try:
-                        return task.result()
-                    except PeerError as error:
-                        logger.warning("could not fetch the tokenizer: %s", error)
-                        failure = error
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)  # so that nobody wonders what became of them
-        raise failure or NoRoute(f"nobody serves {offer.name} any more")
-
-    async def _fetch_from(self, offer: Offer, peer: str) -> dict[str, bytes]:
-        """The files from one provider, each with the hash that the records agree on. Raises `PeerError`."""
-        link = await self._links.get(peer)
-        got: dict[str, bytes] = {}
-        for name, (sha256, size) in offer.sample.files.items():
-            if name not in TOKENIZER_FILES:
-                continue
-            if size > MAX_FILE_BYTES:
-                raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
-            data = await link.fetch(offer.digest, name, size)
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
-            got[name] = data
-        return got

@@ -26,14 +26,20 @@ class SessionPlan:
     prompt_scores: bool
     window: int | None = None
     """Tokens that may be computed ahead of who reads them; None: all."""
+    secret: bytes = b""
+    caller: str = ""
+    """Only sessions with the same secret and caller name the same pages by the same keys."""
 
     def keys_after(self, *upstream: str) -> bytes:
-        """Names of the full pages of what is fed, for a hop behind these: what it computes depends on all of them."""
+        """Names of the full pages of what is fed, for a hop behind these: what it computes depends on all of them.
+
+        Hops cannot tell from them who calls, nor guess what is said.
+        """
         if self.prompt_scores:
             return b""
         full = min(len(self.fed) // PAGE, MAX_KEYS)
         pages = (token_payload(self.fed[PAGE * number : PAGE * (number + 1)]) for number in range(full))
-        return b"".join(chain_keys(chain_root(*upstream), pages))
+        return b"".join(chain_keys(chain_root(self.secret.hex(), self.caller, *upstream), pages))
 
     def limit_at(self, position: int) -> int:
         """How far the ring may run when everything below `position` is known to the reader."""

@@ -44,6 +44,9 @@ class GenerateRequest:
     """Tokens of the answer that are there already: it goes on after them. `max_tokens` counts them too."""
     resumed_paid: bool = False
     """The prompt and those tokens were run and paid for here before: hops are not paid for running them again."""
+    caller: str = ""
+    """Who asks, of all that one client asks for: what hops keep of a prompt answers only the same caller's next one,
+    else callers could tell from the time it takes what others have said."""
 
 
 @dataclass(frozen=True, slots=True)

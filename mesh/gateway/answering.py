@@ -88,6 +88,7 @@ class GenerationResponse(Response, Generic[_Fields]):
                 tokenizer = await gateway.backend.tokenizer(info.name)
                 # Templates and long prompts take long enough to stall every other stream.
                 job = await gateway.text_threads.run(tokenizer, self._prepare, fields, info, tokenizer)
+                job = job.asked_by(notes.asker)
                 ticket = None
                 if gateway.resumptions is not None and notes.caller is not None:
                     job, ticket = await gateway.resumptions.accept(notes.caller, job, fields.resume_ticket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 from functools import partial
@@ -20,6 +21,7 @@ from mesh.gateway import accounts_api, chat, completions
 from mesh.gateway.answering import GenerationResponse
 from mesh.gateway.billing import Billing
 from mesh.gateway.config import GatewayConfig
+from mesh.gateway.connections import source_of
 from mesh.gateway.edge import Observer, notes_of
 from mesh.gateway.errors import ApiError, ApiFailure, describe, from_http, internal, is_ours
 from mesh.gateway.reports import model_json, status_json
@@ -147,19 +149,21 @@ def _key_check(keys: frozenset[str], billing: Billing | None) -> Any:
     async def check(request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = key.strip().encode("latin-1")
+        notes = notes_of(request.scope)
+        notes.asker = f"key {hashlib.sha256(given).hexdigest()}"
         # Compared with every key in constant time: how long it takes tells nothing about any of them.
         matches = [hmac.compare_digest(given, each) for each in accepted]
         bearer = scheme.lower() == "bearer"
         if bearer and any(matches):
             return
         if bearer and billing is not None:
-            notes = notes_of(request.scope)
             notes.caller = billing.caller(key.strip())
             if notes.caller is not None:
                 return
         if accepted or billing is not None:
             headers = {"WWW-Authenticate": "Bearer"}
             raise HTTPException(401, "Incorrect or missing API key.", headers)
+        notes.asker = f"address {source_of(request.client.host if request.client else None)}"
 
     return check
 

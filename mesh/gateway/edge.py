@@ -45,6 +45,8 @@ class Notes:
     counted: bool = False
     caller: Caller | None = None
     """The account that pays, where one does."""
+    asker: str = ""
+    """Who asks: what was said before is kept for each apart. A key, or without keys an address."""
 
 
 def notes_of(scope: Scope) -> Notes:

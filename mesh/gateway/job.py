@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pydantic import BaseModel
@@ -66,6 +66,10 @@ class Job:
     include_usage: bool
     discard_output: bool = False
     """Score only: the one generated token that the backend needs is neither shown nor counted."""
+
+    def asked_by(self, caller: str) -> Job:
+        """The same job of this caller."""
+        return replace(self, sessions=tuple(replace(session, caller=caller) for session in self.sessions))
 
     def usage(self, answers: Sequence[Answer]) -> Usage:
         """What came; of an answer that is not complete, the tokens that were handed out."""

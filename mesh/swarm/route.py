@@ -114,10 +114,7 @@ class RouteTable:
         out = frozenset(excluded)
         full = {peer: wait for peer, wait in (busy or {}).items() if wait > 0}
         seconds = self._block_seconds(loads or {}, factors or {}, noise)
-        for peer in (*out, *full):
-            index = self._index.get(peer)
-            if index is not None:
-                seconds[index] = np.inf
+        self._rule_out(seconds, (*out, *full))
         if not self._peers:
             self._give_up(out, full)
         stages, total = self._walker.walk(seconds)
@@ -134,6 +131,34 @@ class RouteTable:
             )
             stages = list(search.cheapest(max_expansions) or search.to_the_ends())
         return tuple(Hop(self._peers[index], span) for index, span in stages)
+
+    def seconds(
+        self,
+        hops: Sequence[Hop],
+        *,
+        excluded: Iterable[str] = (),
+        busy: Mapping[str, float] | None = None,
+        loads: Mapping[str, int] | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> float:
+        """What a chain costs, as `choose` counts it: expected seconds per token; infinite where it cannot be had."""
+        each = self._block_seconds(loads or {}, factors or {}, None)
+        self._rule_out(each, (*excluded, *(peer for peer, wait in (busy or {}).items() if wait > 0)))
+        total, sender = 0.0, None
+        for hop in hops:
+            index = self._index.get(hop.peer)
+            if index is None or not self._starts[index] <= hop.span.start < hop.span.end <= self._ends[index]:
+                return float("inf")
+            known = self._to_first if sender is None else self._measured.get(sender, {})
+            total += known.get(index, self._latencies.default) + len(hop.span) * float(each[index])
+            sender = index
+        return total
+
+    def _rule_out(self, seconds: Floats, peers: Iterable[str]) -> None:
+        for peer in peers:
+            index = self._index.get(peer)
+            if index is not None:
+                seconds[index] = np.inf
 
     def _block_seconds(self, loads: Mapping[str, int], factors: Mapping[str, float], noise: Floats | None) -> Floats:
         seconds: Floats = (1 + self._loads) / self._rates

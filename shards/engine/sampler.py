@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -52,7 +53,7 @@ class SamplerState:
         self._capacity = capacity
         self._eos = frozenset(eos)
         self._prompt_scores = prompt_scores
-        self._known = None if known is None else list(known)
+        self._known = array("q", known if known is not None and prompt_scores else ())
         self._first_position = prompt
         self._history = TokenHistory(() if known is None else known[:prompt])
         for token in () if known is None else known[prompt:]:
@@ -69,7 +70,7 @@ class SamplerState:
 
         Raises `BadActivation` when the logits are not numbers.
         """
-        if not self._prompt_scores or start >= self._fed or self._known is None:
+        if not self._prompt_scores or start >= self._fed:
             return ()
         following = self._known[start + 1 : start + count + 1]
         if not following:

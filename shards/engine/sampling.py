@@ -49,15 +49,15 @@ class TokenHistory:
     """
 
     def __init__(self, prompt: Iterable[int] = (), *, limit: int = MAX_GENERATED) -> None:
-        self.prompt = frozenset(prompt)
-        self.largest_prompt_token = max(self.prompt, default=-1)
-        if min(self.prompt, default=0) < 0:
-            raise BadActivation(f"negative token id {min(self.prompt)} in a prompt")
+        distinct = sorted(set(prompt))
+        if distinct and distinct[0] < 0:
+            raise BadActivation(f"negative token id {distinct[0]} in a prompt")
+        self.largest_prompt_token = distinct[-1] if distinct else -1
+        self._prompt_ids = torch.tensor(distinct, dtype=torch.int64)  # of a session that waits this is most of its cost
         self.counts: Counter[int] = Counter()
         """How often each token was generated."""
         self._limit = limit
         self._generated: list[int] = []
-        self._prompt_ids: torch.Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -83,8 +83,8 @@ class TokenHistory:
 
     def prompt_ids(self, device: torch.device) -> torch.Tensor:
         """The prompt's distinct ids, int64, kept on the device they were last asked for."""
-        if self._prompt_ids is None or self._prompt_ids.device != device:
-            self._prompt_ids = torch.tensor(sorted(self.prompt), dtype=torch.int64, device=device)
+        if self._prompt_ids.device != device:
+            self._prompt_ids = self._prompt_ids.to(device)
         return self._prompt_ids
 
 

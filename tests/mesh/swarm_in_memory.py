@@ -40,7 +40,7 @@ async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None
 class Provider:
     """A live provider of the swarm."""
 
-    peer: str
+    identity: Identity
     span: Span
     service: StageService
     transport: MemoryTransport
@@ -48,6 +48,10 @@ class Provider:
     task: asyncio.Task[None]
     account: Account | None = None
     journal: PaymentJournal | None = None
+
+    @property
+    def peer(self) -> str:
+        return self.identity.peer_id
 
     async def vanish(self) -> None:
         """As if its process was killed: every channel breaks, its record stays."""
@@ -102,9 +106,16 @@ class MemorySwarm:
         """True when no provider has a session left."""
         return all(provider.empty for provider in self.providers)
 
-    async def add(self, span: Span, *, throughput: float = 100.0, config: ServiceConfig | None = None) -> Provider:
+    async def add(
+        self,
+        span: Span,
+        *,
+        throughput: float = 100.0,
+        config: ServiceConfig | None = None,
+        identity: Identity | None = None,
+    ) -> Provider:
         """Start one more provider and announce it."""
-        identity = Identity.generate()
+        identity = identity or Identity.generate()
         transport = await self.transport(identity.peer_id)
         directory = MemoryDirectory(identity, self.board)
         paid = None
@@ -121,7 +132,7 @@ class MemorySwarm:
         )
         ready = asyncio.Event()
         task = asyncio.create_task(service.run(ready.set))
-        provider = Provider(identity.peer_id, span, service, transport, directory, task)
+        provider = Provider(identity, span, service, transport, directory, task)
         self.stack.push_async_callback(_stop, provider)
         await ready.wait()
         record = self.record(identity.peer_id, span, throughput)
@@ -131,6 +142,12 @@ class MemorySwarm:
         await directory.announce(record)
         self.providers.append(provider)
         return provider
+
+    async def restart(self, provider: Provider) -> Provider:
+        """Kill a provider that is served for free, and start it again under its name."""
+        await provider.vanish()
+        self.providers.remove(provider)
+        return await self.add(provider.span, identity=provider.identity)
 
     async def announce(self, identity: Identity, span: Span, *, throughput: float = 1e6) -> None:
         """Announce a provider that the test plays itself; it looks fast, so that it is chosen."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mesh.client import backend as module
+from mesh.client import tokenizer_files as module
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.client.catalog import Offer
 from mesh.client.deadlines import DeadlineBounds
@@ -96,8 +96,8 @@ async def test_a_fetch_that_fails_after_another_has_answered_is_heard_of(
                 raise PeerUnreachable("it is gone", peer=peer)
             return {"a": b"b"}
 
-        monkeypatch.setattr(swarm.backend, "_fetch_from", fetch_from)
-        got = await swarm.backend._fetch(await swarm.backend.offer(MODEL))
+        monkeypatch.setattr(swarm.backend._files, "fetch_from", fetch_from)
+        got = await swarm.backend._files.fetch(await swarm.backend.offer(MODEL))
         gc.collect()
 
     assert got == {"a": b"b"}

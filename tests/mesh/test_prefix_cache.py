@@ -15,6 +15,8 @@ from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from tests.mesh.payment.money import Money
 from tests.mesh.swarm_in_memory import MODEL, Answer, MemorySwarm, memory_swarm, until
+from tests.mesh.test_ring_in_memory import expected
+from tests.shards.models import reference
 from tests.shards.stages import random_tokens
 
 torch.set_num_threads(1)
@@ -39,6 +41,10 @@ def ask(prompt: tuple[int, ...], sampling: SamplingParams = WARM, **changes: obj
 def work(answer: Answer) -> set[int]:
     """Tokens that each hop has run."""
     return {report.tokens for report in answer.completion.route}
+
+
+def route_of(answer: Answer) -> tuple[str, ...]:
+    return tuple(report.peer for report in answer.completion.route)
 
 
 async def fresh(folder: Path, request: GenerateRequest) -> Answer:
@@ -110,3 +116,51 @@ async def test_a_prompt_that_is_larger_than_the_credit_runs_whole(folder: Path) 
         answers = [await swarm.generate(ask(prompt)) for _ in range(2)]
         assert work(answers[1]) == {211}
         assert answers[0].tokens == answers[1].tokens
+
+
+async def test_of_two_equal_routes_every_next_turn_takes_the_one_that_holds_the_chat(folder: Path) -> None:
+    async with memory_swarm(folder, (Span(0, 3), Span(3, 5)) * 2) as swarm:
+        prompts = [tuple(random_tokens(100, seed=number)) for number in range(20)]
+        first = [await swarm.generate(ask(prompt)) for prompt in prompts]
+        turns = [
+            (*prompt, *answer.tokens, *random_tokens(9, seed=2)) for prompt, answer in zip(prompts, first, strict=True)
+        ]
+        second = [await swarm.generate(ask(turn)) for turn in turns]
+        assert len({route_of(answer) for answer in first}) > 1, "chats begin here and there"
+        assert [route_of(answer) for answer in second] == [route_of(answer) for answer in first]
+        assert {run for answer in second for run in work(answer)} == {121 - 96 + 11}
+        await until(lambda: swarm.empty)
+
+
+async def test_a_route_of_which_a_provider_is_gone_is_not_gone_back_to_and_another_says_the_same(folder: Path) -> None:
+    async with memory_swarm(folder, (Span(0, 3), Span(3, 5)) * 2) as swarm:
+        first = await swarm.generate(ask(tuple(random_tokens(100))))
+        turn = (*random_tokens(100), *first.tokens, *random_tokens(9, seed=2))
+        (lost,) = [each for each in swarm.providers if each.peer == route_of(first)[0]]
+        await lost.vanish()
+        second = await swarm.generate(ask(turn))
+        assert route_of(second)[0] != lost.peer and work(second) == {121 + 11}
+        assert second.tokens == (await fresh(folder, ask(turn))).tokens
+        third = await swarm.generate(ask((*turn, *second.tokens, 5)))
+        assert route_of(third) == route_of(second), "the chat stays where it went"
+        assert max(work(third)) < 50
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), WARM], ids=["greedy", "warm"])
+@pytest.mark.parametrize("restarted", [0, 1, 2], ids=["first", "middle", "last"])
+async def test_after_a_provider_was_restarted_the_next_turn_says_what_transformers_says(
+    folder: Path, restarted: int, sampling: SamplingParams
+) -> None:
+    whole = reference(folder)
+    async with memory_swarm(folder, SPANS) as swarm:
+        first = await swarm.generate(ask(tuple(random_tokens(100)), sampling))
+        await swarm.restart(swarm.providers[restarted])
+        turn = (*random_tokens(100), *first.tokens, *random_tokens(9, seed=2))
+        second = await swarm.generate(ask(turn, sampling))
+        assert work(second) == {121 + 11}, "who was restarted holds nothing, so all run it"
+        third = await swarm.generate(ask((*turn, *second.tokens, 5), sampling))
+        assert work(third) == {134 - 112 + 11}
+        answers = [(first, random_tokens(100)), (second, turn), (third, (*turn, *second.tokens, 5))]
+        for answer, prompt in answers:
+            assert answer.tokens == expected(whole, prompt, 12, sampling)
+        await until(lambda: swarm.empty)
