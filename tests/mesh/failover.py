@@ -13,8 +13,6 @@ from tests.mesh.swarm_in_memory import MODEL
 from tests.shards.stages import random_tokens
 
 SPANS = (Span(0, 2), Span(2, 4), Span(4, 5))
-
-
 BRISK = BackendConfig(
     admit_seconds=0.5,
     deadlines=DeadlineBounds(suspect_least=0.5, suspect_unknown=0.5, lost_least=0.5, lost_most=0.5),
@@ -25,3 +23,8 @@ BRISK = BackendConfig(
 def ask(count: int = 60, **changes: object) -> GenerateRequest:
     request = GenerateRequest(MODEL, tuple(random_tokens(20)), count, ignore_eos=True)
     return replace(request, **changes)  # type: ignore[arg-type]
+
+
+def warm_up() -> GenerateRequest:
+    """What fetches the tokenizer's files; too short for a route to be preferred since it holds some of it."""
+    return ask(1, prompt=tuple(random_tokens(3)))

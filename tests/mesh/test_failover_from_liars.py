@@ -35,7 +35,7 @@ from mesh.wire.messages import (
 )
 from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
-from tests.mesh.failover import BRISK, SPANS, ask
+from tests.mesh.failover import BRISK, SPANS, ask, warm_up
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
 
 torch.set_num_threads(1)
@@ -108,7 +108,7 @@ def polite(message: Message) -> list[Message]:
 @pytest.mark.parametrize("span", [Span(0, 2), Span(4, 5), Span(0, 5)], ids=str)
 async def test_a_hop_that_never_answers_is_named_and_replaced(swarm: MemorySwarm, span: Span) -> None:
     # Tokenizer files come from whoever answers; have them already.
-    await swarm.generate(ask(1))
+    await swarm.generate(warm_up())
     peer = await play(swarm, span, deaf)
 
     answer = await swarm.generate(ask(5))
@@ -119,7 +119,7 @@ async def test_a_hop_that_never_answers_is_named_and_replaced(swarm: MemorySwarm
 
 
 async def test_a_hop_that_admits_and_then_does_nothing_is_found_by_its_silence(swarm: MemorySwarm) -> None:
-    await swarm.generate(ask(1))
+    await swarm.generate(warm_up())
     peer = await play(swarm, Span(2, 4), idle)
 
     answer = await swarm.generate(ask(5))
@@ -164,7 +164,7 @@ async def test_a_last_hop_that_lies_is_blamed_and_replaced(swarm: MemorySwarm, l
 
 async def test_a_last_hop_that_does_not_end_where_it_must_is_stopped(swarm: MemorySwarm) -> None:
     """What it says before that cannot be told from an honest answer here (a verifier could)."""
-    await swarm.generate(ask(1))
+    await swarm.generate(warm_up())
     peer = await play(
         swarm, Span(4, 5), polite, lambda m: [one for n in range(40) for one in token(m, position=m.fed_tokens + n)]
     )
