@@ -26,8 +26,9 @@ from mesh.client.hop_link import HopLink, HopLinks
 from mesh.client.outlook import LookConfig, Outlook
 from mesh.client.pair_times import PairTimes
 from mesh.client.pins import ModelPins
+from mesh.client.refusals import HopRefused
 from mesh.client.request_checks import check_request
-from mesh.client.ring_session import HopRefused, RingSession
+from mesh.client.ring_session import RingSession
 from mesh.client.session_plan import SessionPlan
 from mesh.client.text_threads import TextThreads
 from mesh.client.tokenizer_files import TokenizerFiles

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack
@@ -247,10 +247,11 @@ class Client:
         raise InvalidRequest(f"several models are served, say which: {', '.join(names)}", param="model")
 
     async def _start(self, model: str, prompt: Sequence[int], options: Options) -> TextGeneration:
-        if "max_tokens" not in options:
+        shrinks = "max_tokens" not in options
+        if shrinks:
             room = (await self.backend.offer(model)).sample.context_length - len(prompt)
             options = {**options, "max_tokens": min(DEFAULT_MAX_TOKENS, max(1, room))}
-        return TextGeneration(self.backend, build_request(model, prompt, options))
+        return TextGeneration(self.backend, replace(build_request(model, prompt, options), shrinks=shrinks))
 
 
 def build_request(model: str, prompt: Sequence[int], options: Options) -> GenerateRequest:

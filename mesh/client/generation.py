@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from mesh.client.ring_session import HopRefused, RingSession, SessionPreempted
+from mesh.client.refusals import HopRefused, SessionPreempted
+from mesh.client.ring_session import RingSession
 from mesh.client.session_plan import SessionPlan
 from mesh.client.text import AnswerText
 from mesh.client.types import Completion, FinishReason, GenerateRequest, HopReport, TextDelta, TokenLogprob
@@ -151,6 +152,7 @@ class MeshGeneration:
         """
         excluded: set[str] = set()
         obstacle: PeerError | None = None
+        most = 0  # the capacity that a hop has offered which has no room for all
         wait = FIRST_WAIT
         patience = self._patience.resume_seconds if self._begun else self._patience.route_seconds
         give_up = time.monotonic() + patience
@@ -161,6 +163,9 @@ class MeshGeneration:
                 session = self._new_session(hops, self._resumed_plan())
                 self._session = await self._stack.enter_async_context(session)
             except NoRoute as error:
+                if self._shrink(most):
+                    excluded.clear()
+                    continue
                 if obstacle is None and not (self._begun or self._hopeful):  # there has been a gap from the start
                     raise
                 if time.monotonic() > give_up:
@@ -171,6 +176,7 @@ class MeshGeneration:
                     raise
                 obstacle = error
                 if isinstance(error, HopRefused):
+                    most = error.most or most
                     self._refused(error)
                 else:
                     self._note(error)
@@ -178,6 +184,9 @@ class MeshGeneration:
                     excluded.add(error.peer)
                     continue
             except Refused as error:
+                if self._shrink(most):
+                    excluded.clear()
+                    continue
                 # Every route is full. Who is under way waits his turn; who begins is told when to come again, if that
                 # is longer than he would wait.
                 late = time.monotonic() + error.retry_after > give_up
@@ -192,6 +201,14 @@ class MeshGeneration:
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, LAST_WAIT)
+
+    def _shrink(self, most: int) -> bool:
+        """No way has room for the whole answer: give it the capacity that one offers, where it need not be so long."""
+        fed = len(self._plan.fed) + len(self._generated)
+        if not self._request.shrinks or not fed < most < self._plan.capacity:
+            return False
+        self._plan = replace(self._plan, capacity=most)
+        return True
 
     async def _end_if_left(self) -> None:
         """Another task may leave the generation while this one is busy connecting."""

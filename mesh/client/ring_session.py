@@ -11,6 +11,7 @@ from contextlib import suppress
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
 from mesh.client.inbox import Inbox, together
+from mesh.client.refusals import HopRefused, SessionPreempted
 from mesh.client.session_plan import SessionPlan
 from mesh.client.types import HopReport
 from mesh.errors import (
@@ -21,7 +22,6 @@ from mesh.errors import (
     PeerTimeout,
     PeerUnreachable,
     ProtocolViolation,
-    Refused,
 )
 from mesh.payment.credit.units import SessionMeter
 from mesh.swarm.route import Hop
@@ -322,10 +322,10 @@ class RingSession:
                     if peer in self._unanswered:
                         self._unanswered.remove(peer)
                         self._held[peer] = min(held, self._held.get(peer, held))
-                case SessionRefused(code=code, reason=reason, retry_after_ms=retry):
+                case SessionRefused(code=code, reason=reason, retry_after_ms=retry, most=most):
                     if code in OUR_FAULT:
                         raise InvalidRequest(f"{peer} refused: {reason}")
-                    raise HopRefused(f"{peer} refused: {reason}", peer=peer, retry_after=retry / 1000)
+                    raise HopRefused(f"{peer} refused: {reason}", peer=peer, retry_after=retry / 1000, most=most)
                 case PeerError():
                     raise message
                 case SessionFailed():
@@ -384,15 +384,3 @@ class RingSession:
         except PeerError:
             return False
         return True
-
-
-class HopRefused(Refused, PeerError):
-    """A hop had no room; another may."""
-
-    def __init__(self, message: str, *, peer: str, retry_after: float) -> None:
-        PeerError.__init__(self, message, peer=peer)
-        self.retry_after = retry_after
-
-
-class SessionPreempted(HopRefused):
-    """A hop needed the session's memory: nobody is to blame, and it may be opened again."""

@@ -40,6 +40,8 @@ class GenerateRequest:
     ignore_eos: bool = False
     prompt_logprobs: bool = False
     """Also report each prompt token's log-probability (with `sampling.logprobs` alternatives)."""
+    shrinks: bool = False
+    """Nobody asked for just so many tokens: where every way's memory holds fewer, the answer ends there."""
     resumed: tuple[int, ...] = ()
     """Tokens of the answer that are there already: it goes on after them. `max_tokens` counts them too."""
     resumed_paid: bool = False

@@ -61,6 +61,7 @@ def prepare(
             sampling=sampling.sampling_params(request, info, seed=seed + choice, logprobs=logprobs),
             stop=stop,
             ignore_eos=bool(request.ignore_eos),
+            shrinks=asked is None,
             resumed=resumed,
         )
         for choice in range(n)

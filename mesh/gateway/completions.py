@@ -69,6 +69,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
                     sampling=sampling.sampling_params(request, info, seed=seed + choice, logprobs=logprobs),
                     stop=() if score_only else stop,
                     ignore_eos=bool(request.ignore_eos),
+                    shrinks=request.max_tokens is None,
                     prompt_logprobs=echo and logprobs is not None,
                     resumed=resumed,
                 )

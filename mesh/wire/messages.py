@@ -88,13 +88,15 @@ class SessionOpened:
 
 @dataclass(frozen=True, slots=True)
 class SessionRefused:
-    """The hop will not serve the session; `code` says why, `retry_after_ms` when it may."""
+    """The hop will not serve the session; `code` says why, `retry_after_ms` when it may. `most` is not 0 where only
+    the capacity is too large for its memory: it would serve one of so many tokens."""
 
     kind: ClassVar[str] = "refused"
     session: bytes
     code: str
     reason: str
     retry_after_ms: int
+    most: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,7 @@ _SCHEMA: Final[Schema] = {
         "code": f.text(64),
         "reason": _reason,
         "retry_after_ms": f.integer(0, 3_600_000),
+        "most": _position,
     },
     Prompt: {"session": _session, "start": _position},
     ExtendSession: {"session": _session, "limit": _count},

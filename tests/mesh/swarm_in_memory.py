@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chain.wallet import Account
+from mesh.client.affinity import RouteMemory
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.client.generation import MeshGeneration
 from mesh.client.types import Completion, GenerateRequest, TokenLogprob
@@ -150,7 +151,9 @@ class MemorySwarm:
         return await self.add(provider.span, identity=provider.identity)
 
     async def announce(self, identity: Identity, span: Span, *, throughput: float = 1e6) -> None:
-        """Announce a provider that the test plays itself; it looks fast, so that it is chosen."""
+        """Announce a provider that the test plays itself; it looks fast, and the client forgets where its chats are, so
+        that it is chosen."""
+        self.backend._memory = RouteMemory()
         directory = MemoryDirectory(identity, self.board)
         await directory.announce(self.record(identity.peer_id, span, throughput))
 

@@ -13,6 +13,7 @@ import torch
 from mesh.client.backend import BackendConfig
 from mesh.client.generation import Patience
 from mesh.client.types import GenerateRequest
+from mesh.errors import Refused
 from mesh.provider.config import ServiceConfig
 from mesh.provider.stage.admission import AdmissionLimits
 from shards.engine.sampling_params import SamplingParams
@@ -74,3 +75,31 @@ async def test_a_client_that_fills_the_memory_makes_room_for_another(folder: Pat
         assert not all(task.done() for task in many), "it did not have to wait for the others to end"
         for each in await asyncio.gather(*many):
             assert len(each.tokens) == 200
+
+
+async def test_an_answer_of_which_no_length_was_asked_ends_where_the_memory_does(folder: Path) -> None:
+    small = ServiceConfig(AdmissionLimits(kv_bytes=12 * 2 * PAGE_BYTES), prefill_chunk=8)
+    smaller = replace(small, admission=AdmissionLimits(kv_bytes=6 * 2 * PAGE_BYTES))
+    wanted = replace(requests(1, 300)[0], shrinks=True)
+    async with memory_swarm(folder, SPANS) as roomy:
+        alone = await roomy.generate(wanted)
+    async with memory_swarm(folder, (SPANS[0], SPANS[2]), config=small, backend=PATIENT) as swarm:
+        await swarm.add(SPANS[1], throughput=1000.0, config=smaller)
+        answer = await swarm.generate(wanted)
+        assert answer.completion.finish_reason == "length"
+        assert len(answer.tokens) == 6 * 16 - 10, "the hop that has least decides"
+        assert answer.tokens == alone.tokens[: len(answer.tokens)]
+        await swarm.add(SPANS[1], throughput=1.0)
+        assert len((await swarm.generate(wanted)).tokens) == 12 * 16 - 10, (
+            "a slower way that has room for more is taken"
+        )
+        await until(lambda: swarm.empty)
+
+
+async def test_an_answer_of_a_length_that_was_asked_for_is_refused_where_it_does_not_fit(folder: Path) -> None:
+    small = ServiceConfig(AdmissionLimits(kv_bytes=12 * 2 * PAGE_BYTES), prefill_chunk=8)
+    brisk = BackendConfig(patience=Patience(route_seconds=0.5))
+    async with memory_swarm(folder, SPANS, config=small, backend=brisk) as swarm:
+        with pytest.raises(Refused, match="do not fit into all of 12 pages"):
+            await swarm.generate(requests(1, 300)[0])
+        assert len((await swarm.generate(requests(1, 12 * 16 - 10)[0])).tokens) == 182

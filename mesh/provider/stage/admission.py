@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mesh.errors import ProtocolViolation
 from mesh.wire.messages import OpenSession
-from shards.model.paging import pages_for
+from shards.model.paging import PAGE, pages_for
 from shards.model.span import Span
 
 FIRST_GUESS_SECONDS = 1.0
@@ -66,13 +66,14 @@ class AdmissionLimits:
 
 
 class NotAdmitted(Exception):
-    """The hop says no: `code` for programs, the message for people, when it may change."""
+    """The hop says no: `code` for programs, the message for people, when it may change, what capacity it may have."""
 
-    def __init__(self, code: str, reason: str, retry_after: float = 0.0) -> None:
+    def __init__(self, code: str, reason: str, retry_after: float = 0.0, most: int = 0) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
         self.retry_after = retry_after
+        self.most = most
 
 
 @dataclass(slots=True)
@@ -369,7 +370,8 @@ class SessionTable:
         if not request.prompt_tokens <= request.fed_tokens < request.capacity:
             raise NotAdmitted("bad_request", "prompt_tokens <= fed_tokens < capacity must hold")
         if pages_for(request.capacity) > self.pages:
-            raise NotAdmitted("too_large", f"{request.capacity} tokens do not fit into all of {self.pages} pages")
+            why = f"{request.capacity} tokens do not fit into all of {self.pages} pages"
+            raise NotAdmitted("too_large", why, most=self.pages * PAGE)
         if request.limit < request.fed_tokens:
             raise NotAdmitted("bad_request", "fed_tokens <= limit must hold")
         if request.wire_dtype != facts.wire_dtype:

@@ -279,7 +279,7 @@ class StageService:
     @staticmethod
     def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
         retry = int(refusal.retry_after * 1000)
-        control.tell(SessionRefused(request.session, refusal.code, refusal.reason[:MAX_REASON], retry))
+        control.tell(SessionRefused(request.session, refusal.code, refusal.reason[:MAX_REASON], retry, refusal.most))
 
     def _prompt(self, control: ControlChannel, message: Prompt, frame: Frame) -> None:
         live = self.sessions.owned(message.session, control)

@@ -156,3 +156,13 @@ async def test_the_async_client_streams_a_chat(live: Live) -> None:
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
         whole = await client.chat.completions.create(**options)
         assert text == whole.choices[0].message.content
+
+
+def test_only_an_answer_of_which_a_length_was_asked_must_have_room_for_it(live: Live, client: OpenAI) -> None:
+    for asked, shrinks in (({}, True), ({"max_tokens": 3}, False), ({"max_completion_tokens": 3}, False)):
+        client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hi"}], **asked)  # type: ignore[call-overload]
+        assert live.backend.requests[-1].shrinks is shrinks
+    client.completions.create(model="echo", prompt="hi")
+    assert live.backend.requests[-1].shrinks
+    client.completions.create(model="echo", prompt="hi", max_tokens=3)
+    assert not live.backend.requests[-1].shrinks

@@ -74,6 +74,7 @@ def test_what_is_wrong_for_good_and_what_only_now_are_told_apart() -> None:
     for code, changed in wrong.items():
         error = refusal(table, changed)
         assert (error.code, error.retry_after) == (code, 0.0)
+        assert error.most == (16 * PAGES if code == "too_large" else 0)
     for start, end in ((0, 5), (4, 8), (3, 3), (3, 1)):
         assert refusal(table, replace(request, start=start, end=end)).code == "wrong_blocks"
     for fed, prompt in ((7, 8), (20, 8), (8, 9)):

@@ -73,7 +73,9 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         keys=st.lists(st.binary(min_size=16, max_size=16), max_size=5).map(b"".join),
     ),
     SessionOpened: st.builds(SessionOpened, session_ids),
-    SessionRefused: st.builds(SessionRefused, session_ids, st.text(max_size=64), reasons, st.integers(0, 3_600_000)),
+    SessionRefused: st.builds(
+        SessionRefused, session_ids, st.text(max_size=64), reasons, st.integers(0, 3_600_000), positions
+    ),
     Prompt: st.builds(Prompt, session_ids),
     NewToken: st.builds(
         NewToken,
@@ -127,7 +129,7 @@ SAMPLES: tuple[Message, ...] = (
         (0.8, 40, 0.9, 0.0, 1.1, 0.5, -0.5, 5, 1 << 63), ((3, -1.5), (9, 100.0)),
     ),
     SessionOpened(ID),
-    SessionRefused(ID, "busy", "all sessions are taken", 1000),
+    SessionRefused(ID, "too_large", "it does not fit into the memory", 0, 4096),
     Prompt(ID),
     NewToken(ID, 12, 34, "stop", -0.25, ((34, -0.25), (35, -2.0))),
     PromptScores(ID, 1, ((-1.0, ((5, -1.0),)), (-9999.0, ()))),
