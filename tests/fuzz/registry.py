@@ -67,6 +67,7 @@ EXEMPT: Final = {
     "shards.sandbox.box:Box._exchange": "reads the answers of our own child",
     "shards.sandbox.server:": "runs in the child; its memory and time are bounded",
     "shards.sandbox.fork_server:": "reads numbers from our own child",
+    "shards.model.packing:": "takes zeroed memory of our own",
     "shards.training": "runs on a developer's own files",
     "chain.devnet": "a development chain takes no strangers",
     "chain.consensus:": "takes values, not bytes",
