@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.scenarios.processes import Swarm, World, start_stages, wait_until
+from tests.shards.models import make_checkpoint
 
 PROMPT = "a span is half-open"
 
@@ -14,11 +16,14 @@ def serving(swarm: Swarm, peers: str) -> set[str]:
     return {provider["peer"] for entry in swarm.world.status(peers) for provider in entry["providers"]}
 
 
-def test_the_only_provider_here_leaves_and_a_session_ends_first(swarm: Swarm, world: World, checkpoint: Path) -> None:
-    own = start_stages(world, checkpoint, ("0:5",), "--name", "leaving", peers=swarm.address).wait_serving()
-    asked = ("generate", PROMPT, "--model", "leaving", "--peers", own.address, "--max-tokens", "400", "--json")
+def test_the_only_provider_here_leaves_and_a_session_ends_first(swarm: Swarm, world: World, tmp_path: Path) -> None:
+    # A model that is large enough for its sessions to take longer than two commands take to start.
+    size: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 2048, "context_length": 2048}
+    large = make_checkpoint(tmp_path / "large", **size)
+    own = start_stages(world, large, ("0:5",), "--name", "leaving", peers=swarm.address).wait_serving()
+    asked = ("generate", PROMPT, "--model", "leaving", "--peers", own.address, "--max-tokens", "600", "--json")
     whole = json.loads(swarm.world.succeed(*asked))
-    running = [world.start(*asked[:-1]) for _ in range(4)]  # together they take some seconds
+    running = [world.start(*asked[:-1]) for _ in range(3)]
     wait_until(lambda: all(len(each.stdout) > 5 for each in running), "no text")
     waiting = [world.start("leave", "--json")]
     waiting[0].event("asked")
