@@ -128,6 +128,9 @@ async def _swarm(family: Children, scratch: Path, model: Path, stages: int, chai
     arguments = ["gateway", "--port", "0", "--json", "--peers", address, "--identity", str(scratch / f"{kind}.key")]
     if chain is not None:
         arguments += [*_paying(chain, "gateway"), "--host-maddrs", LOOPBACK]
+    else:  # another run's model of this name was another one
+        digest = (await asyncio.to_thread(read_model_files, model.name, model)).digest
+        arguments += ["--digest", f"{model.name}={digest}"]
     gateway = await family.start(f"{kind} gateway", *arguments)
     url: str = (await gateway.wait_for("ready", START_SECONDS))["url"]
     return url
