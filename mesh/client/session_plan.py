@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mesh.wire.messages import MAX_KEYS
-from mesh.wire.tokens import token_payload
-from shards.engine.blocks import chain_keys, chain_root
+from mesh.client.affinity import page_keys
+from shards.engine.blocks import chain_root
 from shards.engine.sampling_params import SamplingParams
-from shards.model.paging import PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,7 @@ class SessionPlan:
         """
         if self.prompt_scores:
             return b""
-        full = min(len(self.fed) // PAGE, MAX_KEYS)
-        pages = (token_payload(self.fed[PAGE * number : PAGE * (number + 1)]) for number in range(full))
-        return b"".join(chain_keys(chain_root(self.secret.hex(), self.caller, *upstream), pages))
+        return b"".join(page_keys(chain_root(self.secret.hex(), self.caller, *upstream), self.fed))
 
     def limit_at(self, position: int) -> int:
         """How far the ring may run when everything below `position` is known to the reader."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,21 +14,12 @@ from chain.primitives import FUNC, key_of
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 from mesh.payment.onchain.registration import PaymentConfig, gateway_registration, provider_registration
-from tests.chain.shells.world import ChainProcess, start_chain
+from tests.chain.shells.world import ChainProcess
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 CREATOR, OWNER, SQUATTER = 1, 2, 3
 DIGEST = b"\x07" * 32
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
-    running = start_chain(tmp_path_factory.mktemp("chain"))
-    try:
-        yield running
-    finally:
-        running.stop()
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,22 +17,13 @@ from mesh.payment.credit.terms import NotAccepted, ProviderFacts
 from mesh.payment.credit.units import ModelPrice
 from mesh.payment.onchain.view import StakingView
 from tests.chain.shells.test_hostile_strings import raw
-from tests.chain.shells.world import ChainProcess, Net, start_chain
+from tests.chain.shells.world import ChainProcess, Net
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
 CREATOR, GATEWAY_OWNER, PROVIDER_OWNER = 1, 2, 3
 PRICE = 10**14
 DIGEST = b"\x07" * 32
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
-    running = start_chain(tmp_path_factory.mktemp("chain"))
-    try:
-        yield running
-    finally:
-        running.stop()
 
 
 @asynccontextmanager
