@@ -19,13 +19,13 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoint import SIZES, write_checkpoint
 from benchmarks.contestants import prompts_of
-from benchmarks.engine import Case, Contestant, start_contestants
+from benchmarks.engine import Case, Contestant, Measured, start_contestants
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from mesh.cli.processes import Child, Children, children
 from mesh.client.client import Client
@@ -38,16 +38,12 @@ LEAST_NEW = 9
 
 
 @dataclass(slots=True)
-class Swarm:
-    """A model served by some stages, and what it said: by case, a value per round (as `Contestant`)."""
+class Swarm(Measured):
+    """A model served by some stages."""
 
-    name: str
     client: Client
     model: str
     vocab: int
-    first: dict[Case, list[float]] = field(default_factory=dict)
-    rate: dict[Case, list[float]] = field(default_factory=dict)
-    tokens: dict[Case, list[Any]] = field(default_factory=dict)
 
     async def ask(self, case: Case, number: int) -> dict[str, Any]:
         """As a contestant answers: `first` until all sessions have a token, `decode` from there to the last."""
@@ -111,7 +107,8 @@ async def _measure(options: argparse.Namespace) -> bool:
             for stages in options.stages:
                 address = await _start_swarm(family, Path(name), folder, stages, options)
                 client = await stack.enter_async_context(Client([address]))
-                swarms.append(Swarm(f"mesh, {stages} stage{'s' * (stages > 1)}", client, folder.name, vocab))
+                title = f"mesh, {stages} stage{'s' * (stages > 1)}"
+                swarms.append(Swarm(client, folder.name, vocab, name=title))
             await _rounds(options, cases, alone, swarms)
     return _report(options, facts, cases, alone, swarms)
 
@@ -128,9 +125,7 @@ async def _rounds(options: argparse.Namespace, cases: list[Case], alone: list[Co
                     answer = await each.ask(case, number)
                 else:
                     answer = await asyncio.to_thread(each.ask, case, number)
-                each.first.setdefault(case, []).append(answer["first"])
-                each.rate.setdefault(case, []).append(case.sessions * (case.new - 1) / answer["decode"])
-                each.tokens.setdefault(case, []).append(answer.get("tokens"))
+                each.note(case, answer)
 
 
 async def _start_swarm(family: Children, scratch: Path, model: Path, stages: int, options: argparse.Namespace) -> str:

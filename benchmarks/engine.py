@@ -44,17 +44,29 @@ CASES = (Case(1, 900, 9), Case(1, 128, 33), Case(8, 64, 33), Case(32, 32, 17))
 SMOKE = (Case(1, 40, 4), Case(3, 10, 4))
 
 
-@dataclass(slots=True)
-class Contestant:
-    """A process that answers, and what it said: by case, a value per round."""
+@dataclass(slots=True, kw_only=True)
+class Measured:
+    """Whatever is asked, and what it answered: by case, a value per round."""
 
     name: str
-    process: subprocess.Popen[str]
-    plain: bool
-    """It reads numbers, not JSON."""
     first: dict[Case, list[float]] = field(default_factory=dict)
     rate: dict[Case, list[float]] = field(default_factory=dict)
     tokens: dict[Case, list[Any]] = field(default_factory=dict)
+
+    def note(self, case: Case, answer: dict[str, Any]) -> None:
+        """Keep a round's answer."""
+        self.first.setdefault(case, []).append(answer["first"])
+        self.rate.setdefault(case, []).append(case.sessions * (case.new - 1) / answer["decode"])
+        self.tokens.setdefault(case, []).append(answer.get("tokens"))
+
+
+@dataclass(slots=True)
+class Contestant(Measured):
+    """A process that answers."""
+
+    process: subprocess.Popen[str]
+    plain: bool
+    """It reads numbers, not JSON."""
 
     def hear(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -70,12 +82,6 @@ class Contestant:
         self.process.stdin.write((" ".join(map(str, numbers.values())) if self.plain else json.dumps(numbers)) + "\n")
         self.process.stdin.flush()
         return self.hear()
-
-    def measure(self, case: Case, number: int) -> None:
-        answer = self.ask(case, number)
-        self.first.setdefault(case, []).append(answer["first"])
-        self.rate.setdefault(case, []).append(case.sessions * (case.new - 1) / answer["decode"])
-        self.tokens.setdefault(case, []).append(answer.get("tokens"))
 
 
 def main() -> None:
@@ -108,7 +114,7 @@ def _run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
     for number in range(1, repeats + 1):
         for case in cases:
             for each in generator.sample(everybody, len(everybody)):
-                each.measure(case, number)
+                each.note(case, each.ask(case, number))
     return _report(options, facts, cases, everybody[0], everybody[1:])
 
 
@@ -132,7 +138,7 @@ def _start(stack: ExitStack, name: str, command: list[str], *, plain: bool = Fal
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     stack.callback(process.wait)
     stack.callback(process.terminate)
-    return Contestant(name, process, plain)
+    return Contestant(process, plain, name=name)
 
 
 def _report(
