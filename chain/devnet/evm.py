@@ -178,6 +178,7 @@ class Evm:
             raise TransactionRefused("invalid sender")
         return tx
 
+    @recursion_limit.raised(EVM_RECURSION_LIMIT)
     def build(
         self, header: BlockHeaderAPI, transactions: Sequence[SignedTransactionAPI]
     ) -> tuple[BlockRow, list[TxRow], list[LogRow], dict[bytes, str]]:
@@ -196,8 +197,7 @@ class Evm:
         for tx in transactions:
             state.lock_changes()
             try:
-                with recursion_limit.raised(EVM_RECURSION_LIMIT):
-                    receipt, computation = vm.apply_transaction(header.copy(gas_used=gas_used), tx)
+                receipt, computation = vm.apply_transaction(header.copy(gas_used=gas_used), tx)
             except ValidationError as error:
                 refused[tx.hash] = str(error)
                 continue
@@ -308,6 +308,8 @@ class Evm:
             state.lock_changes()
         return state
 
+    # What is asked of the computation afterwards (refunds, logs) goes as deep as its calls did.
+    @recursion_limit.raised(EVM_RECURSION_LIMIT)
     def _execute(
         self, state: StateAPI, sender: bytes, to: bytes | None, data: bytes, value: int, gas: int
     ) -> CallOutcome:
@@ -318,8 +320,7 @@ class Evm:
         if gas < intrinsic:
             return CallOutcome(False, b"", gas, 0, "intrinsic gas too low", out_of_gas=True)
         try:
-            with recursion_limit.raised(EVM_RECURSION_LIMIT):
-                computation = state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
+            computation = state.apply_transaction(SpoofTransaction(unsigned, from_=sender))
         except ValidationError as error:
             return CallOutcome(False, b"", 0, 0, f"insufficient funds for gas * price + value: {error}")
         spent = gas - computation.get_gas_remaining()

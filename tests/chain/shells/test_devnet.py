@@ -165,6 +165,10 @@ async def test_a_contract_that_calls_itself_without_end_is_only_a_failed_call(ne
         sent = await client.core.rpc.call("eth_sendRawTransaction", raw)
         address = (await client.core.rpc.call("eth_getTransactionReceipt", sent))["contractAddress"]
         assert await client.core.rpc.call("eth_call", {"to": address}, "latest") == "0x"
+        assert int(await client.core.rpc.call("eth_estimateGas", {"to": address}), 16) > 21_000
+        deep = Transaction(CHAIN_ID, 1, Fees(10**11, 10**9), 20_000_000, bytes.fromhex(address[2:]), 0, b"")
+        sent = await client.core.rpc.call("eth_sendRawTransaction", "0x" + faucet(5).sign_transaction(deep).raw.hex())
+        assert (await client.core.rpc.call("eth_getTransactionReceipt", sent))["status"] == "0x1"
 
 
 # --- the process ---
