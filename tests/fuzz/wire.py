@@ -12,8 +12,8 @@ import torch
 
 from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage.frames import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.provider.stage.session import sampler_for
-from mesh.provider.stage.tensors import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from mesh.wire.sampling import from_wire, to_wire
@@ -172,7 +172,7 @@ def _hidden(dtype: str) -> Decoder:
         lambda data: split_hidden(data, COUNTS, WIDTH, torch_dtype),
         (BadTensor,),
         wrong,
-        ("mesh.provider.stage.tensors:split_hidden",),
+        ("mesh.provider.stage.frames:split_hidden",),
     )
 
 

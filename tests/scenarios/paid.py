@@ -49,9 +49,9 @@ CreditLine.claim = ahead
 """
 """A provider that claims twice what it does, and as work of the next epoch."""
 GARBAGE = """
-import mesh.provider.stage.session as live
-honest = live.hidden_payload
-live.hidden_payload = lambda pieces: honest([piece * float("nan") for piece in pieces])
+import mesh.provider.stage.frames as frames
+honest = frames.hidden_payload
+frames.hidden_payload = lambda pieces: honest([piece * float("nan") for piece in pieces])
 """
 """A provider that hands over what is no number."""
 REPLAYING = """

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 
 from mesh.errors import BadTensor, PeerError, PeerTimeout, ProtocolViolation
+from mesh.provider.stage.frames import activation_frames, answers, split_hidden
 from mesh.provider.stage.links import Links
 from mesh.provider.stage.manager import SessionManager
-from mesh.provider.stage.session import StageSession, activation_frames, answers
-from mesh.provider.stage.tensors import split_hidden
+from mesh.provider.stage.session import StageSession
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.wire.frame import Frame
 from mesh.wire.messages import Activations, NextTokens, PromptProgress, decode, encode

@@ -17,10 +17,10 @@ from mesh.payment.credit.customers import Bill
 from mesh.provider.config import ServiceConfig
 from mesh.provider.stage.admission import HopSession, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.stage.control import ControlChannel, unwrap
+from mesh.provider.stage.frames import WIRE_DTYPES
 from mesh.provider.stage.manager import SessionManager
 from mesh.provider.stage.ring import Ring
 from mesh.provider.stage.session import StageSession, sampler_for
-from mesh.provider.stage.tensors import WIRE_DTYPES
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.transport.quotas import Rates
 from mesh.wire.frame import Frame

@@ -1,32 +1,22 @@
-"""An admitted session while it runs: its work under way; and how its work leaves as frames."""
+"""An admitted session while it runs: its work under way."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-import torch
 
 from mesh.payment.credit.customers import Bill
 from mesh.provider.stage.admission import HopSession
 from mesh.provider.stage.control import ControlChannel
-from mesh.provider.stage.tensors import hidden_payload
-from mesh.wire.frame import Frame
-from mesh.wire.messages import Activations, NewToken, OpenSession, PromptScores, encode
+from mesh.wire.messages import OpenSession
 from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
 from shards.engine.sampler import SamplerState
 from shards.engine.sequence import SequenceState
-from shards.engine.step import StepInput, StepOutput
+from shards.engine.step import StepInput
 from shards.errors import InvalidSampling
 from shards.model.spec import ModelSpec
-
-FRAME_BYTES = 16 * 1024 * 1024
-"""Pieces are put into one frame up to this size."""
-
-SCORES_PER_MESSAGE = 256
 
 
 @dataclass(slots=True)
@@ -85,33 +75,3 @@ def sampler_for(request: OpenSession, payload: bytes | bytearray | memoryview, s
         prompt_scores=request.prompt_scores,
         known=known,
     )
-
-
-def activation_frames(outcomes: Iterable[StepOutput]) -> Iterator[Frame]:
-    """The outcomes' hidden states as `Activations` of bounded size."""
-    parts: list[tuple[bytes, int, int]] = []
-    pieces: list[torch.Tensor] = []
-    size = 0
-    for outcome in outcomes:
-        hidden = outcome.hidden
-        if hidden is None:
-            continue
-        if parts and size + hidden.nbytes > FRAME_BYTES:
-            yield encode(Activations(tuple(parts)), hidden_payload(pieces))
-            parts, pieces, size = [], [], 0
-        parts.append((outcome.sequence.session, outcome.start, outcome.count))
-        pieces.append(hidden)
-        size += hidden.nbytes
-    if parts:
-        yield encode(Activations(tuple(parts)), hidden_payload(pieces))
-
-
-def answers(outcome: StepOutput) -> Iterator[PromptScores | NewToken]:
-    """What the client of the last hop is told of an outcome: prompt scores, then the chosen token."""
-    session, choice = outcome.sequence.session, outcome.choice
-    for offset in range(0, len(outcome.scores), SCORES_PER_MESSAGE):
-        scores = outcome.scores[offset : offset + SCORES_PER_MESSAGE]
-        yield PromptScores(session, outcome.start + 1 + offset, scores)
-    if choice is not None:
-        sampled = choice.sampled
-        yield NewToken(session, choice.position, sampled.token, choice.finish, sampled.logprob, sampled.top)

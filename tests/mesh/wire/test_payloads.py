@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import BadTensor
-from mesh.provider.stage.tensors import WIRE_DTYPES, hidden_payload, split_hidden
+from mesh.provider.stage.frames import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.wire.messages import OpenSession, decode, encode
 from mesh.wire.sampling import from_wire, to_wire
 from mesh.wire.tokens import read_tokens, token_payload
