@@ -161,7 +161,7 @@ class _Provider:
             await service.drain(self._config.drain_seconds, self._leaving.now)
             return
         tell(Draining(len(service.table)))
-        service.draining = True  # which the record says already
+        service.withdraw()  # as the record says already
         announcing = asyncio.create_task(self._announcer.try_announce(self._serving_record(service, span)))
         try:
             handed_over = await service.drain(self._config.drain_seconds, self._leaving.now)

@@ -13,7 +13,7 @@ import torch
 from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.stage.frames import WIRE_DTYPES, hidden_payload, split_hidden
-from mesh.provider.stage.session import sampler_for
+from mesh.provider.stage.opening import sampler_for
 from mesh.wire import direct, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from mesh.wire.sampling import from_wire, to_wire
@@ -238,7 +238,7 @@ def decoders() -> list[Decoder]:
             _open,
             (ProtocolViolation, NotAdmitted, InvalidSampling, BadActivation),
             _open_wrong,
-            ("mesh.provider.stage.session:sampler_for", "mesh.provider.stage.admission:SessionTable.admit"),
+            ("mesh.provider.stage.opening:sampler_for", "mesh.provider.stage.admission:SessionTable.admit"),
             _mutate_opening,
         ),
         Decoder(

@@ -69,9 +69,7 @@ class Provider:
         """True when no session is left, and nothing that belonged to one."""
         service = self.service
         held = 0 if service.engine is None else service.engine.pages - service.engine.free_pages
-        return not (
-            len(service.table) or service.table.pages_used or held or service.sessions or service.sessions.awaited
-        )
+        return not (len(service.table) or service.table.pages_used or held)
 
 
 @dataclass(slots=True)

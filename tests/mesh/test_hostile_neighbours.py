@@ -140,8 +140,8 @@ async def tidy_swarm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def test_links_that_no_session_uses_are_closed(tidy_swarm: MemorySwarm) -> None:
     swarm = tidy_swarm
     answer = await swarm.generate(GenerateRequest(MODEL, PROMPT, 5, ignore_eos=True))
-    assert len(swarm.services[0].ring.links) == 1
-    await until(lambda: not any(len(service.ring.links) for service in swarm.services))
+    assert len(swarm.services[0].links) == 1
+    await until(lambda: not any(len(service.links) for service in swarm.services))
     again = await swarm.generate(GenerateRequest(MODEL, PROMPT, 5, ignore_eos=True))
     assert again.tokens == answer.tokens
 

@@ -54,8 +54,6 @@ class Invariants:
             engine = service.engine
             if engine is not None and not 0 <= engine.free_pages <= engine.pages:
                 self._broken(f"{host.name} has {engine.free_pages} of {engine.pages} pages free")
-            if {live.entry.id for live in service.sessions} != {entry.id for entry in entries}:
-                self._broken(f"{host.name}: the table and the live sessions differ")
 
     def at_rest(self) -> list[str]:
         """What is left over although no session runs: nothing, a little after the last one."""
@@ -67,13 +65,13 @@ class Invariants:
                     left.append(f"{host.name} is up and serves nothing")
                 continue
             left += [f"{host.name}: session {entry.id.hex()[:8]} is open" for entry in service.table]
-            if service.sessions.awaited:
-                left.append(f"{host.name}: {service.sessions.awaited} pieces of work are waited for")
+            if service.core.congested:
+                left.append(f"{host.name}: work waits for the engine's queue")
             if service.engine is not None and service.engine.queued:
                 left.append(f"{host.name}: {service.engine.queued} pieces of work wait")
             gate = service.payment_gate
             if gate is not None:
-                if gate._waiting or gate._working:
+                if service.core.credit.waiting or gate._working:
                     left.append(f"{host.name}: the payment gate waits for somebody")
                 for customer in gate._collector._customers.values():
                     if customer.line.running:

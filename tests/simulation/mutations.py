@@ -35,7 +35,7 @@ class Mutation:
 
 _STORE = "mesh.payment.credit.store"
 _SESSIONS = "mesh.provider.stage.admission"
-_SERVICE = "mesh.provider.stage.server"
+_CORE = "mesh.provider.stage.core"
 _LINE = "mesh.payment.credit.line"
 _BILLING = "mesh.gateway.billing"
 
@@ -119,9 +119,9 @@ MUTATIONS = (
         "a session that fails stays in the table",
         (
             Edit(
-                "mesh.provider.stage.manager",
-                "SessionManager.free",
-                "self.table.close(live.entry.id, live.entry.client)",
+                _CORE,
+                "StageCore._free",
+                "self.table.close(session.id, session.client)",
                 "pass",
             ),
         ),
@@ -129,21 +129,21 @@ MUTATIONS = (
     Mutation(
         "sessions of a client that is gone are not freed",
         (
-            Edit(_SERVICE, "StageService._serve_control", "self.sessions.free(live)", "pass"),
+            Edit(_CORE, "StageCore.handle", "self._free(session)", "pass"),
             Edit(_SESSIONS, "SessionTable.idle", "return [", "return [] and ["),
         ),
     ),
     Mutation(
         "a session that ends keeps its pages",
-        (Edit("mesh.provider.stage.manager", "SessionManager.free", "self.engine.free(live.sequence)", "pass"),),
+        (Edit(_CORE, "StageCore._free", "self._engine.free(session.sequence)", "pass"),),
     ),
     Mutation(
         "the work of a session that failed counts as running for ever",
         (
             Edit(
-                "mesh.provider.stage.payment_gate",
-                "PaymentGate.close",
-                "self._collector.finish(live.bill, units, 0)",
+                "mesh.provider.stage.credit",
+                "Credit.close",
+                "self.end(session, units, ok=False)",
                 "pass",
             ),
         ),

@@ -23,15 +23,15 @@ UNUSED_CHECKS = 12
 class Link:
     """Frames to one neighbour, in order."""
 
-    def __init__(self, peer: PeerId, transport: Transport) -> None:
+    def __init__(self, peer: PeerId, transport: Transport, filled: Callable[[PeerId, bool], None]) -> None:
         self.peer = peer
+        self._full = False
+        self._told = filled
         self._transport = transport
         self._frames: deque[Frame] = deque()
         self._bytes = 0
         self.unused_checks = 0
         self._filled = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
 
     def push(self, frame: Frame) -> None:
         """Buffer a frame. Raises `PeerUnreachable` when the neighbour has stopped taking them."""
@@ -40,12 +40,12 @@ class Link:
         self._frames.append(frame)
         self._bytes += len(frame.payload) + len(frame.header)
         self._filled.set()
-        if self._bytes > ROOM_BYTES:
-            self._room.clear()
+        self._tell()
 
-    async def wait_for_room(self) -> None:
-        """Return once little is buffered, or the link has ended."""
-        await self._room.wait()
+    def _tell(self) -> None:
+        if self._full is not (self._bytes > ROOM_BYTES):
+            self._full = not self._full
+            self._told(self.peer, self._full)
 
     async def run(self) -> MeshError | None:
         """Open the channel and send until it breaks; returns why (None: cancelled)."""
@@ -63,7 +63,6 @@ class Link:
                 raise
             return known
         finally:
-            self._room.set()
             if channel is not None:
                 await channel.aclose()
         return None
@@ -81,8 +80,7 @@ class Link:
             self._bytes -= len(frame.payload) + len(frame.header)
             if not self._frames:
                 self._filled.clear()
-            if self._bytes <= ROOM_BYTES:
-                self._room.set()
+            self._tell()
 
     async def _watch(self, channel: Channel) -> None:
         """Nothing comes back on a ring channel but its end: noticed here even while we have nothing to send."""
@@ -92,14 +90,23 @@ class Link:
 
 
 class Links:
-    """A stage's links by neighbour. `broken` is told when what was pushed can no longer be delivered."""
+    """A stage's links by neighbour.
+
+    `broken` is told when what was pushed can no longer be delivered; `filled` when much waits to be sent, and when
+    little does again: what paces prompts to the speed of the next hop.
+    """
 
     def __init__(
-        self, transport: Transport, tasks: asyncio.TaskGroup, broken: Callable[[PeerId, MeshError], None]
+        self,
+        transport: Transport,
+        tasks: asyncio.TaskGroup,
+        broken: Callable[[PeerId, MeshError], None],
+        filled: Callable[[PeerId, bool], None] = lambda peer, full: None,
     ) -> None:
         self._transport = transport
         self._tasks = tasks
         self._broken = broken
+        self._filled = filled
         self._links: dict[PeerId, tuple[Link, asyncio.Task[None]]] = {}
 
     def __len__(self) -> int:
@@ -122,14 +129,9 @@ class Links:
     def _link(self, peer: PeerId) -> tuple[Link, asyncio.Task[None]]:
         found = self._links.get(peer)
         if found is None:
-            link = Link(peer, self._transport)
+            link = Link(peer, self._transport, self._filled)
             found = self._links[peer] = link, self._tasks.create_task(self._run(link))
         return found
-
-    async def wait_for_room(self, peer: PeerId) -> None:
-        """What paces a prompt to the speed of the next hop."""
-        if (found := self._links.get(peer)) is not None:
-            await found[0].wait_for_room()
 
     def close_unused(self, used: Callable[[PeerId], bool]) -> None:
         """Close the links that no session has needed for `UNUSED_CHECKS` calls."""

@@ -9,26 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
-
-from mesh.errors import BadTensor, InternalError, ProtocolViolation
+from mesh.errors import InternalError, MeshError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
-from mesh.payment.credit.customers import Bill
+from mesh.payment.credit.customers import Customer
 from mesh.provider.config import ServiceConfig
-from mesh.provider.stage.admission import HopSession, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage import events
+from mesh.provider.stage.admission import SessionTable, StageFacts
 from mesh.provider.stage.control import ControlChannel, unwrap
-from mesh.provider.stage.frames import WIRE_DTYPES
-from mesh.provider.stage.manager import SessionManager
-from mesh.provider.stage.ring import Ring
-from mesh.provider.stage.session import StageSession, sampler_for
+from mesh.provider.stage.core import StageCore
+from mesh.provider.stage.credit import Credit
+from mesh.provider.stage.links import Links
+from mesh.provider.stage.payment_gate import PaymentGate
+from mesh.provider.stage.ring import RingServer
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.transport.quotas import Rates
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
-    KEY_BYTES,
-    MAX_REASON,
-    PREEMPTED,
     RING_PROTOCOL,
     CloseSession,
     ExtendSession,
@@ -39,17 +36,10 @@ from mesh.wire.messages import (
     Ping,
     Pong,
     Prompt,
-    SessionClosed,
-    SessionFailed,
-    SessionOpened,
-    SessionRefused,
 )
 from mesh.wire.paying import Hello, Unwelcome, Voucher
-from mesh.wire.tokens import read_tokens
-from shards.engine.blocks import chain_root, keys_under
 from shards.engine.engine import Engine
-from shards.engine.step import StepInput, StepOutput
-from shards.errors import CapacityExceeded, ShardError
+from shards.engine.step import StepOutput
 from shards.model.stage import StageModel
 
 logger = logging.getLogger(__name__)
@@ -91,20 +81,17 @@ class StageService:
             page_bytes=model.page_bytes,
         )
         self.table = SessionTable(facts, self.config.admission)
-        self._wire_dtype = WIRE_DTYPES[wire_dtype]
-        self.sessions = SessionManager(self.table, collector)
-        self.payment_gate = self.sessions.payment_gate
+        self._collector = collector
+        self.payment_gate = PaymentGate(collector) if collector is not None else None
+        self.engine: Engine | None = None
+        """What computes; None while the stage does not run."""
         self._strangers = Rates(*self.config.stranger_requests)
         self._clients = Rates(*self.config.client_requests)
         self._crash: asyncio.Future[None] | None = None
         self._closing = False
+        self._room = asyncio.Event()
+        """Set while the engine takes more work."""
         self.draining = False
-        """No session is admitted any more."""
-
-    @property
-    def engine(self) -> Engine | None:
-        """What computes; None while the stage does not run."""
-        return self.sessions.engine
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled. Raises `InternalError` when the engine stops through a bug of ours."""
@@ -118,13 +105,25 @@ class StageService:
             limits=replace(self.config.batch, client_share=self.config.admission.client_share),
             threads=self.config.threads,
         )
+        credit = Credit(self._collector)
+        self.core = StageCore(
+            self.table,
+            engine,
+            credit,
+            me=self._transport.peer_id,
+            spec=self.model.spec,
+            numerics=self.model.numerics,
+            prefill_chunk=self.config.prefill_chunk,
+        )
+        self.ring = RingServer(self._handle, lambda peer: bool(self.table.neighbours(peer)), self._room.wait)
+        if self._collector is not None:
+            self._collector.release, self._collector.drop = self._paid, self._unpaid
         with engine:
-            self.sessions.engine = engine
+            self.engine = engine
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    self._tasks = tasks
-                    self.ring = Ring(self._transport, self.model.spec, self._wire_dtype, self.sessions, tasks)
-                    tasks.create_task(self._expire())
+                    self.links = Links(self._transport, tasks, self._lost, self._filled)
+                    tasks.create_task(self._tick())
                     if self.payment_gate is not None:
                         tasks.create_task(self.payment_gate.run())
                     await self._transport.serve(CONTROL_PROTOCOL, self._serve_control)
@@ -141,8 +140,14 @@ class StageService:
                 raise error from group
             finally:
                 self._closing = True
-                self.sessions.fail_all("the provider is shutting down")
-                self.sessions.engine = None
+                self.withdraw()
+                self._handle(events.Ended("the provider is shutting down"))
+                self.engine = None
+
+    def withdraw(self) -> None:
+        """Admit no session any more."""
+        self.draining = True
+        self._handle(events.Withdrawn())
 
     async def drain(self, seconds: float, hurry: asyncio.Event | None = None) -> int:
         """Admit no session any more and let those that run end, at most `seconds`; the others go on elsewhere.
@@ -150,11 +155,12 @@ class StageService:
         Once `hurry` is set they are not waited for any longer. Returns how many had to go: their clients have been
         told, and open them on another route.
         """
-        self.draining = True
+        self.withdraw()
         deadline = time.monotonic() + seconds
-        while self.sessions and time.monotonic() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110
+        while len(self.table) and time.monotonic() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_PAUSE)
-        handed_over = self.sessions.fail_all("the provider is leaving")
+        handed_over = len(self.table)
+        self._handle(events.Ended("the provider is leaving"))
         if handed_over:
             await asyncio.sleep(DRAIN_PAUSE)  # for their clients to be told
         if self.payment_gate is not None:
@@ -167,18 +173,16 @@ class StageService:
         control = ControlChannel(
             channel, lambda size: self._pause(channel.peer, size), idle_seconds=self.config.channel_seconds
         )
-        control.busy = lambda: any(live.owner is control for live in self.sessions)
+        control.busy = lambda: any(session.owner is control for session in self.table)
         try:
-            await control.run(lambda message, frame: self._handle(control, message, frame))
+            await control.run(lambda message, frame: self._asked(control, message, frame))
         except BaseExceptionGroup as group:
             error = unwrap(group)
             if error is None:
                 raise
             raise error from group
         finally:
-            for live in self.sessions:
-                if live.owner is control:
-                    self.sessions.free(live)
+            self._handle(events.OwnerGone(control))
             if self.payment_gate is not None:
                 self.payment_gate.leave(control)
 
@@ -188,30 +192,18 @@ class StageService:
         seconds = self._strangers.of(peer).wait(now, amount)
         return self._clients.of(peer).wait(now, amount) if seconds and self.table.of_client(peer) else seconds
 
-    def _handle(self, control: ControlChannel, message: Message, frame: Frame) -> None:
+    def _asked(self, control: ControlChannel, message: Message, frame: Frame) -> None:
         match message:
-            case OpenSession():
-                self._open(control, message, frame)
-            case Prompt() | ExtendSession() | Hello() | Voucher() if self._closing:
-                pass  # what would do it has ended; the channel is about to
-            case Prompt():
-                self._prompt(control, message, frame)
-            case ExtendSession(session=session, limit=limit):
-                self.ring.extend(session, control.peer, limit)
-            case CloseSession(session=session, received=received):
-                live = self.sessions.owned(session, control)
-                if live is not None:
-                    entry = live.entry
-                    self.sessions.free(live, received)
-                    control.tell(SessionClosed(session, entry.tokens, int(entry.busy_seconds * 1e6)))
-                else:
-                    control.tell(SessionClosed(session, 0, 0))
+            case OpenSession() | Prompt() | ExtendSession() | CloseSession():
+                self._handle(events.Asked(control, message, frame.payload))
             case FetchFile(request=request, digest=digest, name=name):
                 data = self._files.get(name) if digest == self.table.facts.digest else None
                 error = None if data is not None else f"no file {name!r} of model {digest[:12]} here"
                 control.tell(FileData(request, error), data or b"")
             case Ping(nonce=nonce):
                 control.tell(Pong(nonce))
+            case Hello() | Voucher() if self._closing:
+                pass  # what would take it has ended; the channel is about to
             case Hello() | Voucher() if self.payment_gate is not None:
                 self.payment_gate.hear(control, message, frame)
             case Hello():
@@ -219,112 +211,50 @@ class StageService:
             case _:
                 raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=control.peer)
 
-    def _open(self, control: ControlChannel, request: OpenSession, frame: Frame) -> None:
-        try:
-            if self.engine is None or self._closing or self.draining:
-                raise NotAdmitted("closing", "the provider is shutting down")
-            if self.payment_gate is not None:
-                self.payment_gate.check(control.peer)
-            self._make_room(request, control.peer, self.engine)
-            entry = self.table.admit(request, control.peer, time.monotonic(), self.engine.free_pages)
-        except NotAdmitted as refusal:
-            self._refuse(control, request, refusal)
-            return
-        bill = None
-        try:
-            bill = self.payment_gate.bill(entry) if self.payment_gate is not None else None
-            sequence = self.engine.add(
-                entry.id,
-                entry.span,
-                entry.capacity,
-                client=entry.client,
-                reserve=entry.fed_tokens,
-                sampler=sampler_for(request, frame.payload, self.model.spec) if entry.is_last else None,
-                wire_dtype=self._wire_dtype,
-                keys=self._keys(request, entry, bill),
-            )
-        except NotAdmitted as refusal:
-            self.table.close(entry.id, control.peer)
-            self._refuse(control, request, refusal)
-            return
-        except (ShardError, BadTensor, RuntimeError) as error:
-            self.table.close(entry.id, control.peer)
-            if bill is not None:
-                bill.close(0)
-            busy = isinstance(error, CapacityExceeded | RuntimeError)
-            self._refuse(control, request, NotAdmitted("busy" if busy else "bad_request", str(error), 1.0 * busy))
-            return
-        entry.held = sequence.length
-        self.sessions.add(StageSession(entry, control, sequence, bill=bill))
-        control.tell(SessionOpened(entry.id, entry.held))
-        self.ring.prepare(entry.following)
+    # What the core decides.
 
-    def _keys(self, request: OpenSession, entry: HopSession, bill: Bill | None) -> Sequence[bytes]:
-        """Under which keys full pages are found: the client's, under a root that only its sessions after the same
-        previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
-        if bill is not None and bill.price_of(entry.fed_tokens) > bill.customer.line.credit:
-            return ()
-        root = chain_root(self.table.facts.digest, self.model.numerics, str(entry.span), entry.client, entry.previous)
-        return keys_under(root, [request.keys[at : at + KEY_BYTES] for at in range(0, len(request.keys), KEY_BYTES)])
+    def _handle(self, event: events.Event) -> Sequence[events.Action]:
+        """Carry out what an event asks for, which is returned. Raises what `StageCore.handle` does."""
+        actions = self.core.handle(event, time.monotonic())
+        for action in actions:
+            match action:
+                case events.Tell(owner=owner, message=message):
+                    owner.tell(message)
+                case events.HandOver(peer=peer, frame=frame):
+                    self.links.push(peer, frame)
+                case events.Connect(peer=peer):
+                    self.links.prepare(peer)
+        if self.core.congested:
+            self._room.clear()
+        else:
+            self._room.set()
+        return actions
 
-    def _make_room(self, request: OpenSession, client: PeerId, engine: Engine) -> None:
-        """End sessions that do nothing, or have grown beyond what is their client's, where that lets another in."""
-        for idle in self.table.in_the_way(request, client, time.monotonic(), engine.free_pages):
-            if (live := self.sessions.get(idle.id)) is not None:
-                self.sessions.lapse(live, "nothing happened in it, and others need its place")
-        for large in self.table.beyond_share(request, client, engine.free_pages):
-            if (live := self.sessions.get(large.id)) is not None:
-                self.sessions.fail(live, PREEMPTED, "its client holds more than its share, and others need it")
+    def _paid(self, customer: Customer) -> None:
+        self._handle(events.Paid(customer))
 
-    @staticmethod
-    def _refuse(control: ControlChannel, request: OpenSession, refusal: NotAdmitted) -> None:
-        retry = int(refusal.retry_after * 1000)
-        control.tell(SessionRefused(request.session, refusal.code, refusal.reason[:MAX_REASON], retry, refusal.most))
+    def _unpaid(self, customer: Customer) -> None:
+        self._handle(events.Unpaid(customer))
 
-    def _prompt(self, control: ControlChannel, message: Prompt, frame: Frame) -> None:
-        live = self.sessions.owned(message.session, control)
-        if live is None:
-            control.tell(SessionFailed(message.session, "unknown_session", "you have no such session here", None))
-            return
-        try:
-            count = max(0, live.entry.fed_tokens - message.start)
-            ids = read_tokens(frame.payload, count, self.model.spec.vocab_size)
-            self.table.prompt(message.session, control.peer, len(ids), time.monotonic(), message.start)
-        except (BadTensor, ProtocolViolation) as error:
-            self.sessions.fail(live, "bad_prompt", str(error), blamed=control.peer)
-            return
-        live.feeder = self._tasks.create_task(self._feed(live, message.start, torch.tensor(ids, dtype=torch.int64)))
+    def _lost(self, peer: PeerId, error: MeshError) -> None:
+        self._handle(events.PeerLost(peer, str(error)))
 
-    async def _feed(self, live: StageSession, first: int, ids: torch.Tensor) -> None:
-        """Run the prompt chunk by chunk: the next hop works on one while we work on the following."""
-        entry = live.entry
-        size = (
-            self.config.prefill_chunk
-            if self.payment_gate is None
-            else min(self.config.prefill_chunk, self.payment_gate.chunk)
-        )
-        for start in range(0, len(ids), size):
-            chunk = ids[start : start + size]
-            work = StepInput(live.sequence, first + start, len(chunk), tokens=chunk)
-            await self.sessions.complete(live, work)
-            entry.last_active = time.monotonic()
-            await self.ring.links.wait_for_room(entry.following)
+    def _filled(self, peer: PeerId, full: bool) -> None:
+        self._handle(events.LinkFilled(peer) if full else events.LinkCleared(peer))
 
-    # The engine.
-
-    def _deliver(self, outcomes: Sequence[StepOutput]) -> None:
+    def _deliver(self, outputs: Sequence[StepOutput]) -> None:
         try:
             if not self._closing:
-                self.ring.conclude(outcomes)
+                self._handle(events.Computed(outputs))
         except BaseException as error:  # sessions would wait for ever for what is lost here: end the stage instead
             self._crashed(error)
             raise
 
-    async def _expire(self) -> None:
+    async def _tick(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
-            self.sessions.fail_idle()
-            self.ring.close_unused()
+            self._handle(events.Ticked())
+            self.links.close_unused(lambda peer: bool(self.table.neighbours(peer)))
 
     def _crashed(self, error: BaseException) -> None:
         if self._crash is not None and not self._crash.done():

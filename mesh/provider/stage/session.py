@@ -1,77 +1,98 @@
-"""An admitted session while it runs: its work under way."""
+"""A session on one hop, from its admission to its end."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mesh.payment.credit.customers import Bill
-from mesh.provider.stage.admission import HopSession
-from mesh.provider.stage.control import ControlChannel
-from mesh.wire.messages import OpenSession
-from mesh.wire.sampling import from_wire
-from mesh.wire.tokens import read_tokens
-from shards.engine.sampler import SamplerState
-from shards.engine.sequence import SequenceState
-from shards.engine.step import StepInput
-from shards.errors import InvalidSampling
-from shards.model.spec import ModelSpec
+from mesh.wire.messages import PREEMPTED
+from shards.errors import BadActivation, InvalidSampling, Preempted, ShardError
+from shards.model.span import Span
+
+if TYPE_CHECKING:
+    import torch
+
+    from mesh.payment.credit.customers import Bill
+    from mesh.provider.stage.ports import Owner
+    from shards.engine.sequence import SequenceState
+    from shards.engine.step import StepInput
+
+MOST_PIECES = 256
+"""That a session may have under way, beside one for every 32 tokens of its capacity."""
 
 
-@dataclass(slots=True)
-class StageSession:
-    """What belongs to an admitted session beside its entry in the table."""
+@dataclass(slots=True, eq=False)
+class Session:
+    """`expected` is the position of the next token that may arrive; it is the client's that opened it."""
 
-    entry: HopSession
-    owner: ControlChannel
-    sequence: SequenceState
+    id: bytes
+    client: str
+    span: Span
+    previous: str
+    following: str
+    prompt_tokens: int
+    fed_tokens: int
+    capacity: int
+    limit: int
+    is_first: bool
+    is_last: bool
+    pages: int
+    """What it holds now, or will for the tokens that were announced."""
+    last_active: float
+    opened: float = 0.0
+    held: int = 0
+    """Tokens that it had when it was opened, from an earlier session; what is fed may begin anywhere up to there."""
+    expected: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
+
+    owner: Owner = field(init=False)
+    sequence: SequenceState = field(init=False)
     """The session in the engine."""
-    pending: dict[int, StepInput] = field(default_factory=dict)
-    """Work that has arrived and is not done, by `id`."""
-    pending_tokens: int = 0
-    feeder: asyncio.Task[None] | None = None
+    prompt: torch.Tensor | None = None
+    """What of the prompt the engine has not been given."""
+    chunk: StepInput | None = None
+    """The part of the prompt that it has."""
     parked: tuple[int, int] | None = None
     """The next position and token, which wait until the client extends the session."""
+    running: dict[StepInput, int | None] = field(default_factory=dict)
+    """Work that has arrived and is not done, with its units where it is paid for and has begun."""
+    running_tokens: int = 0
     bill: Bill | None = None
     """What it is worth, where work is paid for."""
-    held: deque[StepInput] = field(default_factory=deque)
-    """Work that waits until the gateway has paid for what came before."""
-    begun: dict[int, int] = field(default_factory=dict)
-    """Units of work that the engine has, by `id`."""
+    unpaid: deque[StepInput] = field(default_factory=deque)
+    """Of its work, what waits until the gateway has paid for what came before."""
 
     def begin(self, work: StepInput) -> None:
         """Count work as under way."""
-        self.pending[id(work)] = work
-        self.pending_tokens += work.count
+        self.running[work] = None
+        self.running_tokens += work.count
 
-    def end(self, work: StepInput) -> None:
-        """Count work as done."""
-        if self.pending.pop(id(work), None) is not None:
-            self.pending_tokens -= work.count
+    def end(self, work: StepInput) -> int | None:
+        """Count work as done; its units."""
+        if work not in self.running:
+            return None
+        self.running_tokens -= work.count
+        return self.running.pop(work)
 
     def overrun_by(self, count: int) -> bool:
         """True when no honest neighbour can have this much more under way, whatever the size of its pieces.
 
         Every position comes once, or a second time after a rejected draft; pieces of a prompt are not tiny.
         """
-        capacity = self.entry.capacity
-        return self.pending_tokens + count > 2 * capacity or len(self.pending) >= 256 + capacity // 32
+        pieces = MOST_PIECES + self.capacity // 32
+        return self.running_tokens + count > 2 * self.capacity or len(self.running) >= pieces
 
 
-def sampler_for(request: OpenSession, payload: bytes | bytearray | memoryview, spec: ModelSpec) -> SamplerState:
-    """The last stage's part of a session. Raises `InvalidSampling`, `BadTensor` or `BadActivation`."""
-    known = read_tokens(payload, request.fed_tokens, spec.vocab_size) if payload else None
-    params = from_wire(request.sampling, request.logit_bias)
-    outside = [token for token in params.logit_bias if token >= spec.vocab_size]
-    if outside:
-        raise InvalidSampling(f"logit_bias names token {outside[0]}, the vocabulary has {spec.vocab_size}")
-    return SamplerState(
-        params,
-        prompt=request.prompt_tokens,
-        fed=request.fed_tokens,
-        capacity=request.capacity,
-        eos=request.eos,
-        prompt_scores=request.prompt_scores,
-        known=known,
-    )
+def failure_code(error: ShardError) -> str:
+    """As what its client hears of a session that an error of the engine ends."""
+    match error:
+        case BadActivation():
+            return "bad_input"
+        case InvalidSampling():
+            return "bad_request"
+        case Preempted():
+            return PREEMPTED
+        case _:
+            return "failed"

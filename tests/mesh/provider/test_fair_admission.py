@@ -11,10 +11,10 @@ from mesh.provider.stage.admission import (
     LAPSE_SECONDS,
     MOST_LAPSED,
     AdmissionLimits,
-    HopSession,
     NotAdmitted,
     SessionTable,
 )
+from mesh.provider.stage.session import Session
 from mesh.wire.messages import OpenSession
 from tests.mesh.provider.test_sessions import PAGE_BYTES, facts, opening
 
@@ -32,7 +32,7 @@ def identity(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def lapse(table: SessionTable, gone: list[HopSession], now: float) -> list[str]:
+def lapse(table: SessionTable, gone: list[Session], now: float) -> list[str]:
     """End sessions as the service does; whose they were."""
     for each in gone:
         table.lapse(each, now)

@@ -65,7 +65,7 @@ async def test_the_pages_of_a_session_that_was_dropped_as_idle_are_free(
         assert engine is not None
         async with swarm.backend.generate(GenerateRequest(MODEL, (5, 6, 7), 50, ignore_eos=True)):
             assert engine.free_pages < engine.pages
-            await until(lambda: not len(provider.service.sessions))
+            await until(lambda: not len(provider.service.table))
             assert engine.free_pages == engine.pages
         await until(lambda: provider.empty)
 
@@ -81,7 +81,7 @@ async def test_the_pages_of_sessions_that_a_leaving_provider_hands_over_are_free
         async with swarm.backend.generate(GenerateRequest(MODEL, (5, 6, 7), 50, ignore_eos=True)):
             assert engine.free_pages < engine.pages
             leaving = asyncio.create_task(provider.service.drain(0.0))
-            await until(lambda: not provider.service.sessions)
+            await until(lambda: not len(provider.service.table))
             assert engine.free_pages == engine.pages
             assert not leaving.done()
             leaving.cancel()
@@ -96,7 +96,7 @@ async def test_what_comes_while_a_service_ends_is_no_bug_of_ours(tmp_path: Path)
         control = ControlChannel(_Deaf())  # type: ignore[arg-type]
 
         for message in (Hello(), Voucher(7, 1, bytes(65)), Prompt(bytes(16)), ExtendSession(bytes(16), 3)):
-            provider.service._handle(control, message, Frame(b""))
+            provider.service._asked(control, message, Frame(b""))
 
         assert provider.empty
 

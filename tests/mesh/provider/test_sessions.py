@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from mesh.errors import ProtocolViolation
-from mesh.provider.stage.admission import AdmissionLimits, HopSession, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
+from mesh.provider.stage.session import Session
 from mesh.wire.messages import OpenSession
 from mesh.wire.sampling import to_wire
 from shards.engine.sampling_params import SamplingParams
@@ -299,7 +300,7 @@ class Table(RuleBasedStateMachine):
             assert self.now - entry.last_active > LIMITS.idle_seconds
 
     def _state(self, session: bytes) -> tuple[int, ...]:
-        entry: HopSession | None = self.table.get(session)
+        entry: Session | None = self.table.get(session)
         return () if entry is None else (entry.expected,)
 
     @invariant()

@@ -238,7 +238,7 @@ async def test_a_session_that_nobody_reads_runs_only_a_window_ahead_and_others_g
             for _ in range(3):
                 await anext(deltas)
             first = swarm.providers[0].service
-            (live,) = first.sessions
+            (live,) = first.table
             await until(lambda: live.parked is not None)
 
             other = await swarm.generate(ask((4, 5), 60))
@@ -257,12 +257,12 @@ async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
     ):
         await anext(aiter(generation))
         first = swarm.providers[0].service
-        (live,) = first.sessions
+        (live,) = first.table
         await until(lambda: live.parked is not None)
-        before = live.entry.limit
+        before = live.limit
 
-        assert first.table.extend(live.entry.id, "somebody else", 90, 0.0) is None
-        assert live.entry.limit == before
+        assert first.table.extend(live.id, "somebody else", 90, 0.0) is None
+        assert live.limit == before
 
 
 async def test_a_provider_that_leaves_is_paid_for_its_last_token(folder: Path) -> None:
