@@ -75,6 +75,8 @@ class MeshGeneration:
         self._work: dict[Hop, HopReport] = {}
         self._arrived = 0
         """Tokens that reached us on earlier routes."""
+        self._cached: int | None = None
+        """Prompt tokens that the route had already on which the first token came."""
         self._left = False
         self._hopeful = hopeful
         self._begun = False
@@ -93,6 +95,13 @@ class MeshGeneration:
     def arrived(self) -> int:
         """Generated tokens that have reached us, on all routes, whether they were read or not."""
         return self._arrived + (self._session.arrived if self._session is not None else 0)
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that were not run, because the route that gave the first token had them already."""
+        if self._cached is None and self._session is not None and self._session.arrived:
+            return self._session.cached
+        return self._cached or 0
 
     @property
     def _resumed_to(self) -> FinishReason | None:
@@ -219,6 +228,8 @@ class MeshGeneration:
     async def _disconnect(self) -> None:
         await self._stack.aclose()
         if self._session is not None:
+            if self._session.arrived and self._cached is None:
+                self._cached = self._session.cached
             self._arrived += self._session.arrived
             for report in self._session.reports:
                 hop = Hop(report.peer, report.span)
@@ -307,6 +318,7 @@ class MeshGeneration:
             finish_reason=reason,
             prompt_tokens=len(self._request.prompt),
             completion_tokens=len(self._generated) - len(self._request.resumed),
+            cached_tokens=self.cached,
             route=tuple(self._work.values()),
             prompt_logprobs=tuple(self._scores),
             time_to_first_token=(self._first_token_at or now) - self._began,

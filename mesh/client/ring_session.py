@@ -105,6 +105,11 @@ class RingSession:
         """Tokens that have reached us, read or not."""
         return self._next_position - len(self._plan.fed)
 
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that count as cached, because every hop had them already."""
+        return self._meter.cached if len(self._plan.fed) == self._plan.prompt_tokens else 0
+
     async def __aenter__(self) -> RingSession:
         try:
             async with asyncio.timeout(self._admit_seconds):
@@ -139,6 +144,7 @@ class RingSession:
         if self._closing is not None:
             raise Cancelled("the session was closed")
         start = min(self._held.values())  # of what it has beyond that, a hop lets go
+        self._meter.cached = start
         await self._open[0].send(Prompt(self.id, start), token_payload(plan.fed[start:]))
         self._prompted = True
         expected = len(plan.fed)

@@ -103,6 +103,8 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     time_to_first_token: float = 0.0
     seconds: float = 0.0
+    cached_tokens: int = 0
+    """Of the prompt, tokens that were not run again because the route still had them."""
 
 
 class Generation(Protocol):
@@ -116,6 +118,10 @@ class Generation(Protocol):
     @property
     def arrived(self) -> int:
         """Generated tokens that have reached us, on all routes, whether they were read or not."""
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that were not run, because the route had them already; final with the first token."""
 
     def __aiter__(self) -> AsyncIterator[TextDelta]: ...
 

@@ -24,7 +24,7 @@ from mesh.gateway.key_issuer import KeyIssuer
 from mesh.gateway.service import Gateway
 from mesh.payment.accounts.api_keys import KeyRequest
 from mesh.payment.accounts.balance import STEPS_PER_INCREMENT
-from mesh.payment.credit.units import W_GENERATED, W_PROMPT
+from mesh.payment.credit.units import CACHED_PER_PROMPT, W_GENERATED, W_PROMPT
 
 MAX_BODY = 4096
 BODY_SECONDS = 10.0
@@ -150,7 +150,7 @@ async def terms_json(gateway: Gateway, billing: Billing) -> dict[str, Any]:
         "escrow": checksummed(billing.domain.contract),
         "increment_tokens": config.increment_tokens,
         "increment": str(await _increment(gateway, billing)),
-        "weights": {"prompt": W_PROMPT, "generated": W_GENERATED},
+        "weights": {"prompt": W_PROMPT, "generated": W_GENERATED, "cached_per_prompt": CACHED_PER_PROMPT},
         "prices": {name: str(price) for name, price in (await _prices(gateway, billing)).items()},
         "pause_seconds": config.pause_seconds,
         "requests_per_minute": config.requests_per_minute,

@@ -135,6 +135,7 @@ class GenerationResponse(Response, Generic[_Fields]):
             at_once=self._gateway.config.sessions_per_request,
             metrics=self._gateway.metrics,
             arrived=bill.arrived,
+            cached=bill.cached,
         )
 
     async def _stream(self, run: _Run, send: Send) -> None:

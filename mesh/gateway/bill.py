@@ -4,7 +4,7 @@ A session's prompt is charged with its first token; until then the credit for it
 nothing for a route that fails, and the gateway owes nothing for it (`RingSession` counts no prompt before its first
 token either). What the developer is charged and what the hops are owed are the same events:
 
-    arrived tokens × W_GENERATED + W_PROMPT × prompt tokens, once for a session that gave any
+    arrived tokens × W_GENERATED + W_PROMPT × prompt tokens (a cached one in part), once for a session that gave any
 
 Tokens arrive at most the ring's window ahead of what is handed out. What has arrived is charged at the end even if its
 client has left; so much of it is reserved at the beginning as one step has tokens. Only where nothing could be handed
@@ -33,6 +33,9 @@ class Bill(Protocol):
 
     arrived: list[int]
     """Tokens of each session that have reached the gateway: kept by the sessions, final when they are closed."""
+
+    cached: list[int]
+    """Of each session's prompt, tokens that were not run: kept by the sessions, final with the first token."""
 
     @property
     def delivers(self) -> bool:
@@ -69,6 +72,7 @@ class NoBill:
 
     def __init__(self, job: Job) -> None:
         self.arrived = [0] * len(job.sessions)
+        self.cached = [0] * len(job.sessions)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,6 +102,7 @@ class AccountBill:
     def __init__(self, billing: Billing, caller: Caller, job: Job, *, at_once: int) -> None:
         """`at_once` sessions of the job run together."""
         self.arrived = [0] * len(job.sessions)
+        self.cached = [0] * len(job.sessions)
         self._billing = billing
         self._caller = caller
         self._holder = caller.holder
@@ -212,7 +217,8 @@ class AccountBill:
 
     def _prompt_cost(self, index: int, tokens: int) -> int:
         """What a session's prompt costs, which is due with the first of its tokens."""
-        return self._tariff.cost(self._prompts[index], 0) if tokens else 0
+        prompt = self._prompts[index]
+        return self._tariff.cost(prompt, 0, min(self.cached[index], prompt)) if tokens else 0
 
     def _free(self, index: int | None) -> int:
         """What is reserved and not kept for the prompts of other sessions."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
-from mesh.gateway.schemas import Failure, Usage
+from mesh.gateway.schemas import Failure, PromptTokensDetails, Usage
 
 
 @dataclass(slots=True)
@@ -77,11 +77,15 @@ class Job:
             answer.completion.completion_tokens if answer.completion else len(answer.tokens) for answer in answers
         )
         generated = 0 if self.discard_output else completed
-        return Usage(
+        usage = Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=generated,
             total_tokens=self.prompt_tokens + generated,
         )
+        cached = sum(answer.completion.cached_tokens for answer in answers if answer.completion)
+        if cached:
+            usage.prompt_tokens_details = PromptTokensDetails(cached_tokens=min(cached, self.prompt_tokens))
+        return usage
 
 
 def new_id(prefix: str) -> str:

@@ -112,10 +112,15 @@ class Cost(BaseModel):
     func: str
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
     cost: Cost | None = None
     """Set where requests are paid for; not OpenAI's own."""
 

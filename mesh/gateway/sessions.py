@@ -44,13 +44,20 @@ Event = Piece | Ended | Failed
 
 @asynccontextmanager
 async def open_sessions(
-    backend: Backend, requests: Sequence[GenerateRequest], *, at_once: int, metrics: Metrics, arrived: list[int]
+    backend: Backend,
+    requests: Sequence[GenerateRequest],
+    *,
+    at_once: int,
+    metrics: Metrics,
+    arrived: list[int],
+    cached: list[int],
 ) -> AsyncIterator[AsyncIterator[list[Event]]]:
     """Run one session per request, at most `at_once` at a time; yields batches of what they give.
 
     A batch holds all events that are ready, at least one. The stream ends after every session's `Ended`, or
     after a `Failed`. Leaving the context cancels the sessions that still run, each in the task that opened
-    it. When a session has ended, however it did, `arrived` has the number of its tokens that reached us.
+    it. When a session has ended, however it did, `arrived` has the number of its tokens that reached us; from its first
+    token on, `cached` has how many of its prompt were not run.
     """
     queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
     gate = asyncio.Semaphore(at_once)
@@ -64,10 +71,12 @@ async def open_sessions(
                     async with backend.generate(request) as generation:
                         with metrics.active.track_inprogress():
                             async for delta in generation:
+                                cached[index] = generation.cached
                                 await queue.put(Piece(index, delta))
                             completion = generation.completion
                 finally:  # only now: what is left while its prompt runs is closed with its first token
-                    arrived[index] = 0 if generation is None else generation.arrived
+                    if generation is not None:
+                        arrived[index], cached[index] = generation.arrived, generation.cached
             if completion is None:
                 raise InternalError("a generation ended without saying why")
             await queue.put(Ended(index, completion))

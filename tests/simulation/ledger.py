@@ -89,6 +89,8 @@ class Ledger:
             if known is None or outcome.error is not None:
                 continue
             pair, meter, blocks = known
+            if not meter.processed:
+                meter.cached = outcome.start
             self.done[pair] += blocks * meter.advance(outcome.start + outcome.count)
 
     @contextmanager

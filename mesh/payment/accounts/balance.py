@@ -158,6 +158,6 @@ class Tariff:
         """What a running stream charges ahead, at least one generated token."""
         return self.price * max(W_GENERATED, self.increment_tokens // STEPS_PER_INCREMENT)
 
-    def cost(self, prompt: int, generated: int) -> int:
-        """Wei for so many prompt and generated tokens."""
-        return self.price * weighted_tokens(prompt, generated)
+    def cost(self, prompt: int, generated: int, cached: int = 0) -> int:
+        """Wei for so many prompt and generated tokens; of the prompt's, `cached` were not run."""
+        return self.price * weighted_tokens(prompt, generated, cached)

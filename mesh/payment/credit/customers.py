@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chain.units import format_func
 from mesh.payment.credit.binding import Binding
@@ -119,6 +119,11 @@ class Bill:
     kept: int = 0
     """What it still needs of the credit for that."""
 
+    def skip(self, start: int) -> None:
+        """What the session is fed begins at `start`: what comes before is there from an earlier one."""
+        if not self.meter.processed:
+            self.meter.cached = start
+
     def has_room(self, processed: int) -> bool:
         """Whether positions below `processed` may run now.
 
@@ -166,7 +171,7 @@ class Bill:
 
     def price_of(self, processed: int) -> int:
         """Units that `begin` would add."""
-        ahead = SessionMeter(self.meter.prompt, self.meter.fed, max(self.meter.processed, processed))
+        ahead = replace(self.meter, processed=max(self.meter.processed, processed))
         return self.blocks * (ahead.tokens - self.meter.tokens)
 
     def close(self, received: int) -> None:
@@ -174,7 +179,7 @@ class Bill:
         self._let_go()
         if not self.meter.processed:
             self.customer.replayed -= self.meter.replayed  # nothing was run again
-        known = SessionMeter(self.meter.prompt, self.meter.fed, min(received, self.meter.processed))
+        known = replace(self.meter, processed=min(received, self.meter.processed))
         rest = self.blocks * (self.meter.tokens - known.tokens)
         if rest > 0:
             self.customer.line.excuse(rest, FREE_POSITIONS * W_GENERATED * self.blocks)

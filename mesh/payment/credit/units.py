@@ -2,6 +2,9 @@
 
     units of a hop = its blocks × (W_PROMPT × prompt tokens + W_GENERATED × generated tokens)
 
+Prompt tokens that every hop of the route still has from an earlier request count one in `CACHED_PER_PROMPT`: they cost
+memory, and the seconds for which nobody else has it, but no pass.
+
 Over one route the blocks add up to the model's, so no stage can inflate its share alone, and the fee of all units,
 `ceil(units × price ÷ blocks of the model)`, is exactly price × weighted tokens.
 """
@@ -13,19 +16,26 @@ from typing import Final
 
 W_PROMPT: Final = 1
 W_GENERATED: Final = 4
+CACHED_PER_PROMPT: Final = 4
+"""So many cached prompt tokens count as one that is run."""
 
 
-def weighted_tokens(prompt: int, generated: int) -> int:
-    """Prompt and generated tokens in one number: `pricePerToken` on the chain is the price of one of these."""
-    return W_PROMPT * prompt + W_GENERATED * generated
+def weighted_tokens(prompt: int, generated: int, cached: int = 0) -> int:
+    """Prompt and generated tokens in one number: `pricePerToken` on the chain is the price of one of these.
+
+    Of the `prompt` tokens, `cached` were not run; what is left of a weighted token counts whole.
+    """
+    return W_PROMPT * (prompt - cached + -(-cached // CACHED_PER_PROMPT)) + W_GENERATED * generated
 
 
-def progress_tokens(prompt: int, processed: int) -> int:
+def progress_tokens(prompt: int, processed: int, cached: int = 0) -> int:
     """Weighted tokens that a session with a prompt of `prompt` tokens is worth once `processed` positions have run.
 
-    Running the prompt's last position yields the first generated token, every later position one more.
+    The first `cached` of them were there already. Running the prompt's last position yields the first generated token,
+    every later position one more.
     """
-    return weighted_tokens(min(processed, prompt), max(0, processed - prompt + 1))
+    held = min(processed, prompt)
+    return weighted_tokens(held, max(0, processed - prompt + 1), min(cached, held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,8 @@ class SessionMeter:
     prompt: int
     fed: int
     processed: int = 0
+    cached: int = 0
+    """Positions that every hop had before the session's first token was fed."""
 
     def advance(self, processed: int) -> int:
         """Note that positions below `processed` have run; the weighted tokens that this adds."""
@@ -70,7 +82,9 @@ class SessionMeter:
     @property
     def tokens(self) -> int:
         """Weighted tokens so far, beyond what an earlier route was worth."""
-        return max(0, progress_tokens(self.prompt, self.processed) - self._base)
+        if self.fed > self.prompt:  # what it begins with was counted on its earlier route
+            return max(0, progress_tokens(self.prompt, self.processed) - self._base)
+        return progress_tokens(self.prompt, self.processed, self.cached)
 
     @property
     def replayed(self) -> int:
@@ -79,4 +93,4 @@ class SessionMeter:
 
     @property
     def _base(self) -> int:
-        return progress_tokens(self.prompt, self.fed - 1) if self.fed > self.prompt else 0
+        return progress_tokens(self.prompt, self.fed - 1)

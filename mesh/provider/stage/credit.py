@@ -57,6 +57,7 @@ class Credit:
         if bill is None or self._collector is None:
             return True
         end = work.start + work.count
+        bill.skip(work.start)
         if not session.unpaid and bill.has_room(end):
             session.running[work] = bill.begin(end)
             return True

@@ -32,6 +32,7 @@ def models() -> dict[str, Behaviour]:
         "echo": Behaviour(tokenizer),
         "org/with-slash": Behaviour(tokenizer),
         "no-template": Behaviour(ByteTokenizer(has_chat_template=False)),
+        "remembers": Behaviour(tokenizer, cached=6),
         "no-bos": Behaviour(ByteTokenizer(add_bos=False)),
         "pairs": Behaviour(tokenizer, tokens_per_delta=2),
         "incomplete": Behaviour(tokenizer, gaps=(Span(1, 2),)),

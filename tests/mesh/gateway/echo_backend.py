@@ -107,6 +107,8 @@ class Behaviour:
     failure: Callable[[], BaseException] | None = None
     tokens_ahead: int = 0
     """Tokens that have reached the backend when the last one is read."""
+    cached: int = 0
+    """Prompt tokens that the route has from an earlier request."""
     stuck: bool = False
     """Admit the session, then never give a token."""
 
@@ -174,7 +176,7 @@ class EchoGeneration:
 
     def __init__(self, model: ByteModel, behaviour: Behaviour, request: GenerateRequest) -> None:
         self.completion: Completion | None = None
-        self.arrived = 0
+        self.arrived = self.cached = 0
         self._model = model
         self._behaviour = behaviour
         self._request = request
@@ -202,6 +204,7 @@ class EchoGeneration:
             token = choose(logprobs, context, generated, request.sampling)
             context.append(token)
             generated.append(token)
+            self.cached = behaviour.cached
             self.arrived = len(generated) + behaviour.tokens_ahead
             pending.append(_report(logprobs, token, request.sampling.logprobs))
             first_token = first_token or time.monotonic() - started
@@ -228,6 +231,7 @@ class EchoGeneration:
             finish_reason=reason,
             prompt_tokens=len(request.prompt),
             completion_tokens=len(generated),
+            cached_tokens=self.cached,
             route=(
                 HopReport("peer-a", Span(0, 2), len(context), 0.5),
                 HopReport("peer-b", Span(2, 4), len(context), 0.25),

@@ -208,6 +208,20 @@ def test_a_request_costs_its_tokens_and_says_so(paid: Paid, stream: bool) -> Non
     assert account["running_requests"] == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompt_tokens_that_were_not_run_cost_a_quarter_and_are_named(paid: Paid, stream: bool) -> None:
+    key = paid.key()
+    paid.pay(key, 10**17)
+    body = {"model": "remembers", "stream": stream}
+    answer = ask(paid, key, **body, **({"stream_options": {"include_usage": True}} if stream else {}))
+    usage = events(answer)[-2]["usage"] if stream else answer.json()["usage"]
+    assert (usage["prompt_tokens"], usage["prompt_tokens_details"]) == (PROMPT_TOKENS, {"cached_tokens": 6})
+    due = cost(PROMPT_TOKENS - 6 + 2, 8)
+    assert int(usage["cost"]["wei"]) == due
+    assert paid.account(key)["charged"] == str(due)
+    assert paid.account(key)["credit"] == str(10**17 - due), "and nothing stays reserved"
+
+
 def test_every_choice_is_charged_for_the_prompt_that_it_runs(paid: Paid) -> None:
     key = paid.key()
     paid.pay(key, 10**17)

@@ -61,6 +61,17 @@ async def test_every_hop_gets_a_voucher_for_exactly_its_share(swarm: MemorySwarm
     await paid_up(swarm, weighted_tokens(5, 12) + weighted_tokens(3, 7))
 
 
+async def test_what_the_hops_still_have_of_a_prompt_is_paid_in_part(swarm: MemorySwarm) -> None:
+    prompt = [(7 * number) % 290 for number in range(40)]
+    first = await swarm.generate(ask(prompt, 4))
+    second = await swarm.generate(ask(prompt, 4))
+
+    assert second.tokens == first.tokens
+    assert (first.completion.cached_tokens, second.completion.cached_tokens) == (0, 32)
+    assert weighted_tokens(40, 4, 32) == 8 + 32 // 4 + 4 * 4
+    await paid_up(swarm, weighted_tokens(40, 4) + weighted_tokens(40, 4, 32))
+
+
 async def test_units_over_a_route_add_up_to_blocks_times_weighted_tokens(swarm: MemorySwarm) -> None:
     await asyncio.gather(*(swarm.generate(ask((1, 2, 3, n), 20)) for n in range(6)))
     total = 6 * weighted_tokens(4, 20)
