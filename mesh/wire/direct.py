@@ -8,12 +8,13 @@ Inside the TLS connection: the dialler sends `hello`, the other answers `accepte
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Annotated, Final, get_args
 
-from mesh.errors import ProtocolViolation
-from mesh.wire import fields as f
-from mesh.wire.codec import Codec, Schema
+from msgspec import Meta
+from msgspec.structs import force_setattr
+
+from mesh.wire.codec import Codec, ShortText
+from mesh.wire.codec import Message as Base
 from mesh.wire.frame import FrameLimits
 
 DIRECT_PROTOCOL: Final = "/mesh/direct/1"
@@ -24,99 +25,59 @@ MAX_CERTIFICATE: Final = 4096
 MAX_ADDRESSES: Final = 8
 TOKEN_CHARS: Final = 33
 
-Address = tuple[str, int]
+Address = tuple[Annotated[str, Meta(max_length=45)], Annotated[int, Meta(ge=1, le=65535)]]
 """IP address (never a name, which we would have to look up for a stranger) and TCP port."""
+Certificate = Annotated[bytes, Meta(min_length=1, max_length=MAX_CERTIFICATE)]
 
 
-@dataclass(frozen=True, slots=True)
-class Introduce:
+def _dialable(host: str) -> str:
+    address = ipaddress.ip_address(host)
+    if address.is_multicast or address.is_unspecified:
+        raise ValueError(f"{host} cannot be dialled")
+    return str(address)
+
+
+class Introduce(Base, frozen=True, tag="introduce"):
     """The certificate (DER) with which the sender will dial."""
 
-    kind: ClassVar[str] = "introduce"
-    certificate: bytes
+    certificate: Certificate
 
 
-@dataclass(frozen=True, slots=True)
-class Introduced:
+class Introduced(Base, frozen=True, tag="introduced"):
     """The certificate to expect, where to dial, the server name to ask for, and for how many seconds all that holds."""
 
-    kind: ClassVar[str] = "introduced"
-    certificate: bytes
-    addresses: tuple[Address, ...]
-    token: str
-    seconds: float
+    certificate: Certificate
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
+    token: Annotated[str, Meta(pattern=f"^m[0-9a-f]{{{TOKEN_CHARS - 1}}}\\Z")]
+    seconds: Annotated[float, Meta(ge=0, le=86_400)]
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "addresses", tuple((_dialable(host), port) for host, port in self.addresses))
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Base, frozen=True, tag="hello"):
     """The protocol that the new channel is for."""
 
-    kind: ClassVar[str] = "hello"
-    protocol: str
+    protocol: ShortText
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Base, frozen=True, tag="accepted"):
     """The channel may start."""
 
-    kind: ClassVar[str] = "accepted"
 
-
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Base, frozen=True, tag="start"):
     """From here on the bytes are the channel's."""
 
-    kind: ClassVar[str] = "start"
 
-
-@dataclass(frozen=True, slots=True)
-class Declined:
+class Declined(Base, frozen=True, tag="declined"):
     """There will be no channel, and why."""
 
-    kind: ClassVar[str] = "declined"
-    reason: str
+    reason: ShortText
 
 
 Message = Introduce | Introduced | Hello | Accepted | Start | Declined
 
 
-def _certificate(name: str, value: Any) -> bytes:
-    if not isinstance(value, bytes) or not 0 < len(value) <= MAX_CERTIFICATE:
-        raise ProtocolViolation(f"field {name!r} must be 1 to {MAX_CERTIFICATE} bytes")
-    return value
-
-
-def _address(name: str, value: Any) -> Address:
-    host, port = f.record(f.text(45), f.integer(1, 65535))(name, value)
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        raise ProtocolViolation(f"field {name!r} must hold IP addresses, got {host!r:.60}") from None
-    if address.is_multicast or address.is_unspecified:
-        raise ProtocolViolation(f"field {name!r} must hold addresses that can be dialled, got {host}")
-    return str(address), port
-
-
-def _token(name: str, value: Any) -> str:
-    token = f.text(TOKEN_CHARS)(name, value)
-    if len(token) != TOKEN_CHARS or token[0] != "m" or not set(token[1:]) <= set("0123456789abcdef"):
-        raise ProtocolViolation(f"field {name!r} must be a token: m and {TOKEN_CHARS - 1} hexadecimal digits")
-    return token
-
-
-_SCHEMA: Final[Schema] = {
-    Introduce: {"certificate": _certificate},
-    Introduced: {
-        "certificate": _certificate,
-        "addresses": f.items(_address, MAX_ADDRESSES),
-        "token": _token,
-        "seconds": f.number(0, 86_400),
-    },
-    Hello: {"protocol": f.text(200)},
-    Accepted: {},
-    Start: {},
-    Declined: {"reason": f.text(200)},
-}
-_codec: Final = Codec[Message](_SCHEMA, header_limit=HEADER_LIMIT)
+_codec: Final = Codec[Message](*get_args(Message), header_limit=HEADER_LIMIT)
 encode = _codec.encode
 decode = _codec.decode

@@ -6,12 +6,12 @@ the payload reach `total`, or with one `part` that names an error. A channel may
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
 
 from mesh.errors import ProtocolViolation
-from mesh.wire import fields as f
-from mesh.wire.codec import Codec, Schema
+from mesh.wire.codec import Codec, Message, ShortText
 
 LEAVES_PROTOCOL: Final = "/mesh/leaves/1"
 PART_BYTES: Final = 1 << 20
@@ -19,44 +19,29 @@ MAX_DOCUMENT: Final = 64 << 20
 HEADER_LIMIT: Final = 4096
 
 Document = Literal["leaves", "reports"]
+Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Offset = Annotated[int, Meta(ge=0, le=MAX_DOCUMENT)]
 
 
-@dataclass(frozen=True, slots=True)
-class FetchDocument:
+class FetchDocument(Message, frozen=True, tag="fetch"):
     """Ask for the leaves of a model and epoch, or for the service-level reports of an epoch (`model_id` 0)."""
 
-    kind: ClassVar[str] = "fetch"
     what: Document
-    gateway: str
-    model_id: int
-    epoch: int
+    gateway: Annotated[str, Meta(max_length=64)]
+    model_id: Number
+    epoch: Number
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentPart:
+class DocumentPart(Message, frozen=True, tag="part"):
     """The bytes from `offset` on, as payload, of `total`; or why there are none."""
 
-    kind: ClassVar[str] = "part"
-    offset: int
-    total: int
-    error: str | None
+    offset: Offset
+    total: Offset
+    error: ShortText | None
 
 
-_SCHEMA: Final[Schema] = {
-    FetchDocument: {
-        "what": f.choice("leaves", "reports"),
-        "gateway": f.text(64),
-        "model_id": f.integer(0, (1 << 63) - 1),
-        "epoch": f.integer(0, (1 << 63) - 1),
-    },
-    DocumentPart: {
-        "offset": f.integer(0, MAX_DOCUMENT),
-        "total": f.integer(0, MAX_DOCUMENT),
-        "error": f.optional(f.text(200)),
-    },
-}
 _codec: Final = Codec[FetchDocument | DocumentPart](
-    _SCHEMA, header_limit=HEADER_LIMIT, payloads={DocumentPart: PART_BYTES}
+    FetchDocument, DocumentPart, header_limit=HEADER_LIMIT, payloads={DocumentPart: PART_BYTES}
 )
 encode = _codec.encode
 decode = _codec.decode

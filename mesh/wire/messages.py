@@ -1,4 +1,4 @@
-"""The messages of the mesh, protocol version 1: frozen dataclasses and their strict decoding (pure).
+"""The messages of the mesh, protocol version 1: frozen structs, whose fields say their bounds (pure).
 
     client ──OpenSession, Prompt, ExtendSession, CloseSession,
              FetchFile, Ping──▶ every hop                                           `/mesh/control/1`
@@ -13,12 +13,13 @@ payload, whose size and meaning follow from the session's state, never from the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Annotated, Final, Literal, get_args
 
-from mesh.wire import fields as f
-from mesh.wire.codec import ANY_SIZE, Codec, Schema
-from mesh.wire.paying import PAYMENT_SCHEMA, Hello, Receipt, Unwelcome, Voucher, Welcome
+from msgspec import Meta
+
+from mesh.wire.codec import ANY_SIZE, Code, Codec, Count53, PeerText, ShortText, Wait
+from mesh.wire.codec import Message as _Message
+from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 
 CONTROL_PROTOCOL: Final = "/mesh/control/1"
 RING_PROTOCOL: Final = "/mesh/ring/1"
@@ -36,18 +37,33 @@ MAX_FILE_BYTES: Final = 48 * 1024 * 1024
 PREEMPTED: Final = "preempted"
 """Code of a session that failed because others needed its place: its client may open it again, here or elsewhere."""
 
-_session = f.octets(SESSION_BYTES)
-_position = f.integer(0, MAX_TOKENS)
-_count = f.integer(1, MAX_TOKENS)
-_token = f.integer(0, (1 << 31) - 1)
-_logprob = f.number(-1e30, 1e-3)
-_top = f.items(f.record(_token, _logprob), 32)
-_digest = f.text(64)
-_reason = f.text(MAX_REASON)
+SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+Position = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+Logprob = Annotated[float, Meta(ge=-1e30, le=1e-3)]
+Top = Annotated[tuple[tuple[Token, Logprob], ...], Meta(max_length=32)]
+Digest = Annotated[str, Meta(max_length=64)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
+Block = Annotated[int, Meta(ge=0, le=MAX_BLOCKS)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Hundred = Annotated[float, Meta(ge=0, le=100)]
+Sampling = tuple[
+    Hundred,  # temperature
+    Annotated[int, Meta(ge=0, le=MAX_TOP_K)],
+    Share,  # top_p
+    Share,  # min_p
+    Hundred,  # repetition_penalty
+    Penalty,  # presence
+    Penalty,  # frequency
+    Annotated[int, Meta(ge=0, le=32)] | None,  # logprobs
+    Annotated[int, Meta(ge=0)],  # seed: msgpack has none over 64 bits
+]
+LogitBias = Annotated[tuple[tuple[Token, Annotated[float, Meta(ge=-100, le=100)]], ...], Meta(max_length=1024)]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSession:
+class OpenSession(_Message, frozen=True, tag="open"):
     """Ask a hop to admit a session. The payload holds the fed token ids (int32) for a last hop that needs them.
 
     The hops form a ring: `previous` of the first is the last, and `following` of the last is the first.
@@ -58,180 +74,151 @@ class OpenSession:
     that the hop still has from an earlier session of this client and this previous hop need not be fed again.
     """
 
-    kind: ClassVar[str] = "open"
-    session: bytes
-    digest: str
-    start: int
-    end: int
-    previous: str
-    following: str
-    prompt_tokens: int
-    fed_tokens: int
-    capacity: int
-    limit: int
-    eos: tuple[int, ...]
+    session: SessionId
+    digest: Digest
+    start: Block
+    end: Annotated[int, Meta(ge=1, le=MAX_BLOCKS)]
+    previous: PeerText
+    following: PeerText
+    prompt_tokens: Count
+    fed_tokens: Count
+    capacity: Count
+    limit: Count
+    eos: Annotated[tuple[Token, ...], Meta(max_length=MAX_EOS)]
     prompt_scores: bool
-    wire_dtype: str
-    sampling: tuple[Any, ...]
-    logit_bias: tuple[tuple[int, float], ...]
-    keys: bytes = b""
+    wire_dtype: Annotated[str, Meta(pattern=r"^(float32|bfloat16|float16)\Z")]
+    sampling: Sampling
+    logit_bias: LogitBias
+    keys: Annotated[bytes, Meta(max_length=MAX_KEYS * KEY_BYTES)] = b""
+
+    def __post_init__(self) -> None:
+        if len(self.keys) % KEY_BYTES:
+            raise ValueError(f"keys must be of {KEY_BYTES} bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOpened:
+class SessionOpened(_Message, frozen=True, tag="opened"):
     """The hop has taken pages for the session and waits for its first tokens; it has the first `held` already."""
 
-    kind: ClassVar[str] = "opened"
-    session: bytes
-    held: int = 0
+    session: SessionId
+    held: Position = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRefused:
+class SessionRefused(_Message, frozen=True, tag="refused"):
     """The hop will not serve the session; `code` says why, `retry_after_ms` when it may. `most` is not 0 where only
     the capacity is too large for its memory: it would serve one of so many tokens."""
 
-    kind: ClassVar[str] = "refused"
-    session: bytes
-    code: str
-    reason: str
-    retry_after_ms: int
-    most: int = 0
+    session: SessionId
+    code: Code
+    reason: Reason
+    retry_after_ms: Wait
+    most: Position = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(_Message, frozen=True, tag="prompt"):
     """To the first hop, once every hop has admitted: run the token ids from position `start` on (payload, int32 little
     endian); every hop holds those before it."""
 
-    kind: ClassVar[str] = "prompt"
-    session: bytes
-    start: int = 0
+    session: SessionId
+    start: Position = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ExtendSession:
+class ExtendSession(_Message, frozen=True, tag="extend"):
     """To the first hop: positions below `limit` may run."""
 
-    kind: ClassVar[str] = "extend"
-    session: bytes
-    limit: int
+    session: SessionId
+    limit: Count
 
 
-@dataclass(frozen=True, slots=True)
-class NewToken:
+class NewToken(_Message, frozen=True, tag="token"):
     """From the last hop: the token chosen for `position`; `finish` ends the session."""
 
-    kind: ClassVar[str] = "token"
-    session: bytes
-    position: int
-    token: int
-    finish: str | None
-    logprob: float | None
-    top: tuple[tuple[int, float], ...]
+    session: SessionId
+    position: Position
+    token: Token
+    finish: Literal["stop", "length"] | None
+    logprob: Logprob | None
+    top: Top
 
 
-@dataclass(frozen=True, slots=True)
-class PromptScores:
+class PromptScores(_Message, frozen=True, tag="scores"):
     """From the last hop: log-probabilities of the prompt tokens at `position`, `position + 1`, …"""
 
-    kind: ClassVar[str] = "scores"
-    session: bytes
-    position: int
-    scores: tuple[tuple[float, tuple[tuple[int, float], ...]], ...]
+    session: SessionId
+    position: Position
+    scores: Annotated[tuple[tuple[Logprob, Top], ...], Meta(max_length=8192)]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptProgress:
+class PromptProgress(_Message, frozen=True, tag="progress"):
     """From the last hop: the prompt has been run up to `position`, which is not yet its end."""
 
-    kind: ClassVar[str] = "progress"
-    session: bytes
-    position: int
+    session: SessionId
+    position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class SessionFailed:
+class SessionFailed(_Message, frozen=True, tag="failed"):
     """A hop cannot go on; `blamed` is the peer whose input was at fault, if it was one."""
 
-    kind: ClassVar[str] = "failed"
-    session: bytes
-    code: str
-    reason: str
-    blamed: str | None
+    session: SessionId
+    code: Code
+    reason: Reason
+    blamed: PeerText | None
 
 
-@dataclass(frozen=True, slots=True)
-class CloseSession:
+class CloseSession(_Message, frozen=True, tag="close"):
     """The client is done with (or gives up) the session: free it and say what it took.
 
     `received` is how many positions it knows to have run: the prompt's and every token's but the last.
     """
 
-    kind: ClassVar[str] = "close"
-    session: bytes
-    received: int
+    session: SessionId
+    received: Position
 
 
-@dataclass(frozen=True, slots=True)
-class SessionClosed:
+class SessionClosed(_Message, frozen=True, tag="closed"):
     """The session is freed; `tokens` were computed in `busy_us` microseconds of engine time."""
 
-    kind: ClassVar[str] = "closed"
-    session: bytes
-    tokens: int
-    busy_us: int
+    session: SessionId
+    tokens: Count53
+    busy_us: Count53
 
 
-@dataclass(frozen=True, slots=True)
-class FetchFile:
+class FetchFile(_Message, frozen=True, tag="fetch"):
     """Ask for a small model file (tokenizer, config) by name; the asker checks its hash."""
 
-    kind: ClassVar[str] = "fetch"
-    request: int
-    digest: str
-    name: str
+    request: Count53
+    digest: Digest
+    name: ShortText
 
 
-@dataclass(frozen=True, slots=True)
-class FileData:
+class FileData(_Message, frozen=True, tag="file"):
     """The file as payload, or a reason why not."""
 
-    kind: ClassVar[str] = "file"
-    request: int
-    error: str | None
+    request: Count53
+    error: Reason | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(_Message, frozen=True, tag="ping"):
     """Are you there?"""
 
-    kind: ClassVar[str] = "ping"
-    nonce: int
+    nonce: Count53
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(_Message, frozen=True, tag="pong"):
     """Yes."""
 
-    kind: ClassVar[str] = "pong"
-    nonce: int
+    nonce: Count53
 
 
-@dataclass(frozen=True, slots=True)
-class Activations:
+class Activations(_Message, frozen=True, tag="act"):
     """One micro-batch for the next hop: per part (session, first position, tokens); hidden states as payload."""
 
-    kind: ClassVar[str] = "act"
-    parts: tuple[tuple[bytes, int, int], ...]
+    parts: Annotated[tuple[tuple[SessionId, Position, Count], ...], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
-@dataclass(frozen=True, slots=True)
-class NextTokens:
+class NextTokens(_Message, frozen=True, tag="next"):
     """Last hop to first: per part (session, position, token) to run next."""
 
-    kind: ClassVar[str] = "next"
-    parts: tuple[tuple[bytes, int, int], ...]
+    parts: Annotated[tuple[tuple[SessionId, Position, Token], ...], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
 Message = (
@@ -259,85 +246,11 @@ Message = (
     | NextTokens
 )
 
-_sampling = f.record(
-    f.number(0, 100),  # temperature
-    f.integer(0, MAX_TOP_K),
-    f.number(0, 1),  # top_p
-    f.number(0, 1),  # min_p
-    f.number(0, 100),  # repetition_penalty
-    f.number(-2, 2),  # presence_penalty
-    f.number(-2, 2),  # frequency_penalty
-    f.optional(f.integer(0, 32)),  # logprobs
-    f.integer(0, (1 << 64) - 1),  # seed
-)
-
-_SCHEMA: Final[Schema] = {
-    OpenSession: {
-        "session": _session,
-        "digest": _digest,
-        "start": f.integer(0, MAX_BLOCKS),
-        "end": f.integer(1, MAX_BLOCKS),
-        "previous": f.peer_id,
-        "following": f.peer_id,
-        "prompt_tokens": _count,
-        "fed_tokens": _count,
-        "capacity": _count,
-        "limit": _count,
-        "eos": f.items(_token, MAX_EOS),
-        "prompt_scores": f.boolean,
-        "wire_dtype": f.choice("float32", "bfloat16", "float16"),
-        "sampling": _sampling,
-        "logit_bias": f.items(f.record(_token, f.number(-100, 100)), 1024),
-        "keys": f.keys(KEY_BYTES, MAX_KEYS),
-    },
-    SessionOpened: {"session": _session, "held": _position},
-    SessionRefused: {
-        "session": _session,
-        "code": f.text(64),
-        "reason": _reason,
-        "retry_after_ms": f.integer(0, 3_600_000),
-        "most": _position,
-    },
-    Prompt: {"session": _session, "start": _position},
-    ExtendSession: {"session": _session, "limit": _count},
-    NewToken: {
-        "session": _session,
-        "position": _position,
-        "token": _token,
-        "finish": f.optional(f.choice("stop", "length")),
-        "logprob": f.optional(_logprob),
-        "top": _top,
-    },
-    PromptScores: {
-        "session": _session,
-        "position": _position,
-        "scores": f.items(f.record(_logprob, _top), 8192),
-    },
-    PromptProgress: {"session": _session, "position": _position},
-    SessionFailed: {
-        "session": _session,
-        "code": f.text(64),
-        "reason": _reason,
-        "blamed": f.optional(f.peer_id),
-    },
-    CloseSession: {"session": _session, "received": _position},
-    SessionClosed: {
-        "session": _session,
-        "tokens": f.integer(0, 1 << 53),
-        "busy_us": f.integer(0, 1 << 53),
-    },
-    FetchFile: {"request": f.integer(0, 1 << 53), "digest": _digest, "name": f.text(200)},
-    FileData: {"request": f.integer(0, 1 << 53), "error": f.optional(_reason)},
-    Ping: {"nonce": f.integer(0, 1 << 53)},
-    Pong: {"nonce": f.integer(0, 1 << 53)},
-    **PAYMENT_SCHEMA,
-    Activations: {"parts": f.items(f.record(_session, _position, _count), MAX_PARTS, least=1)},
-    NextTokens: {"parts": f.items(f.record(_session, _position, _token), MAX_PARTS, least=1)},
-}
-
 _WITH_PAYLOAD: Final = (OpenSession, Prompt, FileData, Activations, Hello)
 HEADER_LIMIT: Final = 256 * 1024
 
-_codec: Final = Codec[Message](_SCHEMA, header_limit=HEADER_LIMIT, payloads=dict.fromkeys(_WITH_PAYLOAD, ANY_SIZE))
+_codec: Final = Codec[Message](
+    *get_args(Message), header_limit=HEADER_LIMIT, payloads=dict.fromkeys(_WITH_PAYLOAD, ANY_SIZE)
+)
 encode = _codec.encode
 decode = _codec.decode

@@ -6,11 +6,11 @@ Whoever opens the channel is answered with one frame; nothing is asked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Annotated, Final, Literal
 
-from mesh.errors import ProtocolViolation
-from mesh.wire import fields as f
+from msgspec import Meta, Struct
+
+from mesh.wire.codec import Codec, Message, PeerText, ShortText
 from mesh.wire.frame import Frame
 
 PAIRS_PROTOCOL: Final = "/mesh/pairs/1"
@@ -21,51 +21,35 @@ Way = Literal["direct", "daemon", "punched", "relayed"]
 """TLS between the two; a libp2p connection of their daemons; the same between two NATs; the same through a relay."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairState:
+Seconds = Annotated[float, Meta(ge=0, le=3600)]
+
+
+class PairState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One peer, the way that new channels take to it, how many are open, and round trips in seconds (None: unknown)."""
 
-    peer: str
+    peer: PeerText
     way: Way
-    channels: int
-    direct_round_trip: float | None
-    daemon_round_trip: float | None
-    problem: str | None
+    channels: Annotated[int, Meta(ge=0, le=1 << 20)]
+    direct_round_trip: Seconds | None
+    daemon_round_trip: Seconds | None
+    problem: ShortText | None
     """Why it is not direct."""
-    relay: str | None = None
+    relay: PeerText | None = None
     """The relay's peer id, where it is relayed and known."""
 
 
-_seconds = f.optional(f.number(0, 3600))
-_read = f.items(
-    f.record(
-        f.peer_id,
-        f.choice("direct", "daemon", "punched", "relayed"),
-        f.integer(0, 1 << 20),
-        _seconds,
-        _seconds,
-        f.optional(f.text(200)),
-        f.optional(f.peer_id),
-    ),
-    MAX_PAIRS,
-)
+class _Pairs(Message, frozen=True, tag="pairs"):
+    pairs: Annotated[tuple[PairState, ...], Meta(max_length=MAX_PAIRS)]
+
+
+_codec: Final = Codec[_Pairs](_Pairs, header_limit=HEADER_LIMIT)
 
 
 def encode(pairs: Sequence[PairState]) -> Frame:
     """The frame of the first `MAX_PAIRS` pairs."""
-    rows = [
-        [p.peer, p.way, p.channels, p.direct_round_trip, p.daemon_round_trip, p.problem, p.relay]
-        for p in pairs[:MAX_PAIRS]
-    ]
-    return Frame(f.pack({"t": "pairs", "pairs": rows}))
+    return _codec.encode(_Pairs(tuple(pairs[:MAX_PAIRS])))
 
 
 def decode(frame: Frame) -> tuple[PairState, ...]:
     """The pairs in a frame. Raises `ProtocolViolation`."""
-    raw = f.unpack_map(frame.header, limit=HEADER_LIMIT)
-    if raw.keys() != {"t", "pairs"} or raw["t"] != "pairs" or len(frame.payload):
-        raise ProtocolViolation("not a message of pairs")
-    return tuple(
-        PairState(peer, cast(Way, way), channels, direct, daemon, problem, relay)
-        for peer, way, channels, direct, daemon, problem, relay in f.take(raw, "pairs", _read)
-    )
+    return _codec.decode(frame).pairs

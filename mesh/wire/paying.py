@@ -2,81 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Annotated
 
-from mesh.wire import fields as f
-from mesh.wire.codec import Schema
+from msgspec import Meta
 
-_epoch = f.integer(1, 1 << 53)
-_units = f.integer(1, (1 << 63) - 1)
+from mesh.wire.codec import Code, Message, Wait
+
+Epoch = Annotated[int, Meta(ge=1, le=1 << 53)]
+Units = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+AccountSignature = Annotated[bytes, Meta(min_length=65, max_length=65)]
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Message, frozen=True, tag="hello"):
     """A gateway introduces itself before it opens sessions that it pays for; its binding is the payload."""
 
-    kind: ClassVar[str] = "hello"
 
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Message, frozen=True, tag="welcome"):
     """The provider works for the gateway: under which id, for which model on the chain, and how much on credit.
 
     `credit` is in weighted tokens (`mesh.payment.credit.units`): beyond it sessions wait for vouchers.
     """
 
-    kind: ClassVar[str] = "welcome"
-    provider: str
-    model_id: int
-    credit: int
+    provider: Annotated[str, Meta(max_length=64)]
+    model_id: Annotated[int, Meta(ge=1, le=1 << 53)]
+    credit: Annotated[int, Meta(ge=1, le=1 << 32)]
 
 
-@dataclass(frozen=True, slots=True)
-class Unwelcome:
+class Unwelcome(Message, frozen=True, tag="unwelcome"):
     """The provider does not work for this gateway; `code` says why, `retry_after_ms` when it may."""
 
-    kind: ClassVar[str] = "unwelcome"
-    code: str
-    reason: str
-    retry_after_ms: int
+    code: Code
+    reason: Annotated[str, Meta(max_length=2000)]
+    retry_after_ms: Wait
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Message, frozen=True, tag="receipt"):
     """«In `epoch` I have done `units` for you in all»: signed for the chain, and chained to the receipt before."""
 
-    kind: ClassVar[str] = "receipt"
-    epoch: int
-    sequence: int
-    units: int
-    previous: bytes
-    signature: bytes
-    endorsement: bytes
+    epoch: Epoch
+    sequence: Annotated[int, Meta(ge=1, le=1 << 53)]
+    units: Units
+    previous: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    signature: AccountSignature
+    endorsement: Annotated[bytes, Meta(min_length=64, max_length=64)]
     """The peer's own signature over the chain's new link."""
 
 
-@dataclass(frozen=True, slots=True)
-class Voucher:
+class Voucher(Message, frozen=True, tag="voucher"):
     """«For `epoch` I owe you `units` in all», signed for the chain (EIP-712 ContributionVoucher)."""
 
-    kind: ClassVar[str] = "voucher"
-    epoch: int
-    units: int
-    signature: bytes
-
-
-PAYMENT_SCHEMA: Final[Schema] = {
-    Hello: {},
-    Welcome: {"provider": f.text(64), "model_id": f.integer(1, (1 << 53)), "credit": f.integer(1, 1 << 32)},
-    Unwelcome: {"code": f.text(64), "reason": f.text(2000), "retry_after_ms": f.integer(0, 3_600_000)},
-    Receipt: {
-        "epoch": _epoch,
-        "sequence": f.integer(1, 1 << 53),
-        "units": _units,
-        "previous": f.octets(32),
-        "signature": f.octets(65),
-        "endorsement": f.octets(64),
-    },
-    Voucher: {"epoch": _epoch, "units": _units, "signature": f.octets(65)},
-}
+    epoch: Epoch
+    units: Units
+    signature: AccountSignature

@@ -9,12 +9,12 @@ after another. A record needs no trust in who hands it out: its provider signed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
+
+from msgspec import Meta
 
 from mesh.errors import ProtocolViolation
-from mesh.wire import fields as f
-from mesh.wire.codec import Codec, Schema
+from mesh.wire.codec import Codec, Message, PeerText, ShortText
 
 RECORDS_PROTOCOL: Final = "/mesh/records/1"
 MAX_RECORDS: Final = 1024
@@ -37,47 +37,33 @@ class SignedRecord(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AskRecords:
+class AskRecords(Message, frozen=True, tag="ask"):
     """Ask for the index of models, for the providers of one model, or for what given peers say of themselves."""
 
-    kind: ClassVar[str] = "ask"
     what: What
-    name: str
+    name: ShortText
     """Of the model; for the index: the entries of this name only, or empty for all; else empty."""
-    digest: str
+    digest: Annotated[str, Meta(max_length=64)]
     """Of the model (hex), or empty."""
-    peers: tuple[str, ...] = ()
+    peers: Annotated[tuple[PeerText, ...], Meta(max_length=MAX_PEERS)] = ()
     """The peers asked for; else empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(Message, frozen=True, tag="records"):
     """Records are the payload: all that are known, or as many as fit, chosen at random."""
 
-    kind: ClassVar[str] = "records"
-    count: int
+    count: Annotated[int, Meta(ge=0, le=MAX_RECORDS)]
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(Message, frozen=True, tag="busy"):
     """Ask again after `seconds`, or ask somebody else."""
 
-    kind: ClassVar[str] = "busy"
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0, le=3600)]
 
 
-_SCHEMA: Final[Schema] = {
-    AskRecords: {
-        "what": f.choice("models", "providers", "peers"),
-        "name": f.text(200),
-        "digest": f.text(64),
-        "peers": f.items(f.peer_id, MAX_PEERS),
-    },
-    Records: {"count": f.integer(0, MAX_RECORDS)},
-    Busy: {"seconds": f.number(0, 3600)},
-}
-_codec: Final = Codec[AskRecords | Records | Busy](_SCHEMA, header_limit=HEADER_LIMIT, payloads={Records: MAX_ANSWER})
+_codec: Final = Codec[AskRecords | Records | Busy](
+    AskRecords, Records, Busy, header_limit=HEADER_LIMIT, payloads={Records: MAX_ANSWER}
+)
 encode = _codec.encode
 decode = _codec.decode
 

@@ -12,6 +12,7 @@ from random import Random
 
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace as change
 
 from chain.primitives import checksummed, keccak256
 from chain.vouchers import Domain
@@ -215,7 +216,7 @@ def _accepted(data: bytes) -> Binding:
 
 
 def _current_bindings() -> list[bytes]:
-    return [sign_binding(replace(BINDING, expires=int(time.time()) + 86_400), ME, ACCOUNT)]
+    return [sign_binding(change(BINDING, expires=int(time.time()) + 86_400), ME, ACCOUNT)]
 
 
 def decoders() -> list[Decoder]:

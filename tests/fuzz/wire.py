@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import torch
+from msgspec import Struct
 
 from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
@@ -35,8 +36,9 @@ VOCAB, CONTEXT = 300, 512
 
 def sound(value: Any, where: str = "message") -> str | None:
     """What is wrong with a decoded message, however it was read: types, finite numbers, bounded texts."""
-    if is_dataclass(value):
-        return next((p for each in fields(value) if (p := sound(getattr(value, each.name), each.name))), None)
+    if isinstance(value, Struct) or is_dataclass(value):
+        names = value.__struct_fields__ if isinstance(value, Struct) else [each.name for each in fields(value)]
+        return next((p for name in names if (p := sound(getattr(value, name), name))), None)
     if isinstance(value, tuple):
         if len(value) > 8192:
             return f"{where} has {len(value)} items"
@@ -211,7 +213,7 @@ def decoders() -> list[Decoder]:
             "control and ring",
             messages,
             SAMPLES,
-            ("mesh.wire.codec:Codec.decode", "mesh.wire.fields:unpack_map", "mesh.wire.fields:take"),
+            ("mesh.wire.codec:Codec.decode", "mesh.wire.codec:read"),
         ),
         codec_decoder("direct connections", direct, DIRECT, ()),
         codec_decoder("leaves", leaves, LEAVES, ()),

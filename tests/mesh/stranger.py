@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace as change
 
 from mesh.errors import PeerError
 from mesh.identity import Identity
@@ -74,7 +75,7 @@ class Stranger:
             sampling=FIXED,
             logit_bias=BIAS,
         )
-        return replace(opening, **changes)
+        return change(opening, **changes)
 
 
 async def drain(channel: Channel) -> None:

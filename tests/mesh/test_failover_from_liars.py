@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace as change
 
 from mesh.errors import NoRoute, PeerFailed, PeerTimeout
 from mesh.identity import Identity
@@ -130,7 +130,7 @@ async def test_a_hop_that_admits_and_then_does_nothing_is_found_by_its_silence(s
 
 
 def token(message: OpenSession, **changes: object) -> list[Message]:
-    return [replace(NewToken(message.session, message.fed_tokens, 5, None, None, ()), **changes)]  # type: ignore[arg-type]
+    return [change(NewToken(message.session, message.fed_tokens, 5, None, None, ()), **changes)]  # type: ignore[arg-type]
 
 
 LIES: dict[str, Lying] = {

@@ -8,15 +8,17 @@ the chain by whoever relies on it: the address must be the signer of the id ther
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
 
 from chain.primitives import checksummed, keccak256
 from chain.vouchers import SignatureError, recover
 from chain.wallet import Account
 from mesh.errors import BadRecord, ProtocolViolation
 from mesh.identity import SIGNATURE_SIZE, Identity, verify
-from mesh.wire import fields as f
+from mesh.wire.codec import PeerText, read
 
 Role = Literal["provider", "gateway"]
 
@@ -26,36 +28,28 @@ _LABEL: Final = b"mesh account binding v1\n"
 _HEAD: Final = SIGNATURE_SIZE + 65
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(Struct, frozen=True, forbid_unknown_fields=True):
     """«`peer` acts for `id` on this chain, and `address` signs for it», until `expires` (Unix time, seconds)."""
 
     role: Role
-    id: str
-    chain_id: int
-    settlement: str
+    id: Annotated[str, Meta(max_length=64)]
+    chain_id: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+    settlement: Annotated[str, Meta(max_length=42)]
     """Address of the deployment's Settlement contract: which deployment is meant."""
-    address: str
-    peer: str
-    expires: int
+    address: Annotated[str, Meta(max_length=42)]
+    peer: PeerText
+    expires: Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
-_READERS: Final = {
-    "role": f.choice("provider", "gateway"),
-    "id": f.text(64),
-    "chain_id": f.integer(1, (1 << 63) - 1),
-    "settlement": f.text(42),
-    "address": f.text(42),
-    "peer": f.peer_id,
-    "expires": f.integer(0, 1 << 53),
-}
+_encoder: Final = msgspec.msgpack.Encoder(order="sorted")
+_decoder: Final = msgspec.msgpack.Decoder(Binding)
 
 
 def sign_binding(binding: Binding, identity: Identity, account: Account) -> bytes:
     """The binding on the wire; `identity` and `account` must be the peer and the address that it names."""
     if (binding.peer, binding.address) != (identity.peer_id, account.address):
         raise ValueError("a binding is signed by the keys that it names")
-    body = f.pack({name: getattr(binding, name) for name in sorted(_READERS)})
+    body = _encoder.encode(binding)
     message = _LABEL + body
     return identity.sign(message) + account.sign_digest(keccak256(message)) + body
 
@@ -67,15 +61,11 @@ def read_binding(data: bytes, *, peer: str, now: float) -> Binding:
     body = data[_HEAD:]
     message = _LABEL + body
     try:
-        raw = f.unpack_map(body, limit=MAX_BINDING)
-        values: dict[str, Any] = {name: f.take(raw, name, read) for name, read in _READERS.items()}
+        binding: Binding = read(_decoder, body)
     except ProtocolViolation as error:
         raise BadRecord(f"the binding does not read: {error}", peer=peer) from error
-    if raw.keys() - _READERS.keys():
-        raise BadRecord("the binding has unknown fields", peer=peer)
-    if f.pack({name: raw[name] for name in sorted(_READERS)}) != body:
+    if _encoder.encode(binding) != body:
         raise BadRecord("the binding is not in canonical form", peer=peer)
-    binding = Binding(**values)
     if binding.peer != peer or not verify(peer, message, data[:SIGNATURE_SIZE]):
         raise BadRecord("the binding is not signed by this peer", peer=peer)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,6 @@ from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.invitations import Invitations
 from mesh.transport.paths import FIRST_RETRY, LAST_RETRY, MAX_PEERS, SLOW_RETRY, Paths
 from mesh.wire import direct, pairs
-from mesh.wire.fields import pack
 from mesh.wire.frame import Frame
 
 TOKEN = "m" + "0123456789abcdef" * 2
@@ -170,9 +170,9 @@ GOOD = {"t": "introduced", "certificate": b"c", "addresses": [["192.0.2.1", 80]]
     ],
 )
 def test_an_introduction_that_breaks_the_rules_is_refused(change: dict[str, object]) -> None:
-    assert isinstance(direct.decode(Frame(pack(GOOD))), direct.Introduced)
+    assert isinstance(direct.decode(Frame(msgpack.packb(GOOD))), direct.Introduced)
     with pytest.raises(ProtocolViolation):
-        direct.decode(Frame(pack(GOOD | change)))
+        direct.decode(Frame(msgpack.packb(GOOD | change)))
 
 
 def test_no_message_of_the_set_up_has_a_payload() -> None:
@@ -223,4 +223,4 @@ def test_pairs_come_back_as_they_were_and_no_more_than_there_may_be() -> None:
 )
 def test_pairs_that_break_the_rules_are_refused(raw: dict[str, object]) -> None:
     with pytest.raises(ProtocolViolation):
-        pairs.decode(Frame(pack(raw)))
+        pairs.decode(Frame(msgpack.packb(raw)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from msgspec.structs import replace as change
 
 from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage import events
@@ -341,7 +342,7 @@ def test_a_stage_that_is_not_the_whole_route_does_not_hand_over_to_itself(models
     swarm.begin(client)
     asked = swarm.lines[client.peer, "middle"][0]
     assert isinstance(asked, events.Asked) and isinstance(asked.message, OpenSession)
-    looped = events.Asked(asked.owner, replace(asked.message, following="middle"))
+    looped = events.Asked(asked.owner, change(asked.message, following="middle"))
     (told,) = swarm.cores["middle"].handle(looped, 1.0)
     assert isinstance(told, events.Tell) and isinstance(told.message, SessionRefused)
     assert told.message.code == "bad_request"

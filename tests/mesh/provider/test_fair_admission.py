@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as change
 
 from mesh.provider.stage.admission import (
     LAPSE_SECONDS,
@@ -124,7 +125,7 @@ def test_a_session_at_work_is_never_in_the_way() -> None:
     table = SessionTable(facts(), LIMITS)
     fill(table, "aaaaaac", fed=True)
     fill_one = asking(identity(50))
-    table.admit(replace(fill_one), "b", 0.0)
+    table.admit(change(fill_one), "b", 0.0)
     table.prompt(fill_one.session, "b", 16, 0.0)
     with pytest.raises(NotAdmitted):
         make_room(table, "honest", LIMITS.idle_grace - 1)
@@ -199,7 +200,7 @@ def grown(clients: str, tokens: int) -> SessionTable:
     """A table of nine pages with a session for each client named, in order, grown to so many tokens each."""
     table = SessionTable(facts(), LIMITS)
     for number, client in enumerate(clients):
-        table.admit(replace(asking(identity(number)), capacity=120, limit=120), client, float(number))
+        table.admit(change(asking(identity(number)), capacity=120, limit=120), client, float(number))
         table.prompt(identity(number), client, 16, float(number))
     for number in range(len(clients)):
         grow(table, identity(number), tokens, 10.0)
@@ -229,4 +230,4 @@ def test_who_holds_no_more_than_its_share_keeps_it_whoever_asks() -> None:
 def test_nobody_loses_pages_for_a_session_that_they_would_not_be_enough_for() -> None:
     table = grown("aaa", 48)
     assert table.beyond_share(asking(identity(9), 4), "b") == []
-    assert table.beyond_share(replace(asking(identity(9)), digest="e" * 64), "b") == []
+    assert table.beyond_share(change(asking(identity(9)), digest="e" * 64), "b") == []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from msgspec.structs import replace as change
 
 from mesh.errors import ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
@@ -65,21 +64,21 @@ def test_what_is_wrong_for_good_and_what_only_now_are_told_apart() -> None:
     table = SessionTable(facts(), LIMITS)
     request = opening()
     wrong = {
-        "wrong_model": replace(request, digest="e" * 64),
-        "wrong_dtype": replace(request, wire_dtype="float16"),
-        "too_long": replace(request, capacity=513),
-        "too_large": replace(request, capacity=16 * PAGES + 1),
-        "bad_request": replace(request, capacity=8),
+        "wrong_model": change(request, digest="e" * 64),
+        "wrong_dtype": change(request, wire_dtype="float16"),
+        "too_long": change(request, capacity=513),
+        "too_large": change(request, capacity=16 * PAGES + 1),
+        "bad_request": change(request, capacity=8),
     }
-    assert refusal(table, replace(request, limit=7)).code == "bad_request"
+    assert refusal(table, change(request, limit=7)).code == "bad_request"
     for code, changed in wrong.items():
         error = refusal(table, changed)
         assert (error.code, error.retry_after) == (code, 0.0)
         assert error.most == (16 * PAGES if code == "too_large" else 0)
     for start, end in ((0, 5), (4, 8), (3, 3), (3, 1)):
-        assert refusal(table, replace(request, start=start, end=end)).code == "wrong_blocks"
+        assert refusal(table, change(request, start=start, end=end)).code == "wrong_blocks"
     for fed, prompt in ((7, 8), (20, 8), (8, 9)):
-        assert refusal(table, replace(request, fed_tokens=fed, prompt_tokens=prompt)).code == "bad_request"
+        assert refusal(table, change(request, fed_tokens=fed, prompt_tokens=prompt)).code == "bad_request"
 
 
 def test_a_full_table_says_when_to_come_back() -> None:
@@ -239,7 +238,7 @@ class Table(RuleBasedStateMachine):
         capacity=st.integers(1, 600), fed=st.integers(1, 40), previous=peers,
     )  # fmt: skip
     def open(self, session: bytes, client: str, start: int, end: int, capacity: int, fed: int, previous: str) -> bytes:
-        request = replace(opening(session, start, end, capacity, fed), previous=previous)
+        request = change(opening(session, start, end, capacity, fed), previous=previous)
         try:
             entry = self.table.admit(request, client, self.now)
         except NotAdmitted:
