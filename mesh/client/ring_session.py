@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
@@ -97,6 +98,7 @@ class RingSession:
         self._events: Events = Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
         self._limit = plan.limit_at(len(plan.fed))
         self._next_position = len(plan.fed)
+        self._answer: list[int] = []
         self._spoilt_at: int | None = None
         """Position of a token that no honest last hop could have sent, or not yet: from there on nothing counts."""
 
@@ -204,6 +206,7 @@ class RingSession:
                 self._spoilt_at = message.position
                 return
             self._next_position += 1
+            self._answer.append(message.token)
             self._count(message.position)
             self._proved.set()
 
@@ -314,7 +317,7 @@ class RingSession:
             wire_dtype=plan.wire_dtype,
             sampling=sampling,
             logit_bias=logit_bias,
-            keys=plan.keys_after(*(f"{before.peer} {before.span}" for before in self.hops[:index])),
+            keys=plan.keys_after(*self._before(link.peer)),
         )
         await link.send(message, token_payload(plan.fed) if needs_ids else b"")
 
@@ -384,9 +387,14 @@ class RingSession:
             if (done := closed.get(hop.peer)) is not None
         )
 
+    def _before(self, peer: str) -> list[str]:
+        """The hops that come before a peer's on the way, as far as its pages depend on them."""
+        return [f"{hop.peer} {hop.span}" for hop in takewhile(lambda hop: hop.peer != peer, self.hops)]
+
     async def _say_close(self, link: HopLink) -> bool:
+        keys = self._plan.keys_after(*self._before(link.peer), answer=self._answer[:-1])  # the last was not run
         try:
-            await link.send(CloseSession(self.id, self._meter.processed))
+            await link.send(CloseSession(self.id, self._meter.processed, keys))
         except PeerError:
             return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mesh.client.affinity import page_keys
@@ -28,14 +29,15 @@ class SessionPlan:
     caller: str = ""
     """Only sessions with the same secret and caller name the same pages by the same keys."""
 
-    def keys_after(self, *upstream: str) -> bytes:
-        """Names of the full pages of what is fed, for a hop behind these: what it computes depends on all of them.
+    def keys_after(self, *upstream: str, answer: Sequence[int] = ()) -> bytes:
+        """Names of the full pages of what is fed and answered, for a hop behind these: what it computes depends on all
+        of them.
 
         Hops cannot tell from them who calls, nor guess what is said.
         """
         if self.prompt_scores:
             return b""
-        return b"".join(page_keys(chain_root(self.secret.hex(), self.caller, *upstream), self.fed))
+        return b"".join(page_keys(chain_root(self.secret.hex(), self.caller, *upstream), (*self.fed, *answer)))
 
     def limit_at(self, position: int) -> int:
         """How far the ring may run when everything below `position` is known to the reader."""

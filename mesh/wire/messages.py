@@ -60,7 +60,13 @@ Sampling = tuple[
     Annotated[int, Meta(ge=0, le=32)] | None,  # logprobs
     Annotated[int, Meta(ge=0)],  # seed: msgpack has none over 64 bits
 ]
+PageKeys = Annotated[bytes, Meta(max_length=MAX_KEYS * KEY_BYTES)]
 LogitBias = Annotated[tuple[tuple[Token, Annotated[float, Meta(ge=-100, le=100)]], ...], Meta(max_length=1024)]
+
+
+def _check_keys(keys: bytes) -> None:
+    if len(keys) % KEY_BYTES:
+        raise ValueError(f"keys must be of {KEY_BYTES} bytes")
 
 
 class OpenSession(_Message, frozen=True, tag="open"):
@@ -89,11 +95,10 @@ class OpenSession(_Message, frozen=True, tag="open"):
     wire_dtype: Annotated[str, Meta(pattern=r"^(float32|bfloat16|float16)\Z")]
     sampling: Sampling
     logit_bias: LogitBias
-    keys: Annotated[bytes, Meta(max_length=MAX_KEYS * KEY_BYTES)] = b""
+    keys: PageKeys = b""
 
     def __post_init__(self) -> None:
-        if len(self.keys) % KEY_BYTES:
-            raise ValueError(f"keys must be of {KEY_BYTES} bytes")
+        _check_keys(self.keys)
 
 
 class SessionOpened(_Message, frozen=True, tag="opened"):
@@ -167,11 +172,16 @@ class SessionFailed(_Message, frozen=True, tag="failed"):
 class CloseSession(_Message, frozen=True, tag="close"):
     """The client is done with (or gives up) the session: free it and say what it took.
 
-    `received` is how many positions it knows to have run: the prompt's and every token's but the last.
+    `received` is how many positions it knows to have run: the prompt's and every token's but the last. `keys` name the
+    full pages of those, as `OpenSession` does: a session that repeats them need not run them again.
     """
 
     session: SessionId
     received: Position
+    keys: PageKeys = b""
+
+    def __post_init__(self) -> None:
+        _check_keys(self.keys)
 
 
 class SessionClosed(_Message, frozen=True, tag="closed"):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
 from shards.engine.blocks import BlockManager
-from shards.engine.sampler import SamplerState, conclude
+from shards.engine.passes import Part, Pass, conclude_parts
+from shards.engine.sampler import SamplerState
 from shards.engine.scheduler import BatchLimits, Shares, Turn, choose_turns, choose_victim
 from shards.engine.sequence import SequenceState
 from shards.engine.step import StepInput, StepOutput
@@ -26,40 +26,6 @@ from shards.model.stage import LogitsMode, Piece, StageModel
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 4096
-
-
-@dataclass(slots=True)
-class Part:
-    """Some tokens of a session in a pass; `error` where they turned out not to be runnable."""
-
-    input: StepInput
-    start: int
-    count: int
-    complete: bool
-    losses: int
-    pages: Sequence[int] = ()
-    error: ShardError | None = None
-
-    @property
-    def sequence(self) -> SequenceState:
-        return self.input.sequence
-
-    def output(self, error: ShardError | None = None) -> StepOutput:
-        return StepOutput(self.sequence, self.input, self.start, self.count, self.complete, error=error)
-
-
-@dataclass(slots=True)
-class Pass:
-    """What `plan` has chosen: the parts to run, and sessions that lost their pages for it."""
-
-    parts: list[Part] = field(default_factory=list)
-    outputs: list[StepOutput] = field(default_factory=list)
-    cuts: list[tuple[int, int]] = field(default_factory=list)
-    """Session numbers and lengths."""
-    forgotten: list[int] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.parts or self.outputs or self.forgotten)
 
 
 class EngineCore:
@@ -123,6 +89,13 @@ class EngineCore:
         sequence.length, sequence.published = hits * PAGE, hits
         self._sequences[sequence.number] = sequence
         return sequence
+
+    def name_pages(self, sequence: SequenceState, keys: Sequence[bytes]) -> None:
+        """What has been run of the session may be found under `keys`, which go on from those that it was added with."""
+        known = sequence.published
+        if self.model.shares_pages and not sequence.freed and list(keys[:known]) == list(sequence.keys[:known]):
+            sequence.keys = keys
+            self._publish(sequence)
 
     def cut(self, sequence: SequenceState, length: int) -> None:
         """Forget the session's tokens from `length` on, and let go the pages that held nothing else.
@@ -299,7 +272,7 @@ class EngineCore:
             except RuntimeError as error:  # what torch raises when the device has no room for the input
                 outputs[id(part)] = part.output(CapacityExceeded(f"the device has no room: {error}"))
         results = self._forward(ready, pieces, outputs)
-        outputs |= {id(part): output for part, output in zip(ready, _conclude(ready, results), strict=True)}
+        outputs |= {id(part): output for part, output in zip(ready, conclude_parts(ready, results), strict=True)}
         seconds = time.perf_counter() - began
         tokens = sum(part.count for part in chosen.parts)
         for part in chosen.parts:
@@ -369,31 +342,3 @@ class EngineCore:
         for number in range(sequence.published, full):
             self.blocks.publish(sequence.pages[number], sequence.keys[number])
         sequence.published = max(sequence.published, full)
-
-
-def _conclude(parts: Sequence[Part], results: Sequence[torch.Tensor]) -> list[StepOutput]:
-    """What the model's results mean: hidden states that may leave, or tokens chosen for all sessions at once."""
-    outputs = [part.output() for part in parts]
-    sampled: list[tuple[StepOutput, SamplerState, torch.Tensor]] = []
-    for part, output, result in zip(parts, outputs, results, strict=True):
-        if part.sequence.sampler is not None:
-            sampled.append((output, part.sequence.sampler, result))
-            continue
-        hidden = result.to(dtype=part.sequence.wire_dtype, device="cpu")
-        if bool(torch.isfinite(hidden).all()):
-            output.hidden = hidden
-        else:  # never handed on: the next stage would take us for the one at fault
-            output.error = _overflow(part.input)
-    told = conclude([(sampler, output.start, output.count, logits) for output, sampler, logits in sampled])
-    for (output, _, _), answer in zip(sampled, told, strict=True):
-        if isinstance(answer, ShardError):
-            output.error = answer
-        else:
-            output.choice, output.scores = answer
-    return outputs
-
-
-def _overflow(given: StepInput) -> ShardError:
-    if given.hidden is None:
-        return ShardError("the blocks made values that are not finite out of token ids: are the weights sound?")
-    return BadActivation("the hidden states that were received make values that are not finite")

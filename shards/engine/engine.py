@@ -10,7 +10,8 @@ from typing import Self
 
 import torch
 
-from shards.engine.core import EngineCore, Pass
+from shards.engine.core import EngineCore
+from shards.engine.passes import Pass
 from shards.engine.sampler import SamplerState
 from shards.engine.scheduler import BatchLimits
 from shards.engine.sequence import SequenceState
@@ -117,6 +118,11 @@ class Engine:
         """Forget a session's tokens from `length` on. Raises `BadActivation`."""
         with self._changed:
             self._core.cut(sequence, length)
+
+    def name_pages(self, sequence: SequenceState, keys: Sequence[bytes]) -> None:
+        """See `EngineCore.name_pages`."""
+        with self._changed:
+            self._core.name_pages(sequence, keys)
 
     def free(self, sequence: SequenceState) -> None:
         """The session has ended: what waits of it is dropped. Its pages are free when this returns."""

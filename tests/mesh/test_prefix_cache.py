@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ async def test_the_second_turn_runs_only_what_is_new_and_says_the_same(
     assert work(second) == {121 - 96 + 11}
     assert second.tokens == (await fresh(folder, ask(longer, sampling))).tokens
     assert second.completion.prompt_tokens == 121
+    await until(lambda: swarm.empty)
+
+
+async def test_an_answer_is_not_run_again_in_the_next_turn(swarm: MemorySwarm, folder: Path) -> None:
+    asked = replace(ask(tuple(random_tokens(50))), max_tokens=60)
+    first = await swarm.generate(asked)
+    turn = (*random_tokens(50), *first.tokens, *random_tokens(9, seed=2))
+    second = await swarm.generate(ask(turn))
+    assert second.completion.cached_tokens == 96, "full pages of the 109 tokens that were run"
+    assert work(second) == {119 - 96 + 11}
+    assert second.tokens == (await fresh(folder, ask(turn))).tokens
+    third = await swarm.generate(ask((*turn, *second.tokens, 5)))
+    assert third.completion.cached_tokens == 128
     await until(lambda: swarm.empty)
 
 
@@ -159,7 +173,7 @@ async def test_after_a_provider_was_restarted_the_next_turn_says_what_transforme
         second = await swarm.generate(ask(turn, sampling))
         assert work(second) == {121 + 11}, "who was restarted holds nothing, so all run it"
         third = await swarm.generate(ask((*turn, *second.tokens, 5), sampling))
-        assert work(third) == {134 - 112 + 11}
+        assert work(third) == {134 - 128 + 11}, "the first answer too"
         answers = [(first, random_tokens(100)), (second, turn), (third, (*turn, *second.tokens, 5))]
         for answer, prompt in answers:
             assert answer.tokens == expected(whole, prompt, 12, sampling)

@@ -8,8 +8,8 @@ from typing import Self
 
 import torch
 
-from shards.engine.core import Pass
 from shards.engine.engine import Engine
+from shards.engine.passes import Pass
 from shards.engine.sequence import SequenceState
 from shards.engine.step import StepInput
 from tests.simulation.loop import MACHINE

@@ -147,9 +147,11 @@ class StageCore:
                 self._prompt(owner, prompt, payload)
             case ExtendSession(session=session, limit=limit):
                 self._extend(session, owner.peer, limit)
-            case CloseSession(session=session, received=received):
+            case CloseSession(session=session, received=received, keys=keys):
                 found = self._owned(session, owner)
                 if found is not None:
+                    named = page_keys(keys, found, self.table.facts.digest, self._numerics)
+                    self._engine.name_pages(found.sequence, named)
                     self._free(found, received)
                 tokens, busy = (0, 0.0) if found is None else (found.tokens, found.busy_seconds)
                 self._tell(owner, SessionClosed(session, tokens, int(busy * 1e6)))
@@ -179,7 +181,7 @@ class StageCore:
                 reserve=session.fed_tokens,
                 sampler=sampler_for(request, payload, self._spec) if session.is_last else None,
                 wire_dtype=self._wire_dtype,
-                keys=page_keys(request, session, self.table.facts.digest, self._numerics),
+                keys=page_keys(request.keys, session, self.table.facts.digest, self._numerics),
             )
         except (NotAdmitted, ShardError, BadTensor, RuntimeError) as error:
             if session is not None:

@@ -33,11 +33,11 @@ def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> Samp
     )
 
 
-def page_keys(request: OpenSession, session: Session, digest: str, numerics: str) -> Sequence[bytes]:
-    """Under which keys full pages are found: the client's, under a root that only its sessions after the same previous
-    hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
+def page_keys(keys: bytes, session: Session, digest: str, numerics: str) -> Sequence[bytes]:
+    """Under which keys full pages are found: the client's `keys`, under a root that only its sessions after the same
+    previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
     bill = session.bill
     if bill is not None and bill.price_of(session.fed_tokens) > bill.customer.line.credit:
         return ()
     root = chain_root(digest, numerics, str(session.span), session.client, session.previous)
-    return keys_under(root, [request.keys[at : at + KEY_BYTES] for at in range(0, len(request.keys), KEY_BYTES)])
+    return keys_under(root, [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)])
