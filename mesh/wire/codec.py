@@ -1,7 +1,7 @@
 """How a family of messages goes on the wire: a msgpack map of kind and fields, strictly typed (pure).
 
-A message is a `Message` whose fields say their bounds; what does not keep to them is refused while it is read, lengths
-before anything is allocated. Nothing is converted, but that a float may come as an integer.
+A message is a `WireMessage` whose fields say their bounds; what does not keep to them is refused while it is read,
+lengths before anything is allocated. Nothing is converted, but that a float may come as an integer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Wait = Annotated[int, Meta(ge=0, le=3_600_000)]
 """Milliseconds."""
 
 
-class Message(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True):
+class WireMessage(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fields=True):
     """A message; its tag is its kind on the wire."""
 
     @property

@@ -13,8 +13,7 @@ from typing import Annotated, Final, get_args
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from mesh.wire.codec import Codec, ShortText
-from mesh.wire.codec import Message as Base
+from mesh.wire.codec import Codec, ShortText, WireMessage
 from mesh.wire.frame import FrameLimits
 
 DIRECT_PROTOCOL: Final = "/mesh/direct/1"
@@ -37,13 +36,13 @@ def _dialable(host: str) -> str:
     return str(address)
 
 
-class Introduce(Base, frozen=True, tag="introduce"):
+class Introduce(WireMessage, frozen=True, tag="introduce"):
     """The certificate (DER) with which the sender will dial."""
 
     certificate: Certificate
 
 
-class Introduced(Base, frozen=True, tag="introduced"):
+class Introduced(WireMessage, frozen=True, tag="introduced"):
     """The certificate to expect, where to dial, the server name to ask for, and for how many seconds all that holds."""
 
     certificate: Certificate
@@ -55,21 +54,21 @@ class Introduced(Base, frozen=True, tag="introduced"):
         force_setattr(self, "addresses", tuple((_dialable(host), port) for host, port in self.addresses))
 
 
-class Hello(Base, frozen=True, tag="hello"):
+class Hello(WireMessage, frozen=True, tag="hello"):
     """The protocol that the new channel is for."""
 
     protocol: ShortText
 
 
-class Accepted(Base, frozen=True, tag="accepted"):
+class Accepted(WireMessage, frozen=True, tag="accepted"):
     """The channel may start."""
 
 
-class Start(Base, frozen=True, tag="start"):
+class Start(WireMessage, frozen=True, tag="start"):
     """From here on the bytes are the channel's."""
 
 
-class Declined(Base, frozen=True, tag="declined"):
+class Declined(WireMessage, frozen=True, tag="declined"):
     """There will be no channel, and why."""
 
     reason: ShortText

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from mesh.errors import ProtocolViolation
-from mesh.wire.codec import Codec, Message, ShortText
+from mesh.wire.codec import Codec, ShortText, WireMessage
 
 LEAVES_PROTOCOL: Final = "/mesh/leaves/1"
 PART_BYTES: Final = 1 << 20
@@ -23,7 +23,7 @@ Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Offset = Annotated[int, Meta(ge=0, le=MAX_DOCUMENT)]
 
 
-class FetchDocument(Message, frozen=True, tag="fetch"):
+class FetchDocument(WireMessage, frozen=True, tag="fetch"):
     """Ask for the leaves of a model and epoch, or for the service-level reports of an epoch (`model_id` 0)."""
 
     what: Document
@@ -32,7 +32,7 @@ class FetchDocument(Message, frozen=True, tag="fetch"):
     epoch: Number
 
 
-class DocumentPart(Message, frozen=True, tag="part"):
+class DocumentPart(WireMessage, frozen=True, tag="part"):
     """The bytes from `offset` on, as payload, of `total`; or why there are none."""
 
     offset: Offset

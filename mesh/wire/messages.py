@@ -17,8 +17,7 @@ from typing import Annotated, Final, Literal, get_args
 
 from msgspec import Meta
 
-from mesh.wire.codec import ANY_SIZE, Code, Codec, Count53, PeerText, ShortText, Wait
-from mesh.wire.codec import Message as _Message
+from mesh.wire.codec import ANY_SIZE, Code, Codec, Count53, PeerText, ShortText, Wait, WireMessage
 from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
 
 CONTROL_PROTOCOL: Final = "/mesh/control/1"
@@ -69,7 +68,7 @@ def _check_keys(keys: bytes) -> None:
         raise ValueError(f"keys must be of {KEY_BYTES} bytes")
 
 
-class OpenSession(_Message, frozen=True, tag="open"):
+class OpenSession(WireMessage, frozen=True, tag="open"):
     """Ask a hop to admit a session. The payload holds the fed token ids (int32) for a last hop that needs them.
 
     The hops form a ring: `previous` of the first is the last, and `following` of the last is the first.
@@ -101,14 +100,14 @@ class OpenSession(_Message, frozen=True, tag="open"):
         _check_keys(self.keys)
 
 
-class SessionOpened(_Message, frozen=True, tag="opened"):
+class SessionOpened(WireMessage, frozen=True, tag="opened"):
     """The hop has taken pages for the session and waits for its first tokens; it has the first `held` already."""
 
     session: SessionId
     held: Position = 0
 
 
-class SessionRefused(_Message, frozen=True, tag="refused"):
+class SessionRefused(WireMessage, frozen=True, tag="refused"):
     """The hop will not serve the session; `code` says why, `retry_after_ms` when it may. `most` is not 0 where only
     the capacity is too large for its memory: it would serve one of so many tokens."""
 
@@ -119,7 +118,7 @@ class SessionRefused(_Message, frozen=True, tag="refused"):
     most: Position = 0
 
 
-class Prompt(_Message, frozen=True, tag="prompt"):
+class Prompt(WireMessage, frozen=True, tag="prompt"):
     """To the first hop, once every hop has admitted: run the token ids from position `start` on (payload, int32 little
     endian); every hop holds those before it."""
 
@@ -127,14 +126,14 @@ class Prompt(_Message, frozen=True, tag="prompt"):
     start: Position = 0
 
 
-class ExtendSession(_Message, frozen=True, tag="extend"):
+class ExtendSession(WireMessage, frozen=True, tag="extend"):
     """To the first hop: positions below `limit` may run."""
 
     session: SessionId
     limit: Count
 
 
-class NewToken(_Message, frozen=True, tag="token"):
+class NewToken(WireMessage, frozen=True, tag="token"):
     """From the last hop: the token chosen for `position`; `finish` ends the session."""
 
     session: SessionId
@@ -145,7 +144,7 @@ class NewToken(_Message, frozen=True, tag="token"):
     top: Top
 
 
-class PromptScores(_Message, frozen=True, tag="scores"):
+class PromptScores(WireMessage, frozen=True, tag="scores"):
     """From the last hop: log-probabilities of the prompt tokens at `position`, `position + 1`, …"""
 
     session: SessionId
@@ -153,14 +152,14 @@ class PromptScores(_Message, frozen=True, tag="scores"):
     scores: Annotated[tuple[tuple[Logprob, Top], ...], Meta(max_length=8192)]
 
 
-class PromptProgress(_Message, frozen=True, tag="progress"):
+class PromptProgress(WireMessage, frozen=True, tag="progress"):
     """From the last hop: the prompt has been run up to `position`, which is not yet its end."""
 
     session: SessionId
     position: Position
 
 
-class SessionFailed(_Message, frozen=True, tag="failed"):
+class SessionFailed(WireMessage, frozen=True, tag="failed"):
     """A hop cannot go on; `blamed` is the peer whose input was at fault, if it was one."""
 
     session: SessionId
@@ -169,7 +168,7 @@ class SessionFailed(_Message, frozen=True, tag="failed"):
     blamed: PeerText | None
 
 
-class CloseSession(_Message, frozen=True, tag="close"):
+class CloseSession(WireMessage, frozen=True, tag="close"):
     """The client is done with (or gives up) the session: free it and say what it took.
 
     `received` is how many positions it knows to have run: the prompt's and every token's but the last. `keys` name the
@@ -184,7 +183,7 @@ class CloseSession(_Message, frozen=True, tag="close"):
         _check_keys(self.keys)
 
 
-class SessionClosed(_Message, frozen=True, tag="closed"):
+class SessionClosed(WireMessage, frozen=True, tag="closed"):
     """The session is freed; `tokens` were computed in `busy_us` microseconds of engine time."""
 
     session: SessionId
@@ -192,7 +191,7 @@ class SessionClosed(_Message, frozen=True, tag="closed"):
     busy_us: Count53
 
 
-class FetchFile(_Message, frozen=True, tag="fetch"):
+class FetchFile(WireMessage, frozen=True, tag="fetch"):
     """Ask for a small model file (tokenizer, config) by name; the asker checks its hash."""
 
     request: Count53
@@ -200,32 +199,32 @@ class FetchFile(_Message, frozen=True, tag="fetch"):
     name: ShortText
 
 
-class FileData(_Message, frozen=True, tag="file"):
+class FileData(WireMessage, frozen=True, tag="file"):
     """The file as payload, or a reason why not."""
 
     request: Count53
     error: Reason | None
 
 
-class Ping(_Message, frozen=True, tag="ping"):
+class Ping(WireMessage, frozen=True, tag="ping"):
     """Are you there?"""
 
     nonce: Count53
 
 
-class Pong(_Message, frozen=True, tag="pong"):
+class Pong(WireMessage, frozen=True, tag="pong"):
     """Yes."""
 
     nonce: Count53
 
 
-class Activations(_Message, frozen=True, tag="act"):
+class Activations(WireMessage, frozen=True, tag="act"):
     """One micro-batch for the next hop: per part (session, first position, tokens); hidden states as payload."""
 
     parts: Annotated[tuple[tuple[SessionId, Position, Count], ...], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
-class NextTokens(_Message, frozen=True, tag="next"):
+class NextTokens(WireMessage, frozen=True, tag="next"):
     """Last hop to first: per part (session, position, token) to run next."""
 
     parts: Annotated[tuple[tuple[SessionId, Position, Token], ...], Meta(min_length=1, max_length=MAX_PARTS)]

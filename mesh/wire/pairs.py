@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from mesh.wire.codec import Codec, Message, PeerText, ShortText
+from mesh.wire.codec import Codec, PeerText, ShortText, WireMessage
 from mesh.wire.frame import Frame
 
 PAIRS_PROTOCOL: Final = "/mesh/pairs/1"
@@ -38,16 +38,16 @@ class PairState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     """The relay's peer id, where it is relayed and known."""
 
 
-class _Pairs(Message, frozen=True, tag="pairs"):
+class _PairsMessage(WireMessage, frozen=True, tag="pairs"):
     pairs: Annotated[tuple[PairState, ...], Meta(max_length=MAX_PAIRS)]
 
 
-_codec: Final = Codec[_Pairs](_Pairs, header_limit=HEADER_LIMIT)
+_codec: Final = Codec[_PairsMessage](_PairsMessage, header_limit=HEADER_LIMIT)
 
 
 def encode(pairs: Sequence[PairState]) -> Frame:
     """The frame of the first `MAX_PAIRS` pairs."""
-    return _codec.encode(_Pairs(tuple(pairs[:MAX_PAIRS])))
+    return _codec.encode(_PairsMessage(tuple(pairs[:MAX_PAIRS])))
 
 
 def decode(frame: Frame) -> tuple[PairState, ...]:

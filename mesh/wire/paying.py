@@ -6,18 +6,18 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mesh.wire.codec import Code, Message, Wait
+from mesh.wire.codec import Code, Wait, WireMessage
 
 Epoch = Annotated[int, Meta(ge=1, le=1 << 53)]
 Units = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 AccountSignature = Annotated[bytes, Meta(min_length=65, max_length=65)]
 
 
-class Hello(Message, frozen=True, tag="hello"):
+class Hello(WireMessage, frozen=True, tag="hello"):
     """A gateway introduces itself before it opens sessions that it pays for; its binding is the payload."""
 
 
-class Welcome(Message, frozen=True, tag="welcome"):
+class Welcome(WireMessage, frozen=True, tag="welcome"):
     """The provider works for the gateway: under which id, for which model on the chain, and how much on credit.
 
     `credit` is in weighted tokens (`mesh.payment.credit.units`): beyond it sessions wait for vouchers.
@@ -28,7 +28,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     credit: Annotated[int, Meta(ge=1, le=1 << 32)]
 
 
-class Unwelcome(Message, frozen=True, tag="unwelcome"):
+class Unwelcome(WireMessage, frozen=True, tag="unwelcome"):
     """The provider does not work for this gateway; `code` says why, `retry_after_ms` when it may."""
 
     code: Code
@@ -36,7 +36,7 @@ class Unwelcome(Message, frozen=True, tag="unwelcome"):
     retry_after_ms: Wait
 
 
-class Receipt(Message, frozen=True, tag="receipt"):
+class Receipt(WireMessage, frozen=True, tag="receipt"):
     """«In `epoch` I have done `units` for you in all»: signed for the chain, and chained to the receipt before."""
 
     epoch: Epoch
@@ -48,7 +48,7 @@ class Receipt(Message, frozen=True, tag="receipt"):
     """The peer's own signature over the chain's new link."""
 
 
-class Voucher(Message, frozen=True, tag="voucher"):
+class Voucher(WireMessage, frozen=True, tag="voucher"):
     """«For `epoch` I owe you `units` in all», signed for the chain (EIP-712 ContributionVoucher)."""
 
     epoch: Epoch

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from msgspec import Meta
 
 from mesh.errors import ProtocolViolation
-from mesh.wire.codec import Codec, Message, PeerText, ShortText
+from mesh.wire.codec import Codec, PeerText, ShortText, WireMessage
 
 RECORDS_PROTOCOL: Final = "/mesh/records/1"
 MAX_RECORDS: Final = 1024
@@ -37,7 +37,7 @@ class SignedRecord(NamedTuple):
     data: bytes
 
 
-class AskRecords(Message, frozen=True, tag="ask"):
+class AskRecords(WireMessage, frozen=True, tag="ask"):
     """Ask for the index of models, for the providers of one model, or for what given peers say of themselves."""
 
     what: What
@@ -49,13 +49,13 @@ class AskRecords(Message, frozen=True, tag="ask"):
     """The peers asked for; else empty."""
 
 
-class Records(Message, frozen=True, tag="records"):
+class Records(WireMessage, frozen=True, tag="records"):
     """Records are the payload: all that are known, or as many as fit, chosen at random."""
 
     count: Annotated[int, Meta(ge=0, le=MAX_RECORDS)]
 
 
-class Busy(Message, frozen=True, tag="busy"):
+class Busy(WireMessage, frozen=True, tag="busy"):
     """Ask again after `seconds`, or ask somebody else."""
 
     seconds: Annotated[float, Meta(ge=0, le=3600)]

@@ -142,7 +142,7 @@ MUTATIONS = (
         (
             Edit(
                 "mesh.provider.stage.credit",
-                "Credit.close",
+                "StageCredit.close",
                 "self.end(session, units, ok=False)",
                 "pass",
             ),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mesh.errors import ProtocolViolation
-from mesh.provider.stage.session import Session
+from mesh.provider.stage.session import StageSession
 from mesh.wire.messages import MAX_REASON, OpenSession, SessionRefused
 from shards.errors import CapacityExceeded
 from shards.model.paging import PAGE, pages_for
@@ -95,17 +95,17 @@ class SessionTable:
     pages_used: int = 0
     mean_seconds: float = FIRST_GUESS_SECONDS
     """How long a session lives here, on average."""
-    _sessions: dict[bytes, Session] = field(default_factory=dict)
+    _sessions: dict[bytes, StageSession] = field(default_factory=dict)
     _lapsed: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Per client: unused sessions that lapsed, and when that was counted."""
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[StageSession]:
         return iter(tuple(self._sessions.values()))
 
-    def get(self, session: bytes) -> Session | None:
+    def get(self, session: bytes) -> StageSession | None:
         return self._sessions.get(session)
 
     @property
@@ -123,7 +123,7 @@ class SessionTable:
         """Pages that a new session leaves to those that there are."""
         return min(len(self._sessions), self.pages // SPARE_PART)
 
-    def admit(self, request: OpenSession, client: str, now: float, free: int | None = None) -> Session:
+    def admit(self, request: OpenSession, client: str, now: float, free: int | None = None) -> StageSession:
         """Give the session a place, and pages for its first tokens. `free` are the pages that can be had, where they
         are not all that nobody is counted to hold. Raises `NotAdmitted`."""
         span = self._check_shape(request)
@@ -145,7 +145,7 @@ class SessionTable:
         if pages + self.spare > free:
             wait = self.until_room()
             raise NotAdmitted("busy", f"it needs {pages} pages and {self.spare} to spare, {free} are free", wait)
-        session = Session(
+        session = StageSession(
             id=request.session,
             client=client,
             span=span,
@@ -175,7 +175,7 @@ class SessionTable:
         left: float = count * 0.5 ** ((now - at) / LAPSE_SECONDS)
         return left if left > 0.1 else 0.0
 
-    def lapse(self, session: Session, now: float) -> None:
+    def lapse(self, session: StageSession, now: float) -> None:
         """A session ends because nothing happened in it; one that never got a token counts against its client."""
         if session.expected == 0:
             count = self.lapses(session.client, now) + 1
@@ -184,7 +184,7 @@ class SessionTable:
             if len(self._lapsed) > MOST_LAPSED:
                 del self._lapsed[next(iter(self._lapsed))]
 
-    def in_the_way(self, request: OpenSession, client: str, now: float, free: int | None = None) -> list[Session]:
+    def in_the_way(self, request: OpenSession, client: str, now: float, free: int | None = None) -> list[StageSession]:
         """Sessions that do nothing and would have to end for `request` to fit; none where that would not help.
 
         First those that were opened and never got a token, of whoever holds most; so memory that is merely taken is
@@ -208,7 +208,7 @@ class SessionTable:
             and held[each.client] > held.get(client, 0)
         ]
         silent.sort(key=lambda each: (-held[each.client], each.last_active))
-        chosen: list[Session] = []
+        chosen: list[StageSession] = []
         for each in (*unfed, *silent):
             if missing <= 0 and places <= 0:
                 break
@@ -217,7 +217,7 @@ class SessionTable:
             places -= 1
         return chosen if missing <= 0 and places <= 0 else []
 
-    def beyond_share(self, request: OpenSession, client: str, free: int | None = None) -> list[Session]:
+    def beyond_share(self, request: OpenSession, client: str, free: int | None = None) -> list[StageSession]:
         """Sessions that give up their pages so that `request` fits: the youngest of another client that has grown
         beyond its share, as far as it is beyond it; none where that would not help."""
         missing = self._missing(request, free)
@@ -228,7 +228,7 @@ class SessionTable:
         surplus = held.get(greedy, 0) - self.limits.client_share * self.pages
         if greedy == client:
             return []
-        chosen: list[Session] = []
+        chosen: list[StageSession] = []
         for each in sorted(self.of_client(greedy), key=lambda each: each.opened, reverse=True):
             if missing <= 0 or surplus <= 0:
                 break
@@ -251,7 +251,7 @@ class SessionTable:
             held[each.client] = held.get(each.client, 0) + each.pages
         return held
 
-    def close(self, session: bytes, client: str) -> Session | None:
+    def close(self, session: bytes, client: str) -> StageSession | None:
         """Forget a session of `client`; None if there is none (closing twice is harmless)."""
         found = self._sessions.get(session)
         if found is None or found.client != client:
@@ -266,7 +266,7 @@ class SessionTable:
         """Seconds until a session may be expected to end, from how many there are and how long they live."""
         return min(max(self.mean_seconds / max(1, len(self._sessions)), LEAST_RETRY), MOST_RETRY)
 
-    def prompt(self, session: bytes, client: str, count: int, now: float, start: int = 0) -> Session:
+    def prompt(self, session: bytes, client: str, count: int, now: float, start: int = 0) -> StageSession:
         """The client hands the first stage its `count` token ids from `start` on. Raises `ProtocolViolation`."""
         found = self._sessions.get(session)
         if found is None or found.client != client:
@@ -285,7 +285,7 @@ class SessionTable:
         found.last_active = now
         return found
 
-    def extend(self, session: bytes, client: str, limit: int, now: float) -> Session | None:
+    def extend(self, session: bytes, client: str, limit: int, now: float) -> StageSession | None:
         """Positions below `limit` may run; None when `client` has no such session at a first stage.
 
         A sign of life it is not: only tokens are.
@@ -296,7 +296,7 @@ class SessionTable:
         found.limit = max(found.limit, min(limit, found.capacity))
         return found
 
-    def arrive(self, session: bytes, sender: str, start: int, count: int, now: float) -> Session | None:
+    def arrive(self, session: bytes, sender: str, start: int, count: int, now: float) -> StageSession | None:
         """Tokens `[start, start + count)` arrive over the ring.
 
         None when the session is gone (in flight while it was closed: harmless). Raises `ProtocolViolation` when
@@ -324,15 +324,15 @@ class SessionTable:
         found.last_active = now
         return found
 
-    def neighbours(self, peer: str) -> list[Session]:
+    def neighbours(self, peer: str) -> list[StageSession]:
         """Sessions that hand to or take from `peer`."""
         return [session for session in self if peer in (session.previous, session.following)]
 
-    def of_client(self, client: str) -> list[Session]:
+    def of_client(self, client: str) -> list[StageSession]:
         """Sessions that `client` opened."""
         return [session for session in self if session.client == client]
 
-    def idle(self, now: float) -> list[Session]:
+    def idle(self, now: float) -> list[StageSession]:
         """Sessions in which nothing has happened for too long."""
         silent = self.limits.idle_seconds
         unfed = min(silent, self.limits.unfed_seconds)

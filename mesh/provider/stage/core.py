@@ -15,11 +15,11 @@ import torch
 from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage import events
 from mesh.provider.stage.admission import NotAdmitted, SessionTable, refusal
-from mesh.provider.stage.credit import Credit
+from mesh.provider.stage.credit import StageCredit
 from mesh.provider.stage.frames import WIRE_DTYPES, activation_frames, answers, split_hidden
 from mesh.provider.stage.opening import page_keys, sampler_for
-from mesh.provider.stage.ports import Owner, Payload, StageEngine
-from mesh.provider.stage.session import Session, failure_code
+from mesh.provider.stage.ports import Payload, SessionOwner, StageEngine
+from mesh.provider.stage.session import StageSession, failure_code
 from mesh.transport.port import PeerId
 from mesh.wire.messages import (
     MAX_REASON,
@@ -55,7 +55,7 @@ class StageCore:
         self,
         table: SessionTable,
         engine: StageEngine,
-        credit: Credit,
+        credit: StageCredit,
         *,
         me: PeerId,
         spec: ModelSpec,
@@ -117,9 +117,9 @@ class StageCore:
                 self._full.discard(peer)
                 for session in self.table.neighbours(peer):
                     self._feed(session)
-            case events.Paid(customer=customer):
+            case events.CustomerPaid(customer=customer):
                 self._submit(self.credit.resume(customer))
-            case events.Unpaid(customer=customer):
+            case events.CustomerOwes(customer=customer):
                 code, reason = "unpaid", f"what was done is not paid for: {customer.owes}"
                 if customer.barred is not None:
                     code, reason = "not_accepted", customer.barred
@@ -130,7 +130,7 @@ class StageCore:
                     self._lapse(session, "nothing happened in it for too long")
             case events.Withdrawn():
                 self._withdrawn = True
-            case events.Ended(reason=reason):
+            case events.StageEnded(reason=reason):
                 for session in self.table:
                     self._fail(session, "closing", reason)
         self._work_off()
@@ -156,13 +156,13 @@ class StageCore:
                 tokens, busy = (0, 0.0) if found is None else (found.tokens, found.busy_seconds)
                 self._tell(owner, SessionClosed(session, tokens, int(busy * 1e6)))
 
-    def _owned(self, session: bytes, owner: Owner) -> Session | None:
+    def _owned(self, session: bytes, owner: SessionOwner) -> StageSession | None:
         """The session if it was opened over this channel: the same None for one that is gone and somebody else's."""
         found = self.table.get(session)
         return found if found is not None and found.owner is owner else None
 
-    def _open(self, owner: Owner, request: OpenSession, payload: Payload) -> None:
-        session: Session | None = None
+    def _open(self, owner: SessionOwner, request: OpenSession, payload: Payload) -> None:
+        session: StageSession | None = None
         try:
             if self._withdrawn:
                 raise NotAdmitted("closing", "the provider is shutting down")
@@ -193,7 +193,7 @@ class StageCore:
         session.held = session.sequence.length
         self._tell(owner, SessionOpened(session.id, session.held))
         if session.following != self._me:
-            self._actions.append(events.Connect(session.following))
+            self._actions.append(events.OpenLink(session.following))
 
     def _make_room(self, request: OpenSession, client: PeerId) -> None:
         """End sessions that do nothing, or have grown beyond what is their client's, where that lets another in."""
@@ -202,7 +202,7 @@ class StageCore:
         for large in self.table.beyond_share(request, client, self._engine.free_pages):
             self._fail(large, PREEMPTED, "its client holds more than its share, and others need it")
 
-    def _prompt(self, owner: Owner, message: Prompt, payload: Payload) -> None:
+    def _prompt(self, owner: SessionOwner, message: Prompt, payload: Payload) -> None:
         session = self._owned(message.session, owner)
         if session is None:
             self._tell(owner, SessionFailed(message.session, "unknown_session", "you have no such session here", None))
@@ -216,7 +216,7 @@ class StageCore:
         session.prompt = torch.tensor(ids, dtype=torch.int64)
         self._feed(session)
 
-    def _feed(self, session: Session) -> None:
+    def _feed(self, session: StageSession) -> None:
         """Give the engine the next part of a prompt: the next hop works on one while we work on the following."""
         if session.prompt is None or session.chunk is not None or session.following in self._full:
             return
@@ -301,7 +301,7 @@ class StageCore:
 
     # The engine.
 
-    def _run(self, session: Session, work: StepInput) -> None:
+    def _run(self, session: StageSession, work: StepInput) -> None:
         session.begin(work)
         if self.credit.begin(session, work):
             self._submit([work])
@@ -351,7 +351,7 @@ class StageCore:
             else:
                 self._actions.append(events.HandOver(peer, encode(message)))
 
-    def _book(self, output: StepOutput) -> Session | None:
+    def _book(self, output: StepOutput) -> StageSession | None:
         """Count what the engine did; None when its session is gone, or has failed through it."""
         session = self.table.get(output.sequence.session)
         if session is None or session.sequence is not output.sequence:
@@ -373,18 +373,18 @@ class StageCore:
 
     # Endings.
 
-    def _lapse(self, session: Session, reason: str) -> None:
+    def _lapse(self, session: StageSession, reason: str) -> None:
         """End a session because nothing happens in it."""
         self.table.lapse(session, self._now)
         self._fail(session, "idle", reason)
 
-    def _fail(self, session: Session, code: str, reason: str, *, blamed: PeerId | None = None) -> None:
+    def _fail(self, session: StageSession, code: str, reason: str, *, blamed: PeerId | None = None) -> None:
         """Tell the client that its session ends here and why, and free what it held."""
         logger.info("session %s failed (%s): %s", session.id.hex()[:8], code, reason)
         self._tell(session.owner, SessionFailed(session.id, code, reason[:MAX_REASON], blamed))
         self._free(session)
 
-    def _free(self, session: Session, received: int | None = None) -> None:
+    def _free(self, session: StageSession, received: int | None = None) -> None:
         """Give back what a session held; `received` is how far its client says it got."""
         self._engine.free(session.sequence)
         self.credit.close(session, received)
@@ -394,5 +394,5 @@ class StageCore:
         session.running.clear()
         session.unpaid.clear()
 
-    def _tell(self, owner: Owner, message: Message) -> None:
+    def _tell(self, owner: SessionOwner, message: Message) -> None:
         self._actions.append(events.Tell(owner, message))

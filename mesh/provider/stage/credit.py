@@ -7,18 +7,18 @@ from mesh.payment.credit.terms import NotAccepted
 from mesh.payment.credit.units import W_PROMPT
 from mesh.provider.stage.admission import NotAdmitted
 from mesh.provider.stage.ports import Collector
-from mesh.provider.stage.session import Session
+from mesh.provider.stage.session import StageSession
 from shards.engine.step import StepInput
 
 BARRED_SECONDS = 5.0
 
 
-class Credit:
+class StageCredit:
     """The bills of a stage's sessions. Without a `collector` nobody pays."""
 
     def __init__(self, collector: Collector | None) -> None:
         self._collector = collector
-        self._waiting: dict[bytes, Session] = {}
+        self._waiting: dict[bytes, StageSession] = {}
         """Sessions with work that waits for a voucher, the longest waiting first."""
 
     @property
@@ -41,7 +41,7 @@ class Credit:
             raise NotAdmitted("not_accepted", customer.barred, BARRED_SECONDS)
         return customer
 
-    def open(self, session: Session) -> None:
+    def open(self, session: StageSession) -> None:
         """Give a session that is being opened its bill. Raises `NotAdmitted`."""
         customer = self.check(session.client)
         if self._collector is None or customer is None:
@@ -51,7 +51,7 @@ class Credit:
         except NotAccepted as error:
             raise NotAdmitted("unpaid", str(error), 1.0) from error
 
-    def begin(self, session: Session, work: StepInput) -> bool:
+    def begin(self, session: StageSession, work: StepInput) -> bool:
         """True when work that has arrived may go to the engine; else it is kept until a voucher makes room."""
         bill = session.bill
         if bill is None or self._collector is None:
@@ -66,12 +66,12 @@ class Credit:
         self._collector.wait(bill.customer)
         return False
 
-    def end(self, session: Session, units: int | None, *, ok: bool) -> None:
+    def end(self, session: StageSession, units: int | None, *, ok: bool) -> None:
         """The engine is through with work of so many units."""
         if units is not None and session.bill is not None and self._collector is not None:
             self._collector.finish(session.bill, units, units if ok else 0)
 
-    def close(self, session: Session, received: int | None) -> None:
+    def close(self, session: StageSession, received: int | None) -> None:
         """The session ends; `received` is what its client says it knows of, None where it did not say."""
         self._waiting.pop(session.id, None)
         for units in session.running.values():
@@ -98,6 +98,6 @@ class Credit:
             del self._waiting[session.id]
         return ready
 
-    def waiting_of(self, customer: Customer) -> list[Session]:
+    def waiting_of(self, customer: Customer) -> list[StageSession]:
         """A customer's sessions with work that waits."""
         return [each for each in self._waiting.values() if each.bill is not None and each.bill.customer is customer]

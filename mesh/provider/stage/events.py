@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mesh.payment.credit.customers import Customer
-from mesh.provider.stage.ports import Owner, Payload
+from mesh.provider.stage.ports import Payload, SessionOwner
 from mesh.transport.port import PeerId
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
@@ -27,7 +27,7 @@ from shards.engine.step import StepOutput
 class Asked:
     """A client asks for something about a session."""
 
-    owner: Owner
+    owner: SessionOwner
     message: OpenSession | Prompt | ExtendSession | CloseSession
     payload: Payload = b""
 
@@ -36,7 +36,7 @@ class Asked:
 class OwnerGone:
     """A client's control channel has ended."""
 
-    owner: Owner
+    owner: SessionOwner
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,14 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class Paid:
+class CustomerPaid:
     """A customer has room for more work."""
 
     customer: Customer
 
 
 @dataclass(frozen=True, slots=True)
-class Unpaid:
+class CustomerOwes:
     """A customer has not paid in time, or may not be served any more."""
 
     customer: Customer
@@ -110,7 +110,7 @@ class Withdrawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StageEnded:
     """The stage goes: all sessions end."""
 
     reason: str
@@ -125,11 +125,11 @@ Event = (
     | LinkFilled
     | LinkCleared
     | Computed
-    | Paid
-    | Unpaid
+    | CustomerPaid
+    | CustomerOwes
     | Ticked
     | Withdrawn
-    | Ended
+    | StageEnded
 )
 
 # --- actions ---
@@ -139,7 +139,7 @@ Event = (
 class Tell:
     """Send a message to a client."""
 
-    owner: Owner
+    owner: SessionOwner
     message: Message
 
 
@@ -152,7 +152,7 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True)
-class Connect:
+class OpenLink:
     """Open the link to a neighbour: a session has been admitted that will hand over to it."""
 
     peer: PeerId
@@ -165,4 +165,4 @@ class Stray:
     peer: PeerId
 
 
-Action = Tell | HandOver | Connect | Stray
+Action = Tell | HandOver | OpenLink | Stray

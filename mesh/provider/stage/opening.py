@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh.provider.stage.ports import Payload
-from mesh.provider.stage.session import Session
+from mesh.provider.stage.session import StageSession
 from mesh.wire.messages import KEY_BYTES, OpenSession
 from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
@@ -33,7 +33,7 @@ def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> Samp
     )
 
 
-def page_keys(keys: bytes, session: Session, digest: str, numerics: str) -> Sequence[bytes]:
+def page_keys(keys: bytes, session: StageSession, digest: str, numerics: str) -> Sequence[bytes]:
     """Under which keys full pages are found: the client's `keys`, under a root that only its sessions after the same
     previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
     bill = session.bill

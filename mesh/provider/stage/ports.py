@@ -19,7 +19,7 @@ from shards.model.span import Span
 Payload = bytes | bytearray | memoryview
 
 
-class Owner(Protocol):
+class SessionOwner(Protocol):
     """The control channel over which a client opens sessions; they end with it."""
 
     @property

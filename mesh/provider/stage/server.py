@@ -17,7 +17,7 @@ from mesh.provider.stage import events
 from mesh.provider.stage.admission import SessionTable, StageFacts
 from mesh.provider.stage.control import ControlChannel, unwrap
 from mesh.provider.stage.core import StageCore
-from mesh.provider.stage.credit import Credit
+from mesh.provider.stage.credit import StageCredit
 from mesh.provider.stage.links import Links
 from mesh.provider.stage.payment_gate import PaymentGate
 from mesh.provider.stage.ring import RingServer
@@ -105,7 +105,7 @@ class StageService:
             limits=replace(self.config.batch, client_share=self.config.admission.client_share),
             threads=self.config.threads,
         )
-        credit = Credit(self._collector)
+        credit = StageCredit(self._collector)
         self.core = StageCore(
             self.table,
             engine,
@@ -141,7 +141,7 @@ class StageService:
             finally:
                 self._closing = True
                 self.withdraw()
-                self._handle(events.Ended("the provider is shutting down"))
+                self._handle(events.StageEnded("the provider is shutting down"))
                 self.engine = None
 
     def withdraw(self) -> None:
@@ -160,7 +160,7 @@ class StageService:
         while len(self.table) and time.monotonic() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_PAUSE)
         handed_over = len(self.table)
-        self._handle(events.Ended("the provider is leaving"))
+        self._handle(events.StageEnded("the provider is leaving"))
         if handed_over:
             await asyncio.sleep(DRAIN_PAUSE)  # for their clients to be told
         if self.payment_gate is not None:
@@ -222,7 +222,7 @@ class StageService:
                     owner.tell(message)
                 case events.HandOver(peer=peer, frame=frame):
                     self.links.push(peer, frame)
-                case events.Connect(peer=peer):
+                case events.OpenLink(peer=peer):
                     self.links.prepare(peer)
         if self.core.congested:
             self._room.clear()
@@ -231,10 +231,10 @@ class StageService:
         return actions
 
     def _paid(self, customer: Customer) -> None:
-        self._handle(events.Paid(customer))
+        self._handle(events.CustomerPaid(customer))
 
     def _unpaid(self, customer: Customer) -> None:
-        self._handle(events.Unpaid(customer))
+        self._handle(events.CustomerOwes(customer))
 
     def _lost(self, peer: PeerId, error: MeshError) -> None:
         self._handle(events.PeerLost(peer, str(error)))

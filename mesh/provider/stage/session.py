@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from mesh.payment.credit.customers import Bill
-    from mesh.provider.stage.ports import Owner
+    from mesh.provider.stage.ports import SessionOwner
     from shards.engine.sequence import SequenceState
     from shards.engine.step import StepInput
 
@@ -23,7 +23,7 @@ MOST_PIECES = 256
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class StageSession:
     """`expected` is the position of the next token that may arrive; it is the client's that opened it."""
 
     id: bytes
@@ -47,7 +47,7 @@ class Session:
     tokens: int = 0
     busy_seconds: float = 0.0
 
-    owner: Owner = field(init=False)
+    owner: SessionOwner = field(init=False)
     sequence: SequenceState = field(init=False)
     """The session in the engine."""
     prompt: torch.Tensor | None = None

@@ -16,7 +16,7 @@ from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage import events
 from mesh.provider.stage.admission import AdmissionLimits, SessionTable, StageFacts
 from mesh.provider.stage.core import StageCore
-from mesh.provider.stage.credit import Credit
+from mesh.provider.stage.credit import StageCredit
 from mesh.wire.messages import (
     Activations,
     CloseSession,
@@ -113,7 +113,7 @@ class Swarm:
             self.cores[peer] = StageCore(
                 table,
                 self.engines[peer],
-                Credit(None),
+                StageCredit(None),
                 me=peer,
                 spec=model.spec,
                 numerics=model.numerics,
@@ -241,7 +241,7 @@ class Swarm:
                 self.line(one, another).clear()
                 self.handle(another, events.PeerLost(one, "the line broke"))
         elif kind == 1:
-            self.handle(hop, events.Ended("it leaves"))
+            self.handle(hop, events.StageEnded("it leaves"))
         else:
             client = self.chance.choice(self.clients)
             if not client.done:

@@ -15,7 +15,7 @@ from mesh.provider.stage.admission import (
     NotAdmitted,
     SessionTable,
 )
-from mesh.provider.stage.session import Session
+from mesh.provider.stage.session import StageSession
 from mesh.wire.messages import OpenSession
 from tests.mesh.provider.test_sessions import PAGE_BYTES, facts, opening
 
@@ -33,7 +33,7 @@ def identity(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def lapse(table: SessionTable, gone: list[Session], now: float) -> list[str]:
+def lapse(table: SessionTable, gone: list[StageSession], now: float) -> list[str]:
     """End sessions as the service does; whose they were."""
     for each in gone:
         table.lapse(each, now)

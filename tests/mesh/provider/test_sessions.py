@@ -10,7 +10,7 @@ from msgspec.structs import replace as change
 
 from mesh.errors import ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
-from mesh.provider.stage.session import Session
+from mesh.provider.stage.session import StageSession
 from mesh.wire.messages import OpenSession
 from mesh.wire.sampling import to_wire
 from shards.engine.sampling_params import SamplingParams
@@ -299,7 +299,7 @@ class Table(RuleBasedStateMachine):
             assert self.now - entry.last_active > LIMITS.idle_seconds
 
     def _state(self, session: bytes) -> tuple[int, ...]:
-        entry: Session | None = self.table.get(session)
+        entry: StageSession | None = self.table.get(session)
         return () if entry is None else (entry.expected,)
 
     @invariant()
