@@ -36,6 +36,7 @@ lint: $(VENV)/.dev
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.decode --smoke
 	$(BIN)/python -m benchmarks.engine --smoke
+	$(BIN)/python -m benchmarks.turns --smoke
 	$(BIN)/python -m benchmarks.placement --smoke
 	$(BIN)/python -m benchmarks.transport --smoke
 	$(BIN)/python -m benchmarks.payment --smoke

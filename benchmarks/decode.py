@@ -105,7 +105,7 @@ async def _measure(options: argparse.Namespace) -> bool:
             alone = await asyncio.to_thread(start_contestants, options, folder, processes)
             swarms = []
             for stages in options.stages:
-                address = await _start_swarm(family, Path(name), folder, stages, options)
+                address = await start_swarm(family, Path(name), folder, stages, options)
                 client = await stack.enter_async_context(Client([address]))
                 title = f"mesh, {stages} stage{'s' * (stages > 1)}"
                 swarms.append(Swarm(client, folder.name, vocab, name=title))
@@ -128,7 +128,7 @@ async def _rounds(options: argparse.Namespace, cases: list[Case], alone: list[Co
                 each.note(case, answer)
 
 
-async def _start_swarm(family: Children, scratch: Path, model: Path, stages: int, options: argparse.Namespace) -> str:
+async def start_swarm(family: Children, scratch: Path, model: Path, stages: int, options: argparse.Namespace) -> str:
     """Start `stages` providers that cut the model evenly; the address to join through."""
     n_blocks = json.loads((model / "config.json").read_text())["num_hidden_layers"]
     bounds = [round(index * n_blocks / stages) for index in range(stages + 1)]
