@@ -25,7 +25,7 @@ class Link:
 
     def __init__(self, peer: PeerId, transport: Transport, filled: Callable[[PeerId, bool], None]) -> None:
         self.peer = peer
-        self._full = False
+        self._full = self._given_up = False
         self._told = filled
         self._transport = transport
         self._frames: deque[Frame] = deque()
@@ -43,9 +43,15 @@ class Link:
         self._tell()
 
     def _tell(self) -> None:
-        if self._full is not (self._bytes > ROOM_BYTES):
-            self._full = not self._full
-            self._told(self.peer, self._full)
+        full = self._bytes > ROOM_BYTES and not self._given_up
+        if self._full is not full:
+            self._full = full
+            self._told(self.peer, full)
+
+    def give_up(self) -> None:
+        """Another link will take this one's place: whether this one is full matters no more."""
+        self._given_up = True
+        self._tell()
 
     async def run(self) -> MeshError | None:
         """Open the channel and send until it breaks; returns why (None: cancelled)."""
@@ -152,4 +158,5 @@ class Links:
         if found is None or found[0] is not link:
             return False
         del self._links[link.peer]
+        link.give_up()
         return True
