@@ -51,7 +51,7 @@ from tests.scenarios.paid import (
     second_model,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
 
 BLOCKS = 5
 UNIT = PRICE // BLOCKS
