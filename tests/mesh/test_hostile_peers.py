@@ -266,14 +266,14 @@ async def test_a_neighbour_that_does_not_exist_fails_only_the_session_that_named
     await until(lambda: swarm.empty)
 
 
-async def test_a_provider_may_be_named_as_its_own_neighbour_without_harm(swarm: MemorySwarm) -> None:
+async def test_a_provider_of_a_part_is_not_its_own_neighbour(swarm: MemorySwarm) -> None:
     own = swarm.providers[0].peer
     async with Bystander(swarm):
         villain = await stranger(swarm)
-        await villain.ask(villain.opening(A, SPANS[0], previous=own, following=own))
-        failed = await villain.ask(Prompt(A), token_payload(PROMPT))
-        assert isinstance(failed, SessionFailed)
-        assert "takes tokens" in failed.reason
+        for changes in ({"previous": own}, {"following": own}, {"previous": own, "following": own}):
+            refused = await villain.ask(villain.opening(A, SPANS[0], **changes))
+            assert isinstance(refused, SessionRefused)
+            assert (refused.code, refused.retry_after_ms) == ("bad_request", 0)
     await until(lambda: swarm.empty)
 
 
