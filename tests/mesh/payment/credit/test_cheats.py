@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace as change
 
 from chain import vouchers
 from chain.primitives import key_of
@@ -112,7 +112,7 @@ async def test_a_voucher_of_another_key_provider_chain_or_epoch_is_refused(swarm
         signed(account, 7, units, provider="provider-1"),
         signed(account, 7, units, domain=elsewhere),
         signed(account, 7, units, domain=other_contract),
-        replace(signed(account, 7, units), signature=bytes(65)),
+        change(signed(account, 7, units), signature=bytes(65)),
         signed(account, 8, units),
         signed(account, 7, units + 1000),
     ):
