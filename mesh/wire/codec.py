@@ -41,12 +41,8 @@ class WireMessage(msgspec.Struct, frozen=True, tag_field="t", forbid_unknown_fie
 class Codec(Generic[M]):
     """One family of messages. `payloads` says which of them may carry one, and of how many bytes at most."""
 
-    def __init__(
-        self, *messages: type[Any], header_limit: int, payloads: Mapping[type[Any], int] | None = None
-    ) -> None:
-        family: Any = messages[0]
-        for each in messages[1:]:
-            family = family | each
+    def __init__(self, family: Any, *, header_limit: int, payloads: Mapping[type[Any], int] | None = None) -> None:
+        """`family` is the message's type, or the union of several."""
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(family)
         self._header_limit = header_limit

@@ -8,7 +8,7 @@ Inside the TLS connection: the dialler sends `hello`, the other answers `accepte
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final
 
 from msgspec import Meta
 from msgspec.structs import force_setattr
@@ -77,6 +77,6 @@ class Declined(WireMessage, frozen=True, tag="declined"):
 Message = Introduce | Introduced | Hello | Accepted | Start | Declined
 
 
-_codec: Final = Codec[Message](*get_args(Message), header_limit=HEADER_LIMIT)
+_codec: Final = Codec[Message](Message, header_limit=HEADER_LIMIT)
 encode = _codec.encode
 decode = _codec.decode

@@ -41,7 +41,7 @@ class DocumentPart(WireMessage, frozen=True, tag="part"):
 
 
 _codec: Final = Codec[FetchDocument | DocumentPart](
-    FetchDocument, DocumentPart, header_limit=HEADER_LIMIT, payloads={DocumentPart: PART_BYTES}
+    FetchDocument | DocumentPart, header_limit=HEADER_LIMIT, payloads={DocumentPart: PART_BYTES}
 )
 encode = _codec.encode
 decode = _codec.decode

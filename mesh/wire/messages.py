@@ -13,7 +13,7 @@ payload, whose size and meaning follow from the session's state, never from the 
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -258,8 +258,6 @@ Message = (
 _WITH_PAYLOAD: Final = (OpenSession, Prompt, FileData, Activations, Hello)
 HEADER_LIMIT: Final = 256 * 1024
 
-_codec: Final = Codec[Message](
-    *get_args(Message), header_limit=HEADER_LIMIT, payloads=dict.fromkeys(_WITH_PAYLOAD, ANY_SIZE)
-)
+_codec: Final = Codec[Message](Message, header_limit=HEADER_LIMIT, payloads=dict.fromkeys(_WITH_PAYLOAD, ANY_SIZE))
 encode = _codec.encode
 decode = _codec.decode

@@ -62,7 +62,7 @@ class Busy(WireMessage, frozen=True, tag="busy"):
 
 
 _codec: Final = Codec[AskRecords | Records | Busy](
-    AskRecords, Records, Busy, header_limit=HEADER_LIMIT, payloads={Records: MAX_ANSWER}
+    AskRecords | Records | Busy, header_limit=HEADER_LIMIT, payloads={Records: MAX_ANSWER}
 )
 encode = _codec.encode
 decode = _codec.decode
