@@ -228,8 +228,8 @@ class MeshGeneration:
     async def _disconnect(self) -> None:
         await self._stack.aclose()
         if self._session is not None:
-            if self._session.arrived and self._cached is None:
-                self._cached = self._session.cached
+            if self._session.arrived:
+                self._cached = self.cached
             self._arrived += self._session.arrived
             for report in self._session.reports:
                 hop = Hop(report.peer, report.span)

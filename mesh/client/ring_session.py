@@ -97,19 +97,18 @@ class RingSession:
         # Every token is one message; scores come some hundred to a message; a few more for opening and closing.
         self._events: Events = Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
         self._limit = plan.limit_at(len(plan.fed))
-        self._next_position = len(plan.fed)
-        self._answer: list[int] = []
+        self._answer: list[int] = []  # tokens that have reached us
         self._spoilt_at: int | None = None
         """Position of a token that no honest last hop could have sent, or not yet: from there on nothing counts."""
 
     @property
     def arrived(self) -> int:
         """Tokens that have reached us, read or not."""
-        return self._next_position - len(self._plan.fed)
+        return len(self._answer)
 
     @property
     def cached(self) -> int:
-        """Prompt tokens that count as cached, because every hop had them already."""
+        """Prompt tokens that every hop had already."""
         return self._meter.cached if len(self._plan.fed) == self._plan.prompt_tokens else 0
 
     async def __aenter__(self) -> RingSession:
@@ -196,7 +195,7 @@ class RingSession:
             self._proved.set()
         if peer != self.hops[-1].peer or self._spoilt_at is not None:
             return
-        if isinstance(message, NewToken) and message.position == self._next_position:
+        if isinstance(message, NewToken) and message.position == len(self._plan.fed) + self.arrived:
             try:
                 self._check(message)
             except ProtocolViolation:  # raised when it is read
@@ -205,7 +204,6 @@ class RingSession:
             if message.position > self._limit:
                 self._spoilt_at = message.position
                 return
-            self._next_position += 1
             self._answer.append(message.token)
             self._count(message.position)
             self._proved.set()
@@ -392,7 +390,8 @@ class RingSession:
         return [f"{hop.peer} {hop.span}" for hop in takewhile(lambda hop: hop.peer != peer, self.hops)]
 
     async def _say_close(self, link: HopLink) -> bool:
-        keys = self._plan.keys_after(*self._before(link.peer), answer=self._answer[:-1])  # the last was not run
+        ran = self._answer[:-1]  # beyond what the opening has named
+        keys = self._plan.keys_after(*self._before(link.peer), answer=ran) if ran else b""
         try:
             await link.send(CloseSession(self.id, self._meter.processed, keys))
         except PeerError:
