@@ -143,7 +143,7 @@ MUTATIONS = (
             Edit(
                 "mesh.provider.stage.credit",
                 "StageCredit.close",
-                "self.end(session, units, ok=False)",
+                "self._finish(session, units, ok=False)",
                 "pass",
             ),
         ),

@@ -17,7 +17,7 @@ from mesh.provider.stage import events
 from mesh.provider.stage.admission import NotAdmitted, SessionTable, refusal
 from mesh.provider.stage.credit import StageCredit
 from mesh.provider.stage.frames import WIRE_DTYPES, activation_frames, answers, split_hidden
-from mesh.provider.stage.opening import page_keys, sampler_for
+from mesh.provider.stage.opening import sampler_for, stage_keys
 from mesh.provider.stage.ports import Payload, SessionOwner, StageEngine
 from mesh.provider.stage.session import StageSession, failure_code
 from mesh.transport.port import PeerId
@@ -74,7 +74,7 @@ class StageCore:
         self._full: set[PeerId] = set()
         """Neighbours to which much waits to be sent."""
         self._backlog: deque[StepInput] = deque()
-        """Work that the engine's queue had no room for."""
+        """Work that the engine has not been given yet."""
         self._now = 0.0
         self._actions: list[events.Action] = []
 
@@ -118,7 +118,7 @@ class StageCore:
                 for session in self.table.neighbours(peer):
                     self._feed(session)
             case events.CustomerPaid(customer=customer):
-                self._submit(self.credit.resume(customer))
+                self._backlog.extend(self.credit.resume(customer))
             case events.CustomerOwes(customer=customer):
                 code, reason = "unpaid", f"what was done is not paid for: {customer.owes}"
                 if customer.barred is not None:
@@ -150,7 +150,7 @@ class StageCore:
             case CloseSession(session=session, received=received, keys=keys):
                 found = self._owned(session, owner)
                 if found is not None:
-                    named = page_keys(keys, found, self.table.facts.digest, self._numerics)
+                    named = stage_keys(keys, found, self.table.facts.digest, self._numerics)
                     self._engine.name_pages(found.sequence, named)
                     self._free(found, received)
                 tokens, busy = (0, 0.0) if found is None else (found.tokens, found.busy_seconds)
@@ -168,10 +168,10 @@ class StageCore:
                 raise NotAdmitted("closing", "the provider is shutting down")
             if self._me in (request.previous, request.following) and request.end - request.start < self._spec.n_blocks:
                 raise NotAdmitted("bad_request", "a stage that is not all of the route does not hand over to itself")
-            self.credit.check(owner.peer)
+            customer = self.credit.check(owner.peer)
             self._make_room(request, owner.peer)
             session = self.table.admit(request, owner.peer, self._now, self._engine.free_pages)
-            self.credit.open(session)
+            self.credit.open(session, customer)
             session.owner = owner
             session.sequence = self._engine.add(
                 session.id,
@@ -181,7 +181,7 @@ class StageCore:
                 reserve=session.fed_tokens,
                 sampler=sampler_for(request, payload, self._spec) if session.is_last else None,
                 wire_dtype=self._wire_dtype,
-                keys=page_keys(request.keys, session, self.table.facts.digest, self._numerics),
+                keys=stage_keys(request.keys, session, self.table.facts.digest, self._numerics),
             )
         except (NotAdmitted, ShardError, BadTensor, RuntimeError) as error:
             if session is not None:
@@ -224,15 +224,14 @@ class StageCore:
         start = session.fed_tokens - len(session.prompt)
         session.prompt = rest if len(rest) else None
         session.chunk = StepInput(session.sequence, start, len(chunk), tokens=chunk)
-        self._run(session, session.chunk)
+        self._begin(session, session.chunk)
 
     def _extend(self, session: bytes, client: PeerId, limit: int) -> None:
         """The session's client lets it go on up to `limit`: a token that waited for that arrives now."""
         found = self.table.extend(session, client, limit, self._now)
         if found is not None and found.parked is not None and found.parked[0] < found.limit:
             (position, token), found.parked = found.parked, None
-            work = self._arrive(found.previous, session, position, 1, tokens=torch.tensor([token]))
-            self._submit([] if work is None else [work])
+            self._arrive(found.previous, session, position, 1, tokens=torch.tensor([token]))
 
     # What comes over the ring.
 
@@ -240,25 +239,20 @@ class StageCore:
         counts = [count for _, _, count in message.parts]
         hidden = split_hidden(payload, counts, self._spec.hidden_size, self._wire_dtype)
         self._look_for_strays(sender, message.parts)
-        works = [
+        for (session, start, count), states in zip(message.parts, hidden, strict=True):
             self._arrive(sender, session, start, count, hidden=states)
-            for (session, start, count), states in zip(message.parts, hidden, strict=True)
-        ]
-        self._submit([work for work in works if work is not None])
 
     def _next_tokens(self, sender: PeerId, message: NextTokens) -> None:
         outside = [token for _, _, token in message.parts if token >= self._spec.vocab_size]
         if outside:
             raise BadTensor(f"token {outside[0]} is outside the vocabulary", peer=sender)
         self._look_for_strays(sender, message.parts)
-        works: list[StepInput | None] = []
         for session, position, token in message.parts:
             found = self.table.get(session)
             if found is not None and found.previous == sender and position >= found.limit:
                 found.parked = (position, token)
-                continue
-            works.append(self._arrive(sender, session, position, 1, tokens=torch.tensor([token])))
-        self._submit([work for work in works if work is not None])
+            else:
+                self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
 
     def _look_for_strays(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]]) -> None:
         there = (self.table.get(session) for session, _, _ in parts)
@@ -274,8 +268,8 @@ class StageCore:
         *,
         tokens: torch.Tensor | None = None,
         hidden: torch.Tensor | None = None,
-    ) -> StepInput | None:
-        """What came for a session as work that may run now; None where it may not, or the session fails through it."""
+    ) -> None:
+        """Begin what came for a session; a session of the sender that may not have it fails through it."""
         found = self.table.get(session)
         try:
             self.table.arrive(session, sender, start, count, self._now)
@@ -285,31 +279,24 @@ class StageCore:
                 self._fail(found, "bad_input", str(error), blamed=sender)
             else:
                 logger.debug("refused a frame of %s: %s", sender, error)
-            return None
+            return
         if found is None:
-            return None
+            return
         if found.is_first != (tokens is not None):
             why = "the first stage takes tokens, the others hidden states"
             self._fail(found, "bad_input", why, blamed=sender)
-            return None
+            return
         if found.overrun_by(count):
             self._fail(found, "bad_input", "more came than the session can have under way", blamed=sender)
-            return None
-        work = StepInput(found.sequence, start, count, tokens=tokens, hidden=hidden)
-        found.begin(work)
-        return work if self.credit.begin(found, work) else None
+            return
+        self._begin(found, StepInput(found.sequence, start, count, tokens=tokens, hidden=hidden))
 
     # The engine.
 
-    def _run(self, session: StageSession, work: StepInput) -> None:
-        session.begin(work)
+    def _begin(self, session: StageSession, work: StepInput) -> None:
+        """Work has come: the engine is given it after the event, with all else that came, where it may run."""
         if self.credit.begin(session, work):
-            self._submit([work])
-
-    def _submit(self, works: Sequence[StepInput]) -> None:
-        """Queue work, all of it at once: a pass that begins soon then has all of it."""
-        self._backlog.extend(works)
-        self._work_off()
+            self._backlog.append(work)
 
     def _work_off(self) -> None:
         """Give the engine what waits, as far as its queue has room."""
@@ -358,7 +345,7 @@ class StageCore:
             return None
         work = output.input
         if work is not None and output.complete:
-            self.credit.end(session, session.end(work), ok=output.error is None)
+            self.credit.end(session, work, ok=output.error is None)
         session.tokens += output.count
         session.busy_seconds += output.seconds
         if output.error is not None:

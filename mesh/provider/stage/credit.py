@@ -41,9 +41,8 @@ class StageCredit:
             raise NotAdmitted("not_accepted", customer.barred, BARRED_SECONDS)
         return customer
 
-    def open(self, session: StageSession) -> None:
-        """Give a session that is being opened its bill. Raises `NotAdmitted`."""
-        customer = self.check(session.client)
+    def open(self, session: StageSession, customer: Customer | None) -> None:
+        """Give a session that is being opened the bill of its customer. Raises `NotAdmitted`."""
         if self._collector is None or customer is None:
             return
         try:
@@ -52,7 +51,9 @@ class StageCredit:
             raise NotAdmitted("unpaid", str(error), 1.0) from error
 
     def begin(self, session: StageSession, work: StepInput) -> bool:
-        """True when work that has arrived may go to the engine; else it is kept until a voucher makes room."""
+        """Count work that has come as under way; True when it may go to the engine, else it is kept until a voucher
+        makes room."""
+        session.begin(work)
         bill = session.bill
         if bill is None or self._collector is None:
             return True
@@ -66,8 +67,11 @@ class StageCredit:
         self._collector.wait(bill.customer)
         return False
 
-    def end(self, session: StageSession, units: int | None, *, ok: bool) -> None:
-        """The engine is through with work of so many units."""
+    def end(self, session: StageSession, work: StepInput, *, ok: bool) -> None:
+        """The engine is through with work."""
+        self._finish(session, session.end(work), ok=ok)
+
+    def _finish(self, session: StageSession, units: int | None, *, ok: bool) -> None:
         if units is not None and session.bill is not None and self._collector is not None:
             self._collector.finish(session.bill, units, units if ok else 0)
 
@@ -75,7 +79,7 @@ class StageCredit:
         """The session ends; `received` is what its client says it knows of, None where it did not say."""
         self._waiting.pop(session.id, None)
         for units in session.running.values():
-            self.end(session, units, ok=False)
+            self._finish(session, units, ok=False)
         if session.bill is not None:
             session.bill.close(session.bill.meter.fed if received is None else received)
 

@@ -33,7 +33,7 @@ def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> Samp
     )
 
 
-def page_keys(keys: bytes, session: StageSession, digest: str, numerics: str) -> Sequence[bytes]:
+def stage_keys(keys: bytes, session: StageSession, digest: str, numerics: str) -> Sequence[bytes]:
     """Under which keys full pages are found: the client's `keys`, under a root that only its sessions after the same
     previous hop have. A prompt that is larger than the credit runs whole, as the credit's rules foresee."""
     bill = session.bill

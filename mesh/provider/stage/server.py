@@ -105,11 +105,10 @@ class StageService:
             limits=replace(self.config.batch, client_share=self.config.admission.client_share),
             threads=self.config.threads,
         )
-        credit = StageCredit(self._collector)
         self.core = StageCore(
             self.table,
             engine,
-            credit,
+            StageCredit(self._collector),
             me=self._transport.peer_id,
             spec=self.model.spec,
             numerics=self.model.numerics,
@@ -140,7 +139,7 @@ class StageService:
                 raise error from group
             finally:
                 self._closing = True
-                self.withdraw()
+                self._handle(events.Withdrawn())
                 self._handle(events.StageEnded("the provider is shutting down"))
                 self.engine = None
 
