@@ -73,11 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.decode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="a checkpoint's folder instead of a random model")
-    parser.add_argument("--size", choices=sorted(SIZES), default="small", help="of the random model")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3])
+    add_swarm_options(parser, stages=[1, 2, 3])
     parser.add_argument("--sessions", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens of a session")
@@ -126,6 +122,15 @@ async def _rounds(options: argparse.Namespace, cases: list[Case], alone: list[Co
                 else:
                     answer = await asyncio.to_thread(each.ask, case, number)
                 each.note(case, answer)
+
+
+def add_swarm_options(parser: argparse.ArgumentParser, *, stages: list[int]) -> None:
+    """What `start_swarm` and the choice of a model go by; `stages` is the default."""
+    parser.add_argument("--model", type=Path, help="a checkpoint's folder instead of a random model")
+    parser.add_argument("--size", choices=sorted(SIZES), default="small", help="of the random model")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--stages", type=int, nargs="+", default=stages)
 
 
 async def start_swarm(family: Children, scratch: Path, model: Path, stages: int, options: argparse.Namespace) -> str:

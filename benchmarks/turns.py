@@ -26,7 +26,7 @@ import transformers
 
 from benchmarks.checkpoint import SIZES, write_checkpoint
 from benchmarks.contestants import prompts_of
-from benchmarks.decode import start_swarm
+from benchmarks.decode import add_swarm_options, start_swarm
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from mesh.cli.processes import children
 from mesh.client.client import Client
@@ -80,11 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.turns", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="a checkpoint's folder instead of a random model")
-    parser.add_argument("--size", choices=sorted(SIZES), default="small", help="of the random model")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 3])
+    add_swarm_options(parser, stages=[1, 3])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=1000, help="tokens of the first turn")
     parser.add_argument("--new", type=int, default=32, help="tokens of an answer")
