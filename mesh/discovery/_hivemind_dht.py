@@ -119,7 +119,7 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
         if local is None:
             return None
         # Those that lose their place under the key make room in all.
-        everywhere = self._all.losers(who, units, now, spare=sum(self._all.weight(each) for each in local))
+        everywhere = self._all.losers(who, units, now, leaving=local)
         return None if everywhere is None else list(dict.fromkeys((*local, *everywhere)))
 
     def _evict(self, key: Any, subkey: Any) -> None:

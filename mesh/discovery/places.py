@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from bisect import insort
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, Generic, TypeVar
@@ -87,12 +87,12 @@ class Places(Generic[K]):
         held = self._held.get(who)
         return math.inf if held is None else held.since
 
-    def losers(self, who: K, weight: int, now: float, *, spare: int = 0) -> Sequence[K] | None:
+    def losers(self, who: K, weight: int, now: float, *, leaving: Collection[K] = ()) -> Sequence[K] | None:
         """Those that must go so that `who` gets `weight` units; None where `who` gets none.
 
-        `spare` units become free in any case. Nothing changes by asking, except that a new draw may be due.
+        Those that are `leaving` go in any case. Nothing changes by asking, except that a new draw may be due.
         """
-        free = self._room - self.used + self.weight(who) + spare
+        free = self._room - self.used + self.weight(who) + sum(self.weight(each) for each in leaving)
         if weight <= free:
             return ()
         if weight > self._room:
@@ -101,7 +101,7 @@ class Places(Generic[K]):
         number, going = self._number(who, weight), dict[K, None]()
         for theirs, _, other in reversed(self._order):
             held = self._held.get(other)
-            if held is None or held.number != theirs or other == who or other in going:
+            if held is None or held.number != theirs or other == who or other in going or other in leaving:
                 continue
             if theirs <= number:
                 return None

@@ -101,7 +101,8 @@ def choose_victim(
 
     The youngest that has pages or asks for some: so the oldest always goes on to its end, and the hops of a route,
     where sessions came in the same order, choose alike. Sessions that hold pages and never used them come before all
-    others. Where a client holds more than its share, the youngest of its.
+    others. Where a client holds more than its share, the youngest of its, but for the oldest of all: two that are
+    larger than a share would take each other's pages for ever.
     """
     having = [each for each in sessions if each.pages or each is asking]
     unused = [each for each in having if not each.length and each is not asking]
@@ -111,5 +112,6 @@ def choose_victim(
         held[each.client] = held.get(each.client, 0) + len(each.pages)
     greedy = max(held, key=lambda client: held[client])
     if len(held) > 1 and held[greedy] > limits.client_share * pages:
-        having = [each for each in having if each.client == greedy]
+        oldest = min(having, key=lambda each: each.number)
+        having = [each for each in having if each.client == greedy and each is not oldest] or having
     return max(having, key=lambda each: each.number)

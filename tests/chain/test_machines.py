@@ -1,6 +1,6 @@
 """Random sequences of calls: on the ledger alone with its invariants, and on ledger and contracts side by side.
 
-`CHAIN_PROFILE=long` runs some thousands of transactions instead of some hundreds and prints how many; `CHAIN_SEED`
+`TESTS_PROFILE=long` runs some thousands of transactions instead of some hundreds and prints how many; `CHAIN_SEED`
 chooses other ones. Each run is a test of its own, so that they can be spread over processes.
 """
 
@@ -15,8 +15,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.chain.machine_base import COVERED
 from tests.chain.machine_conduct import Conduct
+from tests.profile import LONG
 
-LONG = os.environ.get("CHAIN_PROFILE") == "long"
 FIRST_SEED = int(os.environ.get("CHAIN_SEED", "0"))
 
 

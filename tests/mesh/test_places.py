@@ -51,6 +51,17 @@ def test_the_room_is_never_overfilled_and_the_sum_is_always_right(
         assert held.used == sum(held.weight(each) for each in "abcdefghijklmnopqrstuvwxyz") <= room
 
 
+@given(st.binary(max_size=64))
+def test_those_that_leave_in_any_case_make_room_once(secret: bytes) -> None:
+    held = places(6, secret)
+    for who, weight in (("a", 1), ("b", 2), ("c", 1), ("d", 1), ("e", 1)):
+        assert ask(held, who, NOW, weight=weight)
+    losers = held.losers("new", 4, NOW + DRAW_SECONDS, leaving=("b",))
+    if losers is not None:
+        assert "b" not in losers
+        assert 6 - held.used + 2 + sum(held.weight(each) for each in losers) >= 4
+
+
 @given(st.integers(1, 30), st.binary(max_size=64))
 def test_those_that_hold_a_place_renew_it_whatever_the_crowd(room: int, secret: bytes) -> None:
     held = places(room, secret)

@@ -6,8 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -231,11 +229,3 @@ async def test_a_provider_that_leaves_loses_nothing(replicated: Replicated, seco
     assert "Traceback" not in leaving.stderr
     drained = leaving.event("drained")
     assert drained["handed_over"] == (0 if other is None else 1)
-
-
-def test_sessions_that_each_lose_a_provider_end_with_the_tokens_that_they_have_undisturbed():
-    """The benchmark in short; docs/benchmarks.md has the figures of 200 sessions."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.survival", "--smoke"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]

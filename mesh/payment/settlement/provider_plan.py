@@ -301,7 +301,7 @@ def is_settled(view: ProviderView, slot: ProviderSlot) -> bool:
     if clock.now < slot.id.epoch + 2 * clock.delay or _awaited(view, slot):
         return False
     given_up = clock.now > slot.id.epoch + GIVE_UP_EPOCHS
-    if slot.missing and not (slot.written_off or given_up):
+    if slot.missing and not slot.written_off:
         return False
     if slot.debt and not given_up:
         return False

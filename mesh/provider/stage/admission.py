@@ -25,6 +25,8 @@ LAPSE_SECONDS = 60.0
 SPARE_PART = 8
 MOST_LAPSED = 4096
 """Clients of which that is remembered."""
+TURN_TOKENS = 32
+"""Beyond those that it is fed, before the oldest session gives way to one of another client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,8 @@ class SessionTable:
 
     def beyond_share(self, request: OpenSession, client: str, free: int | None = None) -> list[StageSession]:
         """Sessions that give up their pages so that `request` fits: the youngest of another client that has grown
-        beyond its share, as far as it is beyond it; none where that would not help."""
+        beyond its share, as far as it is beyond it; none where that would not help. The oldest of all has its turn
+        first: else two that are larger than a share would end each other before either got on."""
         missing = self._missing(request, free)
         if missing is None or missing <= 0:
             return []
@@ -228,9 +231,11 @@ class SessionTable:
         surplus = held.get(greedy, 0) - self.limits.client_share * self.pages
         if greedy == client:
             return []
+        oldest = min(self, key=lambda each: each.opened, default=None)
         chosen: list[StageSession] = []
         for each in sorted(self.of_client(greedy), key=lambda each: each.opened, reverse=True):
-            if missing <= 0 or surplus <= 0:
+            has_turn = each is oldest and each.expected < each.fed_tokens + TURN_TOKENS
+            if missing <= 0 or surplus <= 0 or has_turn:
                 break
             chosen.append(each)
             missing -= each.pages

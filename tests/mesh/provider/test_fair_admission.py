@@ -221,6 +221,17 @@ def test_what_a_client_holds_beyond_its_share_since_it_has_grown_is_anothers_for
     table.admit(request, "b", 11.0)
 
 
+def test_the_oldest_of_all_gives_way_only_when_it_has_got_on() -> None:
+    table = SessionTable(facts(), LIMITS)
+    table.admit(opening(identity(1), fed=100, capacity=144), "a", 0.0)
+    table.prompt(identity(1), "a", 100, 0.0)
+    grow(table, identity(1), 131, 1.0)
+    large = asking(identity(9), 6)
+    assert table.beyond_share(large, "b") == []
+    grow(table, identity(1), 132, 1.0)
+    assert [each.id for each in table.beyond_share(large, "b")] == [identity(1)]
+
+
 def test_who_holds_no_more_than_its_share_keeps_it_whoever_asks() -> None:
     table = grown("aab", 48)
     assert table.pages_free == 0

@@ -156,6 +156,13 @@ def test_a_pool_that_is_too_small_preempts_and_no_token_is_lost_or_differs(reser
     assert core.blocks.held == 0
 
 
+def test_two_that_are_larger_than_a_share_both_get_to_their_end() -> None:
+    core, _ = core_of(7, sessions=4, prefill_tokens=32, patience=4)
+    chats = [Chat(prompt(68, 2), 38, client="b", chunk=3), Chat(prompt(70, 3), 16, client="a", chunk=3)]
+    run(core, chats, reserve=False)
+    assert [chat.tokens for chat in chats] == [chat.expected for chat in chats]
+
+
 chats_of = st.lists(
     st.builds(
         lambda length, count, seed, client, chunk: Chat(

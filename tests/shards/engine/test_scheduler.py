@@ -172,6 +172,14 @@ def test_who_holds_more_than_its_share_gives_way_first() -> None:
     assert choose_victim(sessions, sessions[3], 11, limits) is sessions[3], "exactly its share is not too much"
 
 
+def test_the_oldest_of_all_goes_on_however_much_its_client_holds() -> None:
+    limits = BatchLimits(client_share=0.75)
+    sessions = [holder(1, 6, "a"), holder(2, 1, "b")]
+    assert choose_victim(sessions, sessions[1], 7, limits) is sessions[1]
+    sessions = [holder(1, 1, "a"), holder(2, 6, "b")]
+    assert choose_victim(sessions, sessions[0], 7, limits) is sessions[1]
+
+
 def test_pages_that_are_merely_held_are_taken_before_those_that_are_used() -> None:
     sessions = [holder(1, 3, "a"), holder(2, 3, "b"), holder(3, 3, "a")]
     sessions[1].length = 0
