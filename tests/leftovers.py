@@ -32,6 +32,7 @@ import pytest
 
 from mesh.transport.runtime_dir import RuntimeDirectory
 from shards.text.chat_template import SANDBOX
+from tests import warm
 
 MARK = "LC_LEFTOVERS_OF_SESSION"  # a name that foreign programs are given too: see `mesh.transport.foreign`
 GRACE_SECONDS = 5.0
@@ -97,6 +98,7 @@ class Watch:
             try:
                 environment = Path(f"/proc/{pid}/environ").read_bytes()
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
             except OSError:
                 continue
             variables = environment.split(b"\0")
@@ -104,7 +106,10 @@ class Watch:
                 for variable in variables:
                     if variable.startswith(f"{RUN}=".encode()):
                         self._runs[pid] = variable.partition(b"=")[2].decode(errors="replace")
-                if not any(helper in command for helper in HELPERS):
+                if name.startswith(warm.NAME):  # its environment and command are those of the process it is forked from
+                    self._runs[pid] = name.removeprefix(warm.NAME)
+                    self._ours[pid] = f"{name} (mesh, started warm)"
+                elif not any(helper in command for helper in HELPERS):
                     self._ours[pid] = command.replace(b"\0", b" ").decode(errors="replace").strip()[:200]
             elif environment:  # one without has only just been forked, or is dead
                 self._strangers.add(pid)

@@ -19,8 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests import warm
 from tests.guarded import guarded
 from tests.network.namespaces import Namespace
+from tests.warm import WarmProcess
 
 MARK = "LC_MESH_TEST_RUN"
 """Every process of a run inherits this variable, which /proc shows of processes that nobody's child is any more.
@@ -51,6 +53,8 @@ class MeshProcess:
         environment: dict[str, str],
         stdin: bytes | None = None,
         host: Namespace | None = None,
+        *,
+        cold: bool = False,
     ) -> None:
         self.arguments = list(arguments)
         self.events: list[dict[str, Any]] = []
@@ -58,17 +62,20 @@ class MeshProcess:
         self.stderr = ""
         self._changed = threading.Condition()
         self._open_pipes = 2
-        command = guarded([sys.executable, "-m", "mesh", *arguments])
-        start = subprocess.Popen if host is None else host.popen
-        self._process: subprocess.Popen[bytes] = start(
-            command,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
         run = environment.get(MARK, "")
+        self._process: WarmProcess | subprocess.Popen[bytes]
+        if host is None and not cold and warm.can_start(environment):
+            self._process = WarmProcess(arguments, environment, run, stdin=stdin is not None)
+        else:
+            start = subprocess.Popen if host is None else host.popen
+            self._process = start(
+                guarded([sys.executable, "-m", "mesh", *arguments]),
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
         self._readers = [
             threading.Thread(
                 target=self._read, args=(getattr(self._process, pipe), pipe), name=f"{pipe} of {run}", daemon=True
@@ -166,7 +173,7 @@ class World:
     """The processes of one group of tests, with a runtime folder and identities of their own."""
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mt-")))
-    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    mark: str = field(default_factory=lambda: secrets.token_hex(5))
     processes: list[MeshProcess] = field(default_factory=list)
 
     @property
@@ -210,18 +217,19 @@ class World:
                     os.kill(pid, signal.SIGKILL)
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, *arguments: str, stdin: bytes | None = None, host: Namespace | None = None) -> MeshProcess:
-        """`mesh ARGUMENTS` in the background, in a network namespace if one is given."""
-        process = MeshProcess(arguments, self.environment, stdin, host)
+    def start(
+        self, *arguments: str, stdin: bytes | None = None, host: Namespace | None = None, cold: bool = False
+    ) -> MeshProcess:
+        """`mesh ARGUMENTS` in the background, in a network namespace if one is given; `cold`: with nothing imported."""
+        process = MeshProcess(arguments, self.environment, stdin, host, cold=cold)
         self.processes.append(process)
         return process
 
-    def join(self, model: Path | str, *arguments: str, peers: str = "") -> MeshProcess:
+    def join(self, model: Path | str, *arguments: str, peers: str = "", cold: bool = False) -> MeshProcess:
         """A provider on loopback that tells its events as JSON lines."""
         more = ["--peers", peers] if peers else []
-        return self.start(
-            "join", "--model", str(model), "--host-maddrs", LOOPBACK, "--threads", "1", "--json", *more, *arguments
-        )
+        options = ("--host-maddrs", LOOPBACK, "--threads", "1", "--json", *more, *arguments)
+        return self.start("join", "--model", str(model), *options, cold=cold)
 
     def run(self, *arguments: str, stdin: bytes | None = None, seconds: float = 60.0) -> Finished:
         """`mesh ARGUMENTS` to its end."""
@@ -308,9 +316,14 @@ def stop_all(processes: Sequence[MeshProcess]) -> None:
 
 def _marked(mark: str) -> Iterator[tuple[int, str]]:
     wanted = f"{MARK}={mark}".encode()
+    name = warm.name(mark)
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if int(folder.name) == os.getpid():
+                continue
+            if (folder / "comm").read_bytes() == name + b"\n":
+                yield int(folder.name), "a mesh process that was started warm"
+            elif wanted in (folder / "environ").read_bytes().split(b"\0"):
                 yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 

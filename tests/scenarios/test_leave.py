@@ -21,7 +21,7 @@ def test_the_only_provider_here_leaves_and_a_session_ends_first(swarm: Swarm, wo
     size: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 2048, "context_length": 2048}
     large = make_checkpoint(tmp_path / "large", **size)
     own = start_stages(world, large, ("0:5",), "--name", "leaving", peers=swarm.address).wait_serving()
-    asked = ("generate", PROMPT, "--model", "leaving", "--peers", own.address, "--max-tokens", "600", "--json")
+    asked = ("generate", PROMPT, "--model", "leaving", "--peers", own.address, "--max-tokens", "240", "--json")
     whole = json.loads(swarm.world.succeed(*asked))
     running = [world.start(*asked[:-1]) for _ in range(3)]
     wait_until(lambda: all(len(each.stdout) > 5 for each in running), "no text")

@@ -81,7 +81,7 @@ def test_a_provider_that_checks_gigabytes_of_weights_stops_too(world: World, che
 
 def test_a_provider_is_interrupted_while_it_still_imports(world: World, checkpoint: Path, tmp_path: Path):
     key = tmp_path / "node.key"
-    process = world.join(checkpoint, "--identity", str(key))
+    process = world.join(checkpoint, "--identity", str(key), cold=True)
     wait_until(key.exists, "the key is made", pause=0.01)
     process.send(signal.SIGINT)
     assert process.wait(seconds=STOP_SECONDS) != 0

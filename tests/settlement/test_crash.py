@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import random
 import signal
 import sqlite3
@@ -20,14 +19,13 @@ from chain.primitives import FUNC
 from tests.profile import LONG
 from tests.settlement import crash_child
 from tests.settlement.town import GATEWAY, OWNERS, Town
+from tests.warm import CONTEXT
 
 logger = logging.getLogger(__name__)
 CHILD_SECONDS = 60
 MOST_MOMENTS = 60
 STRIDE = 4
 """Of the moments that a sample tries."""
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.settlement.crash_child"])
 
 Scene = Callable[[Town], Awaitable[tuple[str, bool]]]
 """Brings a town to the eve of something; who is to act, and whether leaves are hidden from it."""
