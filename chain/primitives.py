@@ -37,7 +37,9 @@ def key_of(identifier: str) -> Bytes32:
 
 def checksummed(address: Address) -> str:
     """An address as people and web3.py write it (EIP-55)."""
-    from eth_utils.address import to_checksum_address  # a third of a second, which a node without a chain need not spend
+    from eth_utils.address import (
+        to_checksum_address,
+    )  # a third of a second, which a node without a chain need not spend
 
     return str(to_checksum_address(address))
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from coincurve import PrivateKey
-from eth_utils import to_canonical_address
 
 from chain import recursion_limit, safe_json, vouchers
 from chain.errors import BadKeystore, InvalidArgument, WalletError, WalletExists, WrongPassword
@@ -56,7 +55,7 @@ class Account:
     @property
     def canonical(self) -> bytes:
         """The address as twenty bytes."""
-        return bytes(to_canonical_address(self.address))
+        return bytes.fromhex(self.address.removeprefix("0x"))
 
     @property
     def private_key(self) -> bytes:
@@ -78,10 +77,10 @@ class Account:
         return f"Account({self.address})"
 
 
-def create_keystore(path: Path, account: Account, password: str, *, cost: int = SCRYPT_N) -> None:
+def create_keystore(path: Path, account: Account, password: str, *, cost: int | None = None) -> None:
     """Write a keystore v3 file (scrypt, n = `cost`) with mode 0600, whole or not at all, and never over another.
 
-    A lower `cost` is for keys that are thrown away soon.
+    A lower `cost` than `SCRYPT_N` is for keys that are thrown away soon.
 
     Raises `WalletExists`, `WalletError`, `InvalidArgument` for an empty password.
     """
@@ -92,7 +91,7 @@ def create_keystore(path: Path, account: Account, password: str, *, cost: int = 
         raise InvalidArgument("the password must not be empty", argument="password")
     if path.exists():
         raise WalletExists(f"there is a keystore at {path} already; it is never overwritten")
-    document = create_keyfile_json(account.private_key, password.encode(), kdf="scrypt", iterations=cost)
+    document = create_keyfile_json(account.private_key, password.encode(), kdf="scrypt", iterations=cost or SCRYPT_N)
     document["address"] = account.address.lower().removeprefix("0x")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
