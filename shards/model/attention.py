@@ -1,11 +1,14 @@
-"""Attention of one session's new tokens over its cache, with grouped heads and sliding windows."""
+"""Attention of new tokens over the cache, with grouped heads and sliding windows: of one session or of many."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from shards.model.paging import PAGE, pages_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +25,15 @@ class AttentionWindow:
     mask: torch.Tensor | None
 
 
+def first_seen(position: int, window: int | None) -> int:
+    """The first position that the token at `position` sees."""
+    return 0 if window is None else max(0, position + 1 - window)
+
+
 def window_of(start: int, n: int, window: int | None, device: torch.device) -> AttentionWindow:
     """What tokens at positions `start, …, start + n - 1` see: themselves, and `window - 1` or all before."""
     end = start + n
-    first = 0 if window is None else max(0, start + 1 - window)
-    if n == 1:
-        return AttentionWindow(n, first, end, causal=False, mask=None)
+    first = first_seen(start, window)
     if start == 0 and (window is None or n <= window):
         return AttentionWindow(n, first, end, causal=True, mask=None)
     queries = torch.arange(start, end, device=device)[:, None]
@@ -41,15 +47,11 @@ def window_of(start: int, n: int, window: int | None, device: torch.device) -> A
 def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: AttentionWindow) -> torch.Tensor:
     """Attention of `query` [n, heads, head_dim] over the window's `keys` and `values` [kv_heads, length, head_dim].
 
-    Each key-value head serves heads / kv_heads consecutive heads (Ainslie et al., "GQA", 2023). Keys and
-    values are not repeated: for one token the heads of a group take the place of query positions, for
-    several the key-value heads take the batch's place. Returns [n, heads * head_dim].
+    Each key-value head serves heads / kv_heads consecutive heads (Ainslie et al., "GQA", 2023). Keys and values are
+    not repeated: the key-value heads take the batch's place. Returns [n, heads * head_dim].
     """
     n, heads, dim = query.shape
     kv_heads = keys.shape[0]
-    if n == 1:
-        grouped = query.view(1, kv_heads, heads // kv_heads, dim)
-        return F.scaled_dot_product_attention(grouped, keys[None], values[None]).reshape(1, heads * dim)
     grouped = query.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
     shape = (kv_heads, heads // kv_heads, window.end - window.first, dim)
     result = F.scaled_dot_product_attention(
@@ -60,3 +62,51 @@ def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window
         is_causal=window.causal,
     )
     return result.permute(2, 0, 1, 3).reshape(n, heads * dim)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRows:
+    """Sessions with one new token each, whose windows are about as long: one call computes them all.
+
+    `rows` are their rows in the pass, `tables` [sessions, pages] the pages of their windows, filled up with page 0;
+    `mask` [sessions, 1, 1, pages * PAGE] is true where a token may look.
+    """
+
+    rows: torch.Tensor
+    tables: torch.Tensor
+    mask: torch.Tensor
+
+
+def decode_rows(
+    rows: Sequence[int],
+    positions: Sequence[int],
+    pages: Sequence[Sequence[int]],
+    window: int | None,
+    device: torch.device,
+) -> list[DecodeRows]:
+    """Groups of the sessions that have one new token each, in which no window has less than half of the pages."""
+    groups: dict[int, list[int]] = {}
+    seen: list[Sequence[int]] = []
+    for index, position in enumerate(positions):
+        seen.append(pages[index][first_seen(position, window) // PAGE : pages_for(position + 1)])
+        groups.setdefault((len(seen[index]) - 1).bit_length(), []).append(index)
+    found = []
+    for members in groups.values():
+        most = max(len(seen[index]) for index in members)
+        tables = torch.tensor([[*seen[index], *[0] * (most - len(seen[index]))] for index in members], device=device)
+        first = torch.tensor([first_seen(positions[index], window) % PAGE for index in members], device=device)
+        counts = [positions[index] + 1 - first_seen(positions[index], window) for index in members]
+        end = first + torch.tensor(counts, device=device)
+        places = torch.arange(most * PAGE, device=device)
+        mask = (places >= first[:, None]) & (places < end[:, None])
+        found.append(DecodeRows(torch.tensor([rows[i] for i in members], device=device), tables, mask[:, None, None]))
+    return found
+
+
+def attend_decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Attention of one token of each session: `query` [sessions, heads, head_dim], `keys` and `values` [sessions,
+    kv_heads, length, head_dim]. The heads of a group take the place of query positions. Returns [sessions, heads *
+    head_dim]."""
+    sessions, heads, dim = query.shape
+    grouped = query.view(sessions, keys.shape[1], heads // keys.shape[1], dim)
+    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(sessions, heads * dim)

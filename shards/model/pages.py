@@ -70,3 +70,9 @@ class PagePool:
         keys = self.keys[block].index_select(0, pages).permute(1, 0, 3, 2).flatten(1, 2)
         values = self.values[block].index_select(0, pages).transpose(0, 1).flatten(1, 2)
         return keys[:, held], values[:, held]
+
+    def read_many(self, block: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A copy of the keys and values in pages [sessions, n], each [sessions, kv_heads, n * PAGE, head_dim]."""
+        keys = self.keys[block][tables].permute(0, 2, 1, 4, 3).flatten(2, 3)
+        values = self.values[block][tables].transpose(1, 2).flatten(2, 3)
+        return keys, values

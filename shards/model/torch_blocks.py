@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from shards.model.attention import AttentionWindow, attend, window_of
+from shards.model.attention import AttentionWindow, DecodeRows, attend, attend_decode, decode_rows, window_of
 from shards.model.blocks import Rows
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
@@ -19,10 +21,19 @@ from shards.model.stage import PAGE
 from shards.model.weights import SpanWeights
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the tokens of a pass see in blocks of one window: prompts by first row and page table, and what decodes."""
+
+    prompts: Sequence[tuple[int, torch.Tensor, AttentionWindow]]
+    decodes: Sequence[DecodeRows]
+
+
 class TorchBlocks:
     """`Blocks` in one dtype for weights, activations and cache.
 
-    The tokens of all sessions go through the linear layers together; attention runs session by session.
+    The tokens of all sessions go through the linear layers together. Attention of those that decode is one call for
+    all of like length; that of prompts runs session by session.
     """
 
     def __init__(
@@ -63,13 +74,27 @@ class TorchBlocks:
         angles = self._rope.at(positions.to(self._device), longest)
         tables = [torch.tensor(pages, dtype=torch.int64, device=self._device) for pages in rows.pages]
         slots = self._pool.slots(tables, starts, sizes)
-        windows = {
-            width: [window_of(a, n, width, self._device) for a, n in zip(starts, sizes, strict=True)]
-            for width in {self._config.windows[block] for block in rows.span}
-        }
+        sights = {width: self._sight(rows, tables, width) for width in {self._config.windows[b] for b in rows.span}}
         for block in rows.span:
-            x = self._block(x, block, tables, slots, windows[self._config.windows[block]], angles)
+            x = self._block(x, block, slots, sights[self._config.windows[block]], angles)
         return x if rows.wanted is None else self._logits(x, rows.wanted)
+
+    def _sight(self, rows: Rows, tables: Sequence[torch.Tensor], width: int | None) -> Sight:
+        firsts = [0, *itertools.accumulate(rows.sizes)]
+        ones = [index for index, size in enumerate(rows.sizes) if size == 1]
+        prompts = [
+            (firsts[index], tables[index], window_of(rows.starts[index], size, width, self._device))
+            for index, size in enumerate(rows.sizes)
+            if size > 1
+        ]
+        decodes = decode_rows(
+            [firsts[index] for index in ones],
+            [rows.starts[index] for index in ones],
+            [rows.pages[index] for index in ones],
+            width,
+            self._device,
+        )
+        return Sight(prompts, decodes)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         assert self._weights.embedding is not None  # spans from block 0 were loaded with it
@@ -79,9 +104,8 @@ class TorchBlocks:
         self,
         x: torch.Tensor,
         block: int,
-        tables: Sequence[torch.Tensor],
         slots: Slots,
-        windows: Sequence[AttentionWindow],
+        sight: Sight,
         angles: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         own = block - self._span.start
@@ -95,13 +119,15 @@ class TorchBlocks:
         turned = rotate(turned, *angles)
         query, key = turned.tensor_split((config.n_heads,), dim=1)
         self._pool.write(own, slots, key, value)
-        seen: list[torch.Tensor] = []
-        row = 0
-        for table, window in zip(tables, windows, strict=True):
+        seen = torch.empty_like(query).flatten(1)
+        for row, table, window in sight.prompts:
             keys, values = self._pool.read(own, table, window.first, window.end)
-            seen.append(attend(query[row : row + window.n], keys, values, window))
-            row += window.n
-        x = x + weights.o(seen[0] if len(seen) == 1 else torch.cat(seen))
+            seen[row : row + window.n] = attend(query[row : row + window.n], keys, values, window)
+        for decode in sight.decodes:
+            seen[decode.rows] = attend_decode(
+                query[decode.rows], *self._pool.read_many(own, decode.tables), decode.mask
+            )
+        x = x + weights.o(seen)
         gate, up = weights.gate_up(self._norm(x, weights.mlp_norm)).chunk(2, dim=-1)
         return x + weights.down(F.silu(gate) * up)
 

@@ -60,7 +60,7 @@ def test_logits_of_a_prompt_in_chunks_over_three_stages_equal_transformers(folde
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_greedy_tokens_over_three_stages_equal_transformers(folder: Path) -> None:
+def test_greedy_tokens_over_three_stages_equal_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = random_tokens(20, seed=2)
     model = reference(folder)
     # For a window of one, transformers keeps the last none of its cache as [-0:], which is all of it.
@@ -78,9 +78,17 @@ def test_greedy_tokens_over_three_stages_equal_transformers(folder: Path) -> Non
     pipeline = Pipeline(folder)
     assert pipeline.greedy(pipeline.session(), prompt, TOKENS) == expected
     assert len(set(expected)) > 5, "the random model got stuck, so equality would say little"
+    monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
+    pipeline = Pipeline(folder)
+    assert pipeline.greedy(pipeline.session(), prompt, TOKENS) == expected, "with torch"
 
 
-def test_sessions_in_one_micro_batch_do_not_see_each_other(llama: Path) -> None:
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_sessions_in_one_micro_batch_do_not_see_each_other(
+    llama: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "torch":
+        monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
     pipeline = Pipeline(llama)
     first, second, third = (random_tokens(n, seed=n) for n in (9, 17, 1))
     alone = [pipeline.logits(pipeline.session(), [*tokens, 5]) for tokens in (first, second, third)]
