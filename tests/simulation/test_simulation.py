@@ -13,7 +13,7 @@ from tests.profile import LONG
 from tests.simulation.faults import Fault, Plan
 from tests.simulation.world import Result, simulate
 
-QUICK = 48
+QUICK = 24
 SLOW = range(1000, 2000 if LONG else 1060)
 """All thousand of them are quicker with `python -m tests.simulation --seeds 1000:2000 --jobs 2`."""
 CHUNK = 20
