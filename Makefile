@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.decode --smoke
-	$(BIN)/python -m benchmarks.engine --smoke
+	$(BIN)/python -m benchmarks.engine --smoke --threads 1 2
 	$(BIN)/python -m benchmarks.turns --smoke
 	$(BIN)/python -m benchmarks.placement --smoke
 	$(BIN)/python -m benchmarks.transport --smoke

@@ -98,7 +98,7 @@ async def _measure(options: argparse.Namespace) -> bool:
         vocab = Checkpoint.open(folder).spec.vocab_size
         async with AsyncExitStack() as stack:
             family = await stack.enter_async_context(children())
-            alone = await asyncio.to_thread(start_contestants, options, folder, processes)
+            alone = await asyncio.to_thread(start_contestants, options, folder, processes, options.threads)
             swarms = []
             for stages in options.stages:
                 address = await start_swarm(family, Path(name), folder, stages, options)

@@ -1,10 +1,12 @@
 """The engine of one stage that has the whole model, beside `transformers` and llama.cpp, on the same threads.
 
-    python -m benchmarks.engine MODEL_FOLDER [--dtype float32] [--threads 1] [--llama-cpp PROGRAM --gguf FILE] [--smoke]
+    python -m benchmarks.engine MODEL_FOLDER [--dtype float32] [--threads 1 2] [--llama-cpp PROGRAM --gguf FILE]
+                                [--smoke]
 
 Every contestant is a process of its own, started once. Each round asks all of them in turn, in random order, for the
 same greedy continuations, so that a change of the machine's speed hits all alike; figures are medians over rounds,
-ratios medians of the ratios within a round. In float32 the tokens must be those of transformers.
+ratios medians of the ratios within a round. In float32 the tokens must be those of transformers. With several numbers
+of threads everybody is there once for each, and compared with the others that have as many and with itself.
 
 llama.cpp is not a dependency. To have it beside us, build its libraries (cmake -B build -DCMAKE_BUILD_TYPE=Release
 -DGGML_NATIVE=ON -DLLAMA_CURL=OFF && cmake --build build --target llama), make a .gguf of the same weights with its
@@ -65,6 +67,7 @@ class Contestant(Measured):
     """A process that answers."""
 
     process: subprocess.Popen[str]
+    threads: int
     plain: bool
     """It reads numbers, not JSON."""
 
@@ -91,7 +94,7 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path, nargs="?", help="a checkpoint's folder; without it a random small model")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--llama-cpp", type=Path, help="the driver program built from benchmarks/llama_cpp.cpp")
     parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
@@ -109,23 +112,24 @@ def main() -> None:
 def _run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> bool:
     cases, repeats = (SMOKE, 1) if options.smoke else (CASES, options.repeats)
     facts = machine()
-    everybody = start_contestants(options, folder, stack)
+    groups = [start_contestants(options, folder, stack, threads) for threads in sorted(set(options.threads))]
+    everybody = [each for group in groups for each in group]
     generator = random.Random(0)
     for number in range(1, repeats + 1):
         for case in cases:
             for each in generator.sample(everybody, len(everybody)):
                 each.note(case, each.ask(case, number))
-    return _report(options, facts, cases, everybody[0], everybody[1:])
+    return _report(options, facts, cases, groups)
 
 
-def start_contestants(options: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Contestant]:
+def start_contestants(options: argparse.Namespace, folder: Path, stack: ExitStack, threads: int) -> list[Contestant]:
     """Our engine, transformers, and llama.cpp where `options` names it: started, and asked once. `stack` ends them."""
     module = (sys.executable, "-m", "benchmarks.contestants")
-    settings = (str(folder), options.dtype, str(options.threads))
-    everybody = [_start(stack, name, [*module, name, *settings]) for name in ("engine", "transformers")]
+    settings = (str(folder), options.dtype, str(threads))
+    everybody = [_start(stack, name, threads, [*module, name, *settings]) for name in ("engine", "transformers")]
     if options.llama_cpp is not None:
-        command = [str(options.llama_cpp), str(options.gguf), str(options.threads)]
-        everybody.append(_start(stack, "llama.cpp", command, plain=True))
+        command = [str(options.llama_cpp), str(options.gguf), str(threads)]
+        everybody.append(_start(stack, "llama.cpp", threads, command, plain=True))
     else:
         print("llama.cpp is not beside us: see `python -m benchmarks.engine --help`", file=sys.stderr)
     for each in everybody:
@@ -134,57 +138,65 @@ def start_contestants(options: argparse.Namespace, folder: Path, stack: ExitStac
     return everybody
 
 
-def _start(stack: ExitStack, name: str, command: list[str], *, plain: bool = False) -> Contestant:
+def _start(stack: ExitStack, name: str, threads: int, command: list[str], *, plain: bool = False) -> Contestant:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     stack.callback(process.wait)
     stack.callback(process.terminate)
-    return Contestant(process, plain, name=name)
+    return Contestant(process, threads, plain, name=name)
 
 
 def _report(
     options: argparse.Namespace,
     facts: dict[str, Any],
     cases: tuple[Case, ...],
-    ours: Contestant,
-    peers: list[Contestant],
+    groups: list[list[Contestant]],
 ) -> bool:
     results: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     same = True
     for case in cases:
-        equal = ours.tokens[case] == peers[0].tokens[case]
-        same &= equal
-        for each in (ours, *peers):
-            result = {
-                "sessions": case.sessions,
-                "prompt": case.prompt,
-                "name": each.name,
-                "tokens_per_second": spread(each.rate[case]),
-                "first_token_seconds": spread(each.first[case]),
-                "engine_rate_ratio": paired_ratio(ours.rate[case], each.rate[case]),
-                "engine_first_token_ratio": paired_ratio(ours.first[case], each.first[case]),
-            }
-            results.append(result)
-            rate, first = result["tokens_per_second"], result["first_token_seconds"]
-            rows.append(
-                [
-                    f"{case.sessions} × {case.prompt} + {case.new}",
-                    each.name,
-                    f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})",
-                    f"{result['engine_rate_ratio']:.2f}",
-                    f"{first['median'] * 1000:.0f}",
-                    f"{result['engine_first_token_ratio']:.2f}",
-                    ("yes" if equal else "no") if each is ours else "",
-                ]
-            )
+        for group in groups:
+            ours, truth = group[:2]
+            equal = ours.tokens[case] == truth.tokens[case]
+            same &= equal
+            for each, base in zip(group, groups[0], strict=True):
+                result = {
+                    "sessions": case.sessions,
+                    "prompt": case.prompt,
+                    "name": each.name,
+                    "threads": each.threads,
+                    "tokens_per_second": spread(each.rate[case]),
+                    "first_token_seconds": spread(each.first[case]),
+                    "engine_rate_ratio": paired_ratio(ours.rate[case], each.rate[case]),
+                    "engine_first_token_ratio": paired_ratio(ours.first[case], each.first[case]),
+                    "rate_ratio_to_fewest_threads": paired_ratio(each.rate[case], base.rate[case]),
+                }
+                results.append(result)
+                rate, first = result["tokens_per_second"], result["first_token_seconds"]
+                rows.append(
+                    [
+                        f"{case.sessions} × {case.prompt} + {case.new}",
+                        f"{each.name}, {each.threads}",
+                        f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})",
+                        f"{result['engine_rate_ratio']:.2f}",
+                        f"{first['median'] * 1000:.0f}",
+                        f"{result['engine_first_token_ratio']:.2f}",
+                        f"{result['rate_ratio_to_fewest_threads']:.2f}" if group is not groups[0] else "",
+                        ("yes" if equal else "no") if each is ours else "",
+                    ]
+                )
     report = {
-        "title": f"engine alone, {options.model or 'random model'}, {options.dtype}, {options.threads} thread(s)",
+        "title": f"engine alone, {options.model or 'random model'}, {options.dtype}",
         "method": f"{1 if options.smoke else options.repeats} interleaved rounds, greedy, medians of paired ratios",
         "machine": facts,
         "same_tokens_as_transformers": same,
         "results": results,
     }
-    columns = ["sessions × prompt + new", "", "tokens/s (min–max)", "engine ÷", "first ms", "engine ÷", "same tokens"]
+    fewest = f"÷ {groups[0][0].threads} thread(s)"
+    columns = [
+        *("sessions × prompt + new", "who, threads", "tokens/s (min–max)", "engine ÷", "first ms", "engine ÷"),
+        *(fewest, "same tokens"),
+    ]
     print_report(report, columns, rows, options.json)
     return same or options.dtype != "float32"
 
