@@ -31,14 +31,24 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # <linux/prctl.h>
 _starting = threading.Lock()
 
 
+def _network() -> str:
+    """Which network the calling thread is in."""
+    return os.readlink("/proc/thread-self/ns/net") if sys.platform == "linux" else ""  # noqa: PTH115
+
+
+_HOME = _network()
+"""Where the process that they are forked from is."""
+
+
 def name(mark: str) -> bytes:
     """How the kernel calls the processes with this mark."""
     return f"{NAME}{mark}"[:15].encode()
 
 
 def can_start(environment: dict[str, str]) -> bool:
-    """Whether `mesh` may be started warm with this environment (on Linux: the processes are found by /proc)."""
-    return sys.platform == "linux" and all(environment.get(name) == value for name, value in FIXED.items())
+    """Whether `mesh` may be started warm with this environment, by the calling thread (on Linux)."""
+    as_it_is = all(environment.get(name) == value for name, value in FIXED.items())
+    return sys.platform == "linux" and as_it_is and _network() == _HOME
 
 
 class WarmProcess:
