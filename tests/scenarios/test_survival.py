@@ -7,9 +7,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from mesh.client.client import Client
 from mesh.client.types import GenerateRequest
 from shards.engine.sampling_params import SamplingParams
 from tests.leftovers import lasting
+from tests.profile import LONG
 from tests.scenarios.processes import MeshProcess, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -138,8 +140,15 @@ def kill(*places: int) -> Harm:
     return harm
 
 
-@pytest.mark.parametrize("params", SAMPLING.values(), ids=SAMPLING)
-@pytest.mark.parametrize("places", [(0,), (2,), (0, 1), (0, 2), (0, 1, 2)], ids=str)
+def in_turn(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Each value with one way of sampling, in turn; in the long profile with all of them."""
+    ways = list(SAMPLING.items())
+    chosen = [(value, ways if LONG else [ways[index % len(ways)]]) for index, value in enumerate(values)]
+    cases = [pytest.param(value, way, id=f"{value}-{what}") for value, some in chosen for what, way in some]
+    return pytest.mark.parametrize((name, "params"), cases)
+
+
+@in_turn("places", [(0,), (2,), (0, 1), (0, 2), (0, 1, 2)])
 async def test_killed_hops_are_replaced(replicated: Replicated, params: SamplingParams, places: tuple[int, ...]):
     swarm = await asyncio.to_thread(replicated.complete)
     before: list[str] = []
@@ -154,8 +163,7 @@ async def test_killed_hops_are_replaced(replicated: Replicated, params: Sampling
     assert gap < 10.0
 
 
-@pytest.mark.parametrize("params", SAMPLING.values(), ids=SAMPLING)
-@pytest.mark.parametrize("stage", [0, 1, 2], ids=["first", "middle", "last"])
+@in_turn("stage", [0, 1, 2])
 async def test_a_span_without_any_provider_is_waited_for(replicated: Replicated, params: SamplingParams, stage: int):
     swarm = await asyncio.to_thread(replicated.complete)
     coming: list[MeshProcess] = []
@@ -173,8 +181,7 @@ async def test_a_span_without_any_provider_is_waited_for(replicated: Replicated,
     assert route[stage] == await asyncio.to_thread(swarm.keep, stage, coming[0])
 
 
-@pytest.mark.parametrize("params", SAMPLING.values(), ids=SAMPLING)
-@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+@in_turn("place", [0, 1, 2])
 async def test_a_hop_that_stands_still_is_left(replicated: Replicated, params: SamplingParams, place: int):
     swarm = await asyncio.to_thread(replicated.complete)
     stopped: list[str] = []

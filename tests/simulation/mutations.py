@@ -132,6 +132,7 @@ MUTATIONS = (
             Edit(_CORE, "StageCore.handle", "self._free(session)", "pass"),
             Edit(_SESSIONS, "SessionTable.idle", "return [", "return [] and ["),
         ),
+        first=9,
     ),
     Mutation(
         "a session that ends keeps its pages",
@@ -154,20 +155,22 @@ MUTATIONS = (
             Edit("mesh.payment.credit.collector", "VoucherCollector._load", "line.doubtful = line.claimed", "pass"),
             Edit("mesh.payment.credit.dunning", "Dunning.step", "if now >= self.pardoned_at and", "if False and"),
         ),
-        first=120,
+        first=124,
     ),
     Mutation(
         "a provider gives up when the directory does not answer",
         (Edit("mesh.provider.join", "_Provider._choose", "if round_ == CLAIM_ROUNDS - 1:", "if True:"),),
-        first=40,
+        first=72,
     ),
     Mutation(
         "providers leave blocks that nobody else serves",
         _LEAVING,
+        first=8,
     ),
     Mutation(
         "nobody moves to close a gap",
         (Edit("mesh.swarm.rebalance", "rebalance", "return repair(n_blocks, providers).get(me)", "return None"),),
+        first=14,
     ),
     Mutation(
         "an older record takes the place of a newer one",
@@ -209,11 +212,13 @@ MUTATIONS = (
             ),
         ),
         simulation="placement",
+        first=13,
     ),
     Mutation(
         "nobody moves to close a gap",
         (Edit("mesh.swarm.rebalance", "rebalance", "return repair(n_blocks, providers).get(me)", "return None"),),
         simulation="placement",
+        first=9,
     ),
 )
 
