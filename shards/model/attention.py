@@ -77,7 +77,7 @@ class DecodeRows:
     mask: torch.Tensor
 
 
-def decode_rows(
+def group_decodes(
     rows: Sequence[int],
     positions: Sequence[int],
     pages: Sequence[Sequence[int]],

@@ -71,8 +71,13 @@ class PagePool:
         values = self.values[block].index_select(0, pages).transpose(0, 1).flatten(1, 2)
         return keys[:, held], values[:, held]
 
-    def read_many(self, block: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A copy of the keys and values in pages [sessions, n], each [sessions, kv_heads, n * PAGE, head_dim]."""
+    def read_many(self, block: int, tables: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A copy of the keys and values in pages [sessions, n], each [sessions, kv_heads, n * PAGE, head_dim].
+
+        Zero where `mask` [sessions, 1, 1, n * PAGE] is false: what others left there may not be finite, and would get
+        through attention's own mask.
+        """
+        unseen = ~mask.transpose(2, 3)
         keys = self.keys[block][tables].permute(0, 2, 1, 4, 3).flatten(2, 3)
         values = self.values[block][tables].transpose(1, 2).flatten(2, 3)
-        return keys, values
+        return keys.masked_fill(unseen, 0), values.masked_fill(unseen, 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from shards.model.attention import AttentionWindow, DecodeRows, attend, attend_decode, decode_rows, window_of
+from shards.model.attention import AttentionWindow, DecodeRows, attend, attend_decode, group_decodes, window_of
 from shards.model.blocks import Rows
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
@@ -87,7 +87,7 @@ class TorchBlocks:
             for index, size in enumerate(rows.sizes)
             if size > 1
         ]
-        decodes = decode_rows(
+        decodes = group_decodes(
             [firsts[index] for index in ones],
             [rows.starts[index] for index in ones],
             [rows.pages[index] for index in ones],
@@ -124,9 +124,8 @@ class TorchBlocks:
             keys, values = self._pool.read(own, table, window.first, window.end)
             seen[row : row + window.n] = attend(query[row : row + window.n], keys, values, window)
         for decode in sight.decodes:
-            seen[decode.rows] = attend_decode(
-                query[decode.rows], *self._pool.read_many(own, decode.tables), decode.mask
-            )
+            keys, values = self._pool.read_many(own, decode.tables, decode.mask)
+            seen[decode.rows] = attend_decode(query[decode.rows], keys, values, decode.mask)
         x = x + weights.o(seen)
         gate, up = weights.gate_up(self._norm(x, weights.mlp_norm)).chunk(2, dim=-1)
         return x + weights.down(F.silu(gate) * up)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
-from shards.model.attention import attend, window_of
+from shards.model.attention import attend, attend_decode, group_decodes, window_of
 from shards.model.linear import Linear, can_pack
 from shards.model.native_config import Llama3Scaling, NativeConfig, RopeConfig, parse_native
 from shards.model.norm import rms_norm
+from shards.model.pages import PagePool
 from shards.model.rope import RotaryTable, inverse_frequencies
 from shards.model.spec import parse_config
 
@@ -190,6 +191,30 @@ def test_attention_is_softmax_over_what_the_window_and_causality_leave(
             keys, values = held[:, head // group, low:end]
             weights = torch.softmax(keys @ query[row, head] / dim**0.5, dim=0)
             torch.testing.assert_close(found[row, head], weights @ values, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 20, 40])
+def test_sessions_that_decode_together_see_what_each_sees_alone_whatever_others_left_in_the_pages(
+    window: int | None,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    pool = PagePool(2, 12, n_kv_heads=2, head_dim=6, device=torch.device("cpu"), dtype=torch.float32)
+    pool.keys.fill_(torch.nan)
+    pool.values.fill_(torch.inf)
+    positions, pages = [0, 15, 16, 37, 52], [[3], [7], [1, 9], [11, 2, 5], [8, 4, 10, 6]]
+    tables = [torch.tensor(each) for each in pages]
+    for position, table in zip(positions, tables, strict=True):
+        slots = pool.slots([table], [0], [position + 1])
+        pool.write(1, slots, *torch.randn(2, position + 1, 2, 6, generator=generator))
+    query = torch.randn(len(positions), 4, 6, generator=generator)
+    found = torch.full((len(positions), 24), torch.nan)
+    for group in group_decodes(range(len(positions)), positions, pages, window, torch.device("cpu")):
+        held = pool.read_many(1, group.tables, group.mask)
+        found[group.rows] = attend_decode(query[group.rows], *held, group.mask)
+    for row, (position, table) in enumerate(zip(positions, tables, strict=True)):
+        seen = window_of(position, 1, window, torch.device("cpu"))
+        alone = attend(query[row : row + 1], *pool.read(1, table, seen.first, seen.end), seen)
+        torch.testing.assert_close(found[row], alone[0], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
