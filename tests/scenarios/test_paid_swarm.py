@@ -291,6 +291,7 @@ async def test_a_provider_that_bills_for_garbage_loses_the_session_and_gets_at_m
         assert (await swarm.ask("gate", checkpoint.name, 40)).status_code == 200, "an honest one takes its place"
 
 
+@pytest.mark.timeout(600)
 async def test_a_gateway_that_pays_with_an_old_voucher_again_is_served_its_credit_and_ever_fewer_chances(
     checkpoint: Path, tmp_path: Path
 ) -> None:
