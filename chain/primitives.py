@@ -37,9 +37,8 @@ def key_of(identifier: str) -> Bytes32:
 
 def checksummed(address: Address) -> str:
     """An address as people and web3.py write it (EIP-55)."""
-    from eth_utils.address import (
-        to_checksum_address,
-    )  # a third of a second, which a node without a chain need not spend
+    # A third of a second, which a node without a chain need not spend.
+    from eth_utils.address import to_checksum_address
 
     return str(to_checksum_address(address))
 

@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.reduction import DupFd
 from typing import Any
+from unittest.mock import patch
+
+from mesh.transport import guard
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.warm_modules"])
@@ -27,7 +30,7 @@ FIXED = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
 NAME = "mesh-"
 """How the kernel calls a process that was started warm (`/proc/PID/comm`), followed by a mark of ten characters."""
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # <linux/prctl.h>
+_PR_SET_NAME = 15  # <linux/prctl.h>
 _starting = threading.Lock()
 
 
@@ -63,7 +66,8 @@ class WarmProcess:
             ours.append(writer if writes else reader)
             theirs.append(reader if writes else writer)
         with _starting:
-            _start_server()
+            with patch.dict(os.environ, FIXED):
+                forkserver.ensure_running()
             self._process = CONTEXT.Process(target=_run, args=(_Fds(theirs), list(arguments), environment, mark))
             self._process.start()
         for fd in theirs:
@@ -110,23 +114,9 @@ def _received(*duplicates: Any) -> list[int]:
     return [duplicate.detach() for duplicate in duplicates]
 
 
-def _start_server() -> None:
-    before = {name: os.environ.get(name) for name in FIXED}
-    os.environ.update(FIXED)
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _run(fds: list[int], arguments: list[str], environment: dict[str, str], mark: str) -> None:
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_SET_NAME, name(mark), 0, 0, 0)
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name(mark), 0, 0, 0)
+    guard.die_with(os.getppid())
     os.setsid()
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
@@ -136,7 +126,6 @@ def _run(fds: list[int], arguments: list[str], environment: dict[str, str], mark
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     sys.argv = ["mesh", *arguments]
     from mesh.cli.main import main
 

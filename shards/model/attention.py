@@ -86,17 +86,17 @@ def group_decodes(
 ) -> list[DecodeRows]:
     """Groups of the sessions that have one new token each, in which no window has less than half of the pages."""
     groups: dict[int, list[int]] = {}
+    lows = [first_seen(position, window) for position in positions]
     seen: list[Sequence[int]] = []
     for index, position in enumerate(positions):
-        seen.append(pages[index][first_seen(position, window) // PAGE : pages_for(position + 1)])
+        seen.append(pages[index][lows[index] // PAGE : pages_for(position + 1)])
         groups.setdefault((len(seen[index]) - 1).bit_length(), []).append(index)
     found = []
     for members in groups.values():
         most = max(len(seen[index]) for index in members)
         tables = torch.tensor([[*seen[index], *[0] * (most - len(seen[index]))] for index in members], device=device)
-        first = torch.tensor([first_seen(positions[index], window) % PAGE for index in members], device=device)
-        counts = [positions[index] + 1 - first_seen(positions[index], window) for index in members]
-        end = first + torch.tensor(counts, device=device)
+        first = torch.tensor([lows[index] % PAGE for index in members], device=device)
+        end = first + torch.tensor([positions[index] + 1 - lows[index] for index in members], device=device)
         places = torch.arange(most * PAGE, device=device)
         mask = (places >= first[:, None]) & (places < end[:, None])
         found.append(DecodeRows(torch.tensor([rows[i] for i in members], device=device), tables, mask[:, None, None]))

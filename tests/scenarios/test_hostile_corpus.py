@@ -327,6 +327,7 @@ async def test_everything_hostile_at_once_stops_nobody(tmp_path: Path) -> None:
 
 
 def _judge(seen: Seen) -> None:
+    assert sum(seen.lived.values()) >= 200
     assert seen.lived["tokenizers"] + seen.lived["templates"] == len(cases()) >= 140 // STRIDE
     assert seen.lived["model folders"] == len(FOLDERS) >= 30 // STRIDE
     assert seen.lived["chain strings"] >= 100 and seen.lived["records"] >= 30

@@ -231,7 +231,7 @@ class SessionTable:
         surplus = held.get(greedy, 0) - self.limits.client_share * self.pages
         if greedy == client:
             return []
-        oldest = min(self, key=lambda each: each.opened, default=None)
+        oldest = min(self, key=lambda each: each.opened)
         chosen: list[StageSession] = []
         for each in sorted(self.of_client(greedy), key=lambda each: each.opened, reverse=True):
             has_turn = each is oldest and each.expected < each.fed_tokens + TURN_TOKENS
