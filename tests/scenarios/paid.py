@@ -63,6 +63,16 @@ def voucher(*values):
 issuer.Voucher = voucher
 """
 """A gateway that pays with its first voucher again and again."""
+STRICT = """
+from mesh.payment.credit.terms import CreditTerms
+CreditTerms.__init__.__defaults__ = (1024, {pause}, 0.2)
+"""
+"""A provider that drops who does not pay after `pause` seconds."""
+IMPATIENT = """
+from mesh.client.generation import Patience
+Patience.__init__.__defaults__ = (8, 15.0, {seconds})
+"""
+"""A gateway that looks for another route for `seconds` and no longer."""
 
 RESERVED = 50 * WEI_PER_FUNC
 """For the developer at each gateway."""
