@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from shards.checkpoint.gguf import GgufCheckpoint, is_gguf
+
 Answer = Callable[[list[list[int]], int], tuple[float, float, list[list[int]]]]
 
 
@@ -29,7 +31,7 @@ def prompts_of(sessions: int, prompt: int, number: int, vocab: int) -> list[list
 
 def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
     """Our engine over a stage that has the whole model, driven without a thread of its own."""
-    from shards.checkpoint.folder import Checkpoint
+    from shards.checkpoint.opening import open_checkpoint
     from shards.engine.core import EngineCore
     from shards.engine.sampler import SamplerState
     from shards.engine.sampling_params import SamplingParams
@@ -38,7 +40,7 @@ def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
     from shards.model.span import Span
 
     torch.set_num_threads(threads)
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     span = Span(0, checkpoint.spec.n_blocks)
     core = EngineCore(load_stage(checkpoint, span, dtype=dtype), 4096)
     greedy = SamplingParams(temperature=0.0)
@@ -83,11 +85,20 @@ def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
 
 
 def transformers(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
-    """The peer as its documentation has it: `sdpa` attention and a dynamic cache, all sessions in one batch."""
-    from transformers import AutoModelForCausalLM
+    """The peer as its documentation has it: `sdpa` attention and a dynamic cache, all sessions in one batch.
+
+    Of a GGUF file it gets the widened weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+    if is_gguf(folder):
+        checkpoint = GgufCheckpoint.open(folder)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**checkpoint.config), **settings)
+        model.load_state_dict({name: checkpoint.read(name) for name in checkpoint.names()}, strict=False)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, **settings)
     model.eval()
 
     @torch.inference_mode()

@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, nargs="?", help="a checkpoint's folder; without it a random small model")
+    parser.add_argument("model", type=Path, nargs="?", help="a checkpoint (folder or GGUF), else a random model")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, one round: does it run?")
     options = parser.parse_args()
+    if options.gguf is None and options.llama_cpp is not None and options.model and options.model.suffix == ".gguf":
+        options.gguf = options.model
     if (options.llama_cpp is None) != (options.gguf is None):
         parser.error("--llama-cpp and --gguf go together")
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as scratch, ExitStack() as stack:

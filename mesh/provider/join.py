@@ -30,7 +30,7 @@ from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, sett
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
 from shards.model.loading import choose_dtype, load_stage
 from shards.model.paging import PAGE
@@ -321,7 +321,7 @@ class _Provider:
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
-        checkpoint = Checkpoint.open(folder, span=span, progress=progress)
+        checkpoint = open_checkpoint(folder, span=span, progress=progress)
         model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.checkpoint.gguf import GgufCheckpoint, is_gguf
 from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from shards.checkpoint.model_folder import find, read
 from shards.errors import CheckpointError, TokenizerError
@@ -32,7 +33,8 @@ class ModelFiles:
     spec: ModelSpec
     digest: str
     """sha256 in hex over name, config.json and the manifest, where there is one: equal on every node that has the
-    same model, whichever of its weights it has downloaded. Only a manifest covers the weights' values."""
+    same model, whichever of its weights it has downloaded. Only a manifest covers the weights' values. Of a GGUF file
+    its head counts, with the types of all tensors, and its size."""
     contents: dict[str, bytes]
 
     @property
@@ -42,12 +44,30 @@ class ModelFiles:
 
 
 def model_name(asked: str, folder: Path) -> str:
-    """A folder is known by its last name, a hub or shipped model as it was asked for."""
+    """A folder is known by its last name, a file by its own without the end, any other model as it was asked for."""
+    if is_gguf(folder):
+        return folder.stem
     return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
 
 
 def read_model_files(name: str, folder: Path) -> ModelFiles:
     """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
+    contents, identity = _of_gguf(folder) if is_gguf(folder) else _of_folder(folder)
+    if "config.json" not in contents:
+        raise CheckpointError(f"{folder} has no config.json")
+    if "tokenizer.json" not in contents:
+        raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
+    spec = parse_config(contents["config.json"])
+    check_tokenizer(tokenizer_from_files(contents), spec)
+    SANDBOX.rest()  # a provider reads no texts
+    hasher = hashlib.sha256(b"inference-mesh model 2\0")
+    for part in (name.encode(), contents["config.json"], *identity):
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return ModelFiles(name, spec, hasher.hexdigest(), contents)
+
+
+def _of_folder(folder: Path) -> tuple[dict[str, bytes], list[bytes]]:
+    """The small files, and what else of the weights counts for the digest."""
     manifest = read_manifest(folder)
     contents: dict[str, bytes] = {}
     for file in SERVED_FILES:
@@ -57,17 +77,13 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
         if manifest is not None and file in manifest.files:
             manifest.check_bytes(file, data)
         contents[file] = data
-    if "config.json" not in contents:
-        raise CheckpointError(f"{folder} has no config.json")
-    if "tokenizer.json" not in contents:
-        raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
-    spec = parse_config(contents["config.json"])
-    check_tokenizer(tokenizer_from_files(contents), spec)
-    SANDBOX.rest()  # a provider reads no texts
-    hasher = hashlib.sha256(b"inference-mesh model 2\0")
-    parts = [name.encode(), contents["config.json"]]
-    if manifest is not None:
-        parts.append(read(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
-    for part in parts:
-        hasher.update(len(part).to_bytes(8, "little") + part)
-    return ModelFiles(name, spec, hasher.hexdigest(), contents)
+    return contents, [] if manifest is None else [read(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES)]
+
+
+def _of_gguf(path: Path) -> tuple[dict[str, bytes], list[bytes]]:
+    checkpoint = GgufCheckpoint.open(path)
+    contents = checkpoint.small_files()
+    for file, data in contents.items():
+        if len(data) > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path}: its {file} would have more than {MAX_FILE_BYTES} bytes")
+    return contents, [checkpoint.digest()]

@@ -10,7 +10,7 @@ from shards.adapter.probe import check_cuts
 from shards.adapter.skeleton import PROVEN, build
 from shards.adapter.stage import AdapterStage
 from shards.adapter.weights import fill
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import UnsupportedModel
 from shards.model.span import Span
 from shards.progress import Progress, silent
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_adapter_stage(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     span: Span,
     *,
     device: torch.device,

@@ -10,7 +10,7 @@ import torch
 
 from shards.adapter.skeleton import Family, cut
 from shards.checkpoint import names as tensor_names
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.progress import Progress
@@ -19,7 +19,7 @@ from shards.progress import Progress
 class LazyTensor:
     """A checkpoint's tensor that is read when transformers slices it, as it does safetensors' own slices."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str, reader: _Reader) -> None:
+    def __init__(self, checkpoint: AnyCheckpoint, name: str, reader: _Reader) -> None:
         self._checkpoint = checkpoint
         self._name = name
         self._reader = reader
@@ -38,7 +38,7 @@ class _Reader:
         self._what = what
         self._progress = progress
 
-    def read(self, checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    def read(self, checkpoint: AnyCheckpoint, name: str) -> torch.Tensor:
         with self._lock:
             tensor = checkpoint.read(name)
             self._done += tensor.nbytes
@@ -48,7 +48,7 @@ class _Reader:
 
 def fill(
     family: Family,
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     span: Span,
     *,
     device: torch.device,

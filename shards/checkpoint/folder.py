@@ -11,6 +11,7 @@ from typing import BinaryIO
 import torch
 
 from shards.checkpoint import names as tensor_names
+from shards.checkpoint.gguf_header import TensorType
 from shards.checkpoint.index import (
     INDEX_NAME,
     SINGLE_NAME,
@@ -108,6 +109,18 @@ class Checkpoint:
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, from its file's header."""
         return _TORCH_DTYPES[self._locate(name)[1].dtype]
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor in its file."""
+        return self._locate(name)[1].nbytes
+
+    def blocks(self, name: str) -> TensorType | None:
+        """How a quantised tensor's numbers are stored: there are none in these folders."""
+        return None
+
+    def read_blocks(self, name: str) -> torch.Tensor:
+        """The bytes of a quantised tensor's rows: there are none in these folders."""
+        raise CheckpointError(f"{self.folder}: {name} is not quantised")
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor on the CPU, in its own dtype and shape; reads that tensor's bytes and nothing else."""

@@ -1,10 +1,11 @@
-"""From what the user typed after --model to a local checkpoint folder, downloading as little as possible."""
+"""From what the user typed after --model to a local checkpoint, downloading as little as possible."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from shards.checkpoint.gguf import is_gguf
 from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
 from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.checkpoint.names import tensors_of
@@ -29,7 +30,7 @@ def resolve(
     cache: Path | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """The checkpoint folder for a local folder, a model that ships with the package, or a hub name.
+    """The checkpoint for a local folder or GGUF file, a model that ships with the package, or a hub name.
 
     From the hub (HF_ENDPOINT, by default huggingface.co) it fetches config, tokenizer and index, then of the
     weights only the files that hold tensors of `span` (None: no weights), all from one commit, into
@@ -37,14 +38,14 @@ def resolve(
     model, no safetensors, offline; `UnsupportedModel` when config.json lacks a shape.
     """
     local = Path(name_or_path).expanduser()
-    if name_or_path and local.is_dir():
+    if name_or_path and (local.is_dir() or (is_gguf(local) and local.exists())):
         return local
     if _SHIPPED_NAME.fullmatch(name_or_path) and (SHIPPED / name_or_path / "config.json").is_file():
         return SHIPPED / name_or_path
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1:
         shipped = ", ".join(shipped_models()) or "none"
         raise CheckpointError(
-            f"{name_or_path!r} is not a folder, not a model that ships with the mesh ({shipped}), "
+            f"{name_or_path!r} is not a folder, not a GGUF file, not a model that ships with the mesh ({shipped}), "
             "and not a hub name (owner/model)"
         )
     return _from_hub(name_or_path, span, cache, progress)

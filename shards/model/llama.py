@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import BadActivation, CapacityExceeded
 from shards.model.blocks import Blocks, Rows
 from shards.model.native_blocks import NativeBlocks
@@ -142,7 +142,7 @@ def _sizes(rows: Sequence[torch.Tensor]) -> list[int]:
 
 
 def load_native_stage(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     span: Span,
     *,
     device: torch.device,

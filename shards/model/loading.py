@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import UnsupportedModel
 from shards.model.llama import load_native_stage
 from shards.model.native_config import parse_native
@@ -16,7 +16,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def load_stage(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     span: Span,
     *,
     device: str | torch.device = "cpu",
@@ -37,7 +37,7 @@ def load_stage(
     return load_adapter_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
 
 
-def is_native(checkpoint: Checkpoint) -> bool:
+def is_native(checkpoint: AnyCheckpoint) -> bool:
     """True when the native path fully supports the model. Raises `CheckpointError` on a malformed config."""
     try:
         parse_native(checkpoint.spec)

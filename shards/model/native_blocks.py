@@ -37,8 +37,11 @@ class NativeBlocks:
         dtype: torch.dtype,
     ) -> None:
         self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
-        # Inputs that are rounded for the matrix unit give other bits.
-        self.kernels = "native-tiles" if dtype == torch.bfloat16 and library.has_tiles else "native"
+        # Inputs that are rounded for the matrix unit give other bits. Quantised weights are not multiplied there.
+        linears = [each for block in weights.blocks for each in (block.qkv, block.o, block.gate_up, block.down)]
+        is_plain = all(each.type in (FLOAT32, BFLOAT16) for each in (*linears, weights.table, weights.head) if each)
+        self._rounds_inputs = dtype == torch.bfloat16 and library.has_tiles and is_plain
+        self.kernels = "native-tiles" if self._rounds_inputs else "native"
         self._library = library
         self._config = config
         self._span = span
@@ -127,14 +130,19 @@ class NativeBlocks:
             vocab=config.vocab_size,
             blocks=len(self._span),
             cache_type=_type(self._dtype),
-            rounds_inputs=self._dtype == torch.bfloat16 and self._library.has_tiles,
+            rounds_inputs=self._rounds_inputs,
             eps=config.rms_eps,
             block=blocks,
             final_norm=None if weights.final_norm is None else weights.final_norm.data_ptr(),
-            head=_NO_MATRIX if weights.head is None else weights.head.matrix(),
+            head=_matrix(weights.head),
             embedding=None if embedding is None else embedding.data_ptr(),
             embedding_type=FLOAT32 if embedding is None else _type(embedding.dtype),
+            table=_matrix(weights.table or weights.head),
         )
+
+
+def _matrix(linear: PackedLinear | None) -> Matrix:
+    return _NO_MATRIX if linear is None else linear.matrix()
 
 
 def _type(dtype: torch.dtype) -> int:

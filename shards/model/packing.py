@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,12 +52,13 @@ def _huge(size: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """A linear layer in panels (layouts: linear.h). `bias` is float32."""
+    """A linear layer in panels (layouts: linear.h and quant.h). `bias` is float32, `type` one of `native.library`'s."""
 
     panels: torch.Tensor
     bias: torch.Tensor | None
     inputs: int
     outputs: int
+    type: int
 
     def matrix(self) -> Matrix:
         """The C structure; valid as long as this object."""
@@ -66,8 +67,35 @@ class PackedLinear:
             bias=None if self.bias is None else self.bias.data_ptr(),
             inputs=self.inputs,
             outputs=self.outputs,
-            type=BFLOAT16 if self.panels.dtype == torch.bfloat16 else FLOAT32,
+            type=self.type,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the outputs of each part lie: one after another, or with `whole_panels` each part from a panel on."""
+
+    starts: Sequence[int]
+    outputs: int
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], panel: int, *, whole_panels: bool) -> Places:
+        spaces = [-(-size // panel) * panel if whole_panels else size for size in sizes]
+        return cls([sum(spaces[:index]) for index in range(len(spaces))], sum(spaces))
+
+    def pieces(self, part: int, rows: int, width: int) -> Iterator[tuple[slice, slice, slice]]:
+        """A part's rows by where they go in rows of `width`: (rows, places of the first index, of the lane).
+
+        As many whole ones as there are go at once, what is left of one by itself.
+        """
+        at = 0
+        while at < rows:
+            index, lane = divmod(self.starts[part] + at, width)
+            count = (rows - at) // width if lane == 0 else 0
+            taken = count * width or min(width - lane, rows - at)
+            lanes = slice(lane, lane + (width if count else taken))
+            yield slice(at, at + taken), slice(index, index + max(count, 1)), lanes
+            at += taken
 
 
 class LinearPacker:
@@ -88,10 +116,8 @@ class LinearPacker:
         memory: WeightMemory,
     ) -> None:
         self._panel, self._inputs = panel, inputs
-        spaces = [-(-size // panel) * panel if whole_panels else size for size in sizes]
-        self._starts = [sum(spaces[:index]) for index in range(len(spaces))]
-        self._outputs = sum(spaces)
-        count = -(-self._outputs // panel)
+        self._places = Places.of(sizes, panel, whole_panels=whole_panels)
+        count = -(-self._places.outputs // panel)
         pair = 2 if dtype == torch.bfloat16 else 1
         depth = -(-inputs // _BF16_INPUTS) * _BF16_INPUTS if pair == 2 else inputs
         self._panels = memory.take(count * depth * panel, dtype).view(count, depth // pair, panel, pair)
@@ -99,27 +125,23 @@ class LinearPacker:
 
     def weight(self, part: int, weight: torch.Tensor) -> None:
         """`weight` [outputs, inputs] of one part."""
-        pair, begin = self._panels.shape[3], self._starts[part]
+        pair = self._panels.shape[3]
         rows = weight.to(self._panels.dtype)
         if rows.shape[1] % pair:
             rows = F.pad(rows, (0, 1))
         steps = rows.shape[1] // pair
-        at = 0
-        while at < rows.shape[0]:
-            panel, lane = divmod(begin + at, self._panel)
-            # As many whole panels as there are go at once, what is left of a panel by itself.
-            count = (rows.shape[0] - at) // self._panel if lane == 0 else 0
-            taken = count * self._panel or min(self._panel - lane, rows.shape[0] - at)
-            piece = rows[at : at + taken].view(max(count, 1), -1, steps, pair).permute(0, 2, 1, 3)
-            self._panels[panel : panel + max(count, 1), :steps, lane : lane + piece.shape[2]] = piece
-            at += taken
+        for taken, panels, lanes in self._places.pieces(part, rows.shape[0], self._panel):
+            count = panels.stop - panels.start
+            self._panels[panels, :steps, lanes] = rows[taken].view(count, -1, steps, pair).permute(0, 2, 1, 3)
 
     def bias(self, part: int, bias: torch.Tensor) -> None:
         """`bias` [outputs] of one part."""
         if self._bias is None:
             raise ValueError("this layer was to have no bias")
-        self._bias[self._starts[part] : self._starts[part] + bias.shape[0]] = bias
+        begin = self._places.starts[part]
+        self._bias[begin : begin + bias.shape[0]] = bias
 
     def done(self) -> PackedLinear:
         """The layer, once all parts were given."""
-        return PackedLinear(self._panels, self._bias, self._inputs, self._outputs)
+        kind = BFLOAT16 if self._panels.dtype == torch.bfloat16 else FLOAT32
+        return PackedLinear(self._panels, self._bias, self._inputs, self._places.outputs, kind)

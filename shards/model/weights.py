@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import CheckpointError
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
 from shards.model.packing import LinearPacker, PackedLinear, WeightMemory
+from shards.model.quantised import QuantisedPacker, kernel_of
 from shards.model.span import Span
 from shards.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 L = TypeVar("L")
 L_co = TypeVar("L_co", covariant=True)
@@ -42,10 +46,12 @@ class SpanWeights(Generic[L]):
     embedding: torch.Tensor | None
     final_norm: torch.Tensor | None
     head: L | None
+    table: L | None = None
+    """The embedding, where it is a quantised matrix of its own."""
 
 
 def load_span(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     config: NativeConfig,
     span: Span,
     *,
@@ -75,7 +81,7 @@ def load_span(
 
 
 def load_packed_span(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     config: NativeConfig,
     span: Span,
     *,
@@ -86,19 +92,23 @@ def load_packed_span(
     """The same for the native kernels, in panels of `panel` outputs.
 
     Linear layers that are stored in bfloat16 stay so (they are widened as they are used, which is exact), as do all
-    when `dtype` is bfloat16; others are float32, and so are norms and biases. Rows of a tied head's panels are also
-    the embedding, where both are here.
+    when `dtype` is bfloat16; others are float32, and so are norms and biases. Quantised ones stay so where a kernel
+    fits, else they are widened. Rows of a tied head's panels are also the embedding, where both are here.
     """
     reader = _PackedReader(checkpoint, span, panel, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
-    table = reader.table("model.embed_tokens.weight", vocabulary) if first and not (last and config.tied) else None
+    table = reader.table("model.embed_tokens", vocabulary) if first and not (last and config.tied) else None
+    embedding, quantised = (None, table) if isinstance(table, PackedLinear) else (table, None)
     blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
-    if not last:
-        return SpanWeights(blocks, table, None, None)
-    final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
-    head = ("model.embed_tokens" if config.tied else "lm_head", config.vocab_size)
-    return SpanWeights(blocks, table, final_norm, reader.linear([head], config.hidden_size, bias=False))
+    final_norm, head = None, None
+    if last:
+        final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
+        name = "model.embed_tokens" if config.tied else "lm_head"
+        head = reader.linear([(name, config.vocab_size)], config.hidden_size, bias=False)
+    if reader.widened:
+        logger.warning("no kernel for %s: these weights are widened to 32 bits", ", ".join(sorted(reader.widened)))
+    return SpanWeights(blocks, embedding, final_norm, head, quantised)
 
 
 class _Layers(Protocol[L_co]):
@@ -141,7 +151,7 @@ def _load_block(reader: _Layers[L], config: NativeConfig, prefix: str) -> BlockW
 class _Reader:
     """Reads checked tensors and counts the bytes for `progress`."""
 
-    def __init__(self, checkpoint: Checkpoint, span: Span, progress: Progress) -> None:
+    def __init__(self, checkpoint: AnyCheckpoint, span: Span, progress: Progress) -> None:
         self._checkpoint = checkpoint
         self._progress = progress
         self._what = f"loading blocks {span}"
@@ -159,8 +169,10 @@ class _Reader:
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         self.check(name, shape)
-        tensor = self._checkpoint.read(name)
-        self._done += tensor.nbytes
+        return self._count(self._checkpoint.read(name), self._checkpoint.stored_bytes(name))
+
+    def _count(self, tensor: torch.Tensor, nbytes: int | None = None) -> torch.Tensor:
+        self._done += tensor.nbytes if nbytes is None else nbytes
         self._progress(self._done, self._total, self._what)
         return tensor
 
@@ -169,7 +181,7 @@ class _TorchReader(_Reader):
     """Tensors on the device in the compute dtype."""
 
     def __init__(
-        self, checkpoint: Checkpoint, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
+        self, checkpoint: AnyCheckpoint, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
     ) -> None:
         super().__init__(checkpoint, span, progress)
         self._device = device
@@ -196,36 +208,69 @@ class _TorchReader(_Reader):
 class _PackedReader(_Reader):
     """Linear layers in panels, everything else in float32."""
 
-    def __init__(self, checkpoint: Checkpoint, span: Span, panel: int, dtype: torch.dtype, progress: Progress) -> None:
+    def __init__(
+        self, checkpoint: AnyCheckpoint, span: Span, panel: int, dtype: torch.dtype, progress: Progress
+    ) -> None:
         super().__init__(checkpoint, span, progress)
         self._panel = panel
         self._memory = WeightMemory()
         self._dtype = dtype
+        self.widened: set[str] = set()
+        """Types of blocks for which there is no kernel."""
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self.read(name, shape).float()
 
-    def table(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def table(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | PackedLinear:
         """An embedding, as it is kept."""
-        return self.read(name, shape).to(self._kept([name]))
+        weight = f"{name}.weight"
+        self.check(weight, shape)
+        if self._kernel([weight]) is not None:
+            return self.linear([(name, shape[0])], shape[1], bias=False)
+        return self.read(weight, shape).to(self._kept([weight]))
 
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> PackedLinear:
-        for name, size in parts:
-            self.check(f"{name}.weight", (size, width))  # before a large allocation
-        packer = LinearPacker(
-            [size for _, size in parts],
-            width,
-            panel=self._panel,
-            dtype=self._kept([f"{name}.weight" for name, _ in parts]),
-            bias=bias,
-            whole_panels=halves,
-            memory=self._memory,
-        )
+        names, sizes = [f"{name}.weight" for name, _ in parts], [size for _, size in parts]
+        for name, size in zip(names, sizes, strict=True):
+            self.check(name, (size, width))  # before a large allocation
+        kernel = self._kernel(names)
+        packer: LinearPacker | QuantisedPacker
+        if kernel is None:
+            packer = LinearPacker(
+                sizes,
+                width,
+                panel=self._panel,
+                dtype=self._kept(names),
+                bias=bias,
+                whole_panels=halves,
+                memory=self._memory,
+            )
+        else:
+            packer = QuantisedPacker(
+                sizes, width, kernel, panel=self._panel, bias=bias, whole_panels=halves, memory=self._memory
+            )
         for part, (name, size) in enumerate(parts):
-            packer.weight(part, self.read(f"{name}.weight", (size, width)))
+            if isinstance(packer, QuantisedPacker):
+                rows = self._count(self._checkpoint.read_blocks(f"{name}.weight"))
+                packer.weight(part, rows, self._types([f"{name}.weight"])[0])
+            else:
+                packer.weight(part, self.read(f"{name}.weight", (size, width)))
             if bias:
                 packer.bias(part, self.read(f"{name}.bias", (size,)))
         return packer.done()
+
+    def _types(self, names: Sequence[str]) -> list[str]:
+        """How tensors are stored: the names of their blocks, or nothing for plain floats."""
+        blocks = [self._checkpoint.blocks(name) for name in names]
+        return ["" if each is None else each.name for each in blocks]
+
+    def _kernel(self, names: Sequence[str]) -> int | None:
+        """The quantised type that these layers are kept in when they are stacked; None where they are not."""
+        types = self._types(names)
+        kernel = kernel_of(types)
+        if kernel is None:
+            self.widened |= set(types) - {""}
+        return kernel
 
     def _kept(self, names: Sequence[str]) -> torch.dtype:
         stored = all(self.dtype(name) == torch.bfloat16 for name in names)

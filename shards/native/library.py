@@ -13,7 +13,7 @@ from shards.native.build import NativeUnavailable, built_library
 
 logger = logging.getLogger(__name__)
 
-FLOAT32, BFLOAT16 = 0, 1
+FLOAT32, BFLOAT16, INT8, INT4 = 0, 1, 2, 3
 
 
 class Matrix(Structure):
@@ -65,6 +65,7 @@ class StageDesc(Structure):
         ("head", Matrix),
         ("embedding", c_void_p),
         ("embedding_type", c_int64),
+        ("table", Matrix),
     )
 
 

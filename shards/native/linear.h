@@ -18,7 +18,7 @@ constexpr int kRowBlock = 240;
 constexpr int kAhead = 2048;  // bytes
 constexpr int kPairRows = 2;
 
-enum WeightType { kFloat32 = 0, kBfloat16 = 1 };
+enum WeightType { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3 };  // the last two: quant.h
 
 // Weights of [outputs, inputs] as panels of kPanel outputs. float32: [panel][input][kPanel]. bfloat16:
 // [panel][input / 2][kPanel][2], inputs padded with zeros to a multiple of 32.
@@ -30,6 +30,11 @@ struct Matrix {
   int64_t type;
 };
 
+// Rows of the next tile, where `left` are to be done: none is much smaller than the others.
+MESH_INLINE int64_t tile_rows(int64_t left) {
+  const int64_t tiles = (left + kTileRows - 1) / kTileRows;
+  return (left + tiles - 1) / tiles;
+}
 MESH_INLINE int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 MESH_INLINE int64_t panels_of(const Matrix &m) { return (m.outputs + kPanel - 1) / kPanel; }
 MESH_INLINE int64_t depth_of(const Matrix &m) { return m.type == kBfloat16 ? round_up(m.inputs, 32) : m.inputs; }
@@ -76,6 +81,8 @@ template <int LINES, int PANELS = 1> struct FloatPanel {
       Vec w[VECS];
       for (int v = 0; v < VECS; v++)
         w[v] = load((const float *)((const char *)panel + v / kEach * next) + k * kPanel + v % kEach * kLanes);
+      if (ROWS > 1)
+        for (int v = 0; v < VECS; v++) keep(w[v]);
       for (int r = 0; r < ROWS; r++) {
         float value = x[r * stride + k];
         for (int v = 0; v < VECS; v++) add_product(sums[r][v], value, w[v]);
@@ -139,12 +146,12 @@ inline void panel_product(const typename Panel<0, 1>::Weight *panel, int64_t dep
     const int64_t count = depth - k < kInputBlock ? depth - k : kInputBlock;
     const auto *weights = panel + k * kPanel;
     const char *ahead = (const char *)(weights + kInputBlock * kPanel);
-    for (int64_t row = 0; row < rows; row += kTileRows) {
-      const int64_t n = rows - row < kTileRows ? rows - row : kTileRows;
+    for (int64_t row = 0, tile = 0, n; row < rows; row += n, tile++) {
+      n = tile_rows(rows - row);
       const float *from = x + row * stride + k;
       float *to = out + row * kPanel;
-      if (row < kPanelVecs * kTileRows) {  // the first tiles fetch the next block, a line per step each
-        Panel<1, 1> at{weights, ahead + row / kTileRows * kInputBlock * 64 * sizeof(*weights) / 4};
+      if (tile < kPanelVecs) {  // the first tiles fetch the next block, a line per step each
+        Panel<1, 1> at{weights, ahead + tile * kInputBlock * 64 * sizeof(*weights) / 4};
         micro_rows<kPanelVecs>(n, from, stride, at, count, to, kPanel, k == 0);
       } else {
         micro_rows<kPanelVecs>(n, from, stride, Panel<0, 1>{weights, nullptr}, count, to, kPanel, k == 0);
@@ -153,7 +160,7 @@ inline void panel_product(const typename Panel<0, 1>::Weight *panel, int64_t dep
   }
 }
 
-inline void pair_product(const Matrix &m, int64_t panel, int64_t next, const float *x, int64_t stride, int64_t rows,
+inline void plain_pair(const Matrix &m, int64_t panel, int64_t next, const float *x, int64_t stride, int64_t rows,
                          float *out) {
   const int64_t depth = depth_of(m), at = panel * depth * kPanel;
   if (m.type == kBfloat16)
@@ -162,7 +169,7 @@ inline void pair_product(const Matrix &m, int64_t panel, int64_t next, const flo
     pair_product<FloatPanel>((const float *)m.panels + at, depth, next, x, stride, rows, out);
 }
 
-inline void panel_product(const Matrix &m, int64_t panel, const float *x, int64_t stride, int64_t rows, float *out) {
+inline void plain_product(const Matrix &m, int64_t panel, const float *x, int64_t stride, int64_t rows, float *out) {
   const int64_t depth = depth_of(m), at = panel * depth * kPanel;
   if (m.type == kBfloat16)
     panel_product<HalfPanel>((const Bf16 *)m.panels + at, depth, x, stride, rows, out);

@@ -129,6 +129,15 @@ MESH_INLINE Vec larger(const Vec &a, const Vec &b) {
   return out;
 }
 
+// In a register from here on: compilers load it again for each row that it is multiplied with.
+MESH_INLINE void keep(Vec &value) {
+#if defined(__x86_64__)
+  MESH_EACH __asm__("" : "+v"(value.part[i]));
+#else
+  (void)value;
+#endif
+}
+
 // Over the lanes in one fixed order: halves are folded onto each other.
 MESH_INLINE float sum(const Vec &value) {
   float lane[kLanes];

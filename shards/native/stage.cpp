@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "pool.h"
+#include "quant.h"
 #include "tiles.h"
 
 namespace mesh {
@@ -28,8 +29,9 @@ struct StageDesc {
   BlockDesc *block;
   const float *final_norm;  // null where the head is elsewhere
   Matrix head;
-  const void *embedding;    // [vocab][hidden], or null: it lies in the head's panels, or elsewhere
+  const void *embedding;    // [vocab][hidden], or null: it lies in panels, or elsewhere
   int64_t embedding_type;
+  Matrix table;             // the embedding's panels, which may be the head's
 };
 
 struct Batch {
@@ -170,12 +172,13 @@ class Stage {
                                                : ((const float *)d_.embedding)[from + i];
       return;
     }
-    const int64_t panel = token / kPanel * depth_of(d_.head) * kPanel, lane = token % kPanel;
+    if (is_quantised(d_.table)) return read_output(d_.table, token, to);
+    const int64_t panel = token / kPanel * depth_of(d_.table) * kPanel, lane = token % kPanel;
     for (int64_t i = 0; i < d_.hidden; i++) {
-      if (d_.head.type == kBfloat16)
-        to[i] = widen(((const Bf16 *)d_.head.panels)[panel + i / 2 * 2 * kPanel + 2 * lane + i % 2]);
+      if (d_.table.type == kBfloat16)
+        to[i] = widen(((const Bf16 *)d_.table.panels)[panel + i / 2 * 2 * kPanel + 2 * lane + i % 2]);
       else
-        to[i] = ((const float *)d_.head.panels)[panel + i * kPanel + lane];
+        to[i] = ((const float *)d_.table.panels)[panel + i * kPanel + lane];
     }
   }
 

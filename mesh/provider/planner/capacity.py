@@ -23,6 +23,7 @@ from mesh.provider.planner.machine import DTYPE_BYTES, check_device, free_bytes,
 from mesh.provider.planner.stages import Place, Stage, assign, capacity, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
+from shards.checkpoint.gguf import is_gguf
 from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES
 from shards.checkpoint.model_folder import read
 from shards.checkpoint.source import resolve
@@ -125,6 +126,8 @@ async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFi
 
 def model_bytes(folder: Path, files: ModelFiles) -> int:
     """The weights' bytes as stored: what the index says, else the files' sizes, else worked out from the shape."""
+    if is_gguf(folder):
+        return folder.stat().st_size
     try:
         total = json.loads(read(folder / INDEX_NAME, MAX_INDEX_BYTES))["metadata"]["total_size"]
         if type(total) is int and 0 < total < 1 << 62:

@@ -1,0 +1,218 @@
+"""A GGUF file as a checkpoint: transformers' names over its tensors, read one at a time, in blocks or widened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from shards.checkpoint import names as tensor_names
+from shards.checkpoint.gguf_config import INTERLEAVED, ROPE_FACTORS, config_of, tensor_name
+from shards.checkpoint.gguf_header import GgufHead, GgufTensor, TensorType, read_head
+from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
+from shards.checkpoint.model_folder import opened
+from shards.errors import CheckpointError
+from shards.model.span import Span
+from shards.model.spec import ModelSpec, parse_config
+
+SUFFIX = ".gguf"
+_FLOATS: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TURNED = ("self_attn.q_proj.", "self_attn.k_proj.")
+
+
+def is_gguf(path: Path) -> bool:
+    """True for what is to be read as a GGUF file."""
+    return path.suffix == SUFFIX and not path.is_dir()
+
+
+class GgufCheckpoint:
+    """An opened GGUF file; make one with `GgufCheckpoint.open`. What it offers is that of `folder.Checkpoint`.
+
+    Every method that touches the file raises `CheckpointError` when it is truncated or was changed meanwhile.
+    """
+
+    def __init__(self, path: Path, head: GgufHead, config: Mapping[str, Any], identity: tuple[int, int, int]) -> None:
+        self.folder = path.parent
+        self.config = config
+        self.spec: ModelSpec = parse_config(json.dumps(config))
+        self._path, self._head, self._identity = path, head, identity
+        self._tensors = {tensor_name(name): each for name, each in head.tensors.items() if name != ROPE_FACTORS}
+        self._turned = config["model_type"] in INTERLEAVED
+
+    @classmethod
+    def open(cls, path: Path, *, span: Span | None = None) -> GgufCheckpoint:
+        """Open a file; with a `span`, also check that its tensors are there.
+
+        Raises `CheckpointError`, and `UnsupportedModel` for what we do not read.
+        """
+        with opened(path, buffering=1 << 20) as file:
+            identity = _identity(file)
+            head = read_head(file, identity[1], str(path))
+            factors = head.tensors.get(ROPE_FACTORS)
+            rope = None if factors is None else _rope_factors(file, factors)
+        checkpoint = cls(path, head, config_of(head, rope), identity)
+        if span is not None:
+            checkpoint.check(span)
+        return checkpoint
+
+    def small_files(self) -> dict[str, bytes]:
+        """The files that a checkpoint folder would have beside its weights, made from the metadata."""
+        metadata = self._head.metadata
+        begins = self.config.get("bos_token_id")
+        generation = {"eos_token_id": ends_of(metadata)} | ({} if begins is None else {"bos_token_id": begins})
+        made: dict[str, bytes] = {
+            name: json.dumps(content, ensure_ascii=False, sort_keys=name == "config.json").encode()
+            for name, content in (
+                ("config.json", self.config),
+                ("generation_config.json", generation),
+                ("tokenizer.json", tokenizer_of(metadata)),
+                ("tokenizer_config.json", settings_of(metadata)),
+            )
+        }
+        template = metadata.get("tokenizer.chat_template")
+        if isinstance(template, str):
+            made["chat_template.jinja"] = template.encode()
+        return made
+
+    def digest(self) -> bytes:
+        """sha256 over the file's head and size: which tensors there are, of which types, and all that is said."""
+        hasher = hashlib.sha256(self._identity[1].to_bytes(8, "little"))
+        with self._opened() as file:
+            hasher.update(_exactly(file, 0, self._head.size, str(self._path)))
+        return hasher.digest()
+
+    def names(self) -> Sequence[str]:
+        """The names of all tensors, sorted."""
+        return sorted(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape."""
+        return self._locate(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype that `read` gives."""
+        return _FLOATS.get(self._locate(name).type.name, torch.float32)
+
+    def blocks(self, name: str) -> TensorType | None:
+        """How a quantised tensor's numbers are stored; None for one of floats."""
+        kind = self._locate(name).type
+        return None if kind.name in _FLOATS else kind
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor in the file."""
+        return self._locate(name).nbytes
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor on the CPU; quantised ones in float32, exactly the numbers that their blocks stand for."""
+        tensor = self._locate(name)
+        rows = self.read_blocks(name)
+        if tensor.type.name in _FLOATS:
+            return rows.view(_FLOATS[tensor.type.name]).view(tensor.shape)
+        return _widen(rows, tensor.type).view(tensor.shape)
+
+    def read_blocks(self, name: str) -> torch.Tensor:
+        """The bytes of a tensor's rows as they are stored, uint8 [outputs, bytes of a row]."""
+        tensor = self._locate(name)
+        with self._opened() as file:
+            data = _exactly(file, tensor.begin, tensor.nbytes, str(self._path))
+        rows = torch.frombuffer(data, dtype=torch.uint8).view(
+            -1, tensor.shape[-1] // tensor.type.items * tensor.type.nbytes
+        )
+        if self._turned and any(part in name for part in _TURNED):
+            rows = self._halves(name, tensor, rows)
+        return rows
+
+    def tensors_of(self, span: Span) -> list[str]:
+        """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""
+        if span.end > self.spec.n_blocks:
+            raise CheckpointError(f"blocks {span} are not all in a model of {self.spec.n_blocks} blocks")
+        tied = bool(self.config["tie_word_embeddings"])
+        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=tied)
+
+    def nbytes(self, span: Span) -> int:
+        """Bytes of the tensors that a stage over `span` reads, as stored."""
+        return sum(self._tensors[name].nbytes for name in self.tensors_of(span))
+
+    def check(self, span: Span) -> None:
+        """Check that each block of the span has any tensors at all."""
+        missing = set(span) - {tensor_names.block_of(name) for name in self.tensors_of(span)}
+        if missing:
+            raise CheckpointError(f"{self._path} has no tensors for block {min(missing)}")
+
+    def _locate(self, name: str) -> GgufTensor:
+        found = self._tensors.get(name)
+        if found is None:
+            raise CheckpointError(f"{self._path} has no tensor for {name}")
+        return found
+
+    def _halves(self, name: str, tensor: GgufTensor, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of each head in the order in which halves are rotated, from that in which neighbours are."""
+        heads = self.config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+        if tensor.shape[0] % (2 * heads):
+            raise CheckpointError(f"{self._path}: {tensor.shape[0]} rows of {name} are no {heads} heads")
+        if len(tensor.shape) == 1:  # a bias
+            return rows.view(heads, -1, 2, tensor.type.nbytes).transpose(1, 2).reshape(rows.shape)
+        return rows.view(heads, -1, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+
+    def _opened(self) -> _Opened:
+        return _Opened(self._path, self._identity)
+
+
+class _Opened:
+    """The file, open again, if it is still the same."""
+
+    def __init__(self, path: Path, identity: tuple[int, int, int]) -> None:
+        self._path, self._identity = path, identity
+        self._context = opened(path)
+
+    def __enter__(self) -> BinaryIO:
+        file = self._context.__enter__()
+        if _identity(file) != self._identity:
+            self._context.__exit__(None, None, None)
+            raise CheckpointError(f"{self._path} was changed while it was in use")
+        return file
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+
+def _identity(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _exactly(file: BinaryIO, begin: int, count: int, name: str) -> bytearray:
+    data = bytearray(count)
+    view = memoryview(data)
+    file.seek(begin)
+    while view:
+        got = file.readinto(view)  # type: ignore[attr-defined]
+        if not got:
+            raise CheckpointError(f"{name} is truncated: {len(view)} bytes are missing")
+        view = view[got:]
+    return data
+
+
+def _rope_factors(file: BinaryIO, tensor: GgufTensor) -> list[float]:
+    if tensor.type.name != "F32" or tensor.nbytes > 1 << 16:
+        raise CheckpointError(f"{ROPE_FACTORS} must be a few float32 numbers")
+    data = _exactly(file, tensor.begin, tensor.nbytes, ROPE_FACTORS)
+    return [float(each) for each in torch.frombuffer(data, dtype=torch.float32)]
+
+
+def _widen(rows: torch.Tensor, kind: TensorType) -> torch.Tensor:
+    """The numbers of blocks, by the format's own library, which defines them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a block's scale may be infinite: what follows says so
+        from gguf import GGMLQuantizationType, quants
+
+        return torch.from_numpy(quants.dequantize(rows.numpy(), GGMLQuantizationType[kind.name]))
