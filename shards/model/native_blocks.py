@@ -38,7 +38,7 @@ class NativeBlocks:
     ) -> None:
         self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
         # Inputs that are rounded for the matrix unit give other bits. Quantised weights are not multiplied there.
-        linears = [each for block in weights.blocks for each in (block.qkv, block.o, block.gate_up, block.down)]
+        linears = [each for block in weights.blocks for each in (*block.qkv, block.o, block.gate_up, block.down)]
         is_plain = all(each.type in (FLOAT32, BFLOAT16) for each in (*linears, weights.table, weights.head) if each)
         self._rounds_inputs = dtype == torch.bfloat16 and library.has_tiles and is_plain
         self.kernels = "native-tiles" if self._rounds_inputs else "native"
@@ -112,7 +112,8 @@ class NativeBlocks:
                 query_norm=None if norms is None else norms.data_ptr(),
                 key_norm=None if norms is None else norms[config.n_heads].data_ptr(),
                 mlp_norm=block.mlp_norm.data_ptr(),
-                qkv=block.qkv.matrix(),
+                qkv=(Matrix * 3)(*(each.matrix() for each in block.qkv)),
+                qkv_parts=len(block.qkv),
                 o=block.o.matrix(),
                 gate_up=block.gate_up.matrix(),
                 down=block.down.matrix(),

@@ -83,14 +83,14 @@ class Places:
         spaces = [-(-size // panel) * panel if whole_panels else size for size in sizes]
         return cls([sum(spaces[:index]) for index in range(len(spaces))], sum(spaces))
 
-    def pieces(self, part: int, rows: int, width: int) -> Iterator[tuple[slice, slice, slice]]:
-        """A part's rows by where they go in rows of `width`: (rows, places of the first index, of the lane).
+    def pieces(self, part: int, rows: int, width: int, first: int = 0) -> Iterator[tuple[slice, slice, slice]]:
+        """A part's rows from `first` on by where they go in panels of `width`: (rows, panels, lanes).
 
         As many whole ones as there are go at once, what is left of one by itself.
         """
         at = 0
         while at < rows:
-            index, lane = divmod(self.starts[part] + at, width)
+            index, lane = divmod(self.starts[part] + first + at, width)
             count = (rows - at) // width if lane == 0 else 0
             taken = count * width or min(width - lane, rows - at)
             lanes = slice(lane, lane + (width if count else taken))

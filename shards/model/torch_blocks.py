@@ -111,7 +111,8 @@ class TorchBlocks:
         own = block - self._span.start
         weights = self._weights.blocks[own]
         config = self._config
-        qkv = weights.qkv(self._norm(x, weights.attention_norm))
+        (fused,) = weights.qkv
+        qkv = fused(self._norm(x, weights.attention_norm))
         heads = qkv.view(x.shape[0], config.n_heads + 2 * config.n_kv_heads, config.head_dim)
         turned, value = heads.tensor_split((config.n_heads + config.n_kv_heads,), dim=1)
         if weights.qk_norm is not None:

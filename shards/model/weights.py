@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @dataclass(frozen=True, slots=True)
 class BlockWeights(Generic[L]):
-    """One block, with q-k-v and gate-up fused; norms are [hidden], `qk_norm` [heads + kv_heads, head_dim]."""
+    """One block, with gate-up fused; norms are [hidden], `qk_norm` [heads + kv_heads, head_dim].
+
+    Queries, keys and values are fused as far as they are stored alike: `qkv` gives them one after another.
+    """
 
     attention_norm: torch.Tensor
-    qkv: L
+    qkv: Sequence[L]
     qk_norm: torch.Tensor | None
     o: L
     mlp_norm: torch.Tensor
@@ -107,7 +111,7 @@ def load_packed_span(
         name = "model.embed_tokens" if config.tied else "lm_head"
         head = reader.linear([(name, config.vocab_size)], config.hidden_size, bias=False)
     if reader.widened:
-        logger.warning("no kernel for %s: these weights are widened to 32 bits", ", ".join(sorted(reader.widened)))
+        logger.warning("no kernel for %s in one layer: widened to 32 bits", ", ".join(sorted(reader.widened)))
     return SpanWeights(blocks, embedding, final_norm, head, quantised)
 
 
@@ -116,6 +120,9 @@ class _Layers(Protocol[L_co]):
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor of exactly `shape`."""
+
+    def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+        """The same linear layers, in runs of those that can be stacked."""
 
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> L_co:
         """The linear layers `parts` (name, outputs), all over `width` inputs, stacked into one."""
@@ -134,7 +141,7 @@ def _load_block(reader: _Layers[L], config: NativeConfig, prefix: str) -> BlockW
     qkv = [(f"{prefix}self_attn.{name}_proj", size) for name, size in (("q", q), ("k", kv), ("v", kv))]
     return BlockWeights(
         attention_norm=reader.matrix(f"{prefix}input_layernorm.weight", (hidden,)),
-        qkv=reader.linear(qkv, hidden, bias=config.qkv_bias),
+        qkv=[reader.linear(parts, hidden, bias=config.qkv_bias) for parts in reader.alike(qkv)],
         qk_norm=qk_norm,
         o=reader.linear([(f"{prefix}self_attn.o_proj", hidden)], q, bias=config.o_bias),
         mlp_norm=reader.matrix(f"{prefix}post_attention_layernorm.weight", (hidden,)),
@@ -190,6 +197,9 @@ class _TorchReader(_Reader):
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self.read(name, shape).to(device=self._device, dtype=self._dtype)
 
+    def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+        return [list(parts)]
+
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> Linear:
         outputs = sum(size for _, size in parts)
         for name, size in parts:
@@ -229,6 +239,10 @@ class _PackedReader(_Reader):
             return self.linear([(name, shape[0])], shape[1], bias=False)
         return self.read(weight, shape).to(self._kept([weight]))
 
+    def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+        runs = itertools.groupby(parts, key=lambda part: kernel_of(self._type(f"{part[0]}.weight")))
+        return [list(run) for _, run in runs]
+
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> PackedLinear:
         names, sizes = [f"{name}.weight" for name, _ in parts], [size for _, size in parts]
         for name, size in zip(names, sizes, strict=True):
@@ -247,30 +261,31 @@ class _PackedReader(_Reader):
             )
         else:
             packer = QuantisedPacker(
-                sizes, width, kernel, panel=self._panel, bias=bias, whole_panels=halves, memory=self._memory
+                sizes, width, panel=self._panel, bias=bias, whole_panels=halves, memory=self._memory
             )
         for part, (name, size) in enumerate(parts):
             if isinstance(packer, QuantisedPacker):
                 rows = self._count(self._checkpoint.read_blocks(f"{name}.weight"))
-                packer.weight(part, rows, self._types([f"{name}.weight"])[0])
+                packer.weight(part, rows, self._type(f"{name}.weight"))
             else:
                 packer.weight(part, self.read(f"{name}.weight", (size, width)))
             if bias:
                 packer.bias(part, self.read(f"{name}.bias", (size,)))
         return packer.done()
 
-    def _types(self, names: Sequence[str]) -> list[str]:
-        """How tensors are stored: the names of their blocks, or nothing for plain floats."""
-        blocks = [self._checkpoint.blocks(name) for name in names]
-        return ["" if each is None else each.name for each in blocks]
+    def _type(self, name: str) -> str:
+        """How a tensor is stored: the name of its blocks, or nothing for plain floats."""
+        blocks = self._checkpoint.blocks(name)
+        return "" if blocks is None else blocks.name
 
     def _kernel(self, names: Sequence[str]) -> int | None:
         """The quantised type that these layers are kept in when they are stacked; None where they are not."""
-        types = self._types(names)
-        kernel = kernel_of(types)
-        if kernel is None:
-            self.widened |= set(types) - {""}
-        return kernel
+        types = {self._type(name) for name in names}
+        kernels = {kernel_of(each) for each in types}
+        if len(kernels) == 1 and None not in kernels:
+            return kernels.pop()
+        self.widened |= types - {""}
+        return None
 
     def _kept(self, names: Sequence[str]) -> torch.dtype:
         stored = all(self.dtype(name) == torch.bfloat16 for name in names)

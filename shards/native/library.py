@@ -13,7 +13,7 @@ from shards.native.build import NativeUnavailable, built_library
 
 logger = logging.getLogger(__name__)
 
-FLOAT32, BFLOAT16, INT8, INT4 = 0, 1, 2, 3
+FLOAT32, BFLOAT16, Q8_0, Q4, Q5, Q2K, Q3K, Q4K, Q5K, Q6K = range(10)
 
 
 class Matrix(Structure):
@@ -36,13 +36,14 @@ class BlockDesc(Structure):
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
         ("mlp_norm", c_void_p),
-        ("qkv", Matrix),
+        ("qkv", Matrix * 3),
         ("o", Matrix),
         ("gate_up", Matrix),
         ("down", Matrix),
         ("keys", c_void_p),
         ("values", c_void_p),
         ("window", c_int64),
+        ("qkv_parts", c_int64),
     )
 
 

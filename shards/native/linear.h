@@ -18,7 +18,9 @@ constexpr int kRowBlock = 240;
 constexpr int kAhead = 2048;  // bytes
 constexpr int kPairRows = 2;
 
-enum WeightType { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kInt4 = 3 };  // the last two: quant.h
+enum WeightType {
+  kFloat32, kBfloat16, kQ8_0, kQ4, kQ5, kQ2K, kQ3K, kQ4K, kQ5K, kQ6K,  // from the third on: quant.h
+};
 
 // Weights of [outputs, inputs] as panels of kPanel outputs. float32: [panel][input][kPanel]. bfloat16:
 // [panel][input / 2][kPanel][2], inputs padded with zeros to a multiple of 32.

@@ -1,4 +1,4 @@
-// Linear layers over weights of 8 or 4 bits. Each is widened to the very float32 that it stands for before it is used:
+// Linear layers over weights of 2 to 8 bits. Each is widened to the very float32 that it stands for before it is used:
 // in registers for a few rows, into a small buffer for many. So results have the bits that widened weights would give.
 #pragma once
 
@@ -10,29 +10,11 @@
 
 namespace mesh {
 
-constexpr int kGroup = 32;  // inputs that share a scale
-constexpr int kRegisterRows = 4;  // whose sums leave registers to widen in
-static_assert(kInputBlock % kGroup == 0, "blocks of inputs are whole groups");
+constexpr int kSlice = 32;         // inputs that are widened together
+constexpr int kWidenedInputs = 256;
 
-// A panel, group after group:
-//   8 bits: [kPanel] scales in float16, then [input][kPanel] bytes
-//   4 bits: [kPanel] scales and [kPanel] offsets in float16, then [4][kPanel] words of 32 bits: the eight inputs from
-//           8 q on are in the nibbles of word q, the first in the lowest
-MESH_INLINE bool is_quantised(const Matrix &m) { return m.type == kInt8 || m.type == kInt4; }
-MESH_INLINE int64_t groups_of(const Matrix &m) { return m.inputs / kGroup; }
-
-// Compilers make a detour of `__builtin_convertvector` from so few bytes.
-MESH_INLINE IntPart load_bytes(const char *from) {
-#if defined(__AVX512F__)
-  return (IntPart)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
-#elif defined(__AVX2__)
-  return (IntPart)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from));
-#else
-  IntPart out;
-  for (int i = 0; i < kPerPart; i++) out[i] = ((const int8_t *)from)[i];
-  return out;
-#endif
-}
+// A panel is group after group of inputs. A group begins with numbers that its weights are scaled by, and goes on with
+// whole numbers, slice after slice: Bytes or Bits.
 
 MESH_INLINE float widen_half(const char *from) {
   _Float16 half;
@@ -53,152 +35,247 @@ MESH_INLINE Vec load_halves(const char *from) {
 #endif
 }
 
+// Signed bytes; compilers make a detour of `__builtin_convertvector` from so few.
+MESH_INLINE IntPart load_bytes(const char *from) {
+#if defined(__AVX512F__)
+  return (IntPart)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif defined(__AVX2__)
+  return (IntPart)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#else
+  IntPart out;
+  for (int i = 0; i < kPerPart; i++) out[i] = ((const int8_t *)from)[i];
+  return out;
+#endif
+}
+MESH_INLINE Vec load_small(const char *from) {
+  Vec out;
+  MESH_EACH out.part[i] = __builtin_convertvector(load_bytes(from + i * kPerPart), FloatPart);
+  return out;
+}
+
+// [input][kPanel] bytes.
 struct Bytes {
-  static constexpr int kHead = 2 * kPanel, kGroupBytes = kHead + kGroup * kPanel;
-  static constexpr int kSteps = kGroup, kStepBytes = kPanel, kStepInputs = 1;
-  Vec scale[kPanelVecs];
+  static constexpr int kSliceBytes = kSlice * kPanel;
 
-  MESH_INLINE void begin(const char *group) {
-    for (int v = 0; v < kPanelVecs; v++) scale[v] = load_halves(group + 2 * v * kLanes);
+  MESH_INLINE static IntPart whole(const char *slice, int input, int lane) {
+    return load_bytes(slice + input * kPanel + lane);
   }
-  MESH_INLINE Vec weights(const char *step, int v, int) const {
-    Vec out;
-    MESH_EACH {
-      const IntPart whole = load_bytes(step + v * kLanes + i * kPerPart);
-      out.part[i] = __builtin_convertvector(whole, FloatPart) * scale[v].part[i];
-    }
-    return out;
-  }
-  static float one(const char *group, int64_t input, int64_t lane) {
-    return widen_half(group + 2 * lane) * float(((const int8_t *)group)[kHead + input * kPanel + lane]);
+  static int one(const char *slice, int64_t input, int64_t lane) {
+    return ((const int8_t *)slice)[input * kPanel + lane];
   }
 };
 
-struct Nibbles {
-  static constexpr int kHead = 4 * kPanel, kGroupBytes = kHead + kGroup / 2 * kPanel;
-  static constexpr int kSteps = kGroup / 8, kStepBytes = 4 * kPanel, kStepInputs = 8;
-  Vec scale[kPanelVecs], offset[kPanelVecs];
+// Words of 32 bits. [4][kPanel] have the lowest four bits of eight inputs each, the first input's lowest; where EXTRA is
+// not 0, [EXTRA][kPanel] have the next EXTRA bits of 32 / EXTRA inputs each.
+template <int EXTRA> struct Bits {
+  static constexpr int kSliceBytes = (4 + EXTRA) * kPanel * 4;
 
-  MESH_INLINE void begin(const char *group) {
-    for (int v = 0; v < kPanelVecs; v++) {
-      scale[v] = load_halves(group + 2 * v * kLanes);
-      offset[v] = load_halves(group + 2 * kPanel + 2 * v * kLanes);
+  MESH_INLINE static IntPart whole(const char *slice, int input, int lane) {
+    const WordPart low = *(const LooseWord *)(slice + 4 * (input / 8 * kPanel + lane));
+    WordPart out = (low >> (input % 8 * 4)) & 15u;
+    if constexpr (EXTRA > 0) {
+      constexpr int kEach = 32 / EXTRA;
+      const WordPart high = *(const LooseWord *)(slice + 4 * ((4 + input / kEach) * kPanel + lane));
+      out |= ((high >> (input % kEach * EXTRA)) & ((1u << EXTRA) - 1)) << 4;
     }
+    return (IntPart)out;
   }
-  MESH_INLINE Vec weights(const char *step, int v, int n) const {
-    Vec out;
-    MESH_EACH {
-      const WordPart words = *(const LooseWord *)(step + 4 * (v * kLanes + i * kPerPart));
-      const IntPart whole = (IntPart)((words >> (4 * n)) & 15u);
-      out.part[i] = __builtin_convertvector(whole, FloatPart) * scale[v].part[i] + offset[v].part[i];
+  static int one(const char *slice, int64_t input, int64_t lane) {
+    uint32_t low, high = 0;
+    std::memcpy(&low, slice + 4 * (input / 8 * kPanel + lane), 4);
+    if constexpr (EXTRA > 0) {
+      constexpr int kEach = 32 / EXTRA;
+      std::memcpy(&high, slice + 4 * ((4 + input / kEach) * kPanel + lane), 4);
+      high = (high >> (input % kEach * EXTRA)) & ((1u << EXTRA) - 1);
     }
-    return out;
-  }
-  static float one(const char *group, int64_t input, int64_t lane) {
-    uint32_t word;
-    std::memcpy(&word, group + kHead + (input / 8 * kPanel + lane) * 4, 4);
-    return widen_half(group + 2 * lane) * float((word >> (input % 8 * 4)) & 15u) +
-           widen_half(group + 2 * kPanel + 2 * lane);
+    return int(((low >> (input % 8 * 4)) & 15u) | high << 4);
   }
 };
+
+// A group is a slice: [kPanel] scales in float16, and as many offsets where OFFSETS.
+template <bool OFFSETS> struct Halves {
+  static constexpr int kSlices = 1, kSub = kSlice;
+  static constexpr int kHead = (OFFSETS ? 4 : 2) * kPanel;
+  Vec scale, offset;
+
+  MESH_INLINE void enter(const char *group, int, int lane) {
+    scale = load_halves(group + 2 * lane);
+    if constexpr (OFFSETS) offset = load_halves(group + 2 * (kPanel + lane));
+  }
+  MESH_INLINE FloatPart apply(FloatPart whole, int i) const {
+    if constexpr (OFFSETS) return whole * scale.part[i] + offset.part[i];
+    return whole * scale.part[i];
+  }
+  static float one(const char *group, int64_t, int64_t lane, float whole) {
+    return OFFSETS ? whole * widen_half(group + 2 * lane) + widen_half(group + 2 * (kPanel + lane))
+                   : whole * widen_half(group + 2 * lane);
+  }
+};
+
+// A group is 256 inputs, whose subgroups of SUB have scales of their own, signed bytes [256 / SUB][kPanel], times a
+// float16 of the group. Where BIAS is not 0 it is taken off the whole numbers; else there is a second such pair, of what
+// is taken off the products: [kPanel] float16 and [256 / SUB][kPanel] bytes.
+template <int SUB, int BIAS> struct Super {
+  static constexpr int kSlices = 8, kSub = SUB, kSubs = 256 / SUB;
+  static constexpr int kHead = (2 + kSubs) * kPanel * (BIAS ? 1 : 2);
+  Vec scale, offset;
+
+  MESH_INLINE void enter(const char *group, int sub, int lane) {
+    scale = load_halves(group + 2 * lane) * load_small(group + (2 + sub) * kPanel + lane);
+    if constexpr (BIAS) {
+      offset = scale * all(float(-BIAS));
+    } else {
+      const char *second = group + (2 + kSubs) * kPanel;
+      offset = load_halves(second + 2 * lane) * load_small(second + (2 + sub) * kPanel + lane) * all(-1.0f);
+    }
+  }
+  MESH_INLINE FloatPart apply(FloatPart whole, int i) const { return whole * scale.part[i] + offset.part[i]; }
+  static float one(const char *group, int64_t sub, int64_t lane, float whole) {
+    const float scale = widen_half(group + 2 * lane) * float(((const int8_t *)group)[(2 + sub) * kPanel + lane]);
+    if (BIAS) return (whole - float(BIAS)) * scale;
+    const char *second = group + (2 + kSubs) * kPanel;
+    return whole * scale -
+           widen_half(second + 2 * lane) * float(((const int8_t *)second)[(2 + sub) * kPanel + lane]);
+  }
+};
+
+template <class SCALES, class NUMBERS> struct Form {
+  using Scales = SCALES;
+  using Numbers = NUMBERS;
+  static constexpr int kInputs = Scales::kSlices * kSlice;
+  static constexpr int kBytes = Scales::kHead + Scales::kSlices * Numbers::kSliceBytes;
+};
+
+// Calls `with` with the form of a type of weights; false where it is none of these.
+template <class With> MESH_INLINE bool with_form(int64_t type, With with) {
+  switch (type) {
+    case kQ8_0: with(Form<Halves<false>, Bytes>{}); return true;
+    case kQ4: with(Form<Halves<true>, Bits<0>>{}); return true;
+    case kQ5: with(Form<Halves<true>, Bits<1>>{}); return true;
+    case kQ2K: with(Form<Super<16, 0>, Bits<0>>{}); return true;
+    case kQ3K: with(Form<Super<16, 4>, Bits<0>>{}); return true;
+    case kQ4K: with(Form<Super<32, 0>, Bits<0>>{}); return true;
+    case kQ5K: with(Form<Super<32, 0>, Bits<1>>{}); return true;
+    case kQ6K: with(Form<Super<16, 32>, Bits<2>>{}); return true;
+    default: return false;
+  }
+}
+MESH_INLINE bool is_quantised(const Matrix &m) { return m.type != kFloat32 && m.type != kBfloat16; }
+
+// The inputs of a slice in order, each with its weights [VECS] of PANELS panels, `next` bytes apart.
+template <class F, int PANELS, int VECS, class Use>
+MESH_INLINE void widen_slice(const char *group, int64_t next, int slice, Use use) {
+  constexpr int kEach = VECS / PANELS, kSub = F::Scales::kSub;
+  const char *numbers = group + F::Scales::kHead + slice * F::Numbers::kSliceBytes;
+  for (int begin = 0; begin < kSlice; begin += kSub) {
+    typename F::Scales scales[VECS];
+    for (int v = 0; v < VECS; v++)
+      scales[v].enter(group + v / kEach * next, (slice * kSlice + begin) / kSub, v % kEach * kLanes);
+    constexpr int kUnrolled = kSub < 8 ? kSub : 8;
+    for (int eight = 0; eight < kSub; eight += kUnrolled)
+#pragma GCC unroll 8
+      for (int n = 0; n < kUnrolled; n++) {
+        const int input = begin + eight + n;
+        Vec w[VECS];
+        for (int v = 0; v < VECS; v++)
+          MESH_EACH {
+            const IntPart whole =
+                F::Numbers::whole(numbers + v / kEach * next, input, v % kEach * kLanes + i * kPerPart);
+            w[v].part[i] = scales[v].apply(__builtin_convertvector(whole, FloatPart), i);
+          }
+        use(input, w);
+      }
+  }
+}
 
 // Panels of weights, `next` bytes apart where PANELS is 2: the sums of one would wait for each other.
-template <class Form, int PANELS = 1> struct QuantPanel {
+template <class F, int PANELS = 1> struct QuantPanel {
   const char *panel;
   int64_t next = 0;
 
   template <int ROWS, int VECS>
   MESH_INLINE void accumulate(const float *x, int64_t stride, int64_t depth, Vec (&sums)[ROWS][VECS]) const {
-    constexpr int kEach = VECS / PANELS;
     const char *group = panel;
-    for (int64_t k = 0; k < depth; k += kGroup, group += Form::kGroupBytes) {
-      Form forms[PANELS];
-      for (int p = 0; p < PANELS; p++) forms[p].begin(group + p * next);
-      for (int step = 0; step < Form::kSteps; step++) {
-        const char *words = group + Form::kHead + step * Form::kStepBytes;
-#pragma GCC unroll 8
-        for (int n = 0; n < Form::kStepInputs; n++) {
-          Vec w[VECS];
-          for (int v = 0; v < VECS; v++) w[v] = forms[v / kEach].weights(words + v / kEach * next, v % kEach, n);
-          const float *at = x + k + step * Form::kStepInputs + n;
+    for (int64_t k = 0; k < depth; k += F::kInputs, group += F::kBytes)
+      for (int slice = 0; slice < F::Scales::kSlices; slice++) {
+        const float *at = x + k + slice * kSlice;
+        widen_slice<F, PANELS, VECS>(group, next, slice, [&](int input, const Vec(&w)[VECS]) {
           for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < VECS; v++) add_product(sums[r][v], at[r * stride], w[v]);
-        }
+            for (int v = 0; v < VECS; v++) add_product(sums[r][v], at[r * stride + input], w[v]);
+        });
       }
-    }
   }
 };
 
-// `to` [inputs][kPanel] = some whole groups of a panel.
-template <class Form> inline void widen_groups(const char *group, int64_t inputs, float *to) {
-  for (int64_t k = 0; k < inputs; k += kGroup, group += Form::kGroupBytes) {
-    Form form;
-    form.begin(group);
-    for (int step = 0; step < Form::kSteps; step++)
-      for (int n = 0; n < Form::kStepInputs; n++, to += kPanel)
-        for (int v = 0; v < kPanelVecs; v++)
-          store(to + v * kLanes, form.weights(group + Form::kHead + step * Form::kStepBytes, v, n));
-  }
+template <class F, int ROWS>
+inline void register_rows(const char *panel, int64_t depth, const float *x, int64_t stride, float *out) {
+  micro<ROWS, kPanelVecs>(x, stride, QuantPanel<F>{panel}, depth, out, kPanel, true);
 }
 
-template <class Form>
+template <class F>
 inline void quant_product(const char *panel, int64_t depth, const float *x, int64_t stride, int64_t rows, float *out) {
-  if (rows <= kRegisterRows)
-    return micro_rows<kPanelVecs>(rows, x, stride, QuantPanel<Form>{panel}, depth, out, kPanel, true);
-  alignas(64) float block[kInputBlock * kPanel];
-  for (int64_t k = 0; k < depth; k += kInputBlock) {
-    const int64_t count = depth - k < kInputBlock ? depth - k : kInputBlock;
-    widen_groups<Form>(panel + k / kGroup * Form::kGroupBytes, count, block);
+  static_assert(kWidenedInputs % F::kInputs == 0, "whole groups are widened");
+  switch (rows) {
+    case 1: return register_rows<F, 1>(panel, depth, x, stride, out);
+    case 2: return register_rows<F, 2>(panel, depth, x, stride, out);
+    case 3: return register_rows<F, 3>(panel, depth, x, stride, out);
+    case 4: return register_rows<F, 4>(panel, depth, x, stride, out);
+  }
+  alignas(64) float wide[kWidenedInputs * kPanel];
+  for (int64_t k = 0; k < depth; k += kWidenedInputs) {
+    const int64_t count = depth - k < kWidenedInputs ? depth - k : kWidenedInputs;
+    float *to = wide;
+    for (int64_t i = 0; i < count; i += kSlice, to += kSlice * kPanel)
+      widen_slice<F, 1, kPanelVecs>(panel + (k + i) / F::kInputs * F::kBytes, 0, int((k + i) % F::kInputs / kSlice),
+                                    [&](int input, const Vec(&w)[kPanelVecs]) {
+                                      for (int v = 0; v < kPanelVecs; v++)
+                                        store(to + input * kPanel + v * kLanes, w[v]);
+                                    });
     for (int64_t row = 0, n; row < rows; row += n) {
       n = tile_rows(rows - row);
-      const FloatPanel<0, 1> at{block, nullptr};
+      const FloatPanel<0, 1> at{wide, nullptr};
       micro_rows<kPanelVecs>(n, x + row * stride + k, stride, at, count, out + row * kPanel, kPanel, k == 0);
     }
   }
 }
 
-template <class Form>
-inline void quant_pair(const char *panel, int64_t depth, int64_t next, const float *x, int64_t stride, int64_t rows,
-                       float *out) {
-  const QuantPanel<Form, 2> at{panel, next};
-  if (rows == 1)
-    micro<1, 2 * kPanelVecs>(x, stride, at, depth, out, 2 * kPanel, true);
-  else
-    micro<2, 2 * kPanelVecs>(x, stride, at, depth, out, 2 * kPanel, true);
-}
-
 // As those of linear.h, whatever the weights' type.
 inline void panel_product(const Matrix &m, int64_t panel, const float *x, int64_t stride, int64_t rows, float *out) {
-  const int64_t groups = groups_of(m);
-  if (m.type == kInt8)
-    quant_product<Bytes>((const char *)m.panels + panel * groups * Bytes::kGroupBytes, m.inputs, x, stride, rows, out);
-  else if (m.type == kInt4)
-    quant_product<Nibbles>((const char *)m.panels + panel * groups * Nibbles::kGroupBytes, m.inputs, x, stride, rows,
-                           out);
-  else
-    plain_product(m, panel, x, stride, rows, out);
+  const bool done = with_form(m.type, [&](auto form) {
+    using F = decltype(form);
+    quant_product<F>((const char *)m.panels + panel * (m.inputs / F::kInputs) * F::kBytes, m.inputs, x, stride, rows,
+                     out);
+  });
+  if (!done) plain_product(m, panel, x, stride, rows, out);
 }
 
 inline void pair_product(const Matrix &m, int64_t panel, int64_t next, const float *x, int64_t stride, int64_t rows,
                          float *out) {
-  const int64_t bytes = groups_of(m) * (m.type == kInt8 ? Bytes::kGroupBytes : Nibbles::kGroupBytes);
-  const char *at = (const char *)m.panels + panel * bytes;
-  if (m.type == kInt8)
-    quant_pair<Bytes>(at, m.inputs, next * bytes, x, stride, rows, out);
-  else if (m.type == kInt4)
-    quant_pair<Nibbles>(at, m.inputs, next * bytes, x, stride, rows, out);
-  else
-    plain_pair(m, panel, next, x, stride, rows, out);
+  const bool done = with_form(m.type, [&](auto form) {
+    using F = decltype(form);
+    const int64_t bytes = m.inputs / F::kInputs * F::kBytes;
+    const QuantPanel<F, 2> at{(const char *)m.panels + panel * bytes, next * bytes};
+    if (rows == 1)
+      micro<1, 2 * kPanelVecs>(x, stride, at, m.inputs, out, 2 * kPanel, true);
+    else
+      micro<2, 2 * kPanelVecs>(x, stride, at, m.inputs, out, 2 * kPanel, true);
+  });
+  if (!done) plain_pair(m, panel, next, x, stride, rows, out);
 }
 
 // The weights of one output.
 inline void read_output(const Matrix &m, int64_t output, float *to) {
-  const int64_t panel = output / kPanel, lane = output % kPanel;
-  for (int64_t i = 0; i < m.inputs; i++) {
-    const int64_t group = panel * groups_of(m) + i / kGroup;
-    to[i] = m.type == kInt8 ? Bytes::one((const char *)m.panels + group * Bytes::kGroupBytes, i % kGroup, lane)
-                            : Nibbles::one((const char *)m.panels + group * Nibbles::kGroupBytes, i % kGroup, lane);
-  }
+  with_form(m.type, [&](auto form) {
+    using F = decltype(form);
+    const int64_t panel = output / kPanel, lane = output % kPanel;
+    const char *groups = (const char *)m.panels + panel * (m.inputs / F::kInputs) * F::kBytes;
+    for (int64_t i = 0; i < m.inputs; i++) {
+      const char *group = groups + i / F::kInputs * F::kBytes;
+      const int64_t at = i % F::kInputs;
+      const char *slice = group + F::Scales::kHead + at / kSlice * F::Numbers::kSliceBytes;
+      to[i] = F::Scales::one(group, at / F::Scales::kSub, lane, float(F::Numbers::one(slice, at % kSlice, lane)));
+    }
+  });
 }
 
 }  // namespace mesh

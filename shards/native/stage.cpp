@@ -16,9 +16,10 @@ namespace mesh {
 // These are mirrored field by field in library.py: 64-bit integers and pointers only, so that nothing is padded.
 struct BlockDesc {
   const float *attention_norm, *query_norm, *key_norm, *mlp_norm;
-  Matrix qkv, o, gate_up, down;
+  Matrix qkv[3], o, gate_up, down;
   void *keys, *values;  // [pages][kv_heads][head_dim][kPage] and [pages][kv_heads][kPage][head_dim]
   int64_t window;       // 0: none
+  int64_t qkv_parts;    // queries, keys and values are one matrix or more
 };
 
 struct StageDesc {
@@ -141,7 +142,9 @@ class Stage {
     for (int64_t index = batch_.first_block; index < batch_.last_block; index++) {
       const BlockDesc &block = blocks_[index];
       norm_rows<Input>(block.attention_norm, nullptr, batch_.rows);
-      linear<Input>(own, block.qkv, normed_, hidden_stride_, batch_.rows, Plain{qkv_, qkv_stride_, qkv_stride_});
+      for (int64_t part = 0, column = 0; part < block.qkv_parts; column += block.qkv[part++].outputs)
+        linear<Input>(own, block.qkv[part], normed_, hidden_stride_, batch_.rows,
+                      Plain{qkv_ + column, qkv_stride_, block.qkv[part].outputs});
       for (int64_t row; (row = pool_->take()) < batch_.rows;)
         d_.cache_type == kBfloat16 ? turn<Bf16>(block, row) : turn<float>(block, row);
       pool_->barrier();

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.opening import open_checkpoint
 from shards.model.loading import load_stage
 from shards.model.paging import pages_for
 from shards.model.span import Span
@@ -87,7 +87,7 @@ class Pipeline:
     """The stages of one model, one after the other."""
 
     def __init__(self, folder: Path, spans: Sequence[Span] = THREE_STAGES) -> None:
-        checkpoint = Checkpoint.open(folder)
+        checkpoint = open_checkpoint(folder)
         self.stages: list[StageModel] = [load_stage(checkpoint, span) for span in spans]
         self._memories = [Memory(stage) for stage in self.stages]
 

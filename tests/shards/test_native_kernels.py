@@ -115,12 +115,12 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
         if config.qk_norm:
             rows = [random(dim).add_(1.0).expand(n, -1) for n in (config.n_heads, config.n_kv_heads)]
             qk_norm = torch.cat(rows)
-        plain.append(BlockWeights(norms[0], qkv.plain(), qk_norm, o.plain(), norms[1], gate_up.plain(), down.plain()))
+        plain.append(BlockWeights(norms[0], [qkv.plain()], qk_norm, o.plain(), norms[1], gate_up.plain(), down.plain()))
         panel = library.panel
         packed.append(
             BlockWeights(
                 norms[0],
-                qkv.packed(panel, stored),
+                [qkv.packed(panel, stored)],
                 qk_norm,
                 o.packed(panel, stored),
                 norms[1],

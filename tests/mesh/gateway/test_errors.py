@@ -152,7 +152,7 @@ def test_a_failure_in_mid_stream_is_the_streams_last_event(
     assert "secret" not in caught.value.message
     raw = http.post(
         "/v1/chat/completions",
-        json={"model": model, "messages": [{"role": "user", "content": "a"}], "stream": True},
+        json={"model": model, "messages": [{"role": "user", "content": "a"}], "stream": True, "temperature": 0},
     )
     assert raw.status_code == 200
     events = raw.text.rstrip("\n").split("\n\n")

@@ -1,0 +1,254 @@
+"""A GGUF file's head is hostile until it has been checked: every file is read or refused, nothing else."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.checkpoint.gguf import GgufCheckpoint
+from shards.checkpoint.gguf_config import config_of
+from shards.checkpoint.gguf_header import MAX_HEAD_BYTES, GgufHead, read_head
+from shards.checkpoint.gguf_tokenizer import tokenizer_of
+from shards.errors import CheckpointError, ShardError, UnsupportedModel
+from shards.text.fast import tokenizer_from_files
+from tests.shards.gguf_files import NARROW, make_gguf
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(data)) + data
+
+
+def number(key: str, value: int) -> bytes:
+    return text(key) + struct.pack("<II", 4, value)
+
+
+def entry(name: str, shape: tuple[int, ...] = (32,), kind: int = 0, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def build(keys: list[bytes], entries: list[bytes], data: int = 4096, *, counts: tuple[int, int] | None = None) -> bytes:
+    n_tensors, n_keys = counts or (len(entries), len(keys))
+    head = b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_keys) + b"".join(keys) + b"".join(entries)
+    return head + bytes(-len(head) % 32) + bytes(data)
+
+
+def parse(data: bytes) -> GgufHead:
+    return read_head(io.BytesIO(data), len(data), "x.gguf")
+
+
+SOUND = build([number("a", 7)], [entry("one"), entry("two", (32, 4), 8, 128)])
+
+
+def test_a_sound_head_is_read() -> None:
+    head = parse(SOUND)
+    assert head.metadata == {"a": 7}
+    assert {name: (each.type.name, each.shape, each.nbytes) for name, each in head.tensors.items()} == {
+        "one": ("F32", (32,), 128),
+        "two": ("Q8_0", (4, 32), 136),
+    }
+    assert [each.begin - head.size for each in head.tensors.values()] == [0, 128]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"GGML" + SOUND[4:], "no GGUF file"),
+        (b"GGUF\0\0\0\3" + SOUND[8:], "big-endian"),
+        (b"GGUF\1\0\0\0" + SOUND[8:], "version 1"),
+        (build([], [], counts=(1 << 40, 0)), "over the limits"),
+        (build([], [], counts=(0, 1 << 40)), "over the limits"),
+        (build([number("a", 1), number("a", 2)], []), "occurs twice"),
+        (build([struct.pack("<Q", 1 << 60)], [], counts=(0, 1)), "a text of"),
+        (build([text(b"\xff")], [], counts=(0, 1)), "not UTF-8"),
+        (build([text("a") + struct.pack("<I", 99)], []), "a value of type 99"),
+        (build([text("a") + struct.pack("<IIQ", 9, 8, 1 << 50)], []), "items"),
+        (build([text("a") + struct.pack("<IIQ", 9, 9, 1)], []), "items of type 9"),
+        (build([text("a") + struct.pack("<IIQ", 9, 4, 1 << 21)], []), "truncated"),
+        (build([number("general.alignment", 0)], []), "alignment"),
+        (build([number("general.alignment", 12)], []), "alignment"),
+        (build([], [entry("a"), entry("a", offset=128)]), "occurs twice"),
+        (build([], [entry("a", offset=1)]), "not aligned"),
+        (build([], [entry("a"), entry("b", offset=96)]), "overlaps"),
+        (build([], [entry("a", offset=1 << 62)]), "truncated"),
+        (build([], [entry("a", (1 << 20, 1 << 10))]), "truncated"),
+        (build([], [entry("a", (0,))]), "sizes"),
+        (build([], [entry("a", ())]), "0 dimensions"),
+        (build([], [entry("a", (1 << 30, 1 << 30))]), "sizes"),
+        (build([], [entry("a", (32,), 99)]), "type 99, which is not read: take a file of F32"),
+        (build([], [entry("a", (31,), 8)]), "no whole blocks of Q8_0"),
+    ],
+)
+def test_what_breaks_the_format_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        parse(data)
+
+
+def test_a_head_without_end_is_given_up() -> None:
+    """Without its data: a sparse file is as large as it likes."""
+    keys = [text(f"{index}") + struct.pack("<I", 8) + text(bytes(4 << 20)) for index in range(17)]
+    data = build(keys, [])
+    assert len(data) > MAX_HEAD_BYTES
+    with pytest.raises(CheckpointError, match="over the limit"):
+        parse(data)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path, _ = make_gguf(tmp_path_factory.mktemp("gguf"), "llama", "Q8_0", **NARROW)
+    return path.read_bytes()
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(whole: bytes) -> None:
+    head = parse(whole)
+    end = max(each.begin + each.nbytes for each in head.tensors.values())
+    for length in [*range(0, head.size, 97), head.size, end - 1]:
+        with pytest.raises(CheckpointError):
+            parse(whole[:length])
+
+
+def test_a_head_with_wrong_bytes_is_read_or_refused(whole: bytes, tmp_path: Path) -> None:
+    size, numbers, path = parse(whole).size, random.Random(5), tmp_path / "model.gguf"
+    read = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(numbers.choice((1, 1, 4))):
+            data[numbers.randrange(8, size)] = numbers.choice((0, 1, 8, 255, numbers.randrange(256)))
+        path.write_bytes(data)
+        try:
+            GgufCheckpoint.open(path).small_files()
+            read += 1
+        except ShardError:
+            pass
+    assert 0 < read < 400
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "llama.context_length": 64,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 96,
+        "llama.attention.head_count": 4,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.vocab_size": 300,
+    }
+    return {**known, **{key.replace("__", "."): value for key, value in changes.items()}}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return config_of(GgufHead(facts(**changes), {}, 0), None)
+
+
+def test_defaults_are_those_of_the_format() -> None:
+    found = config()
+    assert (found["num_key_value_heads"], found["head_dim"], found["tie_word_embeddings"]) == (4, 16, True)
+    assert found["rope_parameters"] == {"rope_type": "default", "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"general__architecture": "mamba"}, "architecture 'mamba'"),
+        ({"llama__expert_count": 8}, "llama.expert_count = 8"),
+        ({"llama__attention__sliding_window": 512}, "llama.attention.sliding_window = 512"),
+        ({"llama__rope__dimension_count": 8}, "rotation of a part"),
+        ({"llama__attention__value_length": 8}, "different sizes"),
+        ({"llama__rope__scaling__type": "yarn"}, "rotary scaling 'yarn'"),
+        ({"llama__attention__head_count": [4, 2]}, "differs between blocks"),
+        ({"llama__something_new": 1}, "llama.something_new = 1"),
+    ],
+)
+def test_what_is_not_honoured_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize("name", ["block_count", "embedding_length", "attention.head_count", "feed_forward_length"])
+@pytest.mark.parametrize("value", [0, -1, 1 << 31, "4", 1.5, True])
+def test_a_number_that_is_none_is_refused(name: str, value: Any) -> None:
+    with pytest.raises((CheckpointError, UnsupportedModel), match="must be a positive integer"):
+        config(**{f"llama__{name.replace('.', '__')}": value})
+
+
+def test_keys_that_change_nothing_are_let_pass() -> None:
+    assert config(llama__expert_count=0, llama__attention__causal=True, llama__rope__dimension_count=16) == config()
+    assert config(llama__attention__head_count=[4, 4]) == config()
+
+
+def tokenizer(pre: str, tokens: list[str], merges: list[str], **more: Any) -> dict[str, Any]:
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+        **{f"tokenizer.ggml.{key}": value for key, value in more.items()},
+    }
+
+
+def encode(metadata: dict[str, Any], value: str) -> list[str]:
+    import json
+
+    loaded = tokenizer_from_files({"tokenizer.json": json.dumps(tokenizer_of(metadata)).encode()})
+    return [metadata["tokenizer.ggml.tokens"][each] for each in loaded.encode(value)]
+
+
+DIGITS = [*"0123456789", "Ġ", "12", "123", "1234"]
+DIGIT_MERGES = ["1 2", "12 3", "123 4"]
+
+
+@pytest.mark.parametrize(
+    ("pre", "expected"),
+    [
+        ("gpt-2", ["1234"]),
+        ("smollm", ["1", "2", "3", "4"]),
+        ("qwen2", ["1", "2", "3", "4"]),
+        ("llama-bpe", ["123", "4"]),
+    ],
+)
+def test_words_are_parted_as_the_file_says(pre: str, expected: list[str]) -> None:
+    assert encode(tokenizer(pre, DIGITS, DIGIT_MERGES), "1234") == expected
+
+
+def test_sentencepiece_joins_what_has_the_highest_score_and_falls_back_to_bytes() -> None:
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "ab", "▁a", "▁ab"]
+    scores = [0.0] * 259 + [-9.0, -9.0, -9.0, -1.0, -2.0, -0.5]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * 6]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.bos_token_id": 1,
+    }
+    assert encode(metadata, "ab") == ["<s>", "▁ab"]
+    assert encode(metadata, "aab") == ["<s>", "▁a", "ab"]
+    assert encode(metadata, "é") == ["<s>", "▁", "<0xC3>", "<0xA9>"]
+    assert encode({**metadata, "tokenizer.ggml.add_bos_token": False}, "ab") == ["▁ab"]
+    assert encode({**metadata, "tokenizer.ggml.add_space_prefix": False}, "ab") == ["<s>", "ab"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, UnsupportedModel, "of kind 'bert'"),
+        ({"tokenizer.ggml.pre": "tekken"}, UnsupportedModel, "parts words as 'tekken'"),
+        ({"tokenizer.ggml.tokens": ["a", "a"]}, CheckpointError, "a token twice"),
+        ({"tokenizer.ggml.tokens": 5}, CheckpointError, "list of texts"),
+        ({"tokenizer.ggml.merges": ["ab"]}, CheckpointError, "pairs"),
+        ({"tokenizer.ggml.token_type": [1]}, CheckpointError, "every token"),
+        ({"tokenizer.ggml.bos_token_id": 99}, CheckpointError, "bos token 99"),
+        ({"tokenizer.ggml.add_eos_token": True}, UnsupportedModel, "end token"),
+    ],
+)
+def test_a_tokenizer_that_is_not_read_is_refused_by_name(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        tokenizer_of({**tokenizer("gpt-2", DIGITS, DIGIT_MERGES), **changes})
