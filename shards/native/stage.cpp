@@ -87,6 +87,7 @@ class Stage {
     int64_t piece, row, tokens;
   };
 
+  static constexpr int64_t kTurns = 4;  // in which each thread takes its share of a layer
   static constexpr int64_t kTileHeads = 24;  // rows of attention that share a walk over the keys
 
   void plan() {
@@ -239,19 +240,26 @@ class Stage {
     const int64_t panels = panels_of(m), parts = (rows + kRowBlock - 1) / kRowBlock;
     const int64_t width = in_pairs<Input>(rows) ? 2 : 1, units = (panels + width - 1) / width;
     float *product = own.product.at_least(1);
-    for (int64_t unit; (unit = pool_->take()) < units * parts;) {
+    each_unit(units * parts, [&](int64_t unit) {
       const int64_t panel = unit % units * width, row = unit / units * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, rows - row);
       if (width == 2 && panel + 1 < panels) {
         if constexpr (std::is_same<Input, float>::value) pair_product(m, panel, 1, x, stride, count, product);
         for (int64_t i = 0; i < 2 * count; i++)
           finish(i / 2, (panel + i % 2) * kPanel, product + i * kPanel, m);
-        continue;
+        return;
       }
       panel_product(m, panel, x + row * stride, stride, count, product);
       for (int64_t i = 0; i < count; i++) finish(row + i, panel * kPanel, product + i * kPanel, m);
-    }
+    });
     pool_->barrier();
+  }
+
+  // A thread takes neighbours several at a time: the processor fetches ahead of it what comes next.
+  template <class Do> void each_unit(int64_t units, Do run) {
+    const int64_t together = std::max<int64_t>(1, units / (kTurns * pool_->threads()));
+    for (int64_t first; (first = pool_->take() * together) < units;)
+      for (int64_t unit = first; unit < std::min(first + together, units); unit++) run(unit);
   }
 
   template <class Input> static constexpr bool in_pairs(int64_t rows) {
@@ -264,7 +272,7 @@ class Stage {
     const bool pairs = in_pairs<Input>(batch_.rows);
     const int64_t stride = pairs ? 2 * kPanel : kPanel;
     float *gates = own.product.at_least(1), *ups = pairs ? gates + kPanel : own.second.at_least(1);
-    for (int64_t unit; (unit = pool_->take()) < panels * parts;) {
+    each_unit(panels * parts, [&](int64_t unit) {
       const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, batch_.rows - row), column = panel * kPanel;
       const Input *x = (const Input *)normed_ + row * hidden_stride_;
@@ -289,7 +297,7 @@ class Stage {
           store_some(to + v * kLanes, result, left < kLanes ? int(left) : kLanes);
         }
       }
-    }
+    });
     pool_->barrier();
   }
 
