@@ -33,17 +33,15 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-smoke: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.decode --smoke
-	$(BIN)/python -m benchmarks.engine --smoke --threads 1 2
-	$(BIN)/python -m benchmarks.turns --smoke
-	$(BIN)/python -m benchmarks.placement --smoke
-	$(BIN)/python -m benchmarks.transport --smoke
-	$(BIN)/python -m benchmarks.payment --smoke
-	$(BIN)/python -m benchmarks.settlement --smoke
-	$(BIN)/python -m benchmarks.epoch_scale --smoke
-	$(BIN)/python -m benchmarks.survival --smoke
-	$(BIN)/python -m benchmarks.hostile --smoke
+BENCHMARKS := decode engine turns placement transport payment settlement epoch_scale survival hostile
+
+# Whether each benchmark runs; `make -j2 bench-smoke` runs two at a time.
+bench-smoke: $(addprefix smoke-,$(BENCHMARKS))
+
+smoke-engine: SMOKE_OPTIONS := --threads 1 2
+
+smoke-%: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.$* --smoke $(SMOKE_OPTIONS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=python3.12 make ...")'

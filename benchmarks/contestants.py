@@ -2,9 +2,9 @@
 
     python -m benchmarks.contestants engine|transformers FOLDER DTYPE THREADS
 
-{"sessions": n, "prompt": p, "new": m, "round": r}  →  {"first": seconds, "decode": seconds, "tokens": [[ids], …]}
+{"sessions": n, "prompt": p, "new": m, "round": r}  →  {"first": seconds, "rate": tokens/s, "tokens": [[ids], …]}
 
-`first` is from the prompts to every session's first token, `decode` from there to the last of `new` tokens.
+`first` is from the prompts to every session's first token, `rate` that of the tokens from there until one has all.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
         ]
         tokens: dict[int, list[int]] = {state.number: [] for state in states}
         feed = [StepInput(state, 0, size, tokens=torch.tensor(ids)) for state, ids in zip(states, prompts, strict=True)]
-        first = 0.0
+        first = rate = 0.0
+        had = 0
         while any(len(found) < new for found in tokens.values()):
             core.feed(feed)
             feed = []
@@ -74,12 +75,14 @@ def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
                 found.append(token)
                 if len(found) < new:
                     feed.append(StepInput(output.sequence, output.choice.position, 1, tokens=torch.tensor([token])))
+            now, have = time.perf_counter(), sum(map(len, tokens.values()))
             if not first and all(tokens.values()):
-                first = time.perf_counter()
-        ended = time.perf_counter()
+                first, had = now, have
+            if first and now > first and not rate and any(len(found) == new for found in tokens.values()):
+                rate = (have - had) / (now - first)
         for state in states:
             core.free(state)
-        return first - began, ended - first, [tokens[state.number] for state in states]
+        return first - began, rate, [tokens[state.number] for state in states]
 
     return checkpoint.spec.vocab_size, answer
 
@@ -112,8 +115,8 @@ def transformers(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
             output = model(chosen, past_key_values=output.past_key_values, use_cache=True)
             chosen = output.logits[:, -1].argmax(-1, keepdim=True)
             tokens.append(chosen)
-        ended = time.perf_counter()
-        return first - began, ended - first, torch.cat(tokens, dim=1).tolist()
+        rate = len(prompts) * (new - 1) / (time.perf_counter() - first)
+        return first - began, rate, torch.cat(tokens, dim=1).tolist()
 
     return int(model.config.vocab_size), answer
 
@@ -126,8 +129,8 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         prompts = prompts_of(asked["sessions"], asked["prompt"], asked["round"], vocab)
-        first, decode, tokens = answer(prompts, asked["new"])
-        _say({"first": first, "decode": decode, "tokens": tokens})
+        first, rate, tokens = answer(prompts, asked["new"])
+        _say({"first": first, "rate": rate, "tokens": tokens})
 
 
 def _say(value: dict[str, Any]) -> None:

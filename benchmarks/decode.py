@@ -5,8 +5,9 @@
 
 All swarms and peers are started once and stay; every round asks each of them in turn, in random order, for the same
 greedy continuations of the same prompts, so that a change of the machine's speed hits all alike. Figures are medians
-over rounds, ratios medians of the ratios within a round. Every process computes with `--threads` threads; in float32
-the answers are compared token for token. How to have llama.cpp beside us: `python -m benchmarks.engine --help`.
+over rounds, ratios medians of the ratios within a round. A rate is that of the tokens that come while all sessions are
+under way, from the last one's first token to the first one's last. Every process computes with `--threads` threads; in
+float32 the answers are compared token for token. How to have llama.cpp beside us: `python -m benchmarks.engine --help`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from shards.checkpoint.folder import Checkpoint
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 START_SECONDS = 120.0
-LEAST_NEW = 9
-"""Tokens of a session, where many share the `--new` that are asked for."""
+COMPANY_PROMPT, COMPANY_NEW = 32, 64
+"""Tokens of a prompt, and of an answer, of several sessions: the first one is still under way when the last begins."""
 
 
 @dataclass(slots=True)
@@ -46,26 +47,26 @@ class Swarm(Measured):
     vocab: int
 
     async def ask(self, case: Case, number: int) -> dict[str, Any]:
-        """As a contestant answers: `first` until all sessions have a token, `decode` from there to the last."""
+        """As a contestant answers: `first` until all sessions have a token, `rate` from there to one's end."""
         began = time.perf_counter()
         prompts = prompts_of(case.sessions, case.prompt, number, self.vocab)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(self._session(prompt, case.new)) for prompt in prompts]
         answers = [task.result() for task in running]
-        first, last = max(answer[1] for answer in answers), max(answer[2] for answer in answers)
-        return {"first": first - began, "decode": last - first, "tokens": [answer[0] for answer in answers]}
+        first, last = max(times[0] for _, times in answers), min(times[-1] for _, times in answers)
+        together = sum(first < moment <= last for _, times in answers for moment in times)
+        rate = together / (last - first) if last > first else 0.0  # they did not run together: `COMPANY_NEW` is too few
+        return {"first": first - began, "rate": rate, "tokens": [tokens for tokens, _ in answers]}
 
-    async def _session(self, prompt: list[int], new: int) -> tuple[list[int], float, float]:
-        first = last = 0.0
+    async def _session(self, prompt: list[int], new: int) -> tuple[list[int], list[float]]:
         tokens: list[int] = []
+        times: list[float] = []
         generation = await self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True)
         async with generation:
             async for delta in generation:
-                last = time.perf_counter()
-                if delta.tokens and not tokens:
-                    first = last
                 tokens.extend(delta.tokens)
-        return tokens, first, last
+                times += [time.perf_counter()] * len(delta.tokens)
+        return tokens, times
 
 
 def main() -> None:
@@ -77,7 +78,9 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens of a session")
-    parser.add_argument("--new", type=int, default=128, help="tokens to generate, shared by the sessions")
+    parser.add_argument(
+        "--new", type=int, default=128, help="tokens to generate; several sessions share them, each 64 at least"
+    )
     parser.add_argument("--llama-cpp", type=Path, help="the driver program built from benchmarks/llama_cpp.cpp")
     parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
@@ -92,7 +95,7 @@ def main() -> None:
 
 async def _measure(options: argparse.Namespace) -> bool:
     facts = machine()
-    cases = [Case(count, options.prompt, max(LEAST_NEW, options.new // count)) for count in options.sessions]
+    cases = [_case(count, options) for count in options.sessions]
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as name, ExitStack() as processes:
         folder = options.model or write_checkpoint(Path(name) / "model", SIZES[options.size])
         vocab = Checkpoint.open(folder).spec.vocab_size
@@ -107,6 +110,12 @@ async def _measure(options: argparse.Namespace) -> bool:
                 swarms.append(Swarm(client, folder.name, vocab, name=title))
             await _rounds(options, cases, alone, swarms)
     return _report(options, facts, cases, alone, swarms)
+
+
+def _case(sessions: int, options: argparse.Namespace) -> Case:
+    if sessions == 1 or options.smoke:
+        return Case(sessions, options.prompt, options.new)
+    return Case(sessions, min(options.prompt, COMPANY_PROMPT), max(COMPANY_NEW, options.new // sessions))
 
 
 async def _rounds(options: argparse.Namespace, cases: list[Case], alone: list[Contestant], swarms: list[Swarm]) -> None:

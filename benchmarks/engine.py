@@ -58,7 +58,8 @@ class Measured:
     def note(self, case: Case, answer: dict[str, Any]) -> None:
         """Keep a round's answer."""
         self.first.setdefault(case, []).append(answer["first"])
-        self.rate.setdefault(case, []).append(case.sessions * (case.new - 1) / answer["decode"])
+        rate = answer["rate"] if "rate" in answer else case.sessions * (case.new - 1) / answer["decode"]
+        self.rate.setdefault(case, []).append(rate)
         self.tokens.setdefault(case, []).append(answer.get("tokens"))
 
 

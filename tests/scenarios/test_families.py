@@ -16,6 +16,7 @@ from mesh.client.client import Answer, Client
 from tests.leftovers import lasting
 from tests.scenarios.processes import Swarm, World, start_stages, stop_all
 from tests.shards import adapter_models, models
+from tests.shards.gguf_files import NARROW, WIDE, make_gguf
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4
@@ -33,13 +34,19 @@ class Family:
     native: bool = True
     exact: bool = True
     """Whether transformers can run it in float64."""
+    blocks: str = ""
+    """The type of its blocks, where it is a GGUF file."""
 
     def make(self, folder: Path) -> Path:
+        if self.blocks:
+            return make_gguf(folder, self.name, self.blocks, **self.shape)[0]
         if self.native:
             return models.make_checkpoint(folder, self.name, **self.shape)
         return adapter_models.make_adapter_checkpoint(folder, self.name, **self.shape)
 
     def reference(self, folder: Path) -> Any:
+        if self.blocks:
+            return models.reference(folder.parent / "widened")
         return models.reference(folder) if self.native else adapter_models.reference(folder)
 
     @property
@@ -61,6 +68,8 @@ FAMILIES = {
     "Qwen2": Family("qwen2", {"hidden_size": 42, "n_heads": 7, "n_kv_heads": 1}, ("0:1", "1:4", "4:5")),
     "Qwen2 tied": Family("qwen2", {"tie_word_embeddings": True, "intermediate_size": 65}),
     "Qwen3": Family("qwen3", {"hidden_size": 50, "n_heads": 4, "n_kv_heads": 2}, ("0:2", "2:4", "4:5")),
+    "GGUF, Q4_1": Family("llama-tied", NARROW, blocks="Q4_1"),
+    "GGUF, Q4_K": Family("qwen2", WIDE, blocks="Q4_K"),
     "Gemma 3": Family("gemma3", native=False),
     "Mixtral": Family("mixtral", native=False, exact=False),
     "GPT-2": Family("gpt2", native=False),

@@ -12,6 +12,7 @@ from shards.checkpoint.source import SHIPPED
 from shards.errors import TokenizerError, TokenizerLimit
 from shards.text.chat_template import ChatTemplate
 from shards.text.fast import FastTokenizer, load_tokenizer, tokenizer_from_files
+from tests.profile import sample
 from tests.shards.hostile import templates, tokenizers
 from tests.shards.hostile.beat import Outcome, beside_a_loop
 
@@ -35,7 +36,7 @@ def test_there_are_enough_of_them() -> None:
         assert len({case.name for case in cases}) == len(cases)
 
 
-@pytest.mark.parametrize("case", tokenizers.cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", sample(tokenizers.cases()), ids=lambda case: case.name)
 def test_a_tokenizer_ends_soon_and_alone(case: tokenizers.Case, honest: tuple[FastTokenizer, list[int], str]) -> None:
     def use() -> int:
         made = tokenizer_from_files(case.files)
@@ -50,7 +51,7 @@ def test_a_tokenizer_ends_soon_and_alone(case: tokenizers.Case, honest: tuple[Fa
     _check_honest(honest)
 
 
-@pytest.mark.parametrize("case", templates.cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", sample(templates.cases()), ids=lambda case: case.name)
 def test_a_template_ends_soon_and_alone(case: templates.Case, honest: tuple[FastTokenizer, list[int], str]) -> None:
     outcome = _judged(lambda: ChatTemplate(case.source).render(TALK, bos_token="<s>"), case.expected)
     assert outcome.error is not None or len(outcome.result) <= 4 << 20
