@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from shards.checkpoint.gguf import GgufCheckpoint, is_gguf
+from shards.checkpoint.gguf import GgufCheckpoint
+from shards.checkpoint.gguf_header import is_gguf
 
 Answer = Callable[[list[list[int]], int], tuple[float, float, list[list[int]]]]
 

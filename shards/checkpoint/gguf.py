@@ -21,14 +21,8 @@ from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.model.spec import ModelSpec, parse_config
 
-SUFFIX = ".gguf"
 _FLOATS: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TURNED = ("self_attn.q_proj.", "self_attn.k_proj.")
-
-
-def is_gguf(path: Path) -> bool:
-    """True for what is to be read as a GGUF file."""
-    return path.suffix == SUFFIX and not path.is_dir()
 
 
 class GgufCheckpoint:

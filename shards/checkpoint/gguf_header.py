@@ -9,10 +9,12 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from shards.errors import CheckpointError
 
+SUFFIX: Final = ".gguf"
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MAX_HEAD_BYTES: Final = 64 << 20
@@ -28,6 +30,11 @@ DEFAULT_ALIGNMENT: Final = 32
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 """struct's letter by the number that the format gives a type."""
+
+
+def is_gguf(path: Path) -> bool:
+    """True for what is to be read as a GGUF file."""
+    return path.suffix == SUFFIX and not path.is_dir()
 
 
 @dataclass(frozen=True, slots=True)

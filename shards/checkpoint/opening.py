@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.checkpoint.folder import Checkpoint
-from shards.checkpoint.gguf import GgufCheckpoint, is_gguf
+from shards.checkpoint.gguf import GgufCheckpoint
+from shards.checkpoint.gguf_header import is_gguf
 from shards.model.span import Span
 from shards.progress import Progress, silent
 

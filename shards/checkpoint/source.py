@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.checkpoint.gguf import is_gguf
+from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
 from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.checkpoint.names import tensors_of

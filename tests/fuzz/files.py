@@ -12,6 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from shards.checkpoint.gguf_config import config_of, tensor_name
+from shards.checkpoint.gguf_header import GgufHead, read_head
+from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
 from shards.checkpoint.index import read_spec, read_weight_map
 from shards.checkpoint.manifest import Manifest, read_manifest
 from shards.checkpoint.safetensors_header import ITEM_BYTES, TensorEntry, read_header
@@ -27,6 +30,7 @@ from shards.text.fast import tokenizer_from_files
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.scratch import scratch
+from tests.shards.gguf_bytes import llama
 
 MODEL = SHIPPED / "tiny-python"
 
@@ -67,6 +71,31 @@ def _header_wrong(sample: bytes, data: bytes, entries: dict[str, TensorEntry]) -
             return f"{name[:40]!r} is at {entry.begin}:{entry.end}, {position} was due"
         position = entry.end
     return None if position == len(data) else f"{len(data) - position} bytes belong to nobody"
+
+
+# --- GGUF ---
+
+
+def _gguf(data: bytes) -> tuple[GgufHead, dict[str, Any]]:
+    head = read_head(io.BytesIO(data), len(data), "model.gguf")
+    config = config_of(head, [1.0] * 8)
+    for name in head.tensors:
+        tensor_name(name)
+    tokenizer_of(head.metadata), settings_of(head.metadata), ends_of(head.metadata)
+    return head, config
+
+
+def _gguf_wrong(sample: bytes, data: bytes, found: tuple[GgufHead, dict[str, Any]]) -> str | None:
+    head, config = found
+    end = head.size
+    for name, tensor in sorted(head.tensors.items(), key=lambda item: item[1].begin):
+        if tensor.begin < end or tensor.nbytes != math.prod(tensor.shape) * tensor.type.nbytes // tensor.type.items:
+            return f"{name[:40]!r} is at {tensor.begin}, where {end} is taken"
+        end = tensor.begin + tensor.nbytes
+    if end > len(data):
+        return f"tensors end at {end} of {len(data)} bytes"
+    sizes = [value for name, value in config.items() if name.endswith("_size") or name.startswith("num_")]
+    return None if all(type(size) is int and 0 < size < 1 << 31 for size in sizes) else f"sizes {sizes}"
 
 
 # --- config, index, manifest ---
@@ -246,6 +275,18 @@ def decoders() -> list[Decoder]:
             _header_wrong,
             ("shards.checkpoint.safetensors_header:read_header",),
             _mutate_weights,
+        ),
+        Decoder(
+            "GGUF heads",
+            lambda: [llama(), llama(llama__rope__scaling__type="linear", llama__rope__scaling__factor=2.0)],
+            _gguf,
+            bad_file,
+            _gguf_wrong,
+            (
+                "shards.checkpoint.gguf_header:read_head",
+                "shards.checkpoint.gguf_config:config_of",
+                "shards.checkpoint.gguf_tokenizer:tokenizer_of",
+            ),
         ),
         Decoder(
             "config.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import struct
 from pathlib import Path
@@ -16,26 +17,8 @@ from shards.checkpoint.gguf_header import MAX_HEAD_BYTES, GgufHead, read_head
 from shards.checkpoint.gguf_tokenizer import tokenizer_of
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
 from shards.text.fast import tokenizer_from_files
+from tests.shards.gguf_bytes import build, entry, number, text
 from tests.shards.gguf_files import NARROW, make_gguf
-
-
-def text(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return struct.pack("<Q", len(data)) + data
-
-
-def number(key: str, value: int) -> bytes:
-    return text(key) + struct.pack("<II", 4, value)
-
-
-def entry(name: str, shape: tuple[int, ...] = (32,), kind: int = 0, offset: int = 0) -> bytes:
-    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-
-
-def build(keys: list[bytes], entries: list[bytes], data: int = 4096, *, counts: tuple[int, int] | None = None) -> bytes:
-    n_tensors, n_keys = counts or (len(entries), len(keys))
-    head = b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_keys) + b"".join(keys) + b"".join(entries)
-    return head + bytes(-len(head) % 32) + bytes(data)
 
 
 def parse(data: bytes) -> GgufHead:
@@ -193,8 +176,6 @@ def tokenizer(pre: str, tokens: list[str], merges: list[str], **more: Any) -> di
 
 
 def encode(metadata: dict[str, Any], value: str) -> list[str]:
-    import json
-
     loaded = tokenizer_from_files({"tokenizer.json": json.dumps(tokenizer_of(metadata)).encode()})
     return [metadata["tokenizer.ggml.tokens"][each] for each in loaded.encode(value)]
 

@@ -23,7 +23,7 @@ from mesh.provider.planner.machine import DTYPE_BYTES, check_device, free_bytes,
 from mesh.provider.planner.stages import Place, Stage, assign, capacity, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
-from shards.checkpoint.gguf import is_gguf
+from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES
 from shards.checkpoint.model_folder import read
 from shards.checkpoint.source import resolve
