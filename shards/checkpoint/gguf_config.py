@@ -85,6 +85,8 @@ def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str,
             f"the file is of architecture {shown(kind)}, and of GGUF files only {known} are read: "
             "take the model's safetensors instead"
         )
+    if head.metadata.get("split.count", 1) not in (0, 1):
+        raise UnsupportedModel("the file is one of several parts: put them together (`llama-gguf-split --merge`)")
     fields = _Fields(head.metadata, kind)
     heads = fields.count("attention.head_count")
     hidden = fields.count("embedding_length")

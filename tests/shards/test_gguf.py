@@ -18,8 +18,11 @@ from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.llama import NativeStage
 from shards.model.loading import load_stage
+from shards.model.native_config import parse_native
 from shards.model.quantised import KERNELS
 from shards.model.span import Span
+from shards.model.weights import load_packed_span
+from shards.progress import silent
 from shards.text.fast import load_tokenizer, tokenizer_from_files
 from tests.shards.gguf_files import NARROW, WIDE, make_gguf
 from tests.shards.models import reference
@@ -118,12 +121,10 @@ def test_kernels_for_blocks_give_the_bits_of_widened_weights(family: str, kind: 
 def test_weights_stay_about_as_small_as_they_are_stored(kind: str, growth: float, tmp_path: Path) -> None:
     path, _ = make_gguf(tmp_path, "llama", kind, **WIDE)
     checkpoint = GgufCheckpoint.open(path)
-    stage = load_stage(checkpoint, Span(1, 4))
-    assert isinstance(stage, NativeStage)
+    config, span = parse_native(checkpoint.spec), Span(1, 4)
+    weights = load_packed_span(checkpoint, config, span, panel=16, dtype=torch.float32, progress=silent)
     kept = sum(
-        layer.panels.nbytes
-        for block in stage._blocks._weights.blocks
-        for layer in (*block.qkv, block.o, block.gate_up, block.down)
+        layer.panels.nbytes for block in weights.blocks for layer in (*block.qkv, block.o, block.gate_up, block.down)
     )
     assert kept <= growth * checkpoint.nbytes(Span(1, 4))
 

@@ -146,6 +146,7 @@ def test_defaults_are_those_of_the_format() -> None:
         ({"llama__rope__scaling__type": "yarn"}, "rotary scaling 'yarn'"),
         ({"llama__attention__head_count": [4, 2]}, "differs between blocks"),
         ({"llama__something_new": 1}, "llama.something_new = 1"),
+        ({"split__count": 3}, "one of several parts"),
     ],
 )
 def test_what_is_not_honoured_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
