@@ -83,11 +83,11 @@ class Checkpoint:
         manifest = read_manifest(folder)
         spec = read_spec(folder, manifest)
         files: dict[str, _WeightFile] = {}
-        if exists(folder / INDEX_NAME):
-            weight_map = read_weight_map(folder, manifest)
-        elif exists(folder / SINGLE_NAME):
+        if exists(folder / SINGLE_NAME):  # an index beside it is left from before, and transformers ignores it too
             files[SINGLE_NAME] = _open_weights(folder, SINGLE_NAME, manifest, progress)
             weight_map = dict.fromkeys(files[SINGLE_NAME].entries, SINGLE_NAME)
+        elif exists(folder / INDEX_NAME):
+            weight_map = read_weight_map(folder, manifest)
         else:
             raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}")
         checkpoint = cls(folder, spec, weight_map, files, manifest, progress)

@@ -65,13 +65,18 @@ def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progre
     indexed = model.fetch(INDEX_NAME)
     if span is None:
         return model.folder
-    wanted = _files_of(model.folder, span) if indexed else [SINGLE_NAME]
-    for filename in wanted:
-        if not model.fetch(filename):
-            raise CheckpointError(
-                f"{name} has no {filename}: only safetensors are read, so convert its weights "
-                "(transformers' save_pretrained does) or choose another copy of the model"
-            )
+    missing = None
+    for filename in _files_of(model.folder, span) if indexed else ():
+        if not model.fetch(filename):  # an old index, whose files are gone
+            missing = filename
+            break
+    if missing is None and indexed:
+        return model.folder
+    if not model.fetch(SINGLE_NAME):
+        raise CheckpointError(
+            f"{name} has no {missing or SINGLE_NAME}: only safetensors are read, so convert its weights "
+            "(transformers' save_pretrained does) or choose another copy of the model"
+        )
     return model.folder
 
 

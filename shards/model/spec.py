@@ -66,10 +66,10 @@ def _positive(raw: Mapping[str, Any], *names: str, default: int | None = None) -
 def _ids(value: object) -> tuple[int, ...]:
     if value is None:
         return ()
-    values = value if isinstance(value, list) else [value]
-    if not all(type(item) is int and 0 <= item < 1 << 31 for item in values):
+    values: list[Any] = value if isinstance(value, list) else [value]
+    if not all(type(item) is int and -1 <= item < 1 << 31 for item in values):
         raise CheckpointError(f"config.json: eos_token_id must be token ids, got {shown(value)}")
-    return tuple(values)
+    return tuple(item for item in values if item >= 0)  # -1 is none
 
 
 def _dtype(raw: Mapping[str, Any], shape: Mapping[str, Any]) -> str:

@@ -164,19 +164,25 @@ class _Reader:
         self._what = f"loading blocks {span}"
         self._done, self._total = 0, checkpoint.nbytes(span)
 
+    def stored(self, name: str) -> str:
+        """The checkpoint's name of a tensor: one that was saved without its head has no `model.` before the others."""
+        short = name.removeprefix("model.")
+        return short if name not in self._checkpoint and short in self._checkpoint else name
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        found = self._checkpoint.shape(name)
+        found = self._checkpoint.shape(self.stored(name))
         if found != shape:
             raise CheckpointError(f"tensor {name} has shape {list(found)}, config.json calls for {list(shape)}")
         if self.dtype(name) not in _FLOATS:
             raise CheckpointError(f"tensor {name} has dtype {self.dtype(name)}, floats are needed")
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._checkpoint.dtype(name)
+        return self._checkpoint.dtype(self.stored(name))
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         self.check(name, shape)
-        return self._count(self._checkpoint.read(name), self._checkpoint.stored_bytes(name))
+        stored = self.stored(name)
+        return self._count(self._checkpoint.read(stored), self._checkpoint.stored_bytes(stored))
 
     def _count(self, tensor: torch.Tensor, nbytes: int | None = None) -> torch.Tensor:
         self._done += tensor.nbytes if nbytes is None else nbytes
@@ -265,7 +271,7 @@ class _PackedReader(_Reader):
             )
         for part, (name, size) in enumerate(parts):
             if isinstance(packer, QuantisedPacker):
-                rows = self._count(self._checkpoint.read_blocks(f"{name}.weight"))
+                rows = self._count(self._checkpoint.read_blocks(self.stored(f"{name}.weight")))
                 packer.weight(part, rows, self._type(f"{name}.weight"))
             else:
                 packer.weight(part, self.read(f"{name}.weight", (size, width)))
@@ -275,7 +281,7 @@ class _PackedReader(_Reader):
 
     def _type(self, name: str) -> str:
         """How a tensor is stored: the name of its blocks, or nothing for plain floats."""
-        blocks = self._checkpoint.blocks(name)
+        blocks = self._checkpoint.blocks(self.stored(name))
         return "" if blocks is None else blocks.name
 
     def _kernel(self, names: Sequence[str]) -> int | None:

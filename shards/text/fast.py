@@ -16,7 +16,7 @@ from shards.text import limits
 from shards.text.chat_template import SANDBOX, ask, begin, render
 from shards.text.decoder import Decoder
 from shards.text.stream import BoundedStream, ByteStream, WindowStream
-from shards.text.tokenizer import TOKENIZER, TextStream, Tokenizer
+from shards.text.tokenizer import TOKENIZER, TextStream
 from shards.text.vocabulary import Vocabulary
 
 MAX_FILE_BYTES: Mapping[str, int] = {
@@ -62,11 +62,14 @@ def tokenizer_from_files(files: Mapping[str, bytes]) -> FastTokenizer:
     return FastTokenizer(box, begin(box), size)
 
 
-def check_tokenizer(tokenizer: Tokenizer, spec: ModelSpec) -> None:
-    """Raise `TokenizerError` when the tokenizer can produce ids that the model has no embedding for."""
-    if tokenizer.vocab_size > spec.vocab_size:
+def check_tokenizer(tokenizer: FastTokenizer, spec: ModelSpec) -> None:
+    """Raise `TokenizerError` when the tokenizer makes ids of ordinary text that the model has no embedding for.
+
+    Added tokens may lie beyond the vocabulary, as those of fine-tunes and of Gemma 3 do: prompts with them are refused.
+    """
+    if tokenizer.own_vocab_size > spec.vocab_size:
         raise TokenizerError(
-            f"wrong tokenizer: its ids go up to {tokenizer.vocab_size - 1}, "
+            f"wrong tokenizer: its ids go up to {tokenizer.own_vocab_size - 1}, "
             f"but the model knows only {spec.vocab_size} tokens"
         )
     beyond = [token for token in tokenizer.eos_token_ids if token >= spec.vocab_size]
@@ -77,9 +80,9 @@ def check_tokenizer(tokenizer: Tokenizer, spec: ModelSpec) -> None:
 class FastTokenizer:
     """The `Tokenizer` port over a sandbox. Made by `load_tokenizer` or `tokenizer_from_files`.
 
-    `vocab_size` is one more than the highest id. An id between that and the model's own vocabulary size is
-    padding and has the empty text. `held_bytes` is about what it keeps in memory here. `encode` and
-    `apply_chat_template` call a child process and may take seconds: not for an event loop.
+    `vocab_size` is one more than the highest id, `own_vocab_size` than the highest without added tokens. An id between
+    the first and the model's own vocabulary size is padding and has the empty text. `held_bytes` is about what it keeps
+    in memory here. `encode` and `apply_chat_template` call a child process and may take seconds: not for an event loop.
     """
 
     def __init__(self, box: Box, loaded: Mapping[str, Any], size: int) -> None:
@@ -101,6 +104,7 @@ class FastTokenizer:
             case _:
                 raise TokenizerError(f"{TOKENIZER} was not read")
         self.vocab_size = len(self._vocabulary)
+        self.own_vocab_size = self._vocabulary.own_size
         self.held_bytes = size + len(texts) + len(ends) + len(kinds)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:

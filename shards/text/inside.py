@@ -140,26 +140,28 @@ def _token_text(value: object) -> str | None:
 def _eos_token_ids(
     inner: Any, generation: Mapping[str, Any], config: Mapping[str, Any], named: Mapping[str, str]
 ) -> tuple[int, ...]:
-    """From generation_config.json, else config.json (its text part too), else the named token."""
+    """All that any of the files names: generation_config.json, config.json with its text part, and the named token.
+
+    A fine-tune's config often has its base model's token only, and its tokenizer the one that ends a turn. -1 is none.
+    """
     text_config = config.get("text_config")
     sources = {
         "generation_config.json": generation,
         "config.json": config,
         "config.json's text_config": text_config if isinstance(text_config, dict) else {},
     }
+    found: dict[int, None] = {}
     for name, source in sources.items():
         value = source.get("eos_token_id")
-        if value is None:
-            continue
-        ids = value if isinstance(value, list) else [value]
+        ids = value if isinstance(value, list) else [] if value is None else [value]
         if len(ids) > MAX_END_TOKENS:
             raise TokenizerError(f"{name} has {len(ids)} end tokens, more than {MAX_END_TOKENS}")
         for token in ids:
-            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= MAX_TOKEN_ID:
+            if not isinstance(token, int) or isinstance(token, bool) or not -1 <= token <= MAX_TOKEN_ID:
                 raise TokenizerError(f"{name}: eos_token_id must be token ids, got {shown(value)}")
-        return tuple(dict.fromkeys(ids))
+        found |= dict.fromkeys(token for token in ids if token >= 0)
     token = inner.token_to_id(named["eos_token"]) if "eos_token" in named else None
-    return () if token is None else (int(token),)
+    return tuple(found) if token is None else tuple({**found, int(token): None})
 
 
 def _template_source(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,12 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._kinds)
 
+    @property
+    def own_size(self) -> int:
+        """One more than the highest id of the model's own tokens, without those that were added to them."""
+        own = (at + 1 for at in reversed(range(len(self._kinds))) if self._kinds[at] & (PRESENT | ADDED) == PRESENT)
+        return next(own, 0)
+
     def known(self, token: int) -> bool:
         """True for an id that has a token."""
         return bool(self._kind(token) & PRESENT)

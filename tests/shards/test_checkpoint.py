@@ -109,6 +109,15 @@ def test_loading_a_stage_reads_no_more_bytes_than_its_span_has(tmp_path: Path, s
     assert (folder / SINGLE_NAME).stat().st_size > 1.5 * read
 
 
+def test_a_whole_file_counts_and_not_an_old_index_beside_it(single: Path, copy: Path) -> None:
+    names = Checkpoint.open(single).names()
+    old = {"weight_map": dict.fromkeys([*names, "model.layers.9.left"], "model-00001-of-00009.safetensors")}
+    (copy / INDEX_NAME).write_text(json.dumps(old))
+    found = Checkpoint.open(copy, span=Span(0, 5))
+    assert found.names() == names
+    assert torch.equal(found.read(names[0]), Checkpoint.open(single).read(names[0]))
+
+
 def _bytes_read() -> int:
     with open("/proc/self/io", "rb") as file:  # noqa: PTH123
         return int(file.read().split()[1])

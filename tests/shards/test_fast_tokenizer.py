@@ -153,14 +153,15 @@ def files(**more: Any) -> dict[str, bytes]:
     return {"tokenizer.json": byte_level().to_str().encode(), **given}
 
 
-def test_end_tokens_come_from_the_first_file_that_names_them() -> None:
+def test_end_tokens_are_those_that_any_file_names() -> None:
     named = {"eos_token": {"content": "<|user|>"}}
     both = {"tokenizer_config__json": named, "config__json": {"eos_token_id": 4}}
     assert tokenizer_from_files(files()).eos_token_ids == ()
     assert tokenizer_from_files(files(tokenizer_config__json=named)).eos_token_ids == (1,)
-    assert tokenizer_from_files(files(**both)).eos_token_ids == (4,)
+    assert tokenizer_from_files(files(**both)).eos_token_ids == (4, 1)
     generation = {"generation_config__json": {"eos_token_id": [0, 4, 0]}}
-    assert tokenizer_from_files(files(**both, **generation)).eos_token_ids == (0, 4)
+    assert tokenizer_from_files(files(**both, **generation)).eos_token_ids == (0, 4, 1)
+    assert tokenizer_from_files(files(config__json={"eos_token_id": -1})).eos_token_ids == ()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_end_tokens_come_from_the_first_file_that_names_them() -> None:
         {"tokenizer_config.json": b'{"chat_template": 3}'},
         {"tokenizer_config.json": b'{"chat_template": "{% for %}"}'},
         {"generation_config.json": b'{"eos_token_id": "two"}'},
-        {"generation_config.json": b'{"eos_token_id": [-1]}'},
+        {"generation_config.json": b'{"eos_token_id": [-2]}'},
         {"config.json": b" " * ((8 << 20) + 1)},
         {"chat_template.jinja": b"\xff"},
     ],
@@ -220,7 +221,21 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_the_wrong_one() -> None:
     config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8}
     check_tokenizer(made, parse_config(json.dumps(config | {"vocab_size": made.vocab_size})))
     with pytest.raises(TokenizerError, match="wrong tokenizer"):
-        check_tokenizer(made, parse_config(json.dumps(config | {"vocab_size": made.vocab_size - 1})))
+        check_tokenizer(made, parse_config(json.dumps(config | {"vocab_size": made.own_vocab_size - 1})))
+
+
+def test_added_tokens_may_lie_beyond_the_models_vocabulary() -> None:
+    raw = json.loads(byte_level().to_str())
+    size = tokenizer("byte level").vocab_size
+    token = {"id": size, "content": "<image>", "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    raw["added_tokens"].append({**token, **flags})
+    made = tokenizer_from_files({"tokenizer.json": json.dumps(raw).encode()})
+    assert made.vocab_size == size + 1 and made.encode("<image>") == [size]
+    check_tokenizer(
+        made,
+        parse_config(json.dumps({"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "vocab_size": size})),
+    )
 
 
 def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:

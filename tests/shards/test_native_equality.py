@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from shards.checkpoint.folder import Checkpoint
 from shards.model.llama import NativeStage
@@ -111,6 +113,17 @@ def test_truncating_and_replaying_a_session_gives_the_same_tokens(folder: Path) 
     assert replayed.argmax(-1).tolist() == before[6:]
     session.truncate(0)
     assert pipeline.greedy(session, prompt, 20) == before
+
+
+def test_a_checkpoint_that_was_saved_without_its_head_is_read(tmp_path: Path) -> None:
+    whole = make_checkpoint(tmp_path / "whole", "llama-tied")
+    bare = shutil.copytree(whole, tmp_path / "bare")
+    transformers.AutoModel.from_pretrained(whole).save_pretrained(bare)
+    names = Checkpoint.open(bare).names()
+    assert not any(name.startswith("model.") for name in names)
+    prompt = random_tokens(20)
+    found, expected = Pipeline(bare), Pipeline(whole)
+    assert torch.equal(found.logits(found.session(), prompt), expected.logits(expected.session(), prompt))
 
 
 def test_a_rejected_draft_leaves_no_trace(llama: Path) -> None:

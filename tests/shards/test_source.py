@@ -52,9 +52,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         "someone/tied": make_checkpoint(tmp_path_factory.mktemp("b"), "llama-tied", max_shard_size="60KB"),
         "someone/single": make_checkpoint(tmp_path_factory.mktemp("c"), "qwen3"),
         "someone/pickled": make_checkpoint(tmp_path_factory.mktemp("d"), "llama"),
+        "someone/stale": make_checkpoint(tmp_path_factory.mktemp("g"), "llama"),
         "someone/manifest": make_checkpoint(tmp_path_factory.mktemp("e"), "llama"),
         "someone/empty": tmp_path_factory.mktemp("f"),
     }
+    (folders["someone/stale"] / INDEX_NAME).write_text(
+        json.dumps({"weight_map": {"model.layers.0.left": "model-00001-of-00009.safetensors"}})
+    )
     write_manifest(folders["someone/manifest"])
     (folders["someone/pickled"] / SINGLE_NAME).rename(folders["someone/pickled"] / "pytorch_model.bin")
     with serve(folders) as running:
@@ -111,6 +115,11 @@ def test_a_model_in_one_file_is_fetched_whole_and_reported(hub: Hub, tmp_path: P
     size = (hub.models["someone/single"] / SINGLE_NAME).stat().st_size
     assert answer["progress"][-1] == [size, size, f"downloading {SINGLE_NAME}"]
     Checkpoint.open(Path(answer["folder"]), span=Span(1, 2))
+
+
+def test_an_index_whose_files_are_gone_is_no_obstacle_where_there_is_a_whole_file(hub: Hub, tmp_path: Path) -> None:
+    answer = fetch(hub, tmp_path, "someone/stale", "0:2")
+    Checkpoint.open(Path(answer["folder"]), span=Span(0, 5))
 
 
 def test_a_second_time_nothing_is_fetched_again_even_offline(hub: Hub, tmp_path: Path) -> None:
