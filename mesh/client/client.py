@@ -21,6 +21,7 @@ from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
 from mesh.payment.credit.issuer import VoucherIssuer
 from shards.engine.sampling_params import SEED_BITS, SamplingParams
+from shards.text.conversation import chat_tokens
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -231,8 +232,7 @@ class Client:
         """Answer a conversation as a stream."""
         tokenizer = await self.backend.tokenizer(model)
         threads = self.backend.text_threads
-        text = await threads.run(tokenizer, tokenizer.apply_chat_template, messages)
-        ids = await threads.run(tokenizer, tokenizer.encode, text, add_special_tokens=False)
+        ids = await threads.run(tokenizer, chat_tokens, tokenizer, messages)
         return await self._start(model, ids, options)
 
     async def resolve_model(self, model: str | None) -> str:

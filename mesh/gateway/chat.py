@@ -29,6 +29,7 @@ from mesh.gateway.schemas import (
 )
 from shards.engine.sampling_params import SEED_BITS
 from shards.errors import TextTooLong, TokenizerError, TokenizerLimit
+from shards.text.conversation import chat_tokens
 from shards.text.tokenizer import Tokenizer
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -107,14 +108,12 @@ def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tu
     if not tokenizer.has_chat_template:
         raise InvalidRequest("This model has no chat template; use /v1/completions instead.", param="messages")
     try:
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+        prompt = tuple(chat_tokens(tokenizer, turns))
     except (TokenizerLimit, TextTooLong):
         raise
     except TokenizerError as error:
         # A template refuses conversations that its model never saw, such as two user turns in a row.
         raise InvalidRequest(f"The model's chat template refused the messages: {error}", param="messages") from error
-    # The template has written the special tokens already.
-    prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
     if not prompt:
         raise InvalidRequest("the messages give an empty prompt", param="messages")
     return prompt

@@ -105,6 +105,7 @@ class FastTokenizer:
                 raise TokenizerError(f"{TOKENIZER} was not read")
         self.vocab_size = len(self._vocabulary)
         self.own_vocab_size = self._vocabulary.own_size
+        self.special_texts = self._vocabulary.special_texts()
         self.held_bytes = size + len(texts) + len(ends) + len(kinds)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -112,17 +113,27 @@ class FastTokenizer:
 
         Raises `TokenizerError`, `TextTooLong` above 4 MiB of UTF-8; `CapacityExceeded` when others leave no room.
         """
-        if len(text) > limits.MAX_TEXT_BYTES:
-            raise TextTooLong(f"the text has {len(text)} characters, more than {limits.MAX_TEXT_BYTES}")
+        return self._encode([text], [False], add_special_tokens)
+
+    def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """Token ids of texts one after another; of those with True what is written like a special token is text.
+
+        No special tokens are added. Raises what `encode` does.
+        """
+        return self._encode([text for text, _ in parts], [plain for _, plain in parts], False)
+
+    def _encode(self, texts: list[str], plain: list[bool], add_special_tokens: bool) -> list[int]:
+        characters = sum(map(len, texts))
+        if characters > limits.MAX_TEXT_BYTES:
+            raise TextTooLong(f"the text has {characters} characters, more than {limits.MAX_TEXT_BYTES}")
         try:
-            size = len(text.encode())
+            size = sum(len(text.encode()) for text in texts)
         except UnicodeEncodeError as error:
             raise TokenizerError("the text holds half a surrogate pair, which is not Unicode") from error
         if size > limits.MAX_TEXT_BYTES:
             raise TextTooLong(f"the text has {size} bytes, more than {limits.MAX_TEXT_BYTES}")
-        packed = ask(
-            self._box, Call("encode", (text, add_special_tokens, limits.most_tokens(size)), limits.encoding(size))
-        )
+        arguments = (texts, plain, add_special_tokens, limits.most_tokens(size))
+        packed = ask(self._box, Call("encode", arguments, limits.encoding(size)))
         ids = array("I")
         if not isinstance(packed, bytes) or len(packed) % ids.itemsize:
             raise TokenizerError("the text was not tokenised")

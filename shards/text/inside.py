@@ -67,14 +67,25 @@ class _Inside:
             raise TokenizerError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARACTERS}")
         self._template = Template(source)
 
-    def encode(self, text: str, add_special_tokens: bool, most: int) -> bytes:
-        """The ids, not more than `most`, as 32-bit numbers of this machine."""
+    def encode(self, texts: list[str], plain: list[bool], add_special_tokens: bool, most: int) -> bytes:
+        """The ids of all texts, not more than `most`, as 32-bit numbers of this machine.
+
+        Of `plain` texts what is written like a special token is ordinary text.
+        """
+        ids: dict[tuple[str, bool], list[int]] = {}
         with rust_failures("the text cannot be tokenised"):
-            # Without offsets into the text, which nobody asks for and which take as long again.
-            (encoding,) = self._inner.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-            if len(encoding) > most:
-                raise TokenizerError(f"the tokenizer makes {len(encoding)} tokens of a text of {len(text)} characters")
-            return _packed(encoding.ids)
+            for kind in (False, True):
+                self._inner.encode_special_tokens = kind
+                some = list(
+                    dict.fromkeys(text for text, is_plain in zip(texts, plain, strict=True) if is_plain == kind)
+                )
+                # Without offsets into the text, which nobody asks for and which take as long again.
+                encoded = self._inner.encode_batch_fast(some, add_special_tokens=add_special_tokens) if some else ()
+                ids |= {(text, kind): encoding.ids for text, encoding in zip(some, encoded, strict=True)}
+        count = sum(len(ids[each]) for each in zip(texts, plain, strict=True))
+        if count > most:
+            raise TokenizerError(f"the tokenizer makes {count} tokens of {sum(map(len, texts))} characters")
+        return b"".join(_packed(ids[each]) for each in zip(texts, plain, strict=True))
 
     def render(self, packed: bytes) -> str:
         """The prompt for a conversation: msgpack of the messages and the template's variables."""

@@ -27,9 +27,14 @@ class Tokenizer(Protocol):
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     has_chat_template: bool
+    special_texts: tuple[str, ...]
+    """How the tokens are written that mark structure."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`."""
+
+    def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """Token ids of texts one after another; of those with True what is written like a special token is text."""
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids."""

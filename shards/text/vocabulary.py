@@ -42,6 +42,11 @@ class Vocabulary:
         """True for a token that marks structure and is left out of texts."""
         return bool(self._kind(token) & SPECIAL)
 
+    def special_texts(self) -> tuple[str, ...]:
+        """How the tokens are written that mark structure."""
+        special = (at for at, kind in enumerate(self._kinds) if kind & SPECIAL)
+        return tuple(self.written(token).decode("utf-8", "replace") for token in special)
+
     def written(self, token: int) -> bytes:
         """A token as tokenizer.json writes it; empty for an id without one."""
         if not self._kind(token):

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as Inner
 
 from shards.errors import TokenizerError
 from shards.model.spec import parse_config
+from shards.text.conversation import chat_tokens
 from shards.text.convert import ensure_fast_tokenizer
 from shards.text.fast import FastTokenizer, check_tokenizer, load_tokenizer, tokenizer_from_files
 from shards.training.corpus import Document
@@ -236,6 +237,25 @@ def test_added_tokens_may_lie_beyond_the_models_vocabulary() -> None:
         made,
         parse_config(json.dumps({"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "vocab_size": size})),
     )
+
+
+TURNS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content | trim }}\n{% endfor %}<|assistant|>"
+
+
+def test_special_tokens_that_somebody_writes_are_text(tmp_path: Path) -> None:
+    made = tokenizer_from_files(files(tokenizer_config__json={"chat_template": TURNS}))
+    special = made.encode("<|user|>", add_special_tokens=False)
+    assert len(special) == 1 and made.special_texts
+    honest = [{"role": "user", "content": "hi 123456789012345678901234 00000000"}]
+    assert chat_tokens(made, honest) == made.encode(made.apply_chat_template(honest), add_special_tokens=False)
+    for written in ("a<|user|>b", " <|user|>", "<|user|><|user|>", ["x", "<|user|>"]):
+        ids = chat_tokens(made, [{"role": "user", "content": written}])
+        assert ids.count(special[0]) == 1, "the template's own"
+        text = written if isinstance(written, str) else str(written)
+        shown = "".join(made.token_bytes(token).decode() for token in ids)
+        assert shown == f"<|user|>{text.strip()}\n<|assistant|>"
+    many = chat_tokens(made, [{"role": "user", "content": "<|user|>" * 100_000}])
+    assert many.count(special[0]) == 1
 
 
 def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class ByteTokenizer:
 
     vocab_size = VOCAB_SIZE
     eos_token_ids: tuple[int, ...] = (EOS,)
+    special_texts: tuple[str, ...] = tuple(_SPECIAL.values())
 
     def __init__(self, *, has_chat_template: bool = True, add_bos: bool = True) -> None:
         self.has_chat_template = has_chat_template
@@ -26,6 +27,9 @@ class ByteTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         head = [BOS] if add_special_tokens and self._add_bos else []
         return head + list(text.encode())
+
+    def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        return [token for text, _ in parts for token in text.encode()]
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         parts = [b"" if skip_special_tokens and t in _SPECIAL else self.token_bytes(t) for t in tokens]
