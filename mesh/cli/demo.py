@@ -36,7 +36,7 @@ FACTS = (
     "districts that wind outwards like the shell of a snail. Its underground railway, the Métro, runs since the "
     "year 1900."
 )
-QUESTIONS = ("What is the capital of France?", "On which river does it lie?")
+QUESTIONS = ("What is the capital of France?", "How high is the Eiffel Tower?")
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 GATEWAY_ID = "demo-gateway"
 
@@ -234,7 +234,7 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
     from mesh.swarm.placement import DEFAULT_STAGES  # numpy: not for --help
 
     model, providers = plan.model, plan.providers
-    out.print(f"starting {providers} providers of {model} …")
+    out.print(f"starting {providers} providers of {Path(model).name} …")
     share = [] if providers == DEFAULT_STAGES else ["--max-blocks", str(-(-_blocks_of(model) // providers))]
     nodes: list[Child] = []
     address = ""

@@ -78,7 +78,7 @@ def _header_wrong(sample: bytes, data: bytes, entries: dict[str, TensorEntry]) -
 
 def _gguf(data: bytes) -> tuple[GgufHead, dict[str, Any]]:
     head = read_head(io.BytesIO(data), len(data), "model.gguf")
-    config = config_of(head, [1.0] * 8)
+    config = config_of(head, None)
     for name in head.tensors:
         tensor_name(name)
     tokenizer_of(head.metadata), settings_of(head.metadata), ends_of(head.metadata)
@@ -284,6 +284,8 @@ def decoders() -> list[Decoder]:
             _gguf_wrong,
             (
                 "shards.checkpoint.gguf_header:read_head",
+                "shards.checkpoint.gguf_header:_Reader._list",
+                "shards.checkpoint.gguf_header:_Reader._number",
                 "shards.checkpoint.gguf_config:config_of",
                 "shards.checkpoint.gguf_tokenizer:tokenizer_of",
             ),

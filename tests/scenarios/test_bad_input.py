@@ -132,7 +132,7 @@ def test_no_peers_at_all(world: World):
 
 def test_a_model_that_does_not_exist(world: World, tmp_path: Path):
     refused(join(world, tmp_path / "nothing"), "nothing", "is not a folder")
-    refused(join(world, "no-such-model"), "'no-such-model' is not a folder, not a model that ships")
+    refused(join(world, "no-such-model"), "'no-such-model' is not a folder, not a GGUF file, not a model that ships")
     refused(world.run("demo", "--model", str(tmp_path / "nothing")), "is not a folder")
 
 
