@@ -126,6 +126,16 @@ def _cache_blob_fifo(folder: Path, secret: Path) -> None:
     os.mkfifo(model / "blobs" / "0123")
 
 
+def _alone(pack: Pack) -> Pack:
+    """Without the whole file of weights, beside which an index does not count."""
+
+    def packed(folder: Path, secret: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        pack(folder, secret)
+
+    return packed
+
+
 SERVED: dict[str, Pack] = {
     "a template that is a link": _link("chat_template.jinja"),
     "a configuration that is a link": _link("config.json"),
@@ -158,11 +168,11 @@ SERVED: dict[str, Pack] = {
 
 LOADED: dict[str, Pack] = {
     "weights that are a link": _link("model.safetensors"),
-    "an index that is a link": _link("model.safetensors.index.json"),
+    "an index that is a link": _alone(_link("model.safetensors.index.json")),
     "weights that are a FIFO": _fifo("model.safetensors"),
-    "an index that is a FIFO": _fifo("model.safetensors.index.json"),
+    "an index that is a FIFO": _alone(_fifo("model.safetensors.index.json")),
     "weights that are a folder": _folder("model.safetensors"),
     "weights of a terabyte": _sparse("model.safetensors"),
-    "an index of a terabyte": _sparse("model.safetensors.index.json"),
+    "an index of a terabyte": _alone(_sparse("model.safetensors.index.json")),
 }
 """What it would load for itself."""
