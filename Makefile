@@ -6,13 +6,13 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test test-all test-chain test-slow lint bench-smoke clean
+.PHONY: demo test test-all test-chain test-slow lint kernels bench-smoke clean
 
-demo: $(VENV)/.runtime $(VENV)/.chat-model
+demo: $(VENV)/.runtime $(VENV)/.chat-model kernels
 	$(BIN)/mesh demo
 
 # The everyday tests, in minutes.
-test: $(VENV)/.dev lint
+test: $(VENV)/.dev lint kernels
 	$(PYTEST) -m "not slow" --ignore=tests/chain
 
 # Everything that CI runs.
@@ -26,6 +26,10 @@ test-chain: $(VENV)/.dev
 # Many processes, many kills, whole epochs.
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow --ignore=tests/chain
+
+# The native kernels, compiled once for this machine: else whatever loads a stage first would wait for it.
+kernels: $(VENV)/.runtime
+	@$(BIN)/python -c "from shards.native.library import native_library; native_library()"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
