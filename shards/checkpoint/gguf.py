@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -16,7 +15,8 @@ from shards.checkpoint import names as tensor_names
 from shards.checkpoint.gguf_config import INTERLEAVED, ROPE_FACTORS, config_of, tensor_name
 from shards.checkpoint.gguf_header import GgufHead, GgufTensor, TensorType, read_head
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
-from shards.checkpoint.model_folder import opened
+from shards.checkpoint.index import is_tied
+from shards.checkpoint.model_folder import Identity, identity, opened, read_into
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.model.spec import ModelSpec, parse_config
@@ -31,11 +31,11 @@ class GgufCheckpoint:
     Every method that touches the file raises `CheckpointError` when it is truncated or was changed meanwhile.
     """
 
-    def __init__(self, path: Path, head: GgufHead, config: Mapping[str, Any], identity: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, head: GgufHead, config: Mapping[str, Any], known: Identity) -> None:
         self.folder = path.parent
         self.config = config
         self.spec: ModelSpec = parse_config(json.dumps(config))
-        self._path, self._head, self._identity = path, head, identity
+        self._path, self._head, self._identity = path, head, known
         self._tensors = {tensor_name(name): each for name, each in head.tensors.items() if name != ROPE_FACTORS}
         self._turned = config["model_type"] in INTERLEAVED
 
@@ -46,11 +46,11 @@ class GgufCheckpoint:
         Raises `CheckpointError`, and `UnsupportedModel` for what we do not read.
         """
         with opened(path, buffering=1 << 20) as file:
-            identity = _identity(file)
-            head = read_head(file, identity[1], str(path))
-            factors = head.tensors.get(ROPE_FACTORS)
-            rope = None if factors is None else _rope_factors(file, factors)
-        checkpoint = cls(path, head, config_of(head, rope), identity)
+            known = identity(file)
+            head = read_head(file, known[1], str(path))
+        factors = head.tensors.get(ROPE_FACTORS)
+        rope = None if factors is None else _rope_factors(path, known, factors)
+        checkpoint = cls(path, head, config_of(head, rope), known)
         if span is not None:
             checkpoint.check(span)
         return checkpoint
@@ -77,8 +77,9 @@ class GgufCheckpoint:
     def digest(self) -> bytes:
         """sha256 over the file's head and size: which tensors there are, of which types, and all that is said."""
         hasher = hashlib.sha256(self._identity[1].to_bytes(8, "little"))
-        with self._opened() as file:
-            hasher.update(_exactly(file, 0, self._head.size, str(self._path)))
+        head = bytearray(self._head.size)
+        read_into(memoryview(head), self._path, self._identity, 0, "its head")
+        hasher.update(head)
         return hasher.digest()
 
     def names(self) -> Sequence[str]:
@@ -116,11 +117,9 @@ class GgufCheckpoint:
     def read_blocks(self, name: str) -> torch.Tensor:
         """The bytes of a tensor's rows as they are stored, uint8 [outputs, bytes of a row]."""
         tensor = self._locate(name)
-        with self._opened() as file:
-            data = _exactly(file, tensor.begin, tensor.nbytes, str(self._path))
-        rows = torch.frombuffer(data, dtype=torch.uint8).view(
-            -1, tensor.shape[-1] // tensor.type.items * tensor.type.nbytes
-        )
+        data = torch.empty(tensor.nbytes, dtype=torch.uint8)
+        read_into(data.numpy().data, self._path, self._identity, tensor.begin, name)
+        rows = data.view(-1, tensor.shape[-1] // tensor.type.items * tensor.type.nbytes)
         if self._turned and any(part in name for part in _TURNED):
             rows = self._halves(name, tensor, rows)
         return rows
@@ -129,8 +128,7 @@ class GgufCheckpoint:
         """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""
         if span.end > self.spec.n_blocks:
             raise CheckpointError(f"blocks {span} are not all in a model of {self.spec.n_blocks} blocks")
-        tied = bool(self.config["tie_word_embeddings"])
-        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=tied)
+        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=is_tied(self.spec))
 
     def nbytes(self, span: Span) -> int:
         """Bytes of the tensors that a stage over `span` reads, as stored."""
@@ -157,50 +155,14 @@ class GgufCheckpoint:
             return rows.view(heads, -1, 2, tensor.type.nbytes).transpose(1, 2).reshape(rows.shape)
         return rows.view(heads, -1, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
-    def _opened(self) -> _Opened:
-        return _Opened(self._path, self._identity)
 
-
-class _Opened:
-    """The file, open again, if it is still the same."""
-
-    def __init__(self, path: Path, identity: tuple[int, int, int]) -> None:
-        self._path, self._identity = path, identity
-        self._context = opened(path)
-
-    def __enter__(self) -> BinaryIO:
-        file = self._context.__enter__()
-        if _identity(file) != self._identity:
-            self._context.__exit__(None, None, None)
-            raise CheckpointError(f"{self._path} was changed while it was in use")
-        return file
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
-
-
-def _identity(file: BinaryIO) -> tuple[int, int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _exactly(file: BinaryIO, begin: int, count: int, name: str) -> bytearray:
-    data = bytearray(count)
-    view = memoryview(data)
-    file.seek(begin)
-    while view:
-        got = file.readinto(view)  # type: ignore[attr-defined]
-        if not got:
-            raise CheckpointError(f"{name} is truncated: {len(view)} bytes are missing")
-        view = view[got:]
-    return data
-
-
-def _rope_factors(file: BinaryIO, tensor: GgufTensor) -> list[float]:
+def _rope_factors(path: Path, known: Identity, tensor: GgufTensor) -> list[float]:
     if tensor.type.name != "F32" or tensor.nbytes > 1 << 16:
         raise CheckpointError(f"{ROPE_FACTORS} must be a few float32 numbers")
-    data = _exactly(file, tensor.begin, tensor.nbytes, ROPE_FACTORS)
-    return [float(each) for each in torch.frombuffer(data, dtype=torch.float32)]
+    values = torch.empty(tensor.shape)
+    read_into(values.view(torch.uint8).numpy().data, path, known, tensor.begin, ROPE_FACTORS)
+    factors: list[float] = values.flatten().tolist()
+    return factors
 
 
 def _widen(rows: torch.Tensor, kind: TensorType) -> torch.Tensor:

@@ -41,6 +41,32 @@ def opened(path: Path, *, buffering: int = 0) -> Iterator[BinaryIO]:
         yield file
 
 
+Identity = tuple[int, int, int]
+"""By which a file is known again: it was neither exchanged nor written to."""
+
+
+def identity(file: BinaryIO) -> Identity:
+    """Of an open file."""
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_into(view: memoryview, path: Path, known: Identity, begin: int, what: str) -> None:
+    """Fill `view` with the bytes from `begin` on and read nothing else, of the file that was `known`.
+
+    `what` is for messages. Raises `CheckpointError` also when the file was changed since, or ends too early.
+    """
+    with opened(path) as file:
+        if identity(file) != known:
+            raise CheckpointError(f"{path} was changed while it was in use")
+        file.seek(begin)
+        while view:
+            got = file.readinto(view)  # type: ignore[attr-defined]
+            if not got:
+                raise CheckpointError(f"{path} is truncated: {len(view)} bytes of {what} are missing")
+            view = view[got:]
+
+
 def read(path: Path, limit: int) -> bytes:
     """A whole small file. Raises `CheckpointError` when it is missing, over `limit` bytes, or none of the folder's."""
     with opened(path, buffering=-1) as file:

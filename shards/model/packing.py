@@ -98,7 +98,25 @@ class Places:
             at += taken
 
 
-class LinearPacker:
+class Packer:
+    """What packers share: where the parts' outputs go, and their biases."""
+
+    def __init__(self, sizes: Sequence[int], panel: int, *, bias: bool, whole_panels: bool) -> None:
+        self._panel = panel
+        self._places = Places.of(sizes, panel, whole_panels=whole_panels)
+        self._count = -(-self._places.outputs // panel)
+        """Of panels."""
+        self._bias = torch.zeros(self._count * panel) if bias else None
+
+    def bias(self, part: int, bias: torch.Tensor) -> None:
+        """`bias` [outputs] of one part."""
+        if self._bias is None:
+            raise ValueError("this layer was to have no bias")
+        begin = self._places.starts[part]
+        self._bias[begin : begin + bias.shape[0]] = bias
+
+
+class LinearPacker(Packer):
     """Packs the linear layers `sizes` (outputs each, all over `inputs`), given part by part in any order.
 
     With `whole_panels` every part begins a panel, padded with zeros; else they follow one another.
@@ -115,13 +133,11 @@ class LinearPacker:
         whole_panels: bool,
         memory: WeightMemory,
     ) -> None:
-        self._panel, self._inputs = panel, inputs
-        self._places = Places.of(sizes, panel, whole_panels=whole_panels)
-        count = -(-self._places.outputs // panel)
+        super().__init__(sizes, panel, bias=bias, whole_panels=whole_panels)
+        self._inputs = inputs
         pair = 2 if dtype == torch.bfloat16 else 1
         depth = -(-inputs // _BF16_INPUTS) * _BF16_INPUTS if pair == 2 else inputs
-        self._panels = memory.take(count * depth * panel, dtype).view(count, depth // pair, panel, pair)
-        self._bias = torch.zeros(count * panel) if bias else None
+        self._panels = memory.take(self._count * depth * panel, dtype).view(self._count, depth // pair, panel, pair)
 
     def weight(self, part: int, weight: torch.Tensor) -> None:
         """`weight` [outputs, inputs] of one part."""
@@ -133,13 +149,6 @@ class LinearPacker:
         for taken, panels, lanes in self._places.pieces(part, rows.shape[0], self._panel):
             count = panels.stop - panels.start
             self._panels[panels, :steps, lanes] = rows[taken].view(count, -1, steps, pair).permute(0, 2, 1, 3)
-
-    def bias(self, part: int, bias: torch.Tensor) -> None:
-        """`bias` [outputs] of one part."""
-        if self._bias is None:
-            raise ValueError("this layer was to have no bias")
-        begin = self._places.starts[part]
-        self._bias[begin : begin + bias.shape[0]] = bias
 
     def done(self) -> PackedLinear:
         """The layer, once all parts were given."""

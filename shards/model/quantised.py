@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from shards.model.packing import PackedLinear, Places, WeightMemory
+from shards.model.packing import PackedLinear, Packer, WeightMemory
 from shards.native.library import Q2K, Q3K, Q4, Q4K, Q5, Q5K, Q6K, Q8_0
 
 SLICE: Final = 32
@@ -144,7 +144,7 @@ def kernel_of(block_type: str) -> int | None:
     return None if found is None else found[0]
 
 
-class QuantisedPacker:
+class QuantisedPacker(Packer):
     """Packs the linear layers `sizes` (outputs each, all over `inputs`) as `LinearPacker` does, from stored blocks.
 
     All are of types that have the same kernel.
@@ -160,11 +160,10 @@ class QuantisedPacker:
         whole_panels: bool,
         memory: WeightMemory,
     ) -> None:
-        self._inputs, self._panel, self._memory = inputs, panel, memory
-        self._places = Places.of(sizes, panel, whole_panels=whole_panels)
+        super().__init__(sizes, panel, bias=bias, whole_panels=whole_panels)
+        self._inputs, self._memory = inputs, memory
         self._panels: torch.Tensor | None = None
         self._type = 0
-        self._bias = torch.zeros(-(-self._places.outputs // panel) * panel) if bias else None
 
     def weight(self, part: int, rows: torch.Tensor, block_type: str) -> None:
         """The rows of one part as they are stored, uint8 [outputs, bytes]."""
@@ -190,16 +189,8 @@ class QuantisedPacker:
         """The panels, [panels, groups, bytes], made when the type is known."""
         if self._panels is None:
             each = GROUP_BYTES[self._type] * self._panel
-            panels = -(-self._places.outputs // self._panel)
-            self._panels = self._memory.take(panels * groups * each, torch.uint8).view(panels, groups, each)
+            self._panels = self._memory.take(self._count * groups * each, torch.uint8).view(self._count, groups, each)
         return self._panels
-
-    def bias(self, part: int, bias: torch.Tensor) -> None:
-        """`bias` [outputs] of one part."""
-        if self._bias is None:
-            raise ValueError("this layer was to have no bias")
-        begin = self._places.starts[part]
-        self._bias[begin : begin + bias.shape[0]] = bias
 
     def done(self) -> PackedLinear:
         """The layer, once all parts were given."""

@@ -56,8 +56,6 @@ EXEMPT: Final = {
     "mesh.payment.accounts.store:AccountStore._recover": "our own database",
     "shards.text.fast:FastTokenizer.decode": "takes our own token ids",
     "shards.text.tokenizer:Tokenizer.decode": "takes our own token ids",
-    "shards.checkpoint.gguf:GgufCheckpoint.read_blocks": "plain numbers, as many as the checked head says",
-    "shards.checkpoint.gguf:_rope_factors": "plain numbers, as many as the checked head says; config_of compares them",
     "shards.text.rendering:_GenerationTag.parse": "jinja's hook; templates are in «tokenizer files»",
     "chain.abi:Artifact._decode_log": "called by decode_log",
     "chain.abi:load": "reads the package's own artifacts",
