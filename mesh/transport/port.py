@@ -34,6 +34,12 @@ class Channel(Protocol):
         Raises `FrameTooLarge` (nothing was sent, the channel is still good) or `PeerUnreachable`.
         """
 
+    def try_send(self, frame: Frame) -> bool:
+        """Send a small frame at once, in order with `send`; False where that has to wait, and nothing was sent.
+
+        Spares what wakes a task for each frame. Raises `PeerUnreachable`.
+        """
+
     async def receive(self) -> Frame | None:
         """The next frame, or None once the peer has closed cleanly between frames.
 

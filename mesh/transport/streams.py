@@ -143,6 +143,9 @@ class FrameChannel:
             if not whole:
                 self.abort("a frame was only partly sent")
 
+    def try_send(self, frame: Frame) -> bool:
+        return False  # only `drain` tells whether the kernel has taken what was written before
+
     async def receive(self) -> Frame | None:
         if self._ended:
             return None

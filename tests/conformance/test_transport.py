@@ -77,6 +77,38 @@ async def test_a_thousand_frames_keep_their_order_both_ways(pair: Pair) -> None:
         assert [(f.header, len(f.payload)) for f in back if f] == [(b"%d" % n, n % 97) for n in range(1000)]
 
 
+async def test_small_frames_that_are_tried_at_once_keep_their_order_among_those_that_wait(pair: Pair) -> None:
+    async with pair() as (a, b):
+        await b.serve(PROTOCOL, echo)
+        channel = await a.open(b.peer_id, PROTOCOL)
+        sizes = [1, 2000, 70_000, 12, 300_000, 5, 5, 40_000] * 20
+
+        async def send() -> None:
+            for number, size in enumerate(sizes):
+                frame = Frame(b"%d" % number, pattern(size))
+                if not channel.try_send(frame):
+                    await channel.send(frame)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send())
+            for number, size in enumerate(sizes):
+                back = await receive(channel)
+                assert back is not None
+                assert (back.header, bytes(back.payload)) == (b"%d" % number, pattern(size))
+
+
+async def test_what_is_tried_while_the_peer_does_not_read_is_bounded(pair: Pair) -> None:
+    inbox = Inbox()
+    async with pair() as (a, b):
+        await b.serve(PROTOCOL, inbox)
+        channel = await a.open(b.peer_id, PROTOCOL)
+        frame, taken = Frame(b"", pattern(60_000)), 0
+        while channel.try_send(frame):
+            taken += 1
+            await asyncio.sleep(0)
+            assert taken * 60_000 < 64 * MIB
+
+
 async def test_fifty_channels_at_once_do_not_mix(pair: Pair) -> None:
     async with pair() as (a, b):
         await b.serve(PROTOCOL, echo)

@@ -49,11 +49,21 @@ class SimChannel:
 
     async def send(self, frame: Frame) -> None:
         self._check()
+        self._put(frame)
+        await self.other.incoming.room()
+        self._check()
+
+    def try_send(self, frame: Frame) -> bool:
+        self._check()
+        if self.other.incoming.full:
+            return False
+        self._put(frame)
+        return True
+
+    def _put(self, frame: Frame) -> None:
         copy = Frame(frame.header, bytes(frame.payload))
         self.network.sent(self.us, self._peer, self.protocol, copy)
         self.other.incoming.put(copy)
-        await self.other.incoming.room()
-        self._check()
 
     async def receive(self) -> Frame | None:
         if self._ended:
@@ -123,6 +133,10 @@ class _Pipe:
         self._fallen = False
         self._changed: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def full(self) -> bool:
+        return len(self._under_way) + len(self._arrived) >= WINDOW
 
     def put(self, item: Frame | _End) -> None:
         end, network = self._end, self._end.network
@@ -219,7 +233,7 @@ class _Pipe:
 
     async def room(self) -> None:
         """Return once there is room for another frame, or nobody will read any more."""
-        while len(self._under_way) + len(self._arrived) >= WINDOW and not self._fallen:
+        while self.full and not self._fallen:
             if self._end.closed or self._end.other.closed:
                 return
             waiting = self._loop.create_future()

@@ -28,13 +28,16 @@ class Link:
         self._full = self._given_up = False
         self._told = filled
         self._transport = transport
+        self._channel: Channel | None = None
         self._frames: deque[Frame] = deque()
         self._bytes = 0
         self.unused_checks = 0
         self._filled = asyncio.Event()
 
     def push(self, frame: Frame) -> None:
-        """Buffer a frame. Raises `PeerUnreachable` when the neighbour has stopped taking them."""
+        """Send a frame, or buffer it. Raises `PeerUnreachable` when the neighbour has stopped taking them."""
+        if not self._frames and self._channel is not None and self._channel.try_send(frame):
+            return
         if self._bytes > MAX_BUFFERED_BYTES or len(self._frames) >= MAX_BUFFERED_FRAMES:
             raise PeerUnreachable(f"the next hop {self.peer} does not take what we hand over", peer=self.peer)
         self._frames.append(frame)
@@ -55,9 +58,9 @@ class Link:
 
     async def run(self) -> MeshError | None:
         """Open the channel and send until it breaks; returns why (None: cancelled)."""
-        channel: Channel | None = None
         try:
             channel = await self._transport.open(self.peer, RING_PROTOCOL)
+            self._channel = channel
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._send(channel))
                 both.create_task(self._watch(channel))
@@ -69,8 +72,9 @@ class Link:
                 raise
             return known
         finally:
-            if channel is not None:
-                await channel.aclose()
+            opened, self._channel = self._channel, None
+            if opened is not None:
+                await opened.aclose()
         return None
 
     async def _send(self, channel: Channel) -> None:

@@ -42,12 +42,7 @@ class RingServer:
         sender = channel.peer
         self._channels[sender] = channel
         try:
-            strays = 0
-            while (frame := await self._next(channel)) is not None:
-                strays = strays + 1 if self._is_stray(sender, frame) else 0
-                if strays > MAX_STRAYS:
-                    raise ProtocolViolation(f"{strays} frames in a row for no session of ours", peer=sender)
-                await self._room()
+            await self._take(channel)
         except PeerError as error:
             if self._channels.get(sender) is channel:
                 code = "bad_input" if isinstance(error, ProtocolViolation) else "peer_lost"
@@ -60,15 +55,23 @@ class RingServer:
             if self._channels.get(sender) is channel:
                 del self._channels[sender]
 
-    async def _next(self, channel: Channel) -> Frame | None:
-        """The next frame. Raises `PeerTimeout` for a peer that no session needs and that says nothing for long."""
+    async def _take(self, channel: Channel) -> None:
+        """Raises `PeerTimeout` for a peer that no session needs and that says nothing for long."""
+        strays, heard = 0, False
         while True:
             try:
-                async with asyncio.timeout(self.silence_seconds):
-                    return await channel.receive()
+                async with asyncio.timeout(self.silence_seconds):  # one for many frames: each would cost a hop time
+                    while (frame := await channel.receive()) is not None:
+                        heard = True
+                        strays = strays + 1 if self._is_stray(channel.peer, frame) else 0
+                        if strays > MAX_STRAYS:
+                            raise ProtocolViolation(f"{strays} frames in a row for no session", peer=channel.peer)
+                        await self._room()
+                return
             except TimeoutError:
-                if not self._needed(channel.peer):
+                if not heard and not self._needed(channel.peer):
                     raise PeerTimeout(f"it sent nothing for {self.silence_seconds:g} s", peer=channel.peer) from None
+                heard = False
 
     def _is_stray(self, sender: PeerId, frame: Frame) -> bool:
         match decode(frame):

@@ -245,6 +245,14 @@ class DirectChannel(asyncio.BufferedProtocol):
             if not whole:
                 self.abort("a frame was only partly sent")
 
+    def try_send(self, frame: Frame) -> bool:
+        prefix, payload = framed(frame, self._settings.limits, self._peer)
+        if self._sending or self._full or self._closed or len(payload) > JOINED:
+            return False
+        self._check_open()
+        self.transport.write(b"".join((prefix, frame.header, payload)))
+        return True
+
     async def _drain(self) -> None:
         self._check_open()
         if self._full:
