@@ -49,8 +49,8 @@ class Offer:
 def offers(name: str, records: Iterable[ProviderRecord]) -> list[Offer]:
     """The offers of one model name, best first: complete before incomplete, then by number of providers.
 
-    Two records belong together when digest, shape, wire dtype and every small file's hash are equal, so that a
-    stranger who announces the same name with other weights or another tokenizer cannot slip into a route.
+    Two records belong together when digest, shape and wire dtype are equal. The digest is of weights and small
+    files, so that a stranger who announces the same name with others is not of the same offer.
     """
     groups: dict[object, list[ProviderRecord]] = {}
     for record in records:
@@ -67,5 +67,4 @@ def _identity(record: ProviderRecord) -> object:
         record.context_length,
         record.vocab_size,
         record.wire_dtype,
-        tuple(sorted(record.files.items())),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 
 from mesh.client.catalog import Offer
-from mesh.client.hop_link import HopLinks
+from mesh.client.hop_link import HopLink, HopLinks
 from mesh.errors import NoRoute, PeerError
 from mesh.swarm.standing import Penalties
 from mesh.wire.messages import MAX_FILE_BYTES
+from shards.checkpoint.manifest import MANIFEST_NAME, FileDigest, digest_of, model_digest, parse_manifest
+from shards.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +61,24 @@ class TokenizerFiles:
         raise failure or NoRoute(f"nobody serves {offer.name} any more")
 
     async def fetch_from(self, offer: Offer, peer: str) -> dict[str, bytes]:
-        """The files from one provider, each with the hash that the records agree on. Raises `PeerError`."""
+        """The files from one provider, each as the manifest says that the digest is of. Raises `PeerError`."""
+        record = next(record for record in offer.records if record.peer == peer)
+        announced = record.files.get(MANIFEST_NAME)
+        if announced is None or model_digest(offer.name, announced.sha256) != offer.digest:
+            raise PeerError(f"{peer} announces {offer.name} with a digest that is not of its manifest", peer=peer)
         link = await self._links.get(peer)
-        got: dict[str, bytes] = {}
-        for name, (sha256, size) in offer.sample.files.items():
-            if name not in TOKENIZER_FILES:
-                continue
-            if size > MAX_FILE_BYTES:
-                raise PeerError(f"{peer} announces a {name} of {size} bytes", peer=peer)
-            data = await link.fetch(offer.digest, name, size)
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise PeerError(f"{peer} gave a {name} that is not the announced one", peer=peer)
-            got[name] = data
-        return got
+        listed = await self._fetch(link, offer, MANIFEST_NAME, FileDigest(announced.sha256, announced.size))
+        try:
+            manifest = parse_manifest(listed)
+        except CheckpointError as error:
+            raise PeerError(f"the manifest of {offer.name} is none: {error}", peer=peer) from error
+        names = sorted(TOKENIZER_FILES & set(manifest.files))
+        return {name: await self._fetch(link, offer, name, manifest.files[name]) for name in names}
+
+    async def _fetch(self, link: HopLink, offer: Offer, name: str, expected: FileDigest) -> bytes:
+        if expected.size > MAX_FILE_BYTES:
+            raise PeerError(f"the {name} of {offer.name} has {expected.size} bytes", peer=link.peer)
+        data = await link.fetch(offer.digest, name, expected.size)
+        if digest_of(data) != expected:
+            raise PeerError(f"{link.peer} gave a {name} that is not the model's", peer=link.peer)
+        return data

@@ -32,7 +32,7 @@ class _Failure:
 
 
 class Tokenizers:
-    """Keeps them by the digest and the files that the records agree on."""
+    """Keeps them by the model's digest, which is of their files."""
 
     def __init__(self, fetch: Callable[[Offer], Awaitable[dict[str, bytes]]], threads: TextThreads) -> None:
         """`fetch` gets an offer's files by name."""
@@ -44,7 +44,7 @@ class Tokenizers:
 
     async def get(self, offer: Offer) -> FastTokenizer:
         """An offer's tokenizer. Raises `TokenizerError` when its files are none, and what `fetch` raises."""
-        key = (offer.digest, frozenset(offer.sample.files.items()))
+        key = offer.digest
         lock = self._fetching.get(key)
         if lock is None:
             lock = self._fetching[key] = asyncio.Lock()

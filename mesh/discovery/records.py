@@ -64,7 +64,7 @@ class ProviderRecord:
     peer: str
     model: str
     digest: str
-    """sha256 (hex) of the model's manifest."""
+    """The model's identity, by its name and its manifest (sha256 in hex)."""
     n_blocks: int
     span: Span
     state: State
@@ -87,7 +87,7 @@ class ProviderRecord:
     version: str = "0"
     """The software's version."""
     files: Mapping[str, FileDigest] = field(default_factory=dict, hash=False)
-    """Small files that the provider hands out, by name."""
+    """Files by which all others that the provider hands out can be checked: the manifest."""
     account: bytes = b""
     """Its binding to an account on a chain (`mesh.payment.credit.binding`), or nothing where it serves for free."""
     sequence: int = 0

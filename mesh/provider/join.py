@@ -30,6 +30,7 @@ from mesh.swarm.placement import DEFAULT_STAGES, Claim, default_max_blocks, sett
 from mesh.swarm.view import ProviderView
 from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
+from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
 from shards.model.loading import choose_dtype, load_stage
@@ -62,7 +63,8 @@ async def join(
     Asked by `leaving`, we admit no session any more, those that run have `drain_seconds` to end, and then we go.
     """
     folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
-    files = await asyncio.to_thread(read_model_files, config.name or model_name(config.model, folder), folder)
+    name = config.name or model_name(config.model, folder)
+    files = await stoppable(lambda report: read_model_files(name, folder, progress=report), progress)
     check_options(config, files)
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
     async with AsyncExitStack() as stack:
@@ -349,7 +351,7 @@ class _Provider:
             numerics=self._numerics,
             wire_dtype=self._dtype,
             version=VERSION,
-            files={name: FileDigest(*entry) for name, entry in self._files.hashes.items()},
+            files={MANIFEST_NAME: FileDigest(self._files.manifest.sha256, self._files.manifest.size)},
             account=self._registration.binding() if self._registration is not None else b"",
         )
 

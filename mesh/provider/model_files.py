@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.checkpoint.gguf_header import is_gguf
-from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
-from shards.checkpoint.model_folder import find, read
+from shards.checkpoint.index import weight_files
+from shards.checkpoint.manifest import (
+    MANIFEST_NAME,
+    FileDigest,
+    Manifest,
+    digest_of,
+    hash_file,
+    model_digest,
+    read_manifest,
+)
+from shards.checkpoint.model_folder import exists, find, opened
 from shards.errors import CheckpointError, TokenizerError
 from shards.model.spec import ModelSpec, parse_config
+from shards.progress import Progress, silent
 from shards.text.chat_template import SANDBOX
 from shards.text.fast import check_tokenizer, tokenizer_from_files
 
@@ -22,6 +31,8 @@ SERVED_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+WEIGHTS_OF_GGUF = "weights.gguf"
+"""In the manifest, whatever the file is called."""
 MAX_FILE_BYTES = 48 * 1024 * 1024
 
 
@@ -32,15 +43,15 @@ class ModelFiles:
     name: str
     spec: ModelSpec
     digest: str
-    """sha256 in hex over name, config.json and the manifest, where there is one: equal on every node that has the
-    same model, whichever of its weights it has downloaded. Only a manifest covers the weights' values. Of a GGUF file
-    its head counts, with the types of all tensors, and its size."""
+    """sha256 in hex by name and manifest, and so by all small files and weights: equal on every node that has the
+    same model, whichever of its weights it has downloaded."""
     contents: dict[str, bytes]
+    """The manifest is one of them."""
 
     @property
-    def hashes(self) -> dict[str, tuple[str, int]]:
-        """Per file: sha256 in hex and size in bytes."""
-        return {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in self.contents.items()}
+    def manifest(self) -> FileDigest:
+        """What the manifest is: all that others need to know to check the other files."""
+        return digest_of(self.contents[MANIFEST_NAME])
 
 
 def model_name(asked: str, folder: Path) -> str:
@@ -50,9 +61,12 @@ def model_name(asked: str, folder: Path) -> str:
     return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
 
 
-def read_model_files(name: str, folder: Path) -> ModelFiles:
-    """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
-    contents, identity = _of_gguf(folder) if is_gguf(folder) else _of_folder(folder)
+def read_model_files(name: str, folder: Path, *, progress: Progress = silent) -> ModelFiles:
+    """Read and check them; weights that nobody has hashed for us yet are hashed.
+
+    Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer.
+    """
+    contents, weights = _of_gguf(folder, progress) if is_gguf(folder) else _of_folder(folder, progress)
     if "config.json" not in contents:
         raise CheckpointError(f"{folder} has no config.json")
     if "tokenizer.json" not in contents:
@@ -60,14 +74,13 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
     spec = parse_config(contents["config.json"])
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
-    hasher = hashlib.sha256(b"inference-mesh model 2\0")
-    for part in (name.encode(), contents["config.json"], *identity):
-        hasher.update(len(part).to_bytes(8, "little") + part)
-    return ModelFiles(name, spec, hasher.hexdigest(), contents)
+    manifest = Manifest({file: digest_of(data) for file, data in contents.items()} | weights)
+    contents[MANIFEST_NAME] = manifest.to_bytes()
+    return ModelFiles(name, spec, model_digest(name, digest_of(contents[MANIFEST_NAME]).sha256), contents)
 
 
-def _of_folder(folder: Path) -> tuple[dict[str, bytes], list[bytes]]:
-    """The small files, and what else of the weights counts for the digest."""
+def _of_folder(folder: Path, progress: Progress) -> tuple[dict[str, bytes], dict[str, FileDigest]]:
+    """The small files, and what the files of the weights are."""
     manifest = read_manifest(folder)
     contents: dict[str, bytes] = {}
     for file in SERVED_FILES:
@@ -77,10 +90,23 @@ def _of_folder(folder: Path) -> tuple[dict[str, bytes], list[bytes]]:
         if manifest is not None and file in manifest.files:
             manifest.check_bytes(file, data)
         contents[file] = data
-    return contents, [] if manifest is None else [read(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES)]
+    names = weight_files(folder, manifest)
+    if manifest is not None:
+        return contents, manifest.only(names).files
+    return contents, {name: _hash(folder / name, progress) for name in names}
 
 
-def _of_gguf(path: Path) -> tuple[dict[str, bytes], list[bytes]]:
+def _hash(path: Path, progress: Progress) -> FileDigest:
+    if not exists(path):
+        raise CheckpointError(
+            f"{path.parent} has only some of the weights ({path.name} is missing), and no {MANIFEST_NAME} says what "
+            "the others are: put in all of them, or the manifest of somebody who has them"
+        )
+    with opened(path) as file:
+        return hash_file(file, path.name, progress)
+
+
+def _of_gguf(path: Path, progress: Progress) -> tuple[dict[str, bytes], dict[str, FileDigest]]:
     from shards.checkpoint.gguf import GgufCheckpoint  # imports torch
 
     checkpoint = GgufCheckpoint.open(path)
@@ -88,4 +114,4 @@ def _of_gguf(path: Path) -> tuple[dict[str, bytes], list[bytes]]:
     for file, data in contents.items():
         if len(data) > MAX_FILE_BYTES:
             raise CheckpointError(f"{path}: its {file} would have more than {MAX_FILE_BYTES} bytes")
-    return contents, [checkpoint.digest()]
+    return contents, {WEIGHTS_OF_GGUF: checkpoint.hash(progress)}

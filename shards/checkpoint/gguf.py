@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,12 @@ from shards.checkpoint.gguf_config import INTERLEAVED, ROPE_FACTORS, config_of, 
 from shards.checkpoint.gguf_header import GgufHead, GgufTensor, TensorType, read_head
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
 from shards.checkpoint.index import is_tied
+from shards.checkpoint.manifest import FileDigest, hash_file
 from shards.checkpoint.model_folder import Identity, identity, opened, read_into
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.model.spec import ModelSpec, parse_config
+from shards.progress import Progress, silent
 
 _FLOATS: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TURNED = ("self_attn.q_proj.", "self_attn.k_proj.")
@@ -74,13 +75,10 @@ class GgufCheckpoint:
             made["chat_template.jinja"] = template.encode()
         return made
 
-    def digest(self) -> bytes:
-        """sha256 over the file's head and size: which tensors there are, of which types, and all that is said."""
-        hasher = hashlib.sha256(self._identity[1].to_bytes(8, "little"))
-        head = bytearray(self._head.size)
-        read_into(memoryview(head), self._path, self._identity, 0, "its head")
-        hasher.update(head)
-        return hasher.digest()
+    def hash(self, progress: Progress = silent) -> FileDigest:
+        """What the whole file is, weights included."""
+        with opened(self._path) as file:
+            return hash_file(file, self._path.name, progress)
 
     def names(self) -> Sequence[str]:
         """The names of all tensors, sorted."""

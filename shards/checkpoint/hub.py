@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +17,17 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
+from shards.checkpoint.manifest import FileDigest
 from shards.errors import CheckpointError
 from shards.progress import Progress
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+"""What a hub names large files by."""
+_PINS_AT_ONCE = 8
 # First comes the base error of the HTTP library, which is another one in another version of huggingface_hub.
 _TRANSPORT_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, FileMetadataError)
 
@@ -51,6 +58,26 @@ class HubModel:
         if known is huggingface_hub._CACHED_NO_EXIST:
             return False
         return self._fetch(filename) is not None
+
+    def pin(self, filename: str) -> FileDigest | None:
+        """What the hub says that a weight file is; None where the model has none, or the hub does not tell."""
+        with _explained(self._name, filename):
+            try:
+                url = huggingface_hub.hf_hub_url(self._name, filename, revision=self._revision)
+                facts = huggingface_hub.get_hf_file_metadata(url)
+            except (EntryNotFoundError, OfflineModeIsEnabled):
+                return None
+        if facts.etag is None or facts.size is None or not _SHA256.fullmatch(facts.etag):
+            return None
+        return FileDigest(facts.etag, facts.size)
+
+    def pins(self, filenames: Iterable[str]) -> dict[str, FileDigest] | None:
+        """`pin` for several files at a time; None where one of them is not known."""
+        names = list(filenames)
+        with ThreadPoolExecutor(_PINS_AT_ONCE) as threads:
+            found = dict(zip(names, threads.map(self.pin, names), strict=True))
+        known = {name: pin for name, pin in found.items() if pin is not None}
+        return known if len(known) == len(names) else None
 
     def _fetch(self, filename: str) -> Path | None:
         with _explained(self._name, filename):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from shards.checkpoint.manifest import Manifest
-from shards.checkpoint.model_folder import read
+from shards.checkpoint.model_folder import exists, read
 from shards.errors import CheckpointError
 from shards.model.spec import ModelSpec, parse_config
 from shards.shown import shown
@@ -55,6 +55,18 @@ def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str,
         if not _is_plain(file_name):
             raise CheckpointError(f"{path}: {shown(file_name)} is not the plain name of a .safetensors file")
     return table
+
+
+def weight_files(folder: Path, manifest: Manifest | None = None) -> list[str]:
+    """The files that the weights are in, and the index where there is one. Raises `CheckpointError` without any.
+
+    As transformers has it, an index beside a whole file counts for nothing.
+    """
+    if exists(folder / SINGLE_NAME) or (manifest is not None and SINGLE_NAME in manifest.files):
+        return [SINGLE_NAME]
+    if exists(folder / INDEX_NAME):
+        return [INDEX_NAME, *sorted(set(read_weight_map(folder, manifest).values()))]
+    raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}")
 
 
 def _is_plain(name: object) -> bool:

@@ -1,23 +1,27 @@
-"""mesh.manifest.json: the sha256 of each file of a checkpoint, written by its creator, checked before use."""
+"""mesh.manifest.json: the sha256 of each file of a checkpoint, checked before use.
+
+Its creator writes it, or we do: from what a hub says of the files that were not downloaded, or by hashing those of a
+folder. What it says of the files that a model is made of is the model's identity.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.checkpoint.file_hashes import file_sha256
 from shards.checkpoint.model_folder import exists, find, opened, write
 from shards.errors import CheckpointError
 from shards.progress import Progress, silent
 
 MANIFEST_NAME = "mesh.manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
-_CHUNK = 4 << 20
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LISTED = (
     "config.json",
@@ -51,14 +55,30 @@ class Manifest:
 
     def check_bytes(self, name: str, data: bytes) -> None:
         """`check` on what was read of a file."""
-        self.check_open(io.BytesIO(data), name)
+        self._compare(name, digest_of(data))
 
     def check_open(self, file: BinaryIO, name: str, *, progress: Progress = silent) -> None:
-        """`check` on an open file, from its start; leaves it at its end, or a little after the size that is listed."""
+        """`check` on an open file, from its start; leaves it somewhere."""
+        self._compare(name, hash_file(file, name, progress, most=self.entry(name).size))
+
+    def entry(self, name: str) -> FileDigest:
+        """What is listed of a file. Raises `CheckpointError` where nothing is."""
         expected = self.files.get(name)
         if expected is None:
             raise CheckpointError(f"{name} is not listed in {MANIFEST_NAME}: remove it or write the manifest anew")
-        found = _hash(file, name, expected.size, progress)
+        return expected
+
+    def only(self, names: Iterable[str]) -> Manifest:
+        """What it says of these files. Raises `CheckpointError` where one is not listed."""
+        return Manifest({name: self.entry(name) for name in names})
+
+    def to_bytes(self) -> bytes:
+        """As a file that is the same wherever the files are."""
+        listed = {name: {"sha256": each.sha256, "size": each.size} for name, each in self.files.items()}
+        return (json.dumps({"files": listed}, indent=2, sort_keys=True) + "\n").encode()
+
+    def _compare(self, name: str, found: FileDigest) -> None:
+        expected = self.entry(name)
         if found != expected:
             raise CheckpointError(
                 f"{name} is not the file that {MANIFEST_NAME} lists (sha256 {found.sha256[:12]}… of "
@@ -70,8 +90,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The folder's manifest, or None where there is none. Raises `CheckpointError` when it is malformed."""
     path = folder / MANIFEST_NAME
     data = find(path, MAX_MANIFEST_BYTES)
-    if data is None:
-        return None
+    return None if data is None else parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, path: str = MANIFEST_NAME) -> Manifest:
+    """A manifest from its bytes; `path` is for messages. Raises `CheckpointError` when it is malformed."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -82,37 +105,48 @@ def read_manifest(folder: Path) -> Manifest | None:
     return Manifest({name: _digest(name, entry, path) for name, entry in listed.items()})
 
 
-def write_manifest(folder: Path, *, progress: Progress = silent) -> Path:
+def write_manifest(
+    folder: Path, weights: Mapping[str, FileDigest] | None = None, *, progress: Progress = silent
+) -> Path:
     """Hash the checkpoint's config, index, tokenizer and safetensors files into `mesh.manifest.json`.
 
-    Returns the manifest's path. Raises `CheckpointError` when the folder has no config.json or a file
-    cannot be read.
+    With `weights` the weight files are those, as somebody else describes them, whether they are here or not. Returns
+    the manifest's path. Raises `CheckpointError` when the folder has no config.json or a file cannot be read.
     """
     if not exists(folder / "config.json"):
         raise CheckpointError(f"{folder} has no config.json: it is not a checkpoint")
     paths = [folder / name for name in _LISTED if exists(folder / name)]
-    paths += sorted(folder.glob("*.safetensors"))
-    files: dict[str, dict[str, str | int]] = {}
+    if weights is None:
+        paths += sorted(folder.glob("*.safetensors"))
+    files = dict(weights or {})
     for path in paths:
         with opened(path) as file:
-            found = _hash(file, path.name, os.fstat(file.fileno()).st_size, progress)
-        files[path.name] = {"sha256": found.sha256, "size": found.size}
+            files[path.name] = hash_file(file, path.name, progress)
     manifest = folder / MANIFEST_NAME
-    write(manifest, (json.dumps({"files": files}, indent=2, sort_keys=True) + "\n").encode())
+    write(manifest, Manifest(files).to_bytes())
     return manifest
 
 
-def _hash(file: BinaryIO, name: str, total: int, progress: Progress) -> FileDigest:
-    hasher, done = hashlib.sha256(), 0
-    file.seek(0)
-    while done <= total and (chunk := file.read(_CHUNK)):  # one that is larger is none of ours however it goes on
-        hasher.update(chunk)
-        done += len(chunk)
-        progress(min(done, total), total, f"checking {name}")
-    return FileDigest(hasher.hexdigest(), done)
+def model_digest(name: str, manifest_sha256: str) -> str:
+    """A model's identity: sha256 in hex over its name and that of its manifest, as `Manifest.to_bytes` has it."""
+    hasher = hashlib.sha256(b"inference-mesh model 3\0")
+    for part in (name.encode(), manifest_sha256.encode()):
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return hasher.hexdigest()
 
 
-def _digest(name: str, entry: object, path: Path) -> FileDigest:
+def digest_of(data: bytes) -> FileDigest:
+    """What a file of these bytes must be."""
+    return FileDigest(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def hash_file(file: BinaryIO, name: str, progress: Progress, *, most: int | None = None) -> FileDigest:
+    """What an open file is; `most` is as `file_sha256` has it."""
+    total = os.fstat(file.fileno()).st_size if most is None else most
+    return FileDigest(*file_sha256(file, lambda done: progress(min(done, total), total, f"checking {name}"), most=most))
+
+
+def _digest(name: str, entry: object, path: str) -> FileDigest:
     if isinstance(entry, dict):
         sha256, size = entry.get("sha256"), entry.get("size")
         if isinstance(sha256, str) and _HEX.fullmatch(sha256) and type(size) is int and size >= 0:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
-from shards.checkpoint.manifest import MANIFEST_NAME
+from shards.checkpoint.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from shards.checkpoint.model_folder import exists
 from shards.checkpoint.names import tensors_of
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from shards.checkpoint.hub import HubModel
 
 SHIPPED = Path(__file__).parents[1] / "models"
 TOKENIZER_FILES = (
@@ -63,9 +68,12 @@ def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progre
     for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME):
         model.fetch(filename)
     indexed = model.fetch(INDEX_NAME)
+    if not exists(model.folder / MANIFEST_NAME):
+        _write_pins(model, indexed=indexed, progress=progress)
     if span is None:
         return model.folder
-    missing = None
+    manifest, missing = read_manifest(model.folder), None
+    indexed = indexed and (manifest is None or SINGLE_NAME not in manifest.files)
     for filename in _files_of(model.folder, span) if indexed else ():
         if not model.fetch(filename):  # an old index, whose files are gone
             missing = filename
@@ -78,6 +86,15 @@ def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progre
             "(transformers' save_pretrained does) or choose another copy of the model"
         )
     return model.folder
+
+
+def _write_pins(model: HubModel, *, indexed: bool, progress: Progress) -> None:
+    """A manifest by what the hub says of files that we may never download, so that all who have some agree on it."""
+    weights = model.pins([SINGLE_NAME])
+    if weights is None and indexed:
+        weights = model.pins(set(read_weight_map(model.folder).values()))
+    if weights is not None:
+        write_manifest(model.folder, weights, progress=progress)
 
 
 def _files_of(folder: Path, span: Span) -> list[str]:

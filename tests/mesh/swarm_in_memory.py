@@ -22,6 +22,7 @@ from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.stage.server import StageService
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from shards.checkpoint.folder import Checkpoint
+from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.model.loading import load_stage
 from shards.model.span import Span
 from tests.mesh.payment.money import Money
@@ -168,7 +169,7 @@ class MemorySwarm:
             vocab_size=spec.vocab_size,
             throughput=throughput,
             wire_dtype=WIRE_DTYPE,
-            files={name: FileDigest(*entry) for name, entry in self.files.hashes.items()},
+            files={MANIFEST_NAME: FileDigest(self.files.manifest.sha256, self.files.manifest.size)},
         )
 
     async def transport(self, peer: str) -> MemoryTransport:

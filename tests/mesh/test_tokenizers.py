@@ -14,7 +14,6 @@ from mesh.client import tokenizers
 from mesh.client.catalog import Offer
 from mesh.client.text_threads import AT_ONCE, TextThreads
 from mesh.client.tokenizers import MAX_KEPT, Tokenizers
-from mesh.discovery.records import FileDigest
 from mesh.errors import PeerFailed
 from shards.errors import TokenizerError, TokenizerLimit
 from tests.mesh.sample_record import sample_record
@@ -23,11 +22,8 @@ from tests.shards.hostile.tokenizers import tokenizer as files_of
 GOOD = {"tokenizer.json": files_of()}
 
 
-def offer(digest: str = "ab" * 32, **files: str) -> Offer:
-    record = replace(sample_record("peer"), digest=digest)
-    if files:
-        record = replace(record, files={name: FileDigest(sha, 10) for name, sha in files.items()})
-    return Offer("m", digest, (record,))
+def offer(digest: str = "ab" * 32) -> Offer:
+    return Offer("m", digest, (replace(sample_record("peer"), digest=digest),))
 
 
 class Fetch:
@@ -53,10 +49,10 @@ async def test_many_who_ask_at_once_share_one_fetch() -> None:
     assert fetch.asked == 1 and all(each is found[0] for each in found)
 
 
-async def test_other_files_under_one_digest_are_another_tokenizer() -> None:
+async def test_another_digest_is_another_tokenizer() -> None:
     fetch = Fetch(GOOD)
     kept = Tokenizers(fetch, TextThreads())
-    first, second = await kept.get(offer(one="1" * 64)), await kept.get(offer(one="2" * 64))
+    first, second = await kept.get(offer("12" * 32)), await kept.get(offer("34" * 32))
     assert first is not second and fetch.asked == 2
 
 

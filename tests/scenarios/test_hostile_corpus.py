@@ -34,7 +34,7 @@ from tests.guarded import guarded
 from tests.profile import LONG
 from tests.scenarios.corpus import chain_strings, prober
 from tests.scenarios.corpus.records import malformed, well_formed
-from tests.scenarios.corpus.strangers import Case, Stranger, publish, strangers
+from tests.scenarios.corpus.strangers import Case, Model, Stranger, publish, strangers
 from tests.scenarios.paid import LOOPBACK, PaidSwarm, paid_swarm
 from tests.shards.hostile import folders, templates, tokenizers
 
@@ -49,15 +49,12 @@ MAX_FOLDER_MEMORY = 1 << 30
 STATUS_SECONDS = 90.0
 ANSWER_SECONDS = 20.0
 CASE_SECONDS = 180.0
-SETTLED_SECONDS = 2.5
-"""So old is what the gateway knows of a model's files at most, while it is asked again and again."""
 RECORDS_SECONDS = 45.0
 FOLDERS_SECONDS = 240.0
 STRIDE = 1 if LONG else 3
 """Of tokenizers, templates and folders every so many-th: alone each of them is tried in tests/shards/hostile."""
 FOLDERS = list({**folders.SERVED, **folders.LOADED}.values())[::STRIDE]
 TALK = [{"role": "user", "content": "hi"}]
-PLAIN = Case("", "", {"tokenizer.json": tokenizers.tokenizer()}, "a", (0,))
 
 
 def cases() -> list[Case]:
@@ -147,7 +144,7 @@ class Scenario:
     strangers: list[Stranger]
     seen: Seen
     expected: list[int] = field(default_factory=list)
-    waiting: list[Case] = field(default_factory=cases)
+    waiting: list[Model] = field(default_factory=list)
 
     async def honest(self) -> None:
         """The honest model answers, token for token as always."""
@@ -184,22 +181,21 @@ class Scenario:
 
     async def play_all(self, stranger: Stranger) -> None:
         while self.waiting:
-            case = self.waiting.pop()
+            model = self.waiting.pop()
             async with asyncio.timeout(CASE_SECONDS):
-                await self.play(stranger, case)
-            self.seen.lived[case.kind] += 1
+                await self.play(stranger, model)
+            self.seen.lived[model.case.kind] += 1
             if not self.seen.half and len(self.waiting) <= self.seen.lived["tokenizers"] + self.seen.lived["templates"]:
                 self.seen.half = time.monotonic()
 
-    async def play(self, stranger: Stranger, case: Case) -> None:
-        """The gateway is asked for the stranger's model until it has answered with these files."""
-        stranger.case = case
+    async def play(self, stranger: Stranger, model: Model) -> None:
+        """The gateway is asked for the stranger's model until it has answered with its files."""
+        stranger.model, case = model, model.case
         with contextlib.suppress(MeshError):  # on a busy machine: it announces itself again in a moment
             await stranger.announce()
-        body: dict[str, Any] = {"model": stranger.model, "max_tokens": len(case.tokens), "temperature": 0}
+        body: dict[str, Any] = {"model": model.name, "max_tokens": len(case.tokens), "temperature": 0}
         path = "/chat/completions" if case.text is None else "/completions"
         body |= {"messages": TALK} if case.text is None else {"prompt": case.text}
-        await asyncio.sleep(SETTLED_SECONDS)
         while True:
             known = case.name in stranger.fetched
             answer = await self.http.post(path, json=body)
@@ -263,7 +259,7 @@ async def join_folders(folder: Path, peers: str, seen: Seen) -> None:
 async def scenario(folder: Path, client: StakingClient, swarm: PaidSwarm) -> AsyncIterator[Scenario]:
     """The honest provider and the gateway run, and the strangers are there."""
     seen = Seen()
-    numbers = await publish(client, STRANGERS)
+    models = await publish(client, cases())
     provider = await swarm.provider("ann", SHIPPED / MODEL, "0:8")
     gateway = await swarm.gateway("gate")
     pids = [gateway.process.pid, provider.process.pid]
@@ -280,12 +276,12 @@ async def scenario(folder: Path, client: StakingClient, swarm: PaidSwarm) -> Asy
             trust_env=False,
             limits=httpx.Limits(keepalive_expiry=1.0),
         ) as http,
-        strangers(client, faucet(1), numbers, swarm.address, PLAIN) as made,
+        strangers(client, faucet(1), models[:STRANGERS], swarm.address) as made,
     ):
         await swarm.until_complete(http, MODEL)
         try:
             async with probing(swarm.urls["gate"], pids, seen):
-                yield Scenario(swarm, http, made, seen)
+                yield Scenario(swarm, http, made, seen, waiting=models)
         finally:
             sys.stdout.write(f"\n{seen.summary()}\n")
         assert gateway.process.returncode is None and provider.process.returncode is None
@@ -309,7 +305,7 @@ async def test_everything_hostile_at_once_stops_nobody(tmp_path: Path) -> None:
                     announcing = tasks.create_task(all_.announce())
 
                     async def write() -> None:
-                        names = [each.model for each in all_.strangers]
+                        names = [each.model.name for each in all_.strangers]
                         seen.lived["chain strings"] = await chain_strings.write_all(client, gateways, names)
 
                     others = [tasks.create_task(write())]

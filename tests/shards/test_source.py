@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mesh.provider.model_files import read_model_files
 from shards.checkpoint import source
 from shards.checkpoint.folder import INDEX_NAME, SINGLE_NAME, Checkpoint
 from shards.checkpoint.manifest import MANIFEST_NAME, write_manifest
@@ -106,7 +108,27 @@ def test_without_a_span_no_weights_are_fetched(hub: Hub, tmp_path: Path) -> None
         hub.requests.clear()
         folder = Path(fetch(hub, tmp_path, name)["folder"])
         assert hub.fetched() == files
-        assert {path.name for path in folder.iterdir()} == files
+        assert {path.name for path in folder.iterdir()} == {*files, MANIFEST_NAME}
+
+
+@pytest.mark.parametrize("name", ["someone/sharded", "someone/single", "someone/stale", "someone/manifest"])
+def test_who_has_no_weights_yet_knows_the_same_model_as_who_has_them_all(hub: Hub, tmp_path: Path, name: str) -> None:
+    folder = Path(fetch(hub, tmp_path, name)["folder"])
+    assert not list(folder.glob("*.safetensors"))
+    whole = tmp_path / "whole"
+    shutil.copytree(hub.models[name], whole)
+    (whole / MANIFEST_NAME).unlink(missing_ok=True)
+    assert read_model_files("m", folder).digest == read_model_files("m", whole).digest
+
+
+def test_weights_that_are_not_those_that_the_hub_named_are_refused(hub: Hub, tmp_path: Path) -> None:
+    folder = Path(fetch(hub, tmp_path, "someone/single", "0:5")["folder"])
+    blob = (folder / SINGLE_NAME).resolve()
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"{SINGLE_NAME} is not the file that {MANIFEST_NAME} lists"):
+        Checkpoint.open(folder, span=Span(0, 5))
 
 
 def test_a_model_in_one_file_is_fetched_whole_and_reported(hub: Hub, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mesh.provider.model_files import read_model_files
-from shards.checkpoint.manifest import write_manifest
+from shards.checkpoint.manifest import MANIFEST_NAME, model_digest, parse_manifest, write_manifest
 from shards.errors import CheckpointError, TokenizerError
 from tests.shards.models import make_checkpoint
 
@@ -28,33 +28,52 @@ def digest(folder: Path, name: str = "m") -> str:
     return read_model_files(name, folder).digest
 
 
-def test_a_partial_download_has_the_digest_of_the_whole(whole: Path, copy: Path) -> None:
+def test_a_part_of_the_weights_has_the_digest_of_the_whole_if_a_manifest_says_what_the_others_are(
+    whole: Path, copy: Path
+) -> None:
+    write_manifest(copy)
     for path in sorted(copy.glob("*.safetensors"))[1:]:
         path.unlink()
     assert digest(copy) == digest(whole)
+    (copy / MANIFEST_NAME).unlink()
+    with pytest.raises(CheckpointError, match=f"only some of the weights .* no {MANIFEST_NAME} says"):
+        digest(copy)
 
 
-def test_name_config_and_manifest_each_change_the_digest(whole: Path, copy: Path) -> None:
-    seen = {digest(whole), digest(whole, "other")}
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}))
-    seen.add(digest(copy))
+def test_name_config_and_tokenizer_each_change_the_digest_and_a_manifest_does_not(whole: Path, copy: Path) -> None:
     write_manifest(copy)
-    seen.add(digest(copy))
+    assert digest(copy) == digest(whole)
+    (copy / MANIFEST_NAME).unlink()
+    seen = {digest(whole), digest(whole, "other")}
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps({**content, "unknown_to_us": 1}))
+        seen.add(digest(copy))
     assert len(seen) == 4
 
 
-def test_a_manifest_ties_the_digest_to_the_weights(copy: Path, tmp_path: Path) -> None:
-    write_manifest(copy)
+def test_two_trainings_of_one_config_are_two_models(whole: Path, tmp_path: Path) -> None:
     other = make_checkpoint(tmp_path / "other", "llama", max_shard_size="60KB", seed=1)
-    write_manifest(other)
-    assert digest(copy) != digest(other)
+    assert (other / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    assert digest(whole) != digest(other)
 
 
-def test_the_hashes_are_those_of_the_served_files(whole: Path) -> None:
+def test_files_that_the_model_is_not_made_of_change_nothing(whole: Path, copy: Path) -> None:
+    shutil.copyfile(next(copy.glob("*.safetensors")), copy / "consolidated.safetensors")
+    (copy / "README.md").write_text("hello")
+    assert digest(copy) == digest(whole)
+    write_manifest(copy)
+    assert digest(copy) == digest(whole)
+
+
+def test_the_digest_is_that_of_name_and_manifest_and_the_manifest_lists_every_file_that_is_served(whole: Path) -> None:
     files = read_model_files("m", whole)
-    assert files.hashes["tokenizer.json"][1] == (whole / "tokenizer.json").stat().st_size
-    assert set(files.hashes) == set(files.contents)
+    assert model_digest("m", files.manifest.sha256) == files.digest
+    listed = parse_manifest(files.contents[MANIFEST_NAME])
+    for name, data in files.contents.items():
+        if name != MANIFEST_NAME:
+            listed.check_bytes(name, data)
+    assert {path.name for path in whole.glob("*.safetensors")} < set(listed.files)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(copy: Path) -> None:

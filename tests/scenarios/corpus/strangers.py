@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from chain.client.staking import StakingClient
@@ -35,6 +34,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.paying import Hello, Welcome
+from shards.checkpoint.manifest import MANIFEST_NAME, Manifest, digest_of, model_digest
 from shards.model.span import Span
 from tests.scenarios.corpus.records import Signed
 
@@ -56,31 +56,53 @@ class Case:
     tokens: tuple[int, ...]
     """What its provider answers."""
 
+    def served(self) -> dict[str, bytes]:
+        """The files, with a manifest that lists them."""
+        listed = Manifest({name: digest_of(data) for name, data in self.files.items()})
+        return {**self.files, MANIFEST_NAME: listed.to_bytes()}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A stranger's model on the chain, which has a provider of the same id."""
+
+    name: str
+    number: int
+    case: Case
+
+    @property
+    def manifest(self) -> FileDigest:
+        found = digest_of(self.case.served()[MANIFEST_NAME])
+        return FileDigest(found.sha256, found.size)
+
+    @property
+    def digest(self) -> str:
+        return model_digest(self.name, self.manifest.sha256)
+
 
 @dataclass
 class Stranger:
-    """One stranger's provider: registered and staked, for a model of its own whose files change."""
+    """One stranger's node, which serves one hostile model after another."""
 
     node: Node
-    model: str
-    model_id: int
-    account: bytes
-    """Its binding."""
-    case: Case
+    bind: Callable[[str], bytes]
+    """Makes its binding to a provider's id."""
+    model: Model
     fetched: set[str] = field(default_factory=set)
     """Names of the cases whose tokenizer the gateway has fetched."""
     _sessions: dict[bytes, OpenSession] = field(default_factory=dict)
 
     @property
-    def digest(self) -> str:
-        return digest_of(self.model)
+    def case(self) -> Case:
+        return self.model.case
 
     async def announce(self) -> None:
         """The model as it is now."""
-        files = {name: FileDigest(sha256(data).hexdigest(), len(data)) for name, data in self.case.files.items()}
+        model = self.model
         record = ProviderRecord(
-            self.node.peer_id, self.model, self.digest, BLOCKS, Span(0, BLOCKS), "serving", 2048, 1 << 20,
-            throughput=100.0, maddrs=self.node.maddrs[:16], files=files, account=self.account,
+            self.node.peer_id, model.name, model.digest, BLOCKS, Span(0, BLOCKS), "serving", 2048, 1 << 20,
+            throughput=100.0, maddrs=self.node.maddrs[:16], files={MANIFEST_NAME: model.manifest},
+            account=self.bind(model.name),
         )  # fmt: skip
         await self.node.directory.announce(record)
 
@@ -102,11 +124,11 @@ class Stranger:
     def _answers(self, message: Message) -> list[tuple[Message, bytes]]:
         match message:
             case Hello():
-                return [(Welcome(self.model, self.model_id, CREDIT), b"")]
+                return [(Welcome(self.model.name, self.model.number, CREDIT), b"")]
             case FetchFile(request=request, name=name):
                 if name == "tokenizer.json":
                     self.fetched.add(self.case.name)
-                data = self.case.files.get(name)
+                data = self.case.served().get(name)
                 return [(FileData(request, "no such file" if data is None else None), data or b"")]
             case Ping(nonce=nonce):
                 return [(Pong(nonce), b"")]
@@ -153,49 +175,48 @@ class Stranger:
         return directory._node
 
 
-def digest_of(model: str) -> str:
-    """What a stranger says that its model's manifest is."""
-    return sha256(model.encode()).hexdigest()
-
-
-async def publish(client: StakingClient, count: int) -> dict[str, int]:
-    """Strangers' models on the chain, each with a provider of the same id; their numbers by name."""
-    numbers = {}
-    for number in range(count):
-        name = f"stranger-{number}"
+async def publish(client: StakingClient, cases: Sequence[Case]) -> list[Model]:
+    """A model on the chain for each case, with a provider of the same id."""
+    made: list[Model] = []
+    for number, case in enumerate(cases):
+        planned = Model(f"stranger-{number}", 0, case)
         result = await client.models.create_model(
-            name, bytes.fromhex(digest_of(name)), "", blocks=BLOCKS, price_per_token=PRICE, royalty_bps=0,
+            planned.name, bytes.fromhex(planned.digest), "", blocks=BLOCKS, price_per_token=PRICE, royalty_bps=0,
             model_stake_amount=STAKE,
         )  # fmt: skip
-        numbers[name] = int(result.event("ModelCreated").arguments.model_id)
-        await client.providers.register_and_stake(name, numbers[name], '{"url":"p2p:x"}')
-    return numbers
+        made.append(replace(planned, number=int(result.event("ModelCreated").arguments.model_id)))
+        await client.providers.register_and_stake(planned.name, made[-1].number, '{"url":"p2p:x"}')
+    return made
 
 
 @asynccontextmanager
 async def strangers(
-    client: StakingClient, account: Account, models: dict[str, int], peers: str, first: Case
+    client: StakingClient, account: Account, models: Sequence[Model], peers: str
 ) -> AsyncIterator[list[Stranger]]:
-    """A running provider for each of these models, which has nothing but the first case yet."""
+    """A running provider for each of these models, to begin with."""
     deployment = client.deployment
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         made: list[Stranger] = []
 
-        async def start(model: str, number: int) -> None:
+        async def start(model: Model) -> None:
             identity = Identity.generate()
             config = NodeConfig(identity, initial_peers=(peers,), direct_port=None)
             node = await stack.enter_async_context(Node(config))
             expires = int(time.time()) + 3600
-            binding = Binding(
-                "provider", model, deployment.chain_id, deployment.address("Settlement"), account.address,
-                identity.peer_id, expires,
-            )  # fmt: skip
-            stranger = Stranger(node, model, number, sign_binding(binding, identity, account), first)
+
+            def bind(provider: str) -> bytes:
+                binding = Binding(
+                    "provider", provider, deployment.chain_id, deployment.address("Settlement"), account.address,
+                    identity.peer_id, expires,
+                )  # fmt: skip
+                return sign_binding(binding, identity, account)
+
+            stranger = Stranger(node, bind, model)
             await node.transport.serve(CONTROL_PROTOCOL, stranger.serve)
             made.append(stranger)
 
-        for model, number in models.items():
-            await start(model, number)
+        for model in models:
+            await start(model)
         keeping = [tasks.create_task(stranger.keep()) for stranger in made]
         try:
             yield made
