@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from mesh.cli.console import emit, out
 from mesh.cli.paying import show_settlement
 from mesh.cli.tables import short
@@ -30,7 +32,7 @@ def show(event: JoinEvent, *, as_json: bool) -> None:
 
 def lines(event: JoinEvent) -> list[str]:
     """What a person wants to know of it, with rich's markup; nothing of settlement, which has its own way."""
-    from mesh.provider.events import Chose, Drained, Draining, Joined, Reached, Serving, Staked
+    from mesh.provider.events import Chose, Differs, Drained, Draining, Joined, Reached, Serving, Staked
 
     match event:
         case Joined(peer=peer, maddrs=maddrs):
@@ -46,6 +48,12 @@ def lines(event: JoinEvent) -> list[str]:
             return [
                 f"serving blocks [bold]{served_span}[/] in {used} on {where}: "
                 f"{speed:,.0f} tokens/s. Ctrl-C leaves the swarm."
+            ]
+        case Differs(model=named, peer=other, files=files):
+            what = escape(", ".join(files)) or "nothing that can be seen"
+            return [
+                f"[yellow]{short(other)} serves another model that is called {escape(named)}, and the two share no "
+                f"route.[/] Not alike: {what}. If they should be one, make the files alike; else join with --name."
             ]
         case Draining(sessions=sessions) if sessions:
             return [f"leaving: {sessions} sessions run still. Ctrl-C again goes at once."]
@@ -71,6 +79,7 @@ def read_event(values: dict[str, Any]) -> JoinEvent | None:
         events.Chose,
         events.Staked,
         events.Serving,
+        events.Differs,
         events.Draining,
         events.Drained,
     ):

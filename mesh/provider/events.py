@@ -77,4 +77,13 @@ class Drained:
     handed_over: int
 
 
-JoinEvent = Joined | Reached | Chose | Serving | Staked | Settlement | Draining | Drained
+@dataclass(frozen=True, slots=True)
+class Differs:
+    """A peer serves another model of our model's name: these files are not as ours are."""
+
+    model: str
+    peer: str
+    files: tuple[str, ...]
+
+
+JoinEvent = Joined | Reached | Chose | Serving | Differs | Staked | Settlement | Draining | Drained

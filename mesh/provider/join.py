@@ -20,6 +20,7 @@ from mesh.provider.announcer import Announcer, committed_and_claims
 from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
 from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
+from mesh.provider.namesakes import namesakes
 from mesh.provider.placement.rebalancer import Rebalancer
 from mesh.provider.planner.machine import free_bytes, growth, measure, stoppable
 from mesh.provider.stage.admission import AdmissionLimits
@@ -177,12 +178,22 @@ class _Provider:
         async with asyncio.TaskGroup() as tasks:
             if self._registration is not None:
                 tasks.create_task(self._settle(self._registration, tell))
+            tasks.create_task(self._look_for_namesakes(tell))
             while True:
                 tell(Chose(self._files.name, span, self._files.spec.n_blocks))
                 # The stage is handed over, so that nobody holds it any more when another takes its place.
                 span = await self._serve(await self._prepare(span, progress), span, tell)
                 await self._doors.shut()
                 gc.collect()
+
+    async def _look_for_namesakes(self, tell: Callable[[JoinEvent], None]) -> None:
+        """Once: whoever meant to serve the same model hears what is different."""
+        await self._has_served.wait()
+        try:
+            for found in await namesakes(self._files, self._node.directory, self._node.transport):
+                tell(found)
+        except MeshError as error:
+            logger.debug("nobody was asked for other models of our name: %s", error)
 
     async def _settle(self, registration: ChainRegistration, tell: Callable[[JoinEvent], None]) -> None:
         """Look after the money, from the first time we serve on and whatever blocks we serve later."""
