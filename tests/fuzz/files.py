@@ -12,11 +12,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from mesh.provider.namesakes import describe, differing_keys
 from shards.checkpoint.gguf_config import config_of, tensor_name
 from shards.checkpoint.gguf_header import GgufHead, read_head
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
 from shards.checkpoint.index import read_spec, read_weight_map
-from shards.checkpoint.manifest import Manifest, read_manifest
+from shards.checkpoint.manifest import Manifest, parse_manifest, read_manifest
 from shards.checkpoint.safetensors_header import ITEM_BYTES, TensorEntry, read_header
 from shards.checkpoint.source import SHIPPED
 from shards.errors import CheckpointError, TokenizerError, UnsupportedModel
@@ -164,6 +165,13 @@ def _map_wrong(sample: bytes, data: bytes, table: dict[str, str]) -> str | None:
 def _manifest(data: bytes) -> Manifest | None:
     (scratch() / "mesh.manifest.json").write_bytes(data)
     return read_manifest(scratch())
+
+
+def _compared(data: bytes) -> list[str]:
+    ours = (MODEL / "config.json").read_bytes()
+    assert all(isinstance(key, str) for key in differing_keys(ours, data))
+    theirs = parse_manifest(data)
+    return describe(parse_manifest((MODEL / "mesh.manifest.json").read_bytes()), theirs, {}, {})
 
 
 def _manifest_wrong(sample: bytes, data: bytes, manifest: Manifest) -> str | None:
@@ -319,6 +327,19 @@ def decoders() -> list[Decoder]:
             (CheckpointError,),
             _manifest_wrong,
             ("shards.checkpoint.manifest:read_manifest",),
+            mutate_json,
+        ),
+        Decoder(
+            "manifests of other models of one name",
+            lambda: [(MODEL / "mesh.manifest.json").read_bytes()],
+            _compared,
+            (CheckpointError,),
+            lambda sample, data, said: next((line for line in said if not line.isprintable() or len(line) > 200), None),
+            (
+                "shards.checkpoint.manifest:parse_manifest",
+                "mesh.provider.namesakes:_parse",
+                "mesh.provider.namesakes:differing_keys",
+            ),
             mutate_json,
         ),
         Decoder(

@@ -68,6 +68,7 @@ EXEMPT: Final = {
     "shards.sandbox.server:": "runs in the child; its memory and time are bounded",
     "shards.sandbox.fork_server:": "reads numbers from our own child",
     "shards.model.packing:": "takes zeroed memory of our own",
+    "shards.checkpoint.file_hashes:": "files that only we can write",
     "shards.training": "runs on a developer's own files",
     "chain.devnet": "a development chain takes no strangers",
     "chain.consensus:": "takes values, not bytes",
