@@ -12,8 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from shards.checkpoint.gguf_config import config_of, tensor_name
+from shards.checkpoint.gguf_config import config_of
 from shards.checkpoint.gguf_header import GgufHead, read_head
+from shards.checkpoint.gguf_names import tensor_name
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
 from shards.checkpoint.index import read_spec, read_weight_map
 from shards.checkpoint.manifest import Manifest, read_manifest
@@ -78,9 +79,9 @@ def _header_wrong(sample: bytes, data: bytes, entries: dict[str, TensorEntry]) -
 
 def _gguf(data: bytes) -> tuple[GgufHead, dict[str, Any]]:
     head = read_head(io.BytesIO(data), len(data), "model.gguf")
-    config = config_of(head, None)
+    config = config_of(head, {})
     for name in head.tensors:
-        tensor_name(name)
+        tensor_name(name, head.metadata["general.architecture"])
     tokenizer_of(head.metadata), settings_of(head.metadata), ends_of(head.metadata)
     return head, config
 
