@@ -135,7 +135,9 @@ def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig
         case "qwen3":
             return transformers.Qwen3Config(**{"head_dim": 20, **shape})
         case "gemma2":
-            return transformers.Gemma2Config(**{**_GEMMA, "attn_logit_softcapping": 8.0, **shape})
+            return transformers.Gemma2Config(
+                **{**_GEMMA, "attn_logit_softcapping": 8.0, "final_logit_softcapping": 3.0, **shape}
+            )
         case "gemma3":
             ropes = {
                 "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
@@ -165,10 +167,14 @@ def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig
 @torch.no_grad()
 def _scatter(model: transformers.PreTrainedModel) -> None:
     """Weights large enough that blocks, norms and biases all change what is said."""
+    # What is looked up is multiplied with this, and would say itself again and again.
+    scale = model.config.hidden_size**0.5 if model.config.model_type.startswith("gemma") else 1.0
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             embedding = "embed" in name or "lm_head" in name
             parameter.normal_(std=0.7 if embedding else 1.6 / parameter.shape[1] ** 0.5)
+            if "embed" in name:
+                parameter /= scale
         elif name.endswith("bias"):
             parameter.normal_(std=0.3)
         else:

@@ -40,7 +40,10 @@ ODD_SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "biased query-normed": ("qwen3", {"attention_bias": True}),
     "a gate with GELU": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     "gemma2 without caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
-    "gemma2 with a head of its own": ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
+    "gemma2 with a head of its own": (
+        "gemma2",
+        {"tie_word_embeddings": False, "attention_bias": True, "final_logit_softcapping": 30.0},
+    ),
     "gemma3 with capped logits": ("gemma3", {"final_logit_softcapping": 5.0, "attention_bias": True}),
     "gemma3 with windows everywhere": ("gemma3", {"sliding_window_pattern": 6, "sliding_window": 9}),
     "phi3 that turns half of each head": ("phi3", {"partial_rotary_factor": 0.5, "sliding_window": None}),
