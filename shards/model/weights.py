@@ -321,16 +321,16 @@ class _PackedReader(_Reader):
                     packer.weight(part, rows)
                 part += 1
         if bias:
-            biases = [self.read(f"{name}.bias", (sum(each),)).split(each) for name, each in _tensors(parts)]
-            for part, values in enumerate(itertools.chain.from_iterable(biases)):
+            biases = [self.read(f"{name}.bias", (sum(each),)) for name, each in _tensors(parts)]
+            for part, values in enumerate(torch.cat(biases).split_with_sizes(sizes)):
                 packer.bias(part, values)
         return packer.done()
 
-    def _rows(self, name: str, sizes: list[int], width: int, *, blocks: bool) -> tuple[torch.Tensor, ...]:
+    def _rows(self, name: str, sizes: list[int], width: int, *, blocks: bool) -> Sequence[torch.Tensor]:
         """A tensor's rows, cut into `sizes`; as they are stored where `blocks`."""
         if blocks:
-            return self._count(self._checkpoint.read_blocks(self.stored(name))).split(sizes)
-        return self.read(name, (sum(sizes), width)).split(sizes)
+            return self._count(self._checkpoint.read_blocks(self.stored(name))).split_with_sizes(sizes)
+        return self.read(name, (sum(sizes), width)).split_with_sizes(sizes)
 
     def _type(self, name: str) -> str:
         """How a tensor is stored: the name of its blocks, or nothing for plain floats."""
