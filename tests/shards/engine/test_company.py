@@ -90,9 +90,9 @@ def converse(model: StageModel, company: int, steps: int = STEPS) -> list[tuple[
     [
         ("llama", "float32", STEPS),
         ("llama", "bfloat16", STEPS),
-        ("gemma2", "float32", 120),
-        ("gemma3", "bfloat16", 120),
-        ("phi3", "float32", 120),
+        ("gemma2", "float32", 400),
+        ("gemma3", "bfloat16", 400),
+        ("phi3", "float32", 400),
     ],
 )
 def test_many_steps_give_the_same_bits_alone_and_beside_31_others(
