@@ -116,6 +116,20 @@ CONFIGS: tuple[dict[str, Any], ...] = (
         "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2,
         "rope_scaling": {"type": "linear", "factor": 2.0}, "tie_word_embeddings": False,
     },
+    {
+        "model_type": "gemma3", "eos_token_id": 1, "text_config": {
+            "model_type": "gemma3_text", "hidden_size": 48, "num_hidden_layers": 7, "intermediate_size": 80,
+            "head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 24, "sliding_window_pattern": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 10000.0,
+            "final_logit_softcapping": 30.0,
+        },
+    },
+    {
+        "model_type": "phi3", "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 5,
+        "intermediate_size": 80, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 64,
+        "max_position_embeddings": 512, "sliding_window": 32,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5, 2.0], "long_factor": [1.0, 3.0, 9.0]},
+    },
 )  # fmt: skip
 
 
@@ -300,6 +314,7 @@ def decoders() -> list[Decoder]:
             (
                 "shards.model.spec:parse_config",
                 "shards.model.native_config:parse_native",
+                "shards.model.rope_config:parse_rope",
                 "shards.checkpoint.index:read_spec",
             ),
             mutate_json,
