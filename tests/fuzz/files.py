@@ -31,7 +31,7 @@ from shards.text.fast import tokenizer_from_files
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.scratch import scratch
-from tests.shards.gguf_bytes import llama
+from tests.shards.gguf_bytes import small_model
 
 MODEL = SHIPPED / "tiny-python"
 
@@ -293,7 +293,13 @@ def decoders() -> list[Decoder]:
         ),
         Decoder(
             "GGUF heads",
-            lambda: [llama(), llama(llama__rope__scaling__type="linear", llama__rope__scaling__factor=2.0)],
+            lambda: [
+                small_model(),
+                small_model(rope__scaling__type="linear", rope__scaling__factor=2.0),
+                small_model("gemma2", attention__sliding_window=32, attn_logit_softcapping=50.0),
+                small_model("gemma3", attention__sliding_window=32, rope__freq_base_swa=10_000.0),
+                small_model("phi3", attention__sliding_window=0, rope__dimension_count=12),
+            ],
             _gguf,
             bad_file,
             _gguf_wrong,
