@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 FLOAT32, BFLOAT16, Q8_0, Q4, Q5, Q2K, Q3K, Q4K, Q5K, Q6K = range(10)
 MAX_ROPES = 2
-"""Rotary embeddings that the blocks of a model can have."""
+"""Rotary embeddings that the blocks of a model can have (`kRopes` of interface.h)."""
 
 
 class Matrix(Structure):
@@ -31,7 +31,7 @@ class Matrix(Structure):
 
 
 class BlockDesc(Structure):
-    """One block's weights and its keys and values."""
+    """One block's weights and its keys and values (this and what follows: interface.h)."""
 
     _fields_ = (
         ("attention_norm", c_void_p),

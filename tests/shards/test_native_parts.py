@@ -15,6 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
 from shards.model.attention import attend, attend_decode, group_decodes, window_of
+from shards.model.blocks import embedding_scale
 from shards.model.linear import Linear, can_pack
 from shards.model.native_config import LEAN_MODEL_TYPES, NativeConfig, parse_native
 from shards.model.norm import rms_norm
@@ -353,3 +354,15 @@ def test_a_packed_linear_layer_equals_a_plain_one(dtype: torch.dtype, bias: bool
         packed, plain = Linear(weight, offset)(x), F.linear(x, weight, offset)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(packed, plain, rtol=tolerance, atol=tolerance * 25)
+
+
+def test_embeddings_are_scaled_by_the_factor_as_transformers_rounds_it() -> None:
+    config = gemma3(hidden_size=3072)
+    assert embedding_scale(config, torch.float32) == pytest.approx(3072**0.5, rel=1e-7)
+    assert embedding_scale(config, torch.bfloat16) == 55.5
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.Gemma2Config(hidden_size=3072, num_hidden_layers=1, vocab_size=2, intermediate_size=1, head_dim=2),
+        dtype=torch.bfloat16,
+    ).model.embed_tokens
+    found = F.embedding(torch.tensor([1]), theirs.weight) * embedding_scale(config, torch.bfloat16)
+    assert torch.equal(found, theirs(torch.tensor([1])))
