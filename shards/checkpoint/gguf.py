@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from shards.checkpoint import names as tensor_names
-from shards.checkpoint.gguf_config import INTERLEAVED, ROPE_FACTORS, config_of, tensor_name
+from shards.checkpoint.gguf_config import CENTRED, INTERLEAVED, config_of
 from shards.checkpoint.gguf_header import GgufHead, GgufTensor, TensorType, read_head
+from shards.checkpoint.gguf_names import ROPE_TENSORS, tensor_name
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
 from shards.checkpoint.index import is_tied
 from shards.checkpoint.manifest import FileDigest, hash_file
@@ -37,8 +38,11 @@ class GgufCheckpoint:
         self.config = config
         self.spec: ModelSpec = parse_config(json.dumps(config))
         self._path, self._head, self._identity = path, head, known
-        self._tensors = {tensor_name(name): each for name, each in head.tensors.items() if name != ROPE_FACTORS}
+        kind = head.metadata["general.architecture"]
+        weights = {name: each for name, each in head.tensors.items() if name not in ROPE_TENSORS}
+        self._tensors = {tensor_name(name, kind): each for name, each in weights.items()}
         self._turned = config["model_type"] in INTERLEAVED
+        self._centred = config["model_type"] in CENTRED
 
     @classmethod
     def open(cls, path: Path, *, span: Span | None = None) -> GgufCheckpoint:
@@ -49,9 +53,9 @@ class GgufCheckpoint:
         with opened(path, buffering=1 << 20) as file:
             known = identity(file)
             head = read_head(file, known[1], str(path))
-        factors = head.tensors.get(ROPE_FACTORS)
-        rope = None if factors is None else _rope_factors(path, known, factors)
-        checkpoint = cls(path, head, config_of(head, rope), known)
+        tensors = {name: head.tensors[name] for name in ROPE_TENSORS if name in head.tensors}
+        factors = {name: _rope_factors(path, known, name, tensor) for name, tensor in tensors.items()}
+        checkpoint = cls(path, head, config_of(head, factors), known)
         if span is not None:
             checkpoint.check(span)
         return checkpoint
@@ -105,11 +109,15 @@ class GgufCheckpoint:
         return self._locate(name).nbytes
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor on the CPU; quantised ones in float32, exactly the numbers that their blocks stand for."""
+        """A tensor on the CPU; quantised ones in float32, exactly the numbers that their blocks stand for.
+
+        Norms are as transformers has them, Gemma's without the one that is added to them.
+        """
         tensor = self._locate(name)
         rows = self.read_blocks(name)
         if tensor.type.name in _FLOATS:
-            return rows.view(_FLOATS[tensor.type.name]).view(tensor.shape)
+            values = rows.view(_FLOATS[tensor.type.name]).view(tensor.shape)
+            return values - 1 if self._centred and name.endswith("norm.weight") else values
         return _widen(rows, tensor.type).view(tensor.shape)
 
     def read_blocks(self, name: str) -> torch.Tensor:
@@ -154,11 +162,11 @@ class GgufCheckpoint:
         return rows.view(heads, -1, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 
-def _rope_factors(path: Path, known: Identity, tensor: GgufTensor) -> list[float]:
+def _rope_factors(path: Path, known: Identity, name: str, tensor: GgufTensor) -> list[float]:
     if tensor.type.name != "F32" or tensor.nbytes > 1 << 16:
-        raise CheckpointError(f"{ROPE_FACTORS} must be a few float32 numbers")
+        raise CheckpointError(f"{name} must be a few float32 numbers")
     values = torch.empty(tensor.shape)
-    read_into(values.view(torch.uint8).numpy().data, path, known, tensor.begin, ROPE_FACTORS)
+    read_into(values.view(torch.uint8).numpy().data, path, known, tensor.begin, name)
     factors: list[float] = values.flatten().tolist()
     return factors
 

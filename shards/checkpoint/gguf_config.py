@@ -7,44 +7,34 @@ would be a wrong answer.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shards.checkpoint.gguf_header import GgufHead
+from shards.checkpoint.gguf_names import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.shown import shown
 
-ARCHITECTURES: Final[Mapping[str, str]] = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+ARCHITECTURES: Final[Mapping[str, tuple[str, str]]] = {
+    "llama": ("llama", "LlamaForCausalLM"),
+    "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    "gemma2": ("gemma2", "Gemma2ForCausalLM"),
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
+    "phi3": ("phi3", "Phi3ForCausalLM"),
 }
-"""What is read, by the file's `general.architecture`, which is also transformers' model_type."""
+"""What is read, by the file's `general.architecture`: transformers' model_type and class."""
 
-ROPE_FACTORS: Final = "rope_freqs.weight"
 INTERLEAVED: Final = frozenset({"llama"})
-"""Architectures whose queries and keys are stored for rotation of neighbours; transformers rotates halves."""
+"""Model types whose queries and keys are stored for rotation of neighbours; transformers rotates halves."""
+CENTRED: Final = frozenset({"gemma2", "gemma3_text"})
+"""Model types whose norms are stored with the one that transformers adds to them."""
 
-_OUTSIDE: Final = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-_INSIDE: Final = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_BLOCK_NAME: Final = re.compile(r"blk\.(0|[1-9]\d{0,4})\.(\w+)\.(weight|bias)")
+_GEMMAS: Final = ("gemma2", "gemma3")
+_WIDE_HEADS: Final = {"gemma2": 46, "gemma3": 62}
+"""Blocks of the models (of 27B) whose attention scores are divided by the root of hidden size over heads, not of the
+head's size. Files do not say by which: llama.cpp goes by this, too."""
+_FULL_EVERY: Final = {"gemma2": 2, "gemma3": 6}
 _SCALING_IGNORED: Final = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length"})
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "expert_count": (0,),
@@ -62,19 +52,8 @@ _LLAMA3: Final = (1.0, 4.0, 8192)
 """Low and high frequency factor and old context of every Llama 3: the file has only what follows from them."""
 
 
-def tensor_name(name: str) -> str:
-    """transformers' name of a tensor. Raises `UnsupportedModel` for one that we do not know."""
-    match = _BLOCK_NAME.fullmatch(name)
-    if match and match[2] in _INSIDE:
-        return f"model.layers.{match[1]}.{_INSIDE[match[2]]}.{match[3]}"
-    stem, _, kind = name.rpartition(".")
-    if stem in _OUTSIDE and kind == "weight":
-        return f"{_OUTSIDE[stem]}.weight"
-    raise UnsupportedModel(f"the file has a tensor {name!r}, which no model has that is read from GGUF files")
-
-
-def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str, Any]:
-    """config.json of a file; `rope_factors` are the values of its `rope_freqs.weight`, where it has that tensor.
+def config_of(head: GgufHead, factors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """config.json of a file; `factors` are the values of those `ROPE_TENSORS` that it has.
 
     Raises `UnsupportedModel` for an architecture or option that is not read, `CheckpointError` for a missing value.
     """
@@ -93,13 +72,14 @@ def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str,
     head_dim = fields.count("attention.key_length", max(1, hidden // heads))
     if fields.count("attention.value_length", head_dim) != head_dim:
         raise UnsupportedModel("keys and values of different sizes are not read from GGUF files")
-    if fields.count("rope.dimension_count", head_dim) != head_dim:
+    turned = fields.count("rope.dimension_count", head_dim)
+    if kind != "phi3" and turned != head_dim:
         raise UnsupportedModel("rotation of a part of each head is not read from GGUF files")
     tokens = head.metadata.get("tokenizer.ggml.tokens")
     vocab = fields.count("vocab_size", len(tokens) if isinstance(tokens, list) else None)
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[kind]],
-        "model_type": kind,
+        "architectures": [ARCHITECTURES[kind][1]],
+        "model_type": ARCHITECTURES[kind][0],
         "hidden_act": "silu",
         "hidden_size": hidden,
         "intermediate_size": fields.count("feed_forward_length"),
@@ -110,21 +90,81 @@ def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str,
         "max_position_embeddings": fields.count("context_length"),
         "vocab_size": vocab,
         "tie_word_embeddings": "output.weight" not in head.tensors,
-        "rope_parameters": _rope(fields, rope_factors, head_dim),
         "dtype": "float32",
     }
     if kind != "qwen2":
         config["head_dim"] = head_dim
-    if kind in ("llama", "qwen3"):
+    if kind in ("llama", "qwen3", *_GEMMAS):
         config["attention_bias"] = "blk.0.attn_q.bias" in head.tensors
     if kind == "llama":
         config["mlp_bias"] = "blk.0.ffn_gate.bias" in head.tensors
+    if kind == "phi3":
+        config |= _phi3(fields, factors, head_dim, turned, config["max_position_embeddings"])
+    elif set(factors) & {SHORT_FACTORS, LONG_FACTORS}:
+        raise UnsupportedModel(f"the file has {SHORT_FACTORS}, which is read of phi3 only: take the safetensors")
+    else:
+        config["rope_parameters"] = _rope(fields, factors.get(ROPE_FACTORS), head_dim)
+    if kind in _GEMMAS:
+        config |= _gemma(fields, kind, config)
     for name, key in (("bos", "bos_token_id"), ("eos", "eos_token_id"), ("pad", "padding_token_id")):
         value = head.metadata.get(f"tokenizer.ggml.{key}")
         if value is not None:
             config[f"{name}_token_id"] = value
     fields.finish()
     return config
+
+
+def _gemma(fields: _Fields, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What Gemma 2 and 3 have beside what all have; where a file says nothing, llama.cpp's defaults."""
+    wide = config["hidden_size"] // config["num_attention_heads"]
+    every = fields.count("attention.sliding_window_pattern", _FULL_EVERY[kind])
+    if kind == "gemma2" and every != _FULL_EVERY[kind]:
+        raise UnsupportedModel(f"a gemma2 with a window in all but every {every} blocks is not read from GGUF files")
+    theta = config["rope_parameters"]["rope_theta"]
+    found: dict[str, Any] = {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": wide if config["num_hidden_layers"] == _WIDE_HEADS[kind] else config["head_dim"],
+        "sliding_window": fields.count("attention.sliding_window", 4096 if kind == "gemma2" else None),
+        "final_logit_softcapping": fields.number("final_logit_softcapping", 30.0) if kind == "gemma2" else None,
+        "attn_logit_softcapping": fields.number("attn_logit_softcapping", 50.0) if kind == "gemma2" else None,
+    }
+    if kind == "gemma3":
+        found["sliding_window_pattern"] = every
+        if fields.has("final_logit_softcapping"):
+            found["final_logit_softcapping"] = fields.number("final_logit_softcapping")
+        local = {"rope_type": "default", "rope_theta": fields.number("rope.freq_base_swa", 10_000.0)}
+        found["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}
+    elif fields.number("rope.freq_base_swa", theta) != theta:
+        raise UnsupportedModel("a gemma2 with two rotary bases is not read from GGUF files: take the safetensors")
+    return found
+
+
+def _phi3(
+    fields: _Fields, factors: Mapping[str, Sequence[float]], head_dim: int, turned: int, context: int
+) -> dict[str, Any]:
+    part = turned / head_dim
+    if not 0 < part <= 1 or int(head_dim * part) != turned:
+        raise CheckpointError(f"the file's phi3.rope.dimension_count of {turned} does not fit heads of {head_dim}")
+    rope: dict[str, Any] = {"rope_theta": fields.number("rope.freq_base", 10_000.0), "partial_rotary_factor": part}
+    window = None
+    if fields.has("attention.sliding_window") and not fields.drop("attention.sliding_window", 0):
+        window = fields.count("attention.sliding_window")
+    found: dict[str, Any] = {"sliding_window": window}
+    if ROPE_FACTORS in factors:
+        raise UnsupportedModel(f"a phi3 with {ROPE_FACTORS} is not read from GGUF files: take the safetensors")
+    if not factors:
+        return found | {"rope_parameters": {"rope_type": "default", **rope}}
+    if set(factors) != {SHORT_FACTORS, LONG_FACTORS}:
+        raise CheckpointError(f"the file has only one of {SHORT_FACTORS} and {LONG_FACTORS}")
+    fields.drop("rope.scaling.type", "longrope")
+    rope |= {
+        "rope_type": "longrope",
+        "short_factor": list(factors[SHORT_FACTORS]),
+        "long_factor": list(factors[LONG_FACTORS]),
+        "attention_factor": fields.number("rope.scaling.attn_factor", 1.0),
+    }
+    original = fields.count("rope.scaling.original_context_length", context)
+    return found | {"rope_parameters": rope, "original_max_position_embeddings": original}
 
 
 def _rope(fields: _Fields, factors: Sequence[float] | None, head_dim: int) -> dict[str, Any]:
@@ -163,6 +203,16 @@ class _Fields:
         prefix = f"{kind}."
         self._kind = kind
         self._left = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
+
+    def has(self, name: str) -> bool:
+        return name in self._left
+
+    def drop(self, name: str, value: object) -> bool:
+        """True where the file says just this of `name`, which is then done with."""
+        found = name in self._left and self._left[name] == value
+        if found:
+            del self._left[name]
+        return found
 
     def count(self, name: str, default: int | None = None) -> int:
         value = self._left.pop(name, default)

@@ -21,6 +21,9 @@ _SPLITS: Final[Mapping[str, str]] = {
 _OWN_SPLIT: Final = frozenset({"default", "gpt-2", "smollm"})
 """Those that part words as GPT-2 does, the last one with every digit by itself."""
 _SPACE: Final = "▁"
+_KEEPS_SPACES: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+"""Of Phi-3's tokens that are found in a text as they are written: the others take the spaces after them along. No file
+says so, which llama.cpp makes good in the same way."""
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
         case _:
             raise UnsupportedModel(f"the file's tokenizer is of kind {shown(kind)}: only gpt2 and llama are read")
     added = {number: types[number] for number in range(len(tokens)) if types[number] in (_UNKNOWN, _CONTROL, _USER)}
+    strips = kind == "llama" and metadata.get("general.architecture") == "phi3"
     return {
         "version": "1.0",
         "truncation": None,
@@ -50,7 +54,7 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
                 "content": tokens[number],
                 "single_word": False,
                 "lstrip": False,
-                "rstrip": False,
+                "rstrip": strips and tokens[number] not in _KEEPS_SPACES,
                 "normalized": False,
                 "special": kind_of != _USER,
             }

@@ -44,15 +44,30 @@ def window_of(start: int, n: int, window: int | None, device: torch.device) -> A
     return AttentionWindow(n, first, end, causal=False, mask=mask)
 
 
-def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: AttentionWindow) -> torch.Tensor:
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: AttentionWindow,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> torch.Tensor:
     """Attention of `query` [n, heads, head_dim] over the window's `keys` and `values` [kv_heads, length, head_dim].
 
     Each key-value head serves heads / kv_heads consecutive heads (Ainslie et al., "GQA", 2023). Keys and values are
-    not repeated: the key-value heads take the batch's place. Returns [n, heads * head_dim].
+    not repeated: the key-value heads take the batch's place. Scores are multiplied by `scale`, or divided by the root
+    of head_dim, and with a `cap` s they become s * tanh(score / s). Returns [n, heads * head_dim].
     """
     n, heads, dim = query.shape
     kv_heads = keys.shape[0]
     grouped = query.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
+    if cap is not None:
+        mask = window.mask
+        if window.causal:
+            mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril()
+        mixed = _attend_capped(grouped, keys, values, mask, scale or dim**-0.5, cap)
+        return mixed.permute(2, 0, 1, 3).reshape(n, heads * dim)
     shape = (kv_heads, heads // kv_heads, window.end - window.first, dim)
     result = F.scaled_dot_product_attention(
         grouped,
@@ -60,6 +75,7 @@ def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window
         values[:, None].expand(shape),
         attn_mask=window.mask,
         is_causal=window.causal,
+        scale=scale,
     )
     return result.permute(2, 0, 1, 3).reshape(n, heads * dim)
 
@@ -103,10 +119,38 @@ def group_decodes(
     return found
 
 
-def attend_decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def attend_decode(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> torch.Tensor:
     """Attention of one token of each session: `query` [sessions, heads, head_dim], `keys` and `values` [sessions,
-    kv_heads, length, head_dim]. The heads of a group take the place of query positions. Returns [sessions, heads *
-    head_dim]."""
+    kv_heads, length, head_dim], `scale` and `cap` as for `attend`. The heads of a group take the place of query
+    positions. Returns [sessions, heads * head_dim]."""
     sessions, heads, dim = query.shape
     grouped = query.view(sessions, keys.shape[1], heads // keys.shape[1], dim)
-    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(sessions, heads * dim)
+    if cap is not None:
+        mixed = _attend_capped(grouped.unsqueeze(3), keys, values, mask.unsqueeze(1), scale or dim**-0.5, cap)
+        return mixed.reshape(sessions, heads * dim)
+    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).reshape(
+        sessions, heads * dim
+    )
+
+
+def _attend_capped(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
+) -> torch.Tensor:
+    """Attention of `query` [..., kv_heads, group, n, head_dim] over [..., kv_heads, length, head_dim], with scores
+    capped in float32 before what `mask` [..., n, length] hides is taken out: torch's own attention has no such step.
+    """
+    *outer, group, n, dim = query.shape
+    scores = (query.reshape(*outer, group * n, dim) @ keys.transpose(-1, -2)).float().mul_(scale / cap)
+    scores = scores.tanh_().mul_(cap).view(*outer, group, n, -1)
+    if mask is not None:
+        scores.masked_fill_(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1).to(values.dtype).view(*outer, group * n, -1)
+    return (weights @ values).view(*outer, group, n, dim)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from shards.model.native_config import NativeConfig
 from shards.model.span import Span
 
 
@@ -41,3 +42,8 @@ class Blocks(Protocol):
 
     def run(self, rows: Rows) -> torch.Tensor:
         """Hidden states [n, hidden_size], or float32 logits [len(wanted), vocab_size]."""
+
+
+def embedding_scale(config: NativeConfig, dtype: torch.dtype) -> float:
+    """What embeddings are multiplied by: rounded to the compute dtype, as Gemma was trained and transformers does."""
+    return float(torch.tensor(config.embedding_scale, dtype=dtype))

@@ -1,4 +1,4 @@
-"""The native path: Llama, Mistral, Qwen2 and Qwen3 blocks over packed tokens of many sessions."""
+"""The native path: blocks of Llama, Mistral, Qwen, Gemma and Phi-3 over packed tokens of many sessions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NativeStage:
         self.device = device
         self.dtype = dtype
         self.numerics = f"{str(dtype).removeprefix('torch.')}/{device.type}/{blocks.kernels}"
-        self.longest = spec.context_length
+        self.longest = min(spec.context_length, config.longest or spec.context_length)
         self.shares_pages = True
         self.page_bytes = blocks.page_bytes
         self._config = config
@@ -63,8 +63,8 @@ class NativeStage:
         """One pass over a micro-batch (see `StageModel.forward`).
 
         Raises `BadActivation` when a piece's input is malformed, and `CapacityExceeded` when it is longer than its
-        pages; then no page has been written. The results are inference tensors: change them in place only under
-        `torch.inference_mode`.
+        pages, or than positions are encoded for; then no page has been written. The results are inference tensors:
+        change them in place only under `torch.inference_mode`.
         """
         if not pieces:
             return []
@@ -77,6 +77,8 @@ class NativeStage:
         for piece, size in zip(pieces, sizes, strict=True):
             if piece.start + size > len(piece.pages) * PAGE:
                 raise CapacityExceeded(f"{piece.start} + {size} tokens exceed {len(piece.pages)} pages")
+            if self._config.longest is not None and piece.start + size > self._config.longest:
+                raise CapacityExceeded(f"{piece.start} + {size} tokens exceed the model's {self.longest}")
         starts, tables = [piece.start for piece in pieces], [piece.pages for piece in pieces]
         if span.end < self._config.n_blocks:
             return list(self._blocks.run(Rows(span, x, starts, sizes, tables, None)).split_with_sizes(sizes))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
+from ctypes import c_void_p
 
 import torch
 
-from shards.model.blocks import Rows
-from shards.model.native_config import NativeConfig
+from shards.model.blocks import Rows, embedding_scale
+from shards.model.native_config import ACTIVATIONS, NativeConfig
 from shards.model.packing import PackedLinear
 from shards.model.pages import PagePool
 from shards.model.rope import RotaryTable
 from shards.model.span import Span
 from shards.model.stage import PAGE
 from shards.model.weights import SpanWeights
-from shards.native.library import BFLOAT16, FLOAT32, Batch, BlockDesc, Library, Matrix, StageDesc
+from shards.native.library import BFLOAT16, FLOAT32, MAX_ROPES, Batch, BlockDesc, Library, Matrix, StageDesc
 
 _NO_MATRIX = Matrix(panels=None, bias=None, inputs=0, outputs=0, type=FLOAT32)
 
@@ -47,7 +48,9 @@ class NativeBlocks:
         self._span = span
         self._weights = weights
         self._dtype = dtype
-        self._rope = RotaryTable(config.rope, config.head_dim, torch.device("cpu"), torch.float32)
+        cpu = torch.device("cpu")
+        ropes = dict.fromkeys(config.rope_of(block) for block in span)
+        self._ropes = {rope: RotaryTable(rope, config.head_dim, cpu, torch.float32) for rope in ropes}
         self._release: Callable[[], object] | None = None
         self.allocate(0)
 
@@ -70,7 +73,7 @@ class NativeBlocks:
         count = sum(rows.sizes)
         config = self._config
         longest = max(start + size for start, size in zip(rows.starts, rows.sizes, strict=True))
-        cosines, sines = self._rope.halves(longest)
+        angles = [table.halves(longest) for table in self._ropes.values()]
         tokens = rows.x.contiguous() if rows.span.start == 0 else None
         hidden = torch.empty(count, config.hidden_size) if tokens is not None else rows.x.float().contiguous()
         if tokens is None and hidden.data_ptr() == rows.x.data_ptr():
@@ -92,8 +95,8 @@ class NativeBlocks:
             piece_start=starts.data_ptr(),
             tables=tables.data_ptr(),
             table_start=table_start.data_ptr(),
-            cosines=cosines.data_ptr(),
-            sines=sines.data_ptr(),
+            cosines=(c_void_p * MAX_ROPES)(*(cosines.data_ptr() for cosines, _ in angles)),
+            sines=(c_void_p * MAX_ROPES)(*(sines.data_ptr() for _, sines in angles)),
             wanted=len(wanted),
             wanted_rows=wanted.data_ptr(),
             logits=logits.data_ptr(),
@@ -105,13 +108,16 @@ class NativeBlocks:
         """The C structure; it points into tensors that this object keeps."""
         config, weights = self._config, self._weights
         blocks = (BlockDesc * len(self._span))()
+        ropes = list(self._ropes)
         for index, (number, block) in enumerate(zip(self._span, weights.blocks, strict=True)):
             norms = block.qk_norm
             blocks[index] = BlockDesc(
                 attention_norm=block.attention_norm.data_ptr(),
-                query_norm=None if norms is None else norms.data_ptr(),
+                query_norm=_address(norms),
                 key_norm=None if norms is None else norms[config.n_heads].data_ptr(),
+                attention_out_norm=_address(block.attention_out_norm),
                 mlp_norm=block.mlp_norm.data_ptr(),
+                mlp_out_norm=_address(block.mlp_out_norm),
                 qkv=(Matrix * 3)(*(each.matrix() for each in block.qkv)),
                 qkv_parts=len(block.qkv),
                 o=block.o.matrix(),
@@ -120,6 +126,7 @@ class NativeBlocks:
                 keys=self._pool.keys[index].data_ptr(),
                 values=self._pool.values[index].data_ptr(),
                 window=config.windows[number] or 0,
+                rope=ropes.index(config.rope_of(number)),
             )
         embedding = weights.embedding
         return StageDesc(
@@ -132,14 +139,24 @@ class NativeBlocks:
             blocks=len(self._span),
             cache_type=_type(self._dtype),
             rounds_inputs=self._rounds_inputs,
+            rotary_dim=config.rope.rotary_dim or config.head_dim,
+            activation=ACTIVATIONS.index(config.activation),
             eps=config.rms_eps,
+            attention_scale=config.attention_scale,
+            score_cap=config.score_cap or 0.0,
+            logit_cap=config.logit_cap or 0.0,
+            embedding_scale=embedding_scale(config, self._dtype),
             block=blocks,
-            final_norm=None if weights.final_norm is None else weights.final_norm.data_ptr(),
+            final_norm=_address(weights.final_norm),
             head=_matrix(weights.head),
-            embedding=None if embedding is None else embedding.data_ptr(),
+            embedding=_address(embedding),
             embedding_type=FLOAT32 if embedding is None else _type(embedding.dtype),
             table=_matrix(weights.table or weights.head),
         )
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _matrix(linear: PackedLinear | None) -> Matrix:

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.model.config_fields import count, flag, number
+from shards.model.rope_config import RopeConfig, parse_rope
 from shards.model.spec import ModelSpec
 from shards.shown import shown
 
-LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+"""And the text part of `gemma3`, which is of type `gemma3_text`."""
+ACTIVATIONS: Final = ("silu", "gelu_pytorch_tanh")
 MAX_BLOCKS = 4096
 _DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 _DEFAULT_WINDOW = 4096
-_DEFAULT_THETA = 10_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Llama 3.1's rotary scaling: long wavelengths are stretched by `factor`, short ones are kept."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary position embedding: frequencies theta^(-2i/d), over `linear_factor`, or as Llama 3.1 scales."""
-
-    theta: float
-    linear_factor: float = 1.0
-    llama3: Llama3Scaling | None = None
+_GEMMAS: Final = ("gemma2", "gemma3_text")
+_GEMMA: Final[Mapping[str, Any]] = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "tie_word_embeddings": True,
+}
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "gemma2": {**_GEMMA, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
+    "gemma3_text": _GEMMA,
+    "phi3": {"rms_norm_eps": 1e-5, "sliding_window": None},
+}
+"""What transformers' config classes say where a config leaves it out, beside what is common to most."""
+_GEMMA2_PATTERN, _GEMMA3_PATTERN = 2, 6
+"""Every so many blocks one has no window."""
 
 
 @dataclass(frozen=True, slots=True)
 class NativeConfig:
-    """The shape and options of one Llama-like model; `windows` has a block's attention window, or None."""
+    """The shape and options of one Llama-like model; `windows` has a block's attention window, or None.
+
+    The options of Gemma and Phi-3 are off unless a config says otherwise.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -56,6 +59,38 @@ class NativeConfig:
     mlp_bias: bool
     qk_norm: bool
     tied: bool
+    local_rope: RopeConfig | None = None
+    """The rotary embedding of blocks with a window, where it is another one."""
+    activation: str = "silu"
+    """The gate's, one of `ACTIVATIONS`."""
+    query_scalar: float | None = None
+    """Attention scores are divided by its root; None: by that of `head_dim`."""
+    score_cap: float | None = None
+    """Attention scores s become cap * tanh(s / cap)."""
+    logit_cap: float | None = None
+    """So do logits."""
+    embedding_scale: float = 1.0
+    """Embeddings are multiplied by this, rounded to the compute dtype."""
+    centred_norms: bool = False
+    """Norms multiply by 1 + weight, in float32."""
+    output_norms: bool = False
+    """What attention and MLP give is normed before it is added."""
+    fused_names: bool = False
+    """The checkpoint holds queries, keys and values as one tensor, and gate and up."""
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention scores are multiplied by."""
+        return float((self.query_scalar or self.head_dim) ** -0.5)
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a session for which positions are encoded the same way throughout; None: no limit."""
+        return None if self.rope.long is None else self.rope.long.original_context
+
+    def rope_of(self, block: int) -> RopeConfig:
+        """A block's rotary embedding."""
+        return self.rope if self.local_rope is None or self.windows[block] is None else self.local_rope
 
 
 def parse_native(spec: ModelSpec) -> NativeConfig:
@@ -64,43 +99,84 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
     Defaults are those of transformers' config classes. Raises `UnsupportedModel` for any other model or
     option (the adapter may serve it) and `CheckpointError` for values that make no sense.
     """
-    raw, kind = spec.raw, spec.model_type
+    kind, raw = _text_part(spec)
     if kind not in LEAN_MODEL_TYPES:
         raise UnsupportedModel(f"the native path has no {kind}")
     if spec.n_blocks > MAX_BLOCKS:
         raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
-    if raw.get("quantization_config"):
+    if raw.get("quantization_config") or spec.raw.get("quantization_config"):
         raise UnsupportedModel("the native path has no quantised weights")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"the native path has no activation {shown(raw['hidden_act'])}")
-    n_heads = _count(raw, "num_attention_heads", 32)
-    n_kv_heads = _count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
+    raw = {**_DEFAULTS.get(kind, {}), **raw}
+    activation = raw.get("hidden_activation" if kind in _GEMMAS else "hidden_act", "silu")
+    if activation not in ACTIVATIONS:
+        raise UnsupportedModel(f"the native path has no activation {shown(activation)}")
+    n_heads = count(raw, "num_attention_heads", 32)
+    n_kv_heads = count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
     default_dim = 128 if kind == "qwen3" else max(1, spec.hidden_size // n_heads)
-    head_dim = default_dim if kind == "qwen2" else _count(raw, "head_dim", default_dim)
+    head_dim = default_dim if kind == "qwen2" else count(raw, "head_dim", default_dim)
     if n_heads % n_kv_heads:
         raise CheckpointError(f"config.json: {n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
     if head_dim % 2:
         raise CheckpointError(f"config.json: rotary embedding needs an even head_dim, got {head_dim}")
     if kind == "qwen2" and "head_dim" in raw and raw["head_dim"] not in (None, default_dim):
         raise UnsupportedModel("the native path has no qwen2 with a head_dim of its own")
-    attention_bias = kind in ("llama", "qwen3") and _flag(raw, "attention_bias")
-    return NativeConfig(
+    attention_bias = kind in ("llama", "qwen3", *_GEMMAS) and flag(raw, "attention_bias")
+    rope, local_rope = parse_rope(raw, kind, head_dim=head_dim, context_length=spec.context_length)
+    config = NativeConfig(
         hidden_size=spec.hidden_size,
-        intermediate_size=_count(raw, "intermediate_size", None),
+        intermediate_size=count(raw, "intermediate_size", None),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
         vocab_size=spec.vocab_size,
         n_blocks=spec.n_blocks,
-        rms_eps=_number(raw, "rms_norm_eps", 1e-6),
-        rope=_rope(raw, spec.context_length),
+        rms_eps=number(raw, "rms_norm_eps", 1e-6),
+        rope=rope,
         windows=_windows(raw, kind, spec.n_blocks),
         qkv_bias=kind == "qwen2" or attention_bias,
         o_bias=attention_bias,
-        mlp_bias=kind == "llama" and _flag(raw, "mlp_bias"),
-        qk_norm=kind == "qwen3",
-        tied=_flag(raw, "tie_word_embeddings"),
+        mlp_bias=kind == "llama" and flag(raw, "mlp_bias"),
+        qk_norm=kind in ("qwen3", "gemma3_text"),
+        tied=flag(raw, "tie_word_embeddings"),
+        local_rope=local_rope,
+        activation=activation,
+        fused_names=kind == "phi3",
     )
+    return _gemma(config, raw, kind) if kind in _GEMMAS else config
+
+
+def _gemma(config: NativeConfig, raw: Mapping[str, Any], kind: str) -> NativeConfig:
+    """What Gemma 2 and 3 do that others do not."""
+    if flag(raw, "use_bidirectional_attention"):
+        raise UnsupportedModel("the native path has no attention to later tokens")
+    score_cap = _cap(raw, "attn_logit_softcapping")
+    if score_cap is not None and kind == "gemma3_text":  # transformers' fast attention leaves it away, its slow one not
+        raise UnsupportedModel("the native path has no gemma3_text with attn_logit_softcapping")
+    return replace(
+        config,
+        query_scalar=number(raw, "query_pre_attn_scalar", None),
+        score_cap=score_cap,
+        logit_cap=_cap(raw, "final_logit_softcapping"),
+        embedding_scale=config.hidden_size**0.5,
+        centred_norms=True,
+        output_norms=True,
+    )
+
+
+def _text_part(spec: ModelSpec) -> tuple[str, Mapping[str, Any]]:
+    """The model type and the config of what reads and writes text, for Gemma 3 also where the model sees."""
+    inner = spec.raw.get("text_config")
+    if spec.model_type != "gemma3" or not isinstance(inner, dict):
+        return spec.model_type, spec.raw
+    if inner.get("model_type", "gemma3_text") != "gemma3_text":
+        raise UnsupportedModel(f"the native path has no gemma3 whose text part is {shown(inner['model_type'])}")
+    if isinstance(spec.raw.get("tie_word_embeddings"), bool):
+        inner = {**inner, "tie_word_embeddings": spec.raw["tie_word_embeddings"]}
+    return "gemma3_text", inner
+
+
+def _cap(raw: Mapping[str, Any], name: str) -> float | None:
+    return None if raw.get(name) is None else number(raw, name, None)
 
 
 def _is_null(raw: Mapping[str, Any], kind: str) -> bool:
@@ -108,54 +184,24 @@ def _is_null(raw: Mapping[str, Any], kind: str) -> bool:
     return kind not in _DEFAULT_KV_HEADS or "num_key_value_heads" in raw
 
 
-def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
-    # transformers 5 writes rope_parameters; before, there were rope_theta and rope_scaling.
-    settings = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"config.json: rope settings must be an object, got {shown(settings)}")
-    theta = _number(settings, "rope_theta", _number(raw, "rope_theta", _DEFAULT_THETA))
-    if settings.get("partial_rotary_factor", raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
-        raise UnsupportedModel("the native path has no partial rotary embedding")
-    match settings.get("rope_type", settings.get("type", "default")):
-        case "default" | None:
-            return RopeConfig(theta)
-        case "linear":
-            return RopeConfig(theta, linear_factor=_number(settings, "factor", None))
-        case "llama3":
-            original = settings.get("original_max_position_embeddings", context_length)
-            if type(original) is not int or original < 1:
-                raise CheckpointError(f"config.json: {shown(original)} is no original_max_position_embeddings")
-            scaling = Llama3Scaling(
-                factor=_number(settings, "factor", None),
-                low_freq_factor=_number(settings, "low_freq_factor", None),
-                high_freq_factor=_number(settings, "high_freq_factor", None),
-                original_context=original,
-            )
-            if scaling.low_freq_factor >= scaling.high_freq_factor:
-                raise CheckpointError("config.json: low_freq_factor must be below high_freq_factor")
-            return RopeConfig(theta, llama3=scaling)
-        case other:
-            raise UnsupportedModel(f"the native path has no rotary embedding of type {shown(other)}")
-
-
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
-    if kind == "llama" or (kind != "mistral" and not _flag(raw, "use_sliding_window")):
+    if kind == "llama" or (kind in ("qwen2", "qwen3") and not flag(raw, "use_sliding_window")):
         return (None,) * n_blocks
     window = raw.get("sliding_window", _DEFAULT_WINDOW)
     if window is None:
+        if kind in _GEMMAS:
+            raise UnsupportedModel(f"the native path has no {kind} without a sliding_window")
         return (None,) * n_blocks
     if type(window) is not int or window < 1:
         raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {shown(window)}")
-    if kind == "mistral":
-        if raw.get("layer_types") is not None:
-            raise UnsupportedModel("the native path has no mistral with layer_types")
-        return (window,) * n_blocks
     types = raw.get("layer_types")
+    if kind in ("mistral", "phi3"):
+        if types is not None:
+            raise UnsupportedModel(f"the native path has no {kind} with layer_types")
+        return (window,) * n_blocks
     if types is None:
-        from_block = raw.get("max_window_layers", 28)
-        if type(from_block) is not int:
-            raise CheckpointError(f"config.json: max_window_layers must be an integer, got {shown(from_block)}")
-        types = ["sliding_attention" if block >= from_block else "full_attention" for block in range(n_blocks)]
+        slides = _qwen_slides if kind in ("qwen2", "qwen3") else _gemma_slides
+        types = ["sliding_attention" if each else "full_attention" for each in slides(raw, kind, n_blocks)]
     if not isinstance(types, list) or len(types) < n_blocks:
         raise CheckpointError("config.json: layer_types must have an entry for every block")
     if not all(item in ("full_attention", "sliding_attention") for item in types):
@@ -163,29 +209,13 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     return tuple(window if item == "sliding_attention" else None for item in types[:n_blocks])
 
 
-def _count(raw: Mapping[str, Any], name: str, default: int | None) -> int:
-    value = raw.get(name)
-    if value is None:
-        value = default
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise CheckpointError(f"config.json: {name} must be a positive integer, got {shown(value)}")
-    return value
+def _qwen_slides(raw: Mapping[str, Any], kind: str, n_blocks: int) -> list[bool]:
+    from_block = raw.get("max_window_layers", 28)
+    if type(from_block) is not int:
+        raise CheckpointError(f"config.json: max_window_layers must be an integer, got {shown(from_block)}")
+    return [block >= from_block for block in range(n_blocks)]
 
 
-def _number(raw: Mapping[str, Any], name: str, default: float | None) -> float:
-    value = raw.get(name)
-    if value is None:
-        value = default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise CheckpointError(f"config.json: {name} must be a positive number, got {shown(value)}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise CheckpointError(f"config.json: {name} is larger than any number that we compute with") from None
-
-
-def _flag(raw: Mapping[str, Any], name: str) -> bool:
-    value = raw.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise CheckpointError(f"config.json: {name} must be true or false, got {shown(value)}")
-    return bool(value)
+def _gemma_slides(raw: Mapping[str, Any], kind: str, n_blocks: int) -> list[bool]:
+    pattern = count(raw, "sliding_window_pattern", _GEMMA3_PATTERN) if kind == "gemma3_text" else _GEMMA2_PATTERN
+    return [(block + 1) % pattern != 0 for block in range(n_blocks)]

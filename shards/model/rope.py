@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from shards.model.native_config import Llama3Scaling, RopeConfig
+from shards.model.rope_config import Llama3Scaling, RopeConfig
 
 _FIRST_POSITIONS = 512
 
@@ -18,22 +18,24 @@ class RotaryTable:
     """
 
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._frequencies = inverse_frequencies(config, head_dim).to(device)
+        turned = config.rotary_dim or head_dim
+        self._frequencies = inverse_frequencies(config, turned).to(device)
+        self._magnitude = 1.0 if config.long is None else config.long.magnitude
         self._dtype = dtype
         self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._cos = self._sin = torch.empty(0, 1, head_dim, device=device, dtype=dtype)
+        self._cos = self._sin = torch.empty(0, 1, turned, device=device, dtype=dtype)
 
     def at(self, positions: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cos, sin), each [n, 1, head_dim], for int64 `positions` [n], all below `longest`.
+        """(cos, sin), each [n, 1, rotary_dim], for int64 `positions` [n], all below `longest`.
 
-        Both repeat for the second half of a head; `sin` is negative in the first half, as `rotate` needs it.
+        Both repeat for the second half of what is turned; `sin` is negative in the first half, as `rotate` needs it.
         """
         if longest > self._cos.shape[0]:
             self._grow(longest)
         return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
 
     def halves(self, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contiguous (cos, sin) [at least `longest`, head_dim / 2], as the native kernels read them."""
+        """Contiguous (cos, sin) [at least `longest`, rotary_dim / 2], as the native kernels read them."""
         if longest > self._cos.shape[0]:
             self._grow(longest)
         if self._halves is None or self._halves[0].shape[0] != self._cos.shape[0]:
@@ -45,19 +47,24 @@ class RotaryTable:
         size = max(_FIRST_POSITIONS, 1 << (longest - 1).bit_length())
         places = torch.arange(size, device=self._frequencies.device, dtype=torch.float32)
         angles = torch.outer(places, self._frequencies)[:, None]
-        cos, sin = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+        cos, sin = ((part * self._magnitude).to(self._dtype) for part in (angles.cos(), angles.sin()))
         self._cos, self._sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`x` [n, heads, head_dim] turned by the angles of `RotaryTable.at`."""
+    """`x` [n, heads, head_dim] turned by the angles of `RotaryTable.at`, as far as these go."""
+    turned = cos.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turned], cos, sin), x[..., turned:]), dim=-1)
     left, right = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((right, left), dim=-1), sin)
 
 
-def inverse_frequencies(config: RopeConfig, head_dim: int) -> torch.Tensor:
-    """Radians per position, float32 [head_dim / 2]."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+def inverse_frequencies(config: RopeConfig, rotary_dim: int) -> torch.Tensor:
+    """Radians per position, float32 [rotary_dim / 2]."""
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+    if config.long is not None:
+        return 1.0 / (torch.tensor(config.long.factors) * config.theta**exponents)
     frequencies = 1.0 / config.theta**exponents
     if config.llama3 is not None:
         return _stretch(frequencies, config.llama3)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.shown import shown
+
+_GEMMA3: Final = {"vocab_size": 262_208, "max_position_embeddings": 131_072}
+_DEFAULTS: Final[Mapping[str, Mapping[str, int]]] = {
+    "gemma2": {"vocab_size": 256_000, "max_position_embeddings": 8192},
+    "gemma3": _GEMMA3,
+    "gemma3_text": _GEMMA3,
+    "phi3": {"vocab_size": 32_064, "max_position_embeddings": 4096},
+}
+"""What transformers' config classes say where a published config leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ def parse_config(text: str | bytes) -> ModelSpec:
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise CheckpointError("config.json names no model_type")
     inner = raw.get("text_config")
-    shape = inner if isinstance(inner, dict) else raw
+    shape = {**_DEFAULTS.get(raw["model_type"], {}), **(inner if isinstance(inner, dict) else raw)}
     return ModelSpec(
         model_type=raw["model_type"],
         n_blocks=_positive(shape, "num_hidden_layers", "n_layer", "num_layers"),

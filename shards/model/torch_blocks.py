@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from shards.model.attention import AttentionWindow, DecodeRows, attend, attend_decode, group_decodes, window_of
-from shards.model.blocks import Rows
+from shards.model.blocks import Rows, embedding_scale
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
 from shards.model.norm import rms_norm
@@ -52,7 +52,9 @@ class TorchBlocks:
         self._weights = weights
         self._device = device
         self._dtype = dtype
-        self._rope = RotaryTable(config.rope, config.head_dim, device, dtype)
+        ropes = {config.rope_of(block) for block in span}
+        self._ropes = {rope: RotaryTable(rope, config.head_dim, device, dtype) for rope in ropes}
+        self._embedding_scale = embedding_scale(config, dtype)
         self.allocate(0)
 
     def allocate(self, pages: int) -> None:
@@ -71,12 +73,14 @@ class TorchBlocks:
         x = self._embed(rows.x) if rows.span.start == 0 else rows.x.to(device=self._device, dtype=self._dtype)
         positions = torch.cat([torch.arange(a, a + n) for a, n in zip(starts, sizes, strict=True)])
         longest = max(a + n for a, n in zip(starts, sizes, strict=True))
-        angles = self._rope.at(positions.to(self._device), longest)
+        positions = positions.to(self._device)
+        angles = {rope: table.at(positions, longest) for rope, table in self._ropes.items()}
         tables = [torch.tensor(pages, dtype=torch.int64, device=self._device) for pages in rows.pages]
         slots = self._pool.slots(tables, starts, sizes)
         sights = {width: self._sight(rows, tables, width) for width in {self._config.windows[b] for b in rows.span}}
         for block in rows.span:
-            x = self._block(x, block, slots, sights[self._config.windows[block]], angles)
+            sight = sights[self._config.windows[block]]
+            x = self._block(x, block, slots, sight, angles[self._config.rope_of(block)])
         return x if rows.wanted is None else self._logits(x, rows.wanted)
 
     def _sight(self, rows: Rows, tables: Sequence[torch.Tensor], width: int | None) -> Sight:
@@ -98,7 +102,8 @@ class TorchBlocks:
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         assert self._weights.embedding is not None  # spans from block 0 were loaded with it
-        return F.embedding(tokens.to(self._device), self._weights.embedding)
+        x = F.embedding(tokens.to(self._device), self._weights.embedding)
+        return x if self._embedding_scale == 1 else x * self._embedding_scale
 
     def _block(
         self,
@@ -111,6 +116,7 @@ class TorchBlocks:
         own = block - self._span.start
         weights = self._weights.blocks[own]
         config = self._config
+        scale, cap = config.attention_scale, config.score_cap
         (fused,) = weights.qkv
         qkv = fused(self._norm(x, weights.attention_norm))
         heads = qkv.view(x.shape[0], config.n_heads + 2 * config.n_kv_heads, config.head_dim)
@@ -123,13 +129,19 @@ class TorchBlocks:
         seen = torch.empty_like(query).flatten(1)
         for row, table, window in sight.prompts:
             keys, values = self._pool.read(own, table, window.first, window.end)
-            seen[row : row + window.n] = attend(query[row : row + window.n], keys, values, window)
+            seen[row : row + window.n] = attend(query[row : row + window.n], keys, values, window, scale=scale, cap=cap)
         for decode in sight.decodes:
             keys, values = self._pool.read_many(own, decode.tables, decode.mask)
-            seen[decode.rows] = attend_decode(query[decode.rows], keys, values, decode.mask)
-        x = x + weights.o(seen)
+            seen[decode.rows] = attend_decode(query[decode.rows], keys, values, decode.mask, scale=scale, cap=cap)
+        x = x + self._branch(weights.o(seen), weights.attention_out_norm)
         gate, up = weights.gate_up(self._norm(x, weights.mlp_norm)).chunk(2, dim=-1)
-        return x + weights.down(F.silu(gate) * up)
+        return x + self._branch(weights.down(self._activated(gate) * up), weights.mlp_out_norm)
+
+    def _branch(self, x: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
+        return x if norm is None else self._norm(x, norm)
+
+    def _activated(self, gate: torch.Tensor) -> torch.Tensor:
+        return F.silu(gate) if self._config.activation == "silu" else F.gelu(gate, approximate="tanh")
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, weight, self._config.rms_eps)
@@ -139,4 +151,6 @@ class TorchBlocks:
             return torch.empty(0, self._config.vocab_size, device=self._device)
         assert self._weights.head is not None and self._weights.final_norm is not None  # as for the embedding
         chosen = x if len(wanted) == x.shape[0] else x[torch.tensor(wanted, device=self._device)]
-        return self._weights.head(self._norm(chosen, self._weights.final_norm)).float()
+        logits = self._weights.head(self._norm(chosen, self._weights.final_norm)).float()
+        cap = self._config.logit_cap
+        return logits if cap is None else (logits / cap).tanh_().mul_(cap)

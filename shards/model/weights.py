@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 L = TypeVar("L")
 L_co = TypeVar("L_co", covariant=True)
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_INPUT_NORMS = ("input_layernorm", "post_attention_layernorm")
+_SANDWICH_NORMS = ("input_layernorm", "pre_feedforward_layernorm")
+_OUTPUT_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+"""Gemma calls the norm after attention what others call the one before the MLP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,9 @@ class BlockWeights(Generic[L]):
     mlp_norm: torch.Tensor
     gate_up: L
     down: L
+    attention_out_norm: torch.Tensor | None = None
+    mlp_out_norm: torch.Tensor | None = None
+    """Of what attention and MLP give, before it is added to the hidden states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ def load_span(
     blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
     if not last:
         return SpanWeights(blocks, table, None, None)
-    final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
+    final_norm = reader.norm("model.norm", config.hidden_size, centred=config.centred_norms)
     if not config.tied:
         head = Linear(reader.matrix("lm_head.weight", vocabulary))
     elif table is not None:
@@ -107,7 +114,7 @@ def load_packed_span(
     blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
     final_norm, head = None, None
     if last:
-        final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
+        final_norm = reader.norm("model.norm", config.hidden_size, centred=config.centred_norms)
         name = "model.embed_tokens" if config.tied else "lm_head"
         head = reader.linear([(name, config.vocab_size)], config.hidden_size, bias=False)
     if reader.widened:
@@ -118,41 +125,62 @@ def load_packed_span(
 class _Layers(Protocol[L_co]):
     """What a block is read with."""
 
-    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor of exactly `shape`."""
+    def norm(self, name: str, width: int, *, centred: bool) -> torch.Tensor:
+        """A norm's weight [width]; where `centred`, one is added in float32, and it stays in that."""
 
     def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
         """The same linear layers, in runs of those that can be stacked."""
 
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> L_co:
-        """The linear layers `parts` (name, outputs), all over `width` inputs, stacked into one."""
+        """The linear layers `parts` (name, outputs), all over `width` inputs, stacked into one.
+
+        Neighbours of one name lie in one tensor, one after another.
+        """
 
 
 def _load_block(reader: _Layers[L], config: NativeConfig, prefix: str) -> BlockWeights[L]:
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+
+    def norm(name: str, width: int = hidden) -> torch.Tensor:
+        return reader.norm(f"{prefix}{name}", width, centred=config.centred_norms)
+
     qk_norm = None
     if config.qk_norm:
         rows = [
-            reader.matrix(f"{prefix}self_attn.{name}_norm.weight", (config.head_dim,)).expand(heads, -1)
+            norm(f"self_attn.{name}_norm", config.head_dim).expand(heads, -1)
             for name, heads in (("q", config.n_heads), ("k", config.n_kv_heads))
         ]
         qk_norm = torch.cat(rows)
-    qkv = [(f"{prefix}self_attn.{name}_proj", size) for name, size in (("q", q), ("k", kv), ("v", kv))]
+    attention_norm, mlp_norm = map(norm, _SANDWICH_NORMS if config.output_norms else _INPUT_NORMS)
+    attention_out_norm, mlp_out_norm = map(norm, _OUTPUT_NORMS) if config.output_norms else (None, None)
+    projections = ("qkv", "qkv", "qkv") if config.fused_names else ("q", "k", "v")
+    qkv = [(f"{prefix}self_attn.{name}_proj", size) for name, size in zip(projections, (q, kv, kv), strict=True)]
     return BlockWeights(
-        attention_norm=reader.matrix(f"{prefix}input_layernorm.weight", (hidden,)),
+        attention_norm=attention_norm,
         qkv=[reader.linear(parts, hidden, bias=config.qkv_bias) for parts in reader.alike(qkv)],
         qk_norm=qk_norm,
         o=reader.linear([(f"{prefix}self_attn.o_proj", hidden)], q, bias=config.o_bias),
-        mlp_norm=reader.matrix(f"{prefix}post_attention_layernorm.weight", (hidden,)),
+        mlp_norm=mlp_norm,
         gate_up=reader.linear(
-            [(f"{prefix}mlp.{name}_proj", inner) for name in ("gate", "up")],
+            [
+                (f"{prefix}mlp.{name}_proj", inner)
+                for name in (("gate_up",) * 2 if config.fused_names else ("gate", "up"))
+            ],
             hidden,
             bias=config.mlp_bias,
             halves=True,
         ),
         down=reader.linear([(f"{prefix}mlp.down_proj", hidden)], inner, bias=config.mlp_bias),
+        attention_out_norm=attention_out_norm,
+        mlp_out_norm=mlp_out_norm,
     )
+
+
+def _tensors(parts: Sequence[tuple[str, int]]) -> list[tuple[str, list[int]]]:
+    """The layers of a stack by the tensor that holds them: its name, and the outputs of each."""
+    runs = itertools.groupby(parts, key=lambda part: part[0])
+    return [(name, [size for _, size in run]) for name, run in runs]
 
 
 class _Reader:
@@ -165,9 +193,14 @@ class _Reader:
         self._done, self._total = 0, checkpoint.nbytes(span)
 
     def stored(self, name: str) -> str:
-        """The checkpoint's name of a tensor: one that was saved without its head has no `model.` before the others."""
+        """The checkpoint's name of a tensor.
+
+        One that was saved without its head has no `model.` before the others; one of a model that also sees says
+        `language_model.` before those that are for text, after that or before it.
+        """
         short = name.removeprefix("model.")
-        return short if name not in self._checkpoint and short in self._checkpoint else name
+        names = (name, short, f"model.language_model.{short}", f"language_model.{name}")
+        return next((each for each in names if each in self._checkpoint), name)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         found = self._checkpoint.shape(self.stored(name))
@@ -183,6 +216,11 @@ class _Reader:
         self.check(name, shape)
         stored = self.stored(name)
         return self._count(self._checkpoint.read(stored), self._checkpoint.stored_bytes(stored))
+
+    def check_parts(self, parts: Sequence[tuple[str, int]], width: int) -> None:
+        """`check` the weights of stacked layers over `width` inputs."""
+        for name, sizes in _tensors(parts):
+            self.check(f"{name}.weight", (sum(sizes), width))
 
     def _count(self, tensor: torch.Tensor, nbytes: int | None = None) -> torch.Tensor:
         self._done += tensor.nbytes if nbytes is None else nbytes
@@ -203,17 +241,22 @@ class _TorchReader(_Reader):
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self.read(name, shape).to(device=self._device, dtype=self._dtype)
 
+    def norm(self, name: str, width: int, *, centred: bool) -> torch.Tensor:
+        if not centred:
+            return self.matrix(f"{name}.weight", (width,))
+        return self.read(f"{name}.weight", (width,)).to(self._device, torch.float32) + 1.0
+
     def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
         return [list(parts)]
 
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> Linear:
         outputs = sum(size for _, size in parts)
-        for name, size in parts:
-            self.check(f"{name}.weight", (size, width))  # before a large allocation
+        self.check_parts(parts, width)  # before a large allocation
         weight = torch.empty(outputs, width, device=self._device, dtype=self._dtype)
         offset = torch.empty(outputs, device=self._device, dtype=self._dtype) if bias else None
         row = 0
-        for name, size in parts:
+        for name, sizes in _tensors(parts):
+            size = sum(sizes)
             weight[row : row + size] = self.read(f"{name}.weight", (size, width))
             if offset is not None:
                 offset[row : row + size] = self.read(f"{name}.bias", (size,))
@@ -234,8 +277,9 @@ class _PackedReader(_Reader):
         self.widened: set[str] = set()
         """Types of blocks for which there is no kernel."""
 
-    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return self.read(name, shape).float()
+    def norm(self, name: str, width: int, *, centred: bool) -> torch.Tensor:
+        weight = self.read(f"{name}.weight", (width,)).float()
+        return weight + 1.0 if centred else weight
 
     def table(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | PackedLinear:
         """An embedding, as it is kept."""
@@ -250,9 +294,8 @@ class _PackedReader(_Reader):
         return [list(run) for _, run in runs]
 
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> PackedLinear:
+        self.check_parts(parts, width)  # before a large allocation
         names, sizes = [f"{name}.weight" for name, _ in parts], [size for _, size in parts]
-        for name, size in zip(names, sizes, strict=True):
-            self.check(name, (size, width))  # before a large allocation
         kernel = self._kernel(names)
         packer: LinearPacker | QuantisedPacker
         if kernel is None:
@@ -269,15 +312,25 @@ class _PackedReader(_Reader):
             packer = QuantisedPacker(
                 sizes, width, panel=self._panel, bias=bias, whole_panels=halves, memory=self._memory
             )
-        for part, (name, size) in enumerate(parts):
-            if isinstance(packer, QuantisedPacker):
-                rows = self._count(self._checkpoint.read_blocks(self.stored(f"{name}.weight")))
-                packer.weight(part, rows, self._type(f"{name}.weight"))
-            else:
-                packer.weight(part, self.read(f"{name}.weight", (size, width)))
-            if bias:
-                packer.bias(part, self.read(f"{name}.bias", (size,)))
+        part = 0
+        for name, together in _tensors(parts):
+            for rows in self._rows(f"{name}.weight", together, width, blocks=kernel is not None):
+                if isinstance(packer, QuantisedPacker):
+                    packer.weight(part, rows, self._type(f"{name}.weight"))
+                else:
+                    packer.weight(part, rows)
+                part += 1
+        if bias:
+            biases = [self.read(f"{name}.bias", (sum(each),)) for name, each in _tensors(parts)]
+            for part, values in enumerate(torch.cat(biases).split_with_sizes(sizes)):
+                packer.bias(part, values)
         return packer.done()
+
+    def _rows(self, name: str, sizes: list[int], width: int, *, blocks: bool) -> Sequence[torch.Tensor]:
+        """A tensor's rows, cut into `sizes`; as they are stored where `blocks`."""
+        if blocks:
+            return self._count(self._checkpoint.read_blocks(self.stored(name))).split_with_sizes(sizes)
+        return self.read(name, (sum(sizes), width)).split_with_sizes(sizes)
 
     def _type(self, name: str) -> str:
         """How a tensor is stored: the name of its blocks, or nothing for plain floats."""

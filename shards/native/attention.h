@@ -58,7 +58,7 @@ template <class T> struct ValuePages {
 
 // Rows `[0, rows)` are the `group` heads of consecutive tokens from position `start`.
 struct AttentionTile {
-  const float *query;    // [rows][dim], already over the root of head_dim
+  const float *query;    // [rows][dim], already scaled
   float *scores;         // [rows][score_stride], scratch
   float *out;            // [rows][round_up(dim, kLanes)]
   int64_t rows, group, start, dim, score_stride;
@@ -66,6 +66,7 @@ struct AttentionTile {
   const int32_t *table;  // the session's pages
   int64_t page_stride;   // elements from one page to the next
   float *wide;           // [kWidePages][kPage][dim], scratch
+  float cap;             // of scores, softly; or 0
 };
 
 MESH_INLINE int64_t first_seen(int64_t position, int64_t window) {
@@ -73,11 +74,15 @@ MESH_INLINE int64_t first_seen(int64_t position, int64_t window) {
 }
 
 // Scores of one row become probabilities: over those that it sees, others 0. `first_page` is where scores begin.
-inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_t position, int64_t window) {
+inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_t position, int64_t window,
+                        float cap) {
   const int64_t low = first_seen(position, window), begin = low / kPage, end = position / kPage + 1;
   float *own = scores + (begin - first_page) * kPage;
   for (float *at = scores; at < own; at += kPage) store(at, all(0.0f));
   for (float *at = scores + (end - first_page) * kPage; at < scores + pages * kPage; at += kPage) store(at, all(0.0f));
+  if (cap != 0.0f)
+    for (int64_t page = 0; page < end - begin; page++)
+      store(own + page * kPage, soft_cap(load(own + page * kPage), cap));
   const float none = -__builtin_inff();
   for (int64_t p = begin * kPage; p < low; p++) scores[p - first_page * kPage] = none;
   for (int64_t p = position + 1; p < end * kPage; p++) scores[p - first_page * kPage] = none;
@@ -159,7 +164,8 @@ template <class T> inline void attend(const AttentionTile &tile, const T *keys, 
     }
   }
   for (int64_t row = 0; row < tile.rows; row++)
-    softmax_row(tile.scores + row * tile.score_stride, first_page, pages, tile.start + row / tile.group, tile.window);
+    softmax_row(tile.scores + row * tile.score_stride, first_page, pages, tile.start + row / tile.group, tile.window,
+                tile.cap);
   const int64_t depth = last + 1 - first_page * kPage;
   if (!widens) return mix(tile, tile.scores, depth, values, table, tile.page_stride, true);
   for (int64_t page = 0; page < pages; page += kWidePages) {

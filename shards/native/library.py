@@ -14,6 +14,8 @@ from shards.native.build import NativeUnavailable, built_library
 logger = logging.getLogger(__name__)
 
 FLOAT32, BFLOAT16, Q8_0, Q4, Q5, Q2K, Q3K, Q4K, Q5K, Q6K = range(10)
+MAX_ROPES = 2
+"""Rotary embeddings that the blocks of a model can have (`kRopes` of interface.h)."""
 
 
 class Matrix(Structure):
@@ -29,13 +31,15 @@ class Matrix(Structure):
 
 
 class BlockDesc(Structure):
-    """One block's weights and its keys and values."""
+    """One block's weights and its keys and values (this and what follows: interface.h)."""
 
     _fields_ = (
         ("attention_norm", c_void_p),
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
         ("mlp_norm", c_void_p),
+        ("attention_out_norm", c_void_p),
+        ("mlp_out_norm", c_void_p),
         ("qkv", Matrix * 3),
         ("o", Matrix),
         ("gate_up", Matrix),
@@ -44,6 +48,7 @@ class BlockDesc(Structure):
         ("values", c_void_p),
         ("window", c_int64),
         ("qkv_parts", c_int64),
+        ("rope", c_int64),
     )
 
 
@@ -60,7 +65,13 @@ class StageDesc(Structure):
         ("blocks", c_int64),
         ("cache_type", c_int64),
         ("rounds_inputs", c_int64),
+        ("rotary_dim", c_int64),
+        ("activation", c_int64),
         ("eps", c_double),
+        ("attention_scale", c_double),
+        ("score_cap", c_double),
+        ("logit_cap", c_double),
+        ("embedding_scale", c_double),
         ("block", ctypes.POINTER(BlockDesc)),
         ("final_norm", c_void_p),
         ("head", Matrix),
@@ -85,8 +96,8 @@ class Batch(Structure):
         ("piece_start", c_void_p),
         ("tables", c_void_p),
         ("table_start", c_void_p),
-        ("cosines", c_void_p),
-        ("sines", c_void_p),
+        ("cosines", c_void_p * MAX_ROPES),
+        ("sines", c_void_p * MAX_ROPES),
         ("wanted", c_int64),
         ("wanted_rows", c_void_p),
         ("logits", c_void_p),

@@ -154,8 +154,23 @@ MESH_INLINE float largest(const Vec &value) {
   return lane[0];
 }
 
+// x = n ln 2 + r with |r| <= ln 2 / 2: e^r - 1 by its minimax polynomial (Cephes' expf), and n as an exponent's bits.
+MESH_INLINE FloatPart exponential_part(FloatPart value, IntPart &power) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+  FloatPart shifted = value * 1.44269504088896341f + magic;
+  FloatPart n = shifted - magic;
+  FloatPart r = value - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  FloatPart p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  power = ((IntPart)shifted - (IntPart)(FloatPart{} + magic)) << 23;
+  return p * (r * r) + r;
+}
+
 // e^x within 2 units in the last place; 0 below -87.3 and the largest power below infinity above 88.
-// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its minimax polynomial (Cephes' expf), 2^n through the exponent's bits.
 MESH_INLINE Vec exponential(const Vec &x) {
   Vec out;
   MESH_EACH {
@@ -163,20 +178,26 @@ MESH_INLINE Vec exponential(const Vec &x) {
     IntPart gone = value < -87.3f;
     value = value > 88.0f ? FloatPart{} + 88.0f : value;
     value = gone ? FloatPart{} - 87.3f : value;
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-    FloatPart shifted = value * 1.44269504088896341f + magic;
-    FloatPart n = shifted - magic;
-    FloatPart r = value - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    FloatPart p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    IntPart power = ((IntPart)shifted - (IntPart)(FloatPart{} + magic)) << 23;
+    IntPart power;
+    FloatPart p = exponential_part(value, power) + 1.0f;
     FloatPart result = (FloatPart)((IntPart)p + power);
     out.part[i] = gone ? FloatPart{} : result;
+  }
+  return out;
+}
+
+// cap tanh(x / cap), within a few units in the last place also near zero: tanh(y) = m / (m + 2) with m = e^2y - 1.
+MESH_INLINE Vec soft_cap(const Vec &x, float cap) {
+  Vec out;
+  MESH_EACH {
+    FloatPart value = x.part[i] * (2.0f / cap);
+    value = value > 20.0f ? FloatPart{} + 20.0f : value;  // where tanh is 1
+    value = value < -20.0f ? FloatPart{} - 20.0f : value;
+    IntPart power;
+    FloatPart part = exponential_part(value, power);
+    FloatPart two = (FloatPart)((IntPart)(FloatPart{} + 1.0f) + power);
+    FloatPart m = two * part + (two - 1.0f);
+    out.part[i] = m / (m + 2.0f) * cap;
   }
   return out;
 }

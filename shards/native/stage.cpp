@@ -7,46 +7,13 @@
 #include <type_traits>
 
 #include "attention.h"
+#include "finish.h"
+#include "interface.h"
 #include "pool.h"
 #include "quant.h"
 #include "tiles.h"
 
 namespace mesh {
-
-// These are mirrored field by field in library.py: 64-bit integers and pointers only, so that nothing is padded.
-struct BlockDesc {
-  const float *attention_norm, *query_norm, *key_norm, *mlp_norm;
-  Matrix qkv[3], o, gate_up, down;
-  void *keys, *values;  // [pages][kv_heads][head_dim][kPage] and [pages][kv_heads][kPage][head_dim]
-  int64_t window;       // 0: none
-  int64_t qkv_parts;    // queries, keys and values are one matrix or more
-};
-
-struct StageDesc {
-  int64_t hidden, inner, heads, kv_heads, head_dim, vocab, blocks;
-  int64_t cache_type;     // a WeightType
-  int64_t rounds_inputs;  // linear layers take bfloat16 inputs, on the matrix unit
-  double eps;
-  BlockDesc *block;
-  const float *final_norm;  // null where the head is elsewhere
-  Matrix head;
-  const void *embedding;    // [vocab][hidden], or null: it lies in panels, or elsewhere
-  int64_t embedding_type;
-  Matrix table;             // the embedding's panels, which may be the head's
-};
-
-struct Batch {
-  int64_t threads, rows, pieces, first_block, last_block;
-  const int64_t *tokens;      // [rows], or null where `x` has what came in
-  float *x;                   // [rows][hidden], in and out
-  const int64_t *piece_rows, *piece_start;  // [pieces]
-  const int32_t *tables;      // the pieces' page tables one after the other
-  const int64_t *table_start; // [pieces]
-  const float *cosines, *sines;             // [positions][head_dim / 2]
-  int64_t wanted;
-  const int64_t *wanted_rows;
-  float *logits;              // [wanted][vocab]
-};
 
 struct Buffer {
   std::unique_ptr<float, void (*)(void *)> data{nullptr, std::free};
@@ -96,6 +63,7 @@ class Stage {
     hidden_stride_ = round_up(d_.hidden, 32);
     attended_stride_ = round_up(attended, 32);
     inner_stride_ = round_up(d_.inner, 32);
+    branch_ = branch_buffer_.at_least(rows * d_.hidden);
     normed_ = normed_buffer_.at_least(std::max(rows, batch_.wanted) * hidden_stride_);
     qkv_ = qkv_buffer_.at_least(rows * qkv_stride_);
     attended_ = attended_buffer_.at_least(rows * attended_stride_);
@@ -140,9 +108,10 @@ class Stage {
       for (int64_t row; (row = pool_->take()) < batch_.rows;) embed(row);
       pool_->barrier();
     }
+    const float *due = nullptr;  // the norm of a branch that is yet to be added
     for (int64_t index = batch_.first_block; index < batch_.last_block; index++) {
       const BlockDesc &block = blocks_[index];
-      norm_rows<Input>(block.attention_norm, nullptr, batch_.rows);
+      norm_rows<Input>(block.attention_norm, due, nullptr, batch_.rows);
       for (int64_t part = 0, column = 0; part < block.qkv_parts; column += block.qkv[part++].outputs)
         linear<Input>(own, block.qkv[part], normed_, hidden_stride_, batch_.rows,
                       Plain{qkv_ + column, qkv_stride_, block.qkv[part].outputs});
@@ -154,19 +123,30 @@ class Stage {
         d_.cache_type == kBfloat16 ? attend_tile<Bf16, Input>(own, block, unit)
                                    : attend_tile<float, Input>(own, block, unit);
       pool_->barrier();
-      linear<Input>(own, block.o, attended_, attended_stride_, batch_.rows, Added{batch_.x, d_.hidden});
-      norm_rows<Input>(block.mlp_norm, nullptr, batch_.rows);
+      branch<Input>(own, block.o, attended_, attended_stride_, block.attention_out_norm);
+      norm_rows<Input>(block.mlp_norm, block.attention_out_norm, nullptr, batch_.rows);
       gate_up<Input>(own, block.gate_up);
-      linear<Input>(own, block.down, inner_, inner_stride_, batch_.rows, Added{batch_.x, d_.hidden});
+      branch<Input>(own, block.down, inner_, inner_stride_, due = block.mlp_out_norm);
     }
     if (batch_.wanted) {
-      norm_rows<Input>(d_.final_norm, batch_.wanted_rows, batch_.wanted);
-      linear<Input>(own, d_.head, normed_, hidden_stride_, batch_.wanted, Plain{batch_.logits, d_.vocab, d_.vocab});
+      norm_rows<Input>(d_.final_norm, due, batch_.wanted_rows, batch_.wanted);
+      linear<Input>(own, d_.head, normed_, hidden_stride_, batch_.wanted,
+                    Logits{{batch_.logits, d_.vocab, d_.vocab}, float(d_.logit_cap)});
+    } else if (due) {
+      for (int64_t row; (row = pool_->take()) < batch_.rows;) add_branch(row, due);
     }
     if (d_.rounds_inputs) release_tiles();
   }
 
   void embed(int64_t row) {
+    look_up(row);
+    const float scale = float(d_.embedding_scale);
+    float *x = batch_.x + row * d_.hidden;
+    if (scale != 1.0f)
+      for (int64_t i = 0; i < d_.hidden; i++) x[i] *= scale;
+  }
+
+  void look_up(int64_t row) {
     const int64_t token = batch_.tokens[row];
     float *to = batch_.x + row * d_.hidden;
     if (d_.embedding) {
@@ -186,16 +166,40 @@ class Stage {
     }
   }
 
-  // `normed_` [count] = RMSNorm of the rows, or of those that `rows` names.
-  template <class Input> void norm_rows(const float *weight, const int64_t *rows, int64_t count) {
+  // What attention or the MLP gives is added to the rows, or kept for `add_branch` where it is to be normed before.
+  template <class Input>
+  void branch(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, const float *norm) {
+    if (norm)
+      linear<Input>(own, m, buffer, stride, batch_.rows, Plain{branch_, d_.hidden, d_.hidden});
+    else
+      linear<Input>(own, m, buffer, stride, batch_.rows, Added{batch_.x, d_.hidden});
+  }
+
+  void add_branch(int64_t row, const float *weight) {
+    const float *from = branch_ + row * d_.hidden;
+    float *to = batch_.x + row * d_.hidden;
+    const float scale = inverse_root(from, d_.hidden);
+    for (int64_t i = 0; i < d_.hidden; i++) to[i] += from[i] * scale * weight[i];
+  }
+
+  // `normed_` [count] = RMSNorm of the rows, or of those that `rows` names, once the branch that is `due` is added.
+  template <class Input> void norm_rows(const float *weight, const float *due, const int64_t *rows, int64_t count) {
     for (int64_t i; (i = pool_->take()) < count;) {
-      const float *from = batch_.x + (rows ? rows[i] : i) * d_.hidden;
+      const int64_t row = rows ? rows[i] : i;
+      if (due) add_branch(row, due);
+      const float *from = batch_.x + row * d_.hidden;
       normalise(from, weight, d_.hidden, (Input *)normed_ + i * hidden_stride_);
     }
     pool_->barrier();
   }
 
   template <class T> void normalise(const float *from, const float *weight, int64_t width, T *to) const {
+    const float scale = inverse_root(from, width);
+    for (int64_t i = 0; i < width; i++) put(to + i, from[i] * scale * weight[i]);
+  }
+
+  // One over the root of the mean square.
+  float inverse_root(const float *from, int64_t width) const {
     Vec squares = all(0.0f);
     const int64_t whole = width / kLanes * kLanes, left = width - whole;
     for (int64_t i = 0; i < whole; i += kLanes) {
@@ -206,33 +210,8 @@ class Stage {
       Vec value = load_some(from + whole, int(left));
       add_product(squares, value, value);
     }
-    const float scale = 1.0f / std::sqrt(sum(squares) / float(width) + float(d_.eps));
-    for (int64_t i = 0; i < width; i++) put(to + i, from[i] * scale * weight[i]);
+    return 1.0f / std::sqrt(sum(squares) / float(width) + float(d_.eps));
   }
-
-  struct Plain {
-    float *out;
-    int64_t stride, width;
-    MESH_INLINE void operator()(int64_t row, int64_t column, const float *values, const Matrix &m) const {
-      const int64_t count = std::min<int64_t>(kPanel, width - column);
-      float *to = out + row * stride + column;
-      for (int64_t i = 0; i < count; i++) to[i] = values[i];
-      if (m.bias)
-        for (int64_t i = 0; i < std::min(count, m.outputs - column); i++) to[i] += m.bias[column + i];
-    }
-  };
-  struct Added {
-    float *out;
-    int64_t width;
-    MESH_INLINE void operator()(int64_t row, int64_t column, const float *values, const Matrix &m) const {
-      const int64_t count = std::min<int64_t>(kPanel, width - column);
-      float *to = out + row * width + column;
-      if (m.bias)
-        for (int64_t i = 0; i < count; i++) to[i] += values[i] + m.bias[column + i];
-      else
-        for (int64_t i = 0; i < count; i++) to[i] += values[i];
-    }
-  };
 
   template <class Input, class Finish>
   void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
@@ -293,7 +272,7 @@ class Stage {
             gate = gate + load(m.bias + at);
             up = up + load(m.bias + panels * kPanel + at);
           }
-          Vec result = gate * up / (all(1.0f) + exponential(gate * all(-1.0f)));
+          Vec result = gate * up / (all(1.0f) + exponential(steepness(gate) * all(-1.0f)));
           store_some(to + v * kLanes, result, left < kLanes ? int(left) : kLanes);
         }
       }
@@ -301,12 +280,21 @@ class Stage {
     pool_->barrier();
   }
 
+  // The activations are x sigmoid(steepness(x)). GELU as x (1 + tanh(u)) / 2 (Hendrycks and Gimpel, 2016) is one of
+  // them, with 2 u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+  MESH_INLINE Vec steepness(const Vec &gate) const {
+    if (d_.activation == kSilu) return gate;
+    return gate * (all(1.59576912f) + all(1.59576912f * 0.044715f) * gate * gate);
+  }
+
   // One row's queries and keys are normed where the model does so and turned; keys and values go to their page.
   template <class T> void turn(const BlockDesc &block, int64_t row) {
-    const int64_t dim = d_.head_dim, half = dim / 2, piece = row_piece_[row], position = row_position_[row];
+    const int64_t dim = d_.head_dim, half = d_.rotary_dim / 2;
+    const int64_t piece = row_piece_[row], position = row_position_[row];
     const int64_t page = batch_.tables[batch_.table_start[piece] + position / kPage], slot = position % kPage;
-    const float *cosines = batch_.cosines + position * half, *sines = batch_.sines + position * half;
-    const float scale = 1.0f / std::sqrt(float(dim));
+    const float *cosines = batch_.cosines[block.rope] + position * half;
+    const float *sines = batch_.sines[block.rope] + position * half;
+    const float scale = float(d_.attention_scale);
     float *heads = qkv_ + row * qkv_stride_;
     for (int64_t head = 0; head < d_.heads + d_.kv_heads; head++) {
       float *at = heads + head * dim;
@@ -339,7 +327,7 @@ class Stage {
                   size_t(group * dim) * sizeof(float));
     AttentionTile at{query, own.scores.at_least(1), out, rows, group, row_position_[tile.row], dim,
                      score_stride_, block.window, batch_.tables + batch_.table_start[tile.piece],
-                     d_.kv_heads * dim * kPage, own.wide.at_least(1)};
+                     d_.kv_heads * dim * kPage, own.wide.at_least(1), float(d_.score_cap)};
     attend<T>(at, (const T *)block.keys + kv * dim * kPage, (const T *)block.values + kv * dim * kPage);
     for (int64_t row = 0; row < rows; row++) {
       Input *to = (Input *)attended_ + (tile.row + row / group) * attended_stride_ + (kv * group + row % group) * dim;
@@ -354,8 +342,8 @@ class Stage {
   Batch batch_{};
   std::vector<Tile> tiles_;
   std::vector<int64_t> row_piece_, row_position_;
-  Buffer normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_;
-  float *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
+  Buffer branch_buffer_, normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_;
+  float *branch_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
   int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, score_stride_ = 0;
 };
 

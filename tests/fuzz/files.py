@@ -13,8 +13,9 @@ from random import Random
 from typing import Any
 
 from mesh.provider.namesakes import describe, differing_keys
-from shards.checkpoint.gguf_config import config_of, tensor_name
+from shards.checkpoint.gguf_config import config_of
 from shards.checkpoint.gguf_header import GgufHead, read_head
+from shards.checkpoint.gguf_names import tensor_name
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
 from shards.checkpoint.index import read_spec, read_weight_map
 from shards.checkpoint.manifest import Manifest, parse_manifest, read_manifest
@@ -31,7 +32,7 @@ from shards.text.fast import tokenizer_from_files
 from tests.fuzz.decoder import Decoder
 from tests.fuzz.mutate import mutate_bytes, mutate_json
 from tests.fuzz.scratch import scratch
-from tests.shards.gguf_bytes import llama
+from tests.shards.gguf_bytes import small_model
 
 MODEL = SHIPPED / "tiny-python"
 
@@ -79,9 +80,9 @@ def _header_wrong(sample: bytes, data: bytes, entries: dict[str, TensorEntry]) -
 
 def _gguf(data: bytes) -> tuple[GgufHead, dict[str, Any]]:
     head = read_head(io.BytesIO(data), len(data), "model.gguf")
-    config = config_of(head, None)
+    config = config_of(head, {})
     for name in head.tensors:
-        tensor_name(name)
+        tensor_name(name, head.metadata["general.architecture"])
     tokenizer_of(head.metadata), settings_of(head.metadata), ends_of(head.metadata)
     return head, config
 
@@ -115,6 +116,20 @@ CONFIGS: tuple[dict[str, Any], ...] = (
         "num_hidden_layers": 5, "vocab_size": 300, "intermediate_size": 80,
         "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2,
         "rope_scaling": {"type": "linear", "factor": 2.0}, "tie_word_embeddings": False,
+    },
+    {
+        "model_type": "gemma3", "eos_token_id": 1, "text_config": {
+            "model_type": "gemma3_text", "hidden_size": 48, "num_hidden_layers": 7, "intermediate_size": 80,
+            "head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 24, "sliding_window_pattern": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 10000.0,
+            "final_logit_softcapping": 30.0,
+        },
+    },
+    {
+        "model_type": "phi3", "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 5,
+        "intermediate_size": 80, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 64,
+        "max_position_embeddings": 512, "sliding_window": 32,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5, 2.0], "long_factor": [1.0, 3.0, 9.0]},
     },
 )  # fmt: skip
 
@@ -286,7 +301,13 @@ def decoders() -> list[Decoder]:
         ),
         Decoder(
             "GGUF heads",
-            lambda: [llama(), llama(llama__rope__scaling__type="linear", llama__rope__scaling__factor=2.0)],
+            lambda: [
+                small_model(),
+                small_model(rope__scaling__type="linear", rope__scaling__factor=2.0),
+                small_model("gemma2", attention__sliding_window=32, attn_logit_softcapping=50.0),
+                small_model("gemma3", attention__sliding_window=32, rope__freq_base_swa=10_000.0),
+                small_model("phi3", attention__sliding_window=0, rope__dimension_count=12),
+            ],
             _gguf,
             bad_file,
             _gguf_wrong,
@@ -307,6 +328,7 @@ def decoders() -> list[Decoder]:
             (
                 "shards.model.spec:parse_config",
                 "shards.model.native_config:parse_native",
+                "shards.model.rope_config:parse_rope",
                 "shards.checkpoint.index:read_spec",
             ),
             mutate_json,

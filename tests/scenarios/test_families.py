@@ -70,12 +70,14 @@ FAMILIES = {
     "Qwen3": Family("qwen3", {"hidden_size": 50, "n_heads": 4, "n_kv_heads": 2}, ("0:2", "2:4", "4:5")),
     "GGUF, Q4_1": Family("llama-tied", NARROW, blocks="Q4_1"),
     "GGUF, Q5_0": Family("qwen2", NARROW, blocks="Q5_0"),
-    "Gemma 3": Family("gemma3", native=False),
+    "Gemma 2": Family("gemma2", {"hidden_size": 52, "n_heads": 4, "n_kv_heads": 2}, ("0:1", "1:3", "3:5")),
+    "Gemma 3": Family("gemma3", {"intermediate_size": 91}),
+    "Phi-3": Family("phi3", {"n_kv_heads": 3}, ("0:3", "3:4", "4:5")),
+    "Phi-3 with LongRoPE": Family("phi3-long"),
     "Mixtral": Family("mixtral", native=False, exact=False),
     "GPT-2": Family("gpt2", native=False),
     "Falcon": Family("falcon-new", native=False),
     "BLOOM": Family("bloom", native=False),
-    "Phi-3": Family("phi3", native=False),
 }
 
 

@@ -48,18 +48,18 @@ def value_of(key: str, value: Any) -> bytes:
             return text(key) + struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
 
 
-def llama(**more: Any) -> bytes:
-    """A small Llama with all its metadata; `more` has further keys, with `__` for a dot."""
+def small_model(kind: str = "llama", **more: Any) -> bytes:
+    """A small model with all its metadata; `more` has further keys of its architecture, with `__` for a dot."""
     facts: dict[str, Any] = {
-        "general.architecture": "llama",
-        "llama.block_count": 1,
-        "llama.context_length": 64,
-        "llama.embedding_length": 64,
-        "llama.feed_forward_length": 96,
-        "llama.attention.head_count": 4,
-        "llama.attention.head_count_kv": 2,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.freq_base": 10_000.0,
+        "general.architecture": kind,
+        f"{kind}.block_count": 1,
+        f"{kind}.context_length": 64,
+        f"{kind}.embedding_length": 64,
+        f"{kind}.feed_forward_length": 96,
+        f"{kind}.attention.head_count": 4,
+        f"{kind}.attention.head_count_kv": 2,
+        f"{kind}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{kind}.rope.freq_base": 10_000.0,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": ["<s>", "a", "b", "ab"],
@@ -67,7 +67,7 @@ def llama(**more: Any) -> bytes:
         "tokenizer.ggml.merges": ["a b"],
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.add_bos_token": True,
-        **{key.replace("__", "."): value for key, value in more.items()},
+        **{f"{kind}.{key.replace('__', '.')}": value for key, value in more.items()},
     }
     entries = [entry("token_embd.weight", (64, 4), 8), entry("blk.0.attn_q.weight", (64, 64), 2, 288)]
     return build([value_of(key, value) for key, value in facts.items()], entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def make_gguf(
     source = make_checkpoint(folder / "source", family, **shape)
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     config = model.config
-    arch = "llama" if config.model_type == "mistral" else config.model_type
+    arch = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
     path = folder / "model.gguf"
     writer = GGUFWriter(path, arch)
     names = get_tensor_name_map(next(k for k, v in MODEL_ARCH_NAMES.items() if v == arch), config.num_hidden_layers)
@@ -50,15 +51,21 @@ def make_gguf(
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
         heads = heads if arch == "llama" else None  # which is stored for rotation of neighbours, not of halves
         turned = _neighbours(tensor, heads) if heads else tensor
+        shift = 1.0 if arch.startswith("gemma") and name.endswith("norm.weight") else 0.0
         chosen = types if isinstance(types, str) else types(name)
         kind = GGMLQuantizationType[chosen if tensor.ndim == 2 else "F32"]
-        raw = _stored(turned.numpy(), kind)
+        raw = _stored((turned + shift).numpy(), kind)
         stem, end = name.rsplit(".", 1)
         writer.add_tensor(f"{names.get_name(stem)}.{end}", raw, raw_dtype=kind)
-        wide = torch.from_numpy(quants.dequantize(raw, kind).reshape(tensor.shape).copy())
+        wide = torch.from_numpy(quants.dequantize(raw, kind).reshape(tensor.shape).copy()) - shift
         widened[name] = _halves(wide, heads) if heads else wide
-    if (scaling := config.rope_parameters)["rope_type"] == "llama3":
+    scaling = _rope(config)
+    if scaling["rope_type"] == "llama3":
         writer.add_tensor("rope_freqs.weight", _factors(scaling, config.head_dim))
+    if scaling["rope_type"] == "longrope":
+        for length in ("short", "long"):
+            factors = np.asarray(scaling[f"{length}_factor"], dtype=np.float32)
+            writer.add_tensor(f"rope_factors_{length}.weight", factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -78,14 +85,34 @@ def _facts(config: Any, arch: str) -> dict[str, Any]:
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        "rope.freq_base": float(_rope(config)["rope_theta"]),
         "vocab_size": config.vocab_size,
     }
     if getattr(config, "head_dim", None) and arch != "qwen2":
         facts |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    if config.rope_parameters["rope_type"] == "linear":
-        facts |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(config.rope_parameters["factor"])}
+    if _rope(config)["rope_type"] == "linear":
+        facts |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(_rope(config)["factor"])}
+    if arch in ("gemma2", "gemma3", "phi3"):
+        facts["attention.sliding_window"] = config.sliding_window or 0
+    if arch == "gemma2":
+        facts["attn_logit_softcapping"] = config.attn_logit_softcapping
+        facts["final_logit_softcapping"] = config.final_logit_softcapping
+    if arch == "gemma3":
+        facts["attention.sliding_window_pattern"] = config.layer_types.index("full_attention") + 1
+    if arch == "phi3":
+        head_dim, part = config.hidden_size // config.num_attention_heads, _rope(config)["partial_rotary_factor"]
+        facts["rope.dimension_count"] = int(head_dim * part)
+        facts["rope.scaling.original_context_length"] = config.original_max_position_embeddings
+    if _rope(config)["rope_type"] == "longrope":
+        original = config.original_max_position_embeddings
+        scale = config.max_position_embeddings / original
+        facts["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(scale) / math.log(original))
     return {f"{arch}.{key}": value for key, value in facts.items()}
+
+
+def _rope(config: Any) -> Mapping[str, Any]:
+    rope: Mapping[str, Any] = config.rope_parameters
+    return rope.get("full_attention", rope)
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:

@@ -15,12 +15,16 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB_SIZE = 300
-FAMILIES = ("llama", "llama-tied", "llama3", "llama-linear", "llama-biased", "mistral", "qwen2", "qwen3")
+FAMILIES = (
+    "llama", "llama-tied", "llama3", "llama-linear", "llama-biased", "mistral", "qwen2", "qwen3",
+    "gemma2", "gemma3", "phi3", "phi3-long",
+)  # fmt: skip
 BOS, EOS = 0, 1
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+_GEMMA: dict[str, Any] = {"head_dim": 12, "query_pre_attn_scalar": 17, "sliding_window": 24}
 _CORPUS = (
     "the provider serves blocks of the model and the gateway pays for every token",
     "a span is half-open, a route covers every block once, a session holds its cache",
@@ -66,7 +70,7 @@ def make_checkpoint(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model = transformers.AutoModelForCausalLM.from_config(config)
         _scatter(model)
     model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     write_tokenizer(folder)
@@ -75,8 +79,7 @@ def make_checkpoint(
 
 def reference(folder: Path) -> transformers.PreTrainedModel:
     """The checkpoint as transformers runs it, in float32."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    return model.eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -131,6 +134,32 @@ def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig
             return transformers.Qwen2Config(**shape)
         case "qwen3":
             return transformers.Qwen3Config(**{"head_dim": 20, **shape})
+        case "gemma2":
+            return transformers.Gemma2Config(
+                **{**_GEMMA, "attn_logit_softcapping": 8.0, "final_logit_softcapping": 3.0, **shape}
+            )
+        case "gemma3":
+            ropes = {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            }
+            return transformers.Gemma3TextConfig(
+                **{**_GEMMA, "sliding_window_pattern": 3, "rope_parameters": ropes, **shape}
+            )
+        case "phi3":
+            return transformers.Phi3Config(**{"sliding_window": 24, "pad_token_id": None, **shape})
+        case "phi3-long":
+            frequencies = shape["hidden_size"] // shape["num_attention_heads"] * 3 // 8
+            scaling = {
+                "rope_type": "longrope",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0 + 0.3 * i for i in range(frequencies)],
+                "long_factor": [1.0 + 2.0 * i for i in range(frequencies)],
+            }
+            return transformers.Phi3Config(
+                **{"rope_parameters": scaling, "original_max_position_embeddings": 200, "pad_token_id": None, **shape}
+            )
         case _:
             raise ValueError(f"no family {family!r}: one of {', '.join(FAMILIES)}")
 
@@ -138,10 +167,14 @@ def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig
 @torch.no_grad()
 def _scatter(model: transformers.PreTrainedModel) -> None:
     """Weights large enough that blocks, norms and biases all change what is said."""
+    # What is looked up is multiplied with this, and would say itself again and again.
+    scale = model.config.hidden_size**0.5 if model.config.model_type.startswith("gemma") else 1.0
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             embedding = "embed" in name or "lm_head" in name
             parameter.normal_(std=0.7 if embedding else 1.6 / parameter.shape[1] ** 0.5)
+            if "embed" in name:
+                parameter /= scale
         elif name.endswith("bias"):
             parameter.normal_(std=0.3)
         else:

@@ -41,6 +41,7 @@ def mixed(name: str) -> str:
     return "Q5_1" if "1.self_attn.v_proj" in name or "2.mlp.up_proj" in name else "Q4_1"
 
 
+GEMMA = {"head_dim": 24, "query_pre_attn_scalar": 24}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", NARROW),
     "tied": ("llama-tied", NARROW),
@@ -63,6 +64,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {**NARROW, "sliding_window": None}),
     "qwen2": ("qwen2", NARROW),
     "qwen3": ("qwen3", {**NARROW, "head_dim": 32}),
+    "gemma2": ("gemma2", {**NARROW, **GEMMA}),
+    "gemma3": ("gemma3", {**NARROW, **GEMMA}),
+    "phi3": ("phi3", NARROW),
+    "phi3 with long rope": ("phi3-long", NARROW),
 }
 
 
@@ -101,9 +106,11 @@ def test_torch_kernels_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", KERNELS)
-@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gemma2", "phi3"])
 def test_kernels_for_blocks_give_the_bits_of_widened_weights(family: str, kind: str, tmp_path: Path) -> None:
-    path, widened = make_gguf(tmp_path, family, kind, **(WIDE if kind.endswith("_K") else NARROW))
+    shape = WIDE if kind.endswith("_K") else NARROW
+    own = {"head_dim": 32, "query_pre_attn_scalar": 32} if family == "gemma2" else {}
+    path, widened = make_gguf(tmp_path, family, kind, **shape, **own)
     blocks, plain = Pipeline(path, WHOLE), Pipeline(widened, WHOLE)
     sessions = [(blocks.session(), plain.session()) for _ in range(9)]
     for count in (1, 2, 3, 5, 7, 33):  # rows of a pass: each way in which they are tiled

@@ -126,13 +126,92 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    return config_of(GgufHead(facts(**changes), {}, 0), None)
+    return config_of(GgufHead(facts(**changes), {}, 0), {})
 
 
 def test_defaults_are_those_of_the_format() -> None:
     found = config()
     assert (found["num_key_value_heads"], found["head_dim"], found["tie_word_embeddings"]) == (4, 16, True)
     assert found["rope_parameters"] == {"rope_type": "default", "rope_theta": 10_000.0}
+
+
+def other(kind: str, factors: dict[str, list[float]] | None = None, **changes: Any) -> dict[str, Any]:
+    """The config of a file of another architecture, `changes` to its own section."""
+    known = {key.replace("llama.", f"{kind}."): value for key, value in facts().items()}
+    own = {f"{kind}.{key.replace('__', '.')}": value for key, value in changes.items()}
+    return config_of(GgufHead({**known, "general.architecture": kind, **own}, {}, 0), factors or {})
+
+
+def test_what_gemma_files_leave_out_is_what_llama_cpp_takes() -> None:
+    second, third = other("gemma2"), other("gemma3", attention__sliding_window=512)
+    assert (second["attn_logit_softcapping"], second["final_logit_softcapping"]) == (50.0, 30.0)
+    assert (third["attn_logit_softcapping"], third["final_logit_softcapping"]) == (None, None)
+    assert (second["sliding_window"], third["sliding_window"]) == (4096, 512)
+    assert third["sliding_window_pattern"] == 6 and third["model_type"] == "gemma3_text"
+    assert third["rope_parameters"]["sliding_attention"]["rope_theta"] == 10_000.0
+    assert second["query_pre_attn_scalar"] == third["query_pre_attn_scalar"] == 16
+    of_27b = {"attention__key_length": 32, "attention__value_length": 32}
+    assert other("gemma2", block_count=46, **of_27b)["query_pre_attn_scalar"] == 16
+    assert other("gemma2", block_count=42, **of_27b)["query_pre_attn_scalar"] == 32
+    assert other("gemma3", block_count=62, attention__sliding_window=512, **of_27b)["query_pre_attn_scalar"] == 16
+
+
+def test_linear_scaling_of_a_gemma3_is_for_blocks_without_a_window() -> None:
+    found = other(
+        "gemma3",
+        attention__sliding_window=512,
+        rope__freq_base=1e6,
+        rope__freq_base_swa=2e4,
+        rope__scaling__type="linear",
+        rope__scaling__factor=8.0,
+    )
+    assert found["rope_parameters"] == {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+    }
+
+
+def test_a_window_of_zero_in_a_phi3_is_none() -> None:
+    assert other("phi3", attention__sliding_window=0)["sliding_window"] is None
+    assert other("phi3", attention__sliding_window=2047)["sliding_window"] == 2047
+    assert other("phi3", rope__dimension_count=12)["rope_parameters"]["partial_rotary_factor"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "factors", "message"),
+    [
+        ("gemma2", {"rope__freq_base_swa": 5e4}, {}, "two rotary bases"),
+        ("gemma2", {"attention__sliding_window_pattern": 3}, {}, "every 3 blocks"),
+        ("gemma2", {"attention__something_new": 3}, {}, "something_new = 3"),
+        ("gemma2", {"rope__dimension_count": 8}, {}, "rotation of a part"),
+        ("gemma3", {"attention__sliding_window": 9, "attn_logit_softcapping": 50.0}, {}, "attn_logit_softcapping"),
+        ("phi3", {"rope__scaling__attn_factor": 1.25}, {}, "attn_factor = 1.25"),
+        ("phi3", {"rope__scaling__type": "yarn"}, {}, "type = 'yarn'"),
+        ("phi3", {}, {"rope_freqs.weight": [1.0] * 8}, "rope_freqs"),
+        ("qwen2", {}, {"rope_factors_short.weight": [1.0] * 8}, "rope_factors_short"),
+    ],
+)
+def test_what_is_not_honoured_of_gemma_and_phi_is_refused_by_name(
+    kind: str, changes: dict[str, Any], factors: dict[str, list[float]], message: str
+) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        other(kind, factors, **changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "factors"),
+    [
+        ("gemma3", {}, {}),
+        ("gemma2", {"final_logit_softcapping": 0.0}, {}),
+        ("phi3", {"rope__dimension_count": 17}, {}),
+        ("phi3", {}, {"rope_factors_short.weight": [1.0] * 8}),
+    ],
+)
+def test_a_gemma_or_phi_that_makes_no_sense_is_refused(
+    kind: str, changes: dict[str, Any], factors: dict[str, list[float]]
+) -> None:
+    with pytest.raises(CheckpointError):
+        other(kind, factors, **changes)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +313,19 @@ def test_a_tokenizer_that_is_not_read_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         tokenizer_of({**tokenizer("gpt-2", DIGITS, DIGIT_MERGES), **changes})
+
+
+@pytest.mark.parametrize(("architecture", "dropped"), [("phi3", True), ("llama", False)])
+def test_tokens_of_phi3_take_the_spaces_after_them_along(architecture: str, dropped: bool) -> None:
+    tokens = ["<unk>", "<s>", "</s>", "<|user|>", "▁", "a", "▁a", "b", "<0x0A>"]
+    metadata = {
+        "general.architecture": architecture,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0, 0.0, 0.0, 0.0, -3.0, -2.0, -1.0, -4.0, 0.0],
+        "tokenizer.ggml.token_type": [2, 3, 3, 3, 1, 1, 1, 1, 6],
+        "tokenizer.ggml.bos_token_id": 1,
+    }
+    space = [] if dropped else ["▁", "<0x0A>"]
+    assert encode(metadata, "<|user|>\na b") == ["<s>", "<|user|>", *(["▁a"] if dropped else [*space, "a"]), "▁", "b"]
+    assert encode(metadata, "<s> a") == ["<s>", "<s>", "▁", "▁a"]

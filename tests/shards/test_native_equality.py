@@ -11,10 +11,12 @@ import torch
 import transformers
 
 from shards.checkpoint.folder import Checkpoint
+from shards.errors import CapacityExceeded
 from shards.model.llama import NativeStage
 from shards.model.loading import load_stage
 from shards.model.span import Span
 from shards.model.stage import LogitsMode
+from tests.shards.adapter_models import make_composite
 from tests.shards.models import FAMILIES, make_checkpoint, reference
 from tests.shards.stages import Memory, Pipeline, forward, random_tokens
 
@@ -36,6 +38,15 @@ ODD_SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "tied query-normed": ("qwen3", {"tie_word_embeddings": True}),
     "biased query-normed": ("qwen3", {"attention_bias": True}),
+    "a gate with GELU": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "gemma2 without caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma2 with a head of its own": (
+        "gemma2",
+        {"tie_word_embeddings": False, "attention_bias": True, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3 with capped logits": ("gemma3", {"final_logit_softcapping": 5.0, "attention_bias": True}),
+    "gemma3 with windows everywhere": ("gemma3", {"sliding_window_pattern": 6, "sliding_window": 9}),
+    "phi3 that turns half of each head": ("phi3", {"partial_rotary_factor": 0.5, "sliding_window": None}),
 }
 
 
@@ -126,6 +137,29 @@ def test_a_checkpoint_that_was_saved_without_its_head_is_read(tmp_path: Path) ->
     assert torch.equal(found.logits(found.session(), prompt), expected.logits(expected.session(), prompt))
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_text_part_of_a_model_that_also_sees_is_served(tmp_path: Path, nested: bool) -> None:
+    text = make_checkpoint(tmp_path / "text", "gemma3")
+    both = Pipeline(make_composite(tmp_path / "both", text, nested=nested))
+    assert all(isinstance(stage, NativeStage) for stage in both.stages)
+    prompt, expected = random_tokens(40), Pipeline(text)
+    assert torch.equal(both.logits(both.session(), prompt), expected.logits(expected.session(), prompt))
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_sessions_stay_where_long_rope_keeps_its_short_factors(
+    tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "torch":
+        monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
+    stage = load_stage(Checkpoint.open(make_checkpoint(tmp_path, "phi3-long")), Span(0, 2))
+    assert stage.longest == 200
+    session = Memory(stage).session(256)
+    forward([(session, session.piece(torch.tensor(random_tokens(200))))])
+    with pytest.raises(CapacityExceeded, match="200"):
+        stage.forward([session.piece(torch.tensor([1]))])
+
+
 def test_a_rejected_draft_leaves_no_trace(llama: Path) -> None:
     pipeline = Pipeline(llama)
     prompt = random_tokens(12, seed=4)
@@ -171,9 +205,10 @@ def test_logits_come_only_for_the_positions_that_are_wanted(llama: Path) -> None
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_near_float32(llama: Path, dtype: str) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "phi3-long"])
+def test_half_precision_stays_near_float32(tmp_path: Path, family: str, dtype: str) -> None:
     tokens = torch.tensor(random_tokens(24, seed=9))
-    checkpoint = Checkpoint.open(llama)
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path, family))
     outputs = []
     for chosen in ("float32", dtype):
         stage = load_stage(checkpoint, Span(0, 5), dtype=chosen)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from shards.model.blocks import Blocks, Rows
 from shards.model.linear import Linear
 from shards.model.native_blocks import NativeBlocks
-from shards.model.native_config import NativeConfig, RopeConfig
+from shards.model.native_config import ACTIVATIONS, NativeConfig
 from shards.model.packing import LinearPacker, PackedLinear, WeightMemory
 from shards.model.pages import pages_for
+from shards.model.rope_config import LongRope, RopeConfig
 from shards.model.span import Span
 from shards.model.torch_blocks import TorchBlocks
 from shards.model.weights import BlockWeights, SpanWeights
@@ -72,7 +73,12 @@ def config_of(
     bias: bool = False,
     qk_norm: bool = False,
     tied: bool = True,
+    gemma: bool = False,
+    activation: str = "silu",
+    turned: int | None = None,
 ) -> NativeConfig:
+    """`gemma` turns on what its models do; `turned` numbers of each head are, by frequencies as LongRoPE has them."""
+    long = None if turned is None else LongRope((1.25,) * (turned // 2), 1.1, 1000)
     return NativeConfig(
         hidden_size=hidden,
         intermediate_size=inner,
@@ -82,13 +88,20 @@ def config_of(
         vocab_size=vocab,
         n_blocks=len(windows),
         rms_eps=1e-5,
-        rope=RopeConfig(1e4),
+        rope=RopeConfig(1e4, long=long, rotary_dim=turned),
         windows=windows,
         qkv_bias=bias,
         o_bias=bias,
         mlp_bias=bias,
         qk_norm=qk_norm,
         tied=tied,
+        local_rope=RopeConfig(100.0, linear_factor=1.5, rotary_dim=turned) if gemma else None,
+        activation=activation,
+        query_scalar=dim + 3.0 if gemma else None,
+        score_cap=2.0 if gemma else None,
+        logit_cap=3.0 if gemma else None,
+        embedding_scale=hidden**0.5 if gemma else 1.0,
+        output_norms=gemma,
     )
 
 
@@ -107,7 +120,8 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
     plain: list[BlockWeights[Linear]] = []
     packed: list[BlockWeights[PackedLinear]] = []
     for _ in range(config.n_blocks):
-        norms = [random(hidden).abs_().add_(0.5) for _ in range(2)]
+        norms = [random(hidden).abs_().add_(0.5) for _ in range(4)]
+        out_norms = norms[2:] if config.output_norms else (None, None)
         heads = [config.n_heads * dim, config.n_kv_heads * dim, config.n_kv_heads * dim]
         qkv, o = part(heads, hidden, bias=config.qkv_bias), part([hidden], heads[0], bias=config.o_bias)
         gate_up, down = part([inner] * 2, hidden, bias=config.mlp_bias), part([hidden], inner, bias=config.mlp_bias)
@@ -115,7 +129,8 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
         if config.qk_norm:
             rows = [random(dim).add_(1.0).expand(n, -1) for n in (config.n_heads, config.n_kv_heads)]
             qk_norm = torch.cat(rows)
-        plain.append(BlockWeights(norms[0], [qkv.plain()], qk_norm, o.plain(), norms[1], gate_up.plain(), down.plain()))
+        layers = [qkv.plain()], qk_norm, o.plain(), norms[1], gate_up.plain(), down.plain()
+        plain.append(BlockWeights(norms[0], *layers, *out_norms))
         panel = library.panel
         packed.append(
             BlockWeights(
@@ -126,6 +141,7 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
                 norms[1],
                 gate_up.packed(panel, stored, halves=True),
                 down.packed(panel, stored),
+                *out_norms,
             )
         )
     table, final_norm = random(config.vocab_size, hidden), random(hidden).abs_().add_(0.5)
@@ -184,6 +200,9 @@ def tokens_of(seed: int, count: int, vocab: int) -> torch.Tensor:
     bias=st.booleans(),
     qk_norm=st.booleans(),
     tied=st.booleans(),
+    gemma=st.booleans(),
+    activation=st.sampled_from(ACTIVATIONS),
+    part=st.booleans(),
     stored=st.sampled_from((torch.float32, torch.bfloat16)),
     chunks=st.lists(st.integers(1, 45), min_size=1, max_size=3),
 )
@@ -199,6 +218,9 @@ def test_any_shape_gives_what_the_torch_path_gives(
     bias: bool,
     qk_norm: bool,
     tied: bool,
+    gemma: bool,
+    activation: str,
+    part: bool,
     stored: torch.dtype,
     chunks: list[int],
 ) -> None:
@@ -213,6 +235,9 @@ def test_any_shape_gives_what_the_torch_path_gives(
         bias=bias,
         qk_norm=qk_norm,
         tied=tied,
+        gemma=gemma,
+        activation=activation,
+        turned=max(2, dim // 4 * 2) if part else None,
     )
     expected, found = (Runner(blocks, 2, 2, 150) for blocks in both(library, config, stored, torch.float32))
     for number, size in enumerate(chunks):
@@ -229,7 +254,15 @@ STORAGE = [
 
 
 @pytest.mark.parametrize(("stored", "dtype"), STORAGE)
-@pytest.mark.parametrize("shape", [{}, {"dim": 40, "kv_heads": 6, "hidden": 100, "inner": 201, "windows": (37, None)}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"dim": 40, "kv_heads": 6, "hidden": 100, "inner": 201, "windows": (37, None)},
+        {"hidden": 100, "inner": 201, "windows": (37, None), "gemma": True, "activation": "gelu_pytorch_tanh"},
+        {"dim": 40, "turned": 22},
+    ],
+)
 def test_a_rows_bits_are_the_same_alone_in_company_in_any_chunks_and_on_two_threads(
     library: Library, stored: torch.dtype, dtype: torch.dtype, shape: dict[str, object]
 ) -> None:

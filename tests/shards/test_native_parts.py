@@ -15,11 +15,13 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
 from shards.model.attention import attend, attend_decode, group_decodes, window_of
+from shards.model.blocks import embedding_scale
 from shards.model.linear import Linear, can_pack
-from shards.model.native_config import Llama3Scaling, NativeConfig, RopeConfig, parse_native
+from shards.model.native_config import LEAN_MODEL_TYPES, NativeConfig, parse_native
 from shards.model.norm import rms_norm
 from shards.model.pages import PagePool
 from shards.model.rope import RotaryTable, inverse_frequencies
+from shards.model.rope_config import Llama3Scaling, RopeConfig
 from shards.model.spec import parse_config
 
 torch.set_num_threads(1)
@@ -39,6 +41,10 @@ def native(**changes: object) -> NativeConfig:
     return parse_native(parse_config(json.dumps({**LLAMA, **changes})))
 
 
+def gemma3(**changes: object) -> NativeConfig:
+    return native(model_type="gemma3_text", num_hidden_layers=7, num_key_value_heads=2, **changes)
+
+
 def test_defaults_are_those_of_transformers() -> None:
     for kind, config_class in (
         ("llama", transformers.LlamaConfig),
@@ -54,6 +60,78 @@ def test_defaults_are_those_of_transformers() -> None:
         assert ours.windows[0] == getattr(theirs, "sliding_window", None)
         assert ours.tied == theirs.tie_word_embeddings
         assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config_class"),
+    [
+        ("gemma2", transformers.Gemma2Config),
+        ("gemma3_text", transformers.Gemma3TextConfig),
+        ("phi3", transformers.Phi3Config),
+    ],
+)
+def test_defaults_of_gemma_and_phi_are_those_of_transformers(kind: str, config_class: Any) -> None:
+    theirs = config_class(num_hidden_layers=13, hidden_size=64)
+    shape = {"num_hidden_layers": 13, "hidden_size": 64, "intermediate_size": 80}
+    spec = parse_config(json.dumps({"model_type": kind, **shape}))
+    ours = parse_native(spec)
+    assert (spec.vocab_size, spec.context_length) == (theirs.vocab_size, theirs.max_position_embeddings)
+    assert (ours.n_heads, ours.n_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
+    assert ours.head_dim == getattr(theirs, "head_dim", 64 // theirs.num_attention_heads)
+    assert (ours.rms_eps, ours.tied) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
+    assert ours.activation == getattr(theirs, "hidden_activation", getattr(theirs, "hidden_act", None))
+    assert ours.score_cap == getattr(theirs, "attn_logit_softcapping", None)
+    assert ours.logit_cap == getattr(theirs, "final_logit_softcapping", None)
+    assert ours.query_scalar == getattr(theirs, "query_pre_attn_scalar", None)
+    slides = [each == "sliding_attention" for each in getattr(theirs, "layer_types", ["full_attention"] * 13)]
+    assert ours.windows == tuple(theirs.sliding_window if each else None for each in slides)
+    ropes = theirs.rope_parameters if kind == "gemma3_text" else {"full_attention": theirs.rope_parameters}
+    assert ours.rope == RopeConfig(ropes["full_attention"]["rope_theta"])
+    if kind == "gemma3_text":
+        assert ours.local_rope == RopeConfig(ropes["sliding_attention"]["rope_theta"])
+    else:
+        assert ours.local_rope is None
+
+
+def test_old_and_new_rotary_settings_of_gemma3_mean_the_same() -> None:
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    new = gemma3(
+        rope_parameters={
+            "full_attention": {"rope_theta": 5e5, **scaling},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        }
+    )
+    old = gemma3(rope_theta=5e5, rope_local_base_freq=2e4, rope_scaling=scaling)
+    assert new.rope == old.rope == RopeConfig(5e5, linear_factor=8.0)
+    assert new.local_rope == old.local_rope == RopeConfig(2e4)
+    assert [new.rope_of(block).theta for block in range(7)] == [2e4] * 5 + [5e5, 2e4]
+
+
+def test_long_rope_is_read_as_transformers_reads_it() -> None:
+    long = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0], "long_factor": [4.0] * 3}
+    for changes in (
+        {"rope_scaling": long, "partial_rotary_factor": 0.75},
+        {"rope_parameters": {**long, "partial_rotary_factor": 0.75, "rope_theta": 1e4}},
+        {"rope_scaling": {**long, "attention_factor": 1.25}, "partial_rotary_factor": 0.75},
+        {"rope_scaling": {**long, "factor": 3.0}, "partial_rotary_factor": 0.75},
+        {"rope_scaling": {**long, "original_max_position_embeddings": 7}, "partial_rotary_factor": 0.75},
+    ):
+        given = {**LLAMA, "model_type": "phi3", "original_max_position_embeddings": 64, "pad_token_id": None, **changes}
+        theirs = transformers.Phi3Config.from_dict(json.loads(json.dumps(given)))
+        frequencies, magnitude = ROPE_INIT_FUNCTIONS["longrope"](theirs)
+        ours = parse_native(parse_config(json.dumps(given))).rope
+        assert ours.rotary_dim == 6 and ours.long is not None
+        assert ours.long.original_context == theirs.rope_parameters["original_max_position_embeddings"] == 64
+        assert ours.long.magnitude == pytest.approx(magnitude, rel=1e-12)
+        torch.testing.assert_close(inverse_frequencies(ours, 6), frequencies, rtol=1e-6, atol=0)
+
+
+def test_the_text_part_of_gemma3_is_read_from_inside() -> None:
+    inner = {key: LLAMA[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    spec = parse_config(json.dumps({"model_type": "gemma3", "text_config": {**inner, "sliding_window": 7}}))
+    config = parse_native(spec)
+    assert (spec.vocab_size, spec.context_length) == (262_208, 131_072)
+    assert config.windows == (7,) * 5 and config.tied and config.query_scalar == 256
 
 
 def test_old_and_new_rotary_settings_mean_the_same() -> None:
@@ -83,6 +161,23 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         {"model_type": "qwen2", "head_dim": 20, "num_key_value_heads": 2},
         {"model_type": "mistral", "num_key_value_heads": 2, "layer_types": ["full_attention"] * 5},
         {"num_hidden_layers": 1 << 30},
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        {"model_type": "gemma2", "use_bidirectional_attention": True, "num_key_value_heads": 2},
+        {"model_type": "gemma2", "hidden_activation": "gelu"},
+        {"model_type": "gemma2", "hidden_activation": None},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "sliding_window": None},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "layer_types": ["linear_attention"] * 5},
+        {"model_type": "gemma3_text", "num_key_value_heads": 2, "attn_logit_softcapping": 50.0},
+        {"model_type": "gemma3_text", "num_key_value_heads": 2, "rope_parameters": {"rope_theta": 1e4}},
+        {"model_type": "gemma3_text", "num_key_value_heads": 2, "rope_scaling": {"type": "linear", "factor": 8.0}},
+        {"model_type": "gemma3_text", "num_key_value_heads": 2, "rope_scaling": {"rope_type": "yarn", "factor": 8.0}},
+        {"model_type": "gemma3", "text_config": {**LLAMA, "model_type": "somebodys_own"}},
+        {"model_type": "gemma3", "text_config": {**LLAMA, "quantization_config": {"quant_method": "gptq"}}},
+        {"model_type": "phi3", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}},
+        {"model_type": "phi3", "partial_rotary_factor": 0.4},
+        {"model_type": "phi3", "sliding_window": 24, "layer_types": ["full_attention"] * 5},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -105,6 +200,20 @@ def test_what_the_lean_path_does_not_know_is_left_to_the_adapter(changes: dict[s
         {"rope_scaling": {"rope_type": "linear"}},
         {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}},
         {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 0},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "final_logit_softcapping": 0},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "attn_logit_softcapping": -1.0},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "query_pre_attn_scalar": 0},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "layer_types": ["full_attention"] * 4},
+        {"model_type": "gemma3_text", "num_key_value_heads": 2, "sliding_window_pattern": 0},
+        {"model_type": "gemma3_text", "num_key_value_heads": 2, "rope_parameters": {"full_attention": 3}},
+        {"model_type": "phi3", "partial_rotary_factor": 1.5},
+        {"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 3}},
+        {"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.0, 0.0, 1.0]}},
+        {
+            "model_type": "phi3",
+            "original_max_position_embeddings": 1,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4},
+        },
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -121,10 +230,13 @@ _JSON = st.recursive(
 _FIELDS = (
     *LLAMA, "head_dim", "num_key_value_heads", "rope_parameters", "rope_scaling", "rope_theta", "hidden_act",
     "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "tie_word_embeddings",
+    "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+    "sliding_window_pattern", "rope_local_base_freq", "partial_rotary_factor", "original_max_position_embeddings",
+    "text_config",
 )  # fmt: skip
 
 
-@given(st.sampled_from(("llama", "mistral", "qwen2", "qwen3")), st.dictionaries(st.sampled_from(_FIELDS), _JSON))
+@given(st.sampled_from((*LEAN_MODEL_TYPES, "gemma3")), st.dictionaries(st.sampled_from(_FIELDS), _JSON))
 def test_any_config_is_read_or_refused(kind: str, changes: dict[str, Any]) -> None:
     try:
         config = native(**{"model_type": kind, **changes})
@@ -175,27 +287,38 @@ def test_the_norm_is_torchs(dtype: torch.dtype) -> None:
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 3),
     dim=st.sampled_from((2, 6, 8)),
+    scale=st.none() | st.just(0.7),
+    cap=st.none() | st.just(1.5),
 )
 def test_attention_is_softmax_over_what_the_window_and_causality_leave(
-    start: int, n: int, window: int | None, kv_heads: int, group: int, dim: int
+    start: int,
+    n: int,
+    window: int | None,
+    kv_heads: int,
+    group: int,
+    dim: int,
+    scale: float | None,
+    cap: float | None,
 ) -> None:
     generator = torch.Generator().manual_seed(start * 100 + n)
     query = torch.randn(n, kv_heads * group, dim, generator=generator)
     held = torch.randn(2, kv_heads, start + n, dim, generator=generator)
     seen = window_of(start, n, window, torch.device("cpu"))
-    found = attend(query, *held[:, :, seen.first : seen.end], seen).view(n, -1, dim)
+    found = attend(query, *held[:, :, seen.first : seen.end], seen, scale=scale, cap=cap).view(n, -1, dim)
     for row in range(n):
         end = start + row + 1
         low = 0 if window is None else max(0, end - window)
         for head in range(kv_heads * group):
             keys, values = held[:, head // group, low:end]
-            weights = torch.softmax(keys @ query[row, head] / dim**0.5, dim=0)
+            scores = keys @ query[row, head] * (scale or dim**-0.5)
+            weights = torch.softmax(scores if cap is None else cap * torch.tanh(scores / cap), dim=0)
             torch.testing.assert_close(found[row, head], weights @ values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 1, 5, 20, 40])
 def test_sessions_that_decode_together_see_what_each_sees_alone_whatever_others_left_in_the_pages(
-    window: int | None,
+    window: int | None, cap: float | None
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     pool = PagePool(2, 12, n_kv_heads=2, head_dim=6, device=torch.device("cpu"), dtype=torch.float32)
@@ -210,10 +333,10 @@ def test_sessions_that_decode_together_see_what_each_sees_alone_whatever_others_
     found = torch.full((len(positions), 24), torch.nan)
     for group in group_decodes(range(len(positions)), positions, pages, window, torch.device("cpu")):
         held = pool.read_many(1, group.tables, group.mask)
-        found[group.rows] = attend_decode(query[group.rows], *held, group.mask)
+        found[group.rows] = attend_decode(query[group.rows], *held, group.mask, cap=cap)
     for row, (position, table) in enumerate(zip(positions, tables, strict=True)):
         seen = window_of(position, 1, window, torch.device("cpu"))
-        alone = attend(query[row : row + 1], *pool.read(1, table, seen.first, seen.end), seen)
+        alone = attend(query[row : row + 1], *pool.read(1, table, seen.first, seen.end), seen, cap=cap)
         torch.testing.assert_close(found[row], alone[0], atol=1e-6, rtol=1e-5)
 
 
@@ -231,3 +354,15 @@ def test_a_packed_linear_layer_equals_a_plain_one(dtype: torch.dtype, bias: bool
         packed, plain = Linear(weight, offset)(x), F.linear(x, weight, offset)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(packed, plain, rtol=tolerance, atol=tolerance * 25)
+
+
+def test_embeddings_are_scaled_by_the_factor_as_transformers_rounds_it() -> None:
+    config = gemma3(hidden_size=3072)
+    assert embedding_scale(config, torch.float32) == pytest.approx(3072**0.5, rel=1e-7)
+    assert embedding_scale(config, torch.bfloat16) == 55.5
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.Gemma2Config(hidden_size=3072, num_hidden_layers=1, vocab_size=2, intermediate_size=1, head_dim=2),
+        dtype=torch.bfloat16,
+    ).model.embed_tokens
+    found = F.embedding(torch.tensor([1]), theirs.weight) * embedding_scale(config, torch.bfloat16)
+    assert torch.equal(found, theirs(torch.tensor([1])))

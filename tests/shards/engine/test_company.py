@@ -61,15 +61,10 @@ class Talk:
             core.free(self.sequence)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"), n_blocks=3, context_length=2048)
-
-
-def converse(model: StageModel, company: int) -> list[tuple[int, float | None, object]]:
-    """What a session of `STEPS` tokens hears beside so many others, of which one ends and another begins often."""
+def converse(model: StageModel, company: int, steps: int = STEPS) -> list[tuple[int, float | None, object]]:
+    """What a session of `steps` tokens hears beside so many others, of which one ends and another begins often."""
     core = EngineCore(model, 1000, BatchLimits(prefill_tokens=48))
-    watched = Talk.begin(core, 0, random_tokens(21), STEPS, SCORED)
+    watched = Talk.begin(core, 0, random_tokens(21), steps, SCORED)
     talks = {watched.sequence.number: watched}
     chosen, passes, shared = random.Random(5), 0, 0
     while watched.left:
@@ -90,15 +85,27 @@ def converse(model: StageModel, company: int) -> list[tuple[int, float | None, o
     return watched.said
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_thousand_steps_give_the_same_bits_alone_and_beside_31_others(folder: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "dtype", "steps"),
+    [
+        ("llama", "float32", STEPS),
+        ("llama", "bfloat16", STEPS),
+        ("gemma2", "float32", 400),
+        ("gemma3", "bfloat16", 400),
+        ("phi3", "float32", 400),
+    ],
+)
+def test_many_steps_give_the_same_bits_alone_and_beside_31_others(
+    tmp_path: Path, family: str, dtype: str, steps: int
+) -> None:
     if native_library() is None:
         pytest.skip("no native kernels on this machine")
+    folder = make_checkpoint(tmp_path, family, n_blocks=3, context_length=2048)
     model = load_stage(Checkpoint.open(folder), Span(0, 3), dtype=dtype)
     assert "/native" in model.numerics, "another path does not promise it"
 
-    alone = converse(model, 0)
+    alone = converse(model, 0, steps)
 
-    assert len(alone) == STEPS
+    assert len(alone) == steps
     assert len({token for token, _, _ in alone}) > 10
-    assert converse(model, OTHERS) == alone
+    assert converse(model, OTHERS, steps) == alone
