@@ -19,12 +19,17 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3moe": "Qwen3MoeForCausalLM",
 }
-"""What is read, by the file's `general.architecture`, which is also transformers' model_type."""
+"""What is read, by the file's `general.architecture`, which is also transformers' model_type if not in `_KINDS`."""
+
+_KINDS: Final[Mapping[str, str]] = {"qwen3moe": "qwen3_moe"}
+_MIXTRAL: Final = ("mixtral", "MixtralForCausalLM")
+"""What a file of Llama's architecture is, where it has experts."""
 
 ROPE_FACTORS: Final = "rope_freqs.weight"
-INTERLEAVED: Final = frozenset({"llama"})
-"""Architectures whose queries and keys are stored for rotation of neighbours; transformers rotates halves."""
+INTERLEAVED: Final = frozenset({"llama", "mixtral"})
+"""Model types whose queries and keys are stored for rotation of neighbours; transformers rotates halves."""
 
 _OUTSIDE: Final = {
     "token_embd": "model.embed_tokens",
@@ -44,11 +49,23 @@ _INSIDE: Final = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_EXPERTS: Final = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
+"""Of a mixture, without biases: the router, and each layer of all experts [experts, outputs, inputs]."""
 _BLOCK_NAME: Final = re.compile(r"blk\.(0|[1-9]\d{0,4})\.(\w+)\.(weight|bias)")
 _SCALING_IGNORED: Final = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length"})
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
+    "expert_feed_forward_length": (0,),
+    "expert_shared_count": (0,),
+    "expert_gating_func": (1,),  # softmax
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (1.0,),
     "use_parallel_residual": (False,),
     "attention.causal": (True,),
     "attention.max_alibi_bias": (0.0,),
@@ -67,6 +84,8 @@ def tensor_name(name: str) -> str:
     match = _BLOCK_NAME.fullmatch(name)
     if match and match[2] in _INSIDE:
         return f"model.layers.{match[1]}.{_INSIDE[match[2]]}.{match[3]}"
+    if match and match[2] in _EXPERTS and match[3] == "weight":
+        return f"model.layers.{match[1]}.{_EXPERTS[match[2]]}.weight"
     stem, _, kind = name.rpartition(".")
     if stem in _OUTSIDE and kind == "weight":
         return f"{_OUTSIDE[stem]}.weight"
@@ -96,13 +115,18 @@ def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str,
     if fields.count("rope.dimension_count", head_dim) != head_dim:
         raise UnsupportedModel("rotation of a part of each head is not read from GGUF files")
     tokens = head.metadata.get("tokenizer.ggml.tokens")
+    inner = fields.count("feed_forward_length")
     vocab = fields.count("vocab_size", len(tokens) if isinstance(tokens, list) else None)
+    model_type, class_name = _KINDS.get(kind, kind), ARCHITECTURES[kind]
+    experts = _experts(fields, kind, head)
+    if experts and kind == "llama":
+        model_type, class_name = _MIXTRAL
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[kind]],
-        "model_type": kind,
+        "architectures": [class_name],
+        "model_type": model_type,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": fields.count("feed_forward_length"),
+        "intermediate_size": inner,
         "num_hidden_layers": fields.count("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": fields.count("attention.head_count_kv", heads),
@@ -112,12 +136,15 @@ def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str,
         "tie_word_embeddings": "output.weight" not in head.tensors,
         "rope_parameters": _rope(fields, rope_factors, head_dim),
         "dtype": "float32",
+        **experts,
     }
+    if model_type == "mixtral" and fields.count("expert_feed_forward_length", inner) != inner:
+        raise UnsupportedModel("experts of another width than feed_forward_length are not read from such GGUF files")
     if kind != "qwen2":
         config["head_dim"] = head_dim
-    if kind in ("llama", "qwen3"):
+    if kind != "qwen2" and model_type != "mixtral":
         config["attention_bias"] = "blk.0.attn_q.bias" in head.tensors
-    if kind == "llama":
+    if model_type == "llama":
         config["mlp_bias"] = "blk.0.ffn_gate.bias" in head.tensors
     for name, key in (("bos", "bos_token_id"), ("eos", "eos_token_id"), ("pad", "padding_token_id")):
         value = head.metadata.get(f"tokenizer.ggml.{key}")
@@ -125,6 +152,28 @@ def config_of(head: GgufHead, rope_factors: Sequence[float] | None) -> dict[str,
             config[f"{name}_token_id"] = value
     fields.finish()
     return config
+
+
+def _experts(fields: _Fields, kind: str, head: GgufHead) -> dict[str, Any]:
+    """What config.json says of a mixture; nothing for a dense model.
+
+    Both architectures take the softmax over all experts and scale the weights of those chosen to a sum of 1, as
+    llama.cpp computes them whatever the file says.
+    """
+    if kind != "qwen3moe" and not (kind == "llama" and fields.has("expert_count")):
+        return {}
+    blocks = [match for match in map(_BLOCK_NAME.fullmatch, head.tensors) if match]
+    if kind == "llama" and any(match[3] == "bias" for match in blocks):
+        raise UnsupportedModel("a mixture of Llama's architecture with biases is not read from GGUF files")
+    counts = {"num_experts_per_tok": fields.count("expert_used_count")}
+    if kind == "llama":
+        return counts | {"num_local_experts": fields.count("expert_count")}
+    return counts | {
+        "num_experts": fields.count("expert_count"),
+        "moe_intermediate_size": fields.count("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+        "mlp_only_layers": sorted(int(match[1]) for match in blocks if match[2] == "ffn_gate"),
+    }
 
 
 def _rope(fields: _Fields, factors: Sequence[float] | None, head_dim: int) -> dict[str, Any]:
@@ -163,6 +212,10 @@ class _Fields:
         prefix = f"{kind}."
         self._kind = kind
         self._left = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
+
+    def has(self, name: str) -> bool:
+        """Whether the file says anything of it but 0."""
+        return bool(self._left.get(name))
 
     def count(self, name: str, default: int | None = None) -> int:
         value = self._left.pop(name, default)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from shards.model.paging import PAGE, pages_for
+from shards.model.sinks import attend_with_sinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,28 @@ def window_of(start: int, n: int, window: int | None, device: torch.device) -> A
     return AttentionWindow(n, first, end, causal=False, mask=mask)
 
 
-def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: AttentionWindow) -> torch.Tensor:
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: AttentionWindow,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Attention of `query` [n, heads, head_dim] over the window's `keys` and `values` [kv_heads, length, head_dim].
 
     Each key-value head serves heads / kv_heads consecutive heads (Ainslie et al., "GQA", 2023). Keys and values are
-    not repeated: the key-value heads take the batch's place. Returns [n, heads * head_dim].
+    not repeated: the key-value heads take the batch's place. `sinks` are [heads]. Returns [n, heads * head_dim].
     """
     n, heads, dim = query.shape
     kv_heads = keys.shape[0]
     grouped = query.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
+    if sinks is not None:
+        mask = window.mask
+        if window.causal:
+            mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril()
+        each = sinks.view(kv_heads, heads // kv_heads, 1, 1)
+        found = attend_with_sinks(grouped, keys[:, None], values[:, None], mask, each)
+        return found.permute(2, 0, 1, 3).reshape(n, heads * dim)
     shape = (kv_heads, heads // kv_heads, window.end - window.first, dim)
     result = F.scaled_dot_product_attention(
         grouped,
@@ -103,10 +117,19 @@ def group_decodes(
     return found
 
 
-def attend_decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def attend_decode(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Attention of one token of each session: `query` [sessions, heads, head_dim], `keys` and `values` [sessions,
-    kv_heads, length, head_dim]. The heads of a group take the place of query positions. Returns [sessions, heads *
-    head_dim]."""
+    kv_heads, length, head_dim]. The heads of a group take the place of query positions. `sinks` are [heads]. Returns
+    [sessions, heads * head_dim]."""
     sessions, heads, dim = query.shape
     grouped = query.view(sessions, keys.shape[1], heads // keys.shape[1], dim)
+    if sinks is not None:
+        found = attend_with_sinks(grouped, keys, values, mask, sinks.view(keys.shape[1], -1, 1))
+        return found.reshape(sessions, heads * dim)
     return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(sessions, heads * dim)

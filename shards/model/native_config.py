@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.model.config_fields import count as _count
+from shards.model.config_fields import flag as _flag
+from shards.model.config_fields import number as _number
+from shards.model.experts_config import MIXTURES, ExpertsConfig, parse_experts
 from shards.model.spec import ModelSpec
+from shards.model.yarn import YarnScaling, parse_yarn
 from shards.shown import shown
 
-LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", *MIXTURES)
 MAX_BLOCKS = 4096
-_DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+_DEFAULT_HEADS = {"gpt_oss": 64}
+_DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "mixtral": 8, "qwen3_moe": 4, "gpt_oss": 8}
+_DEFAULT_HEAD_DIMS = {"qwen3": 128, "gpt_oss": 64}
+_DEFAULT_EPS = {"mixtral": 1e-5, "gpt_oss": 1e-5}
+_DEFAULT_WINDOWS = {"mixtral": None, "gpt_oss": 128}
 _DEFAULT_WINDOW = 4096
+_DEFAULT_THETAS = {"mixtral": 1e6, "gpt_oss": 150_000.0}
 _DEFAULT_THETA = 10_000.0
+_GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+"""What is meant where such a config says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +48,12 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary position embedding: frequencies theta^(-2i/d), over `linear_factor`, or as Llama 3.1 scales."""
+    """Rotary position embedding: frequencies theta^(-2i/d), over `linear_factor`, or as Llama 3.1 or YaRN scales."""
 
     theta: float
     linear_factor: float = 1.0
     llama3: Llama3Scaling | None = None
+    yarn: YarnScaling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,10 @@ class NativeConfig:
     mlp_bias: bool
     qk_norm: bool
     tied: bool
+    experts: ExpertsConfig | None = None
+    """Of a mixture; blocks without them have a dense MLP."""
+    sinks: bool = False
+    """Attention scores compete with a learned number of each head besides."""
 
 
 def parse_native(spec: ModelSpec) -> NativeConfig:
@@ -69,13 +92,15 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise UnsupportedModel(f"the native path has no {kind}")
     if spec.n_blocks > MAX_BLOCKS:
         raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
-    if raw.get("quantization_config"):
+    if raw.get("quantization_config") and not is_mxfp4(raw, kind):
         raise UnsupportedModel("the native path has no quantised weights")
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"the native path has no activation {shown(raw['hidden_act'])}")
-    n_heads = _count(raw, "num_attention_heads", 32)
+    n_heads = _count(raw, "num_attention_heads", _DEFAULT_HEADS.get(kind, 32))
     n_kv_heads = _count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
-    default_dim = 128 if kind == "qwen3" else max(1, spec.hidden_size // n_heads)
+    default_dim = max(1, spec.hidden_size // n_heads)
+    if kind in _DEFAULT_HEAD_DIMS and not (kind == "gpt_oss" and "head_dim" in raw):  # null is not the same there
+        default_dim = _DEFAULT_HEAD_DIMS[kind]
     head_dim = default_dim if kind == "qwen2" else _count(raw, "head_dim", default_dim)
     if n_heads % n_kv_heads:
         raise CheckpointError(f"config.json: {n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
@@ -83,7 +108,8 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise CheckpointError(f"config.json: rotary embedding needs an even head_dim, got {head_dim}")
     if kind == "qwen2" and "head_dim" in raw and raw["head_dim"] not in (None, default_dim):
         raise UnsupportedModel("the native path has no qwen2 with a head_dim of its own")
-    attention_bias = kind in ("llama", "qwen3") and _flag(raw, "attention_bias")
+    may_have_bias = kind in ("llama", "qwen3", "qwen3_moe", "gpt_oss")
+    attention_bias = may_have_bias and _flag(raw, "attention_bias", default=kind == "gpt_oss")
     return NativeConfig(
         hidden_size=spec.hidden_size,
         intermediate_size=_count(raw, "intermediate_size", None),
@@ -92,15 +118,23 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         head_dim=head_dim,
         vocab_size=spec.vocab_size,
         n_blocks=spec.n_blocks,
-        rms_eps=_number(raw, "rms_norm_eps", 1e-6),
-        rope=_rope(raw, spec.context_length),
+        rms_eps=_number(raw, "rms_norm_eps", _DEFAULT_EPS.get(kind, 1e-6)),
+        rope=_rope(raw, kind, spec.context_length),
         windows=_windows(raw, kind, spec.n_blocks),
         qkv_bias=kind == "qwen2" or attention_bias,
         o_bias=attention_bias,
         mlp_bias=kind == "llama" and _flag(raw, "mlp_bias"),
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
         tied=_flag(raw, "tie_word_embeddings"),
+        experts=parse_experts(raw, kind, spec.n_blocks) if kind in MIXTURES else None,
+        sinks=kind == "gpt_oss",
     )
+
+
+def is_mxfp4(raw: Mapping[str, Any], kind: str) -> bool:
+    """True for gpt-oss's experts in blocks of 4 bits, which are widened when they are read."""
+    settings = raw.get("quantization_config")
+    return kind == "gpt_oss" and isinstance(settings, dict) and settings.get("quant_method") == "mxfp4"
 
 
 def _is_null(raw: Mapping[str, Any], kind: str) -> bool:
@@ -108,12 +142,14 @@ def _is_null(raw: Mapping[str, Any], kind: str) -> bool:
     return kind not in _DEFAULT_KV_HEADS or "num_key_value_heads" in raw
 
 
-def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
+def _rope(raw: Mapping[str, Any], kind: str, context_length: int) -> RopeConfig:
     # transformers 5 writes rope_parameters; before, there were rope_theta and rope_scaling.
     settings = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if kind == "gpt_oss" and not raw.get("rope_scaling") and raw.get("rope_parameters") is None:
+        settings = _GPT_OSS_ROPE
     if not isinstance(settings, dict):
         raise CheckpointError(f"config.json: rope settings must be an object, got {shown(settings)}")
-    theta = _number(settings, "rope_theta", _number(raw, "rope_theta", _DEFAULT_THETA))
+    theta = _number(settings, "rope_theta", _number(raw, "rope_theta", _DEFAULT_THETAS.get(kind, _DEFAULT_THETA)))
     if settings.get("partial_rotary_factor", raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise UnsupportedModel("the native path has no partial rotary embedding")
     match settings.get("rope_type", settings.get("type", "default")):
@@ -134,24 +170,30 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
             if scaling.low_freq_factor >= scaling.high_freq_factor:
                 raise CheckpointError("config.json: low_freq_factor must be below high_freq_factor")
             return RopeConfig(theta, llama3=scaling)
+        case "yarn":
+            return RopeConfig(theta, yarn=parse_yarn(settings, theta, context_length))
         case other:
             raise UnsupportedModel(f"the native path has no rotary embedding of type {shown(other)}")
 
 
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
-    if kind == "llama" or (kind != "mistral" and not _flag(raw, "use_sliding_window")):
+    everywhere = kind in ("mistral", "mixtral", "qwen3_moe")
+    always = kind in ("mistral", "mixtral", "gpt_oss")
+    if kind == "llama" or (not always and not _flag(raw, "use_sliding_window")):
         return (None,) * n_blocks
-    window = raw.get("sliding_window", _DEFAULT_WINDOW)
-    if window is None:
+    window = raw.get("sliding_window", _DEFAULT_WINDOWS.get(kind, _DEFAULT_WINDOW))
+    if window is None and kind != "gpt_oss":
         return (None,) * n_blocks
     if type(window) is not int or window < 1:
         raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {shown(window)}")
-    if kind == "mistral":
-        if raw.get("layer_types") is not None:
-            raise UnsupportedModel("the native path has no mistral with layer_types")
-        return (window,) * n_blocks
     types = raw.get("layer_types")
-    if types is None:
+    if everywhere:
+        if types is not None:
+            raise UnsupportedModel(f"the native path has no {kind} with layer_types")
+        return (window,) * n_blocks
+    if types is None and kind == "gpt_oss":
+        types = ["full_attention" if block % 2 else "sliding_attention" for block in range(n_blocks)]
+    elif types is None:
         from_block = raw.get("max_window_layers", 28)
         if type(from_block) is not int:
             raise CheckpointError(f"config.json: max_window_layers must be an integer, got {shown(from_block)}")
@@ -161,31 +203,3 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     if not all(item in ("full_attention", "sliding_attention") for item in types):
         raise UnsupportedModel("the native path has only full and sliding attention")
     return tuple(window if item == "sliding_attention" else None for item in types[:n_blocks])
-
-
-def _count(raw: Mapping[str, Any], name: str, default: int | None) -> int:
-    value = raw.get(name)
-    if value is None:
-        value = default
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise CheckpointError(f"config.json: {name} must be a positive integer, got {shown(value)}")
-    return value
-
-
-def _number(raw: Mapping[str, Any], name: str, default: float | None) -> float:
-    value = raw.get(name)
-    if value is None:
-        value = default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise CheckpointError(f"config.json: {name} must be a positive number, got {shown(value)}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise CheckpointError(f"config.json: {name} is larger than any number that we compute with") from None
-
-
-def _flag(raw: Mapping[str, Any], name: str) -> bool:
-    value = raw.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise CheckpointError(f"config.json: {name} must be true or false, got {shown(value)}")
-    return bool(value)

@@ -7,6 +7,7 @@ import math
 import torch
 
 from shards.model.native_config import Llama3Scaling, RopeConfig
+from shards.model.yarn import YarnScaling
 
 _FIRST_POSITIONS = 512
 
@@ -19,6 +20,7 @@ class RotaryTable:
 
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
         self._frequencies = inverse_frequencies(config, head_dim).to(device)
+        self._scale = 1.0 if config.yarn is None else config.yarn.attention_factor
         self._dtype = dtype
         self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
         self._cos = self._sin = torch.empty(0, 1, head_dim, device=device, dtype=dtype)
@@ -45,7 +47,7 @@ class RotaryTable:
         size = max(_FIRST_POSITIONS, 1 << (longest - 1).bit_length())
         places = torch.arange(size, device=self._frequencies.device, dtype=torch.float32)
         angles = torch.outer(places, self._frequencies)[:, None]
-        cos, sin = angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+        cos, sin = ((each * self._scale).to(self._dtype) for each in (angles.cos(), angles.sin()))
         self._cos, self._sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
@@ -59,6 +61,8 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> torch.Tensor:
     """Radians per position, float32 [head_dim / 2]."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     frequencies = 1.0 / config.theta**exponents
+    if config.yarn is not None:
+        return _ramped(frequencies, config.yarn, config.theta, head_dim)
     if config.llama3 is not None:
         return _stretch(frequencies, config.llama3)
     return frequencies / config.linear_factor
@@ -70,3 +74,10 @@ def _stretch(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
     return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
+def _ramped(frequencies: torch.Tensor, scaling: YarnScaling, theta: float, head_dim: int) -> torch.Tensor:
+    """YaRN's scaling: kept before the ramp, divided after it."""
+    low, high = scaling.ramp(theta, head_dim)
+    divided = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0.0, 1.0)
+    return divided * frequencies / scaling.factor + (1 - divided) * frequencies

@@ -28,6 +28,19 @@ class Matrix(Structure):
     )
 
 
+class ExpertsDesc(Structure):
+    """What the experts of all blocks have in common (see experts.h)."""
+
+    _fields_ = (
+        ("count", c_int64),
+        ("chosen", c_int64),
+        ("inner", c_int64),
+        ("normalises", c_int64),
+        ("slope", c_double),
+        ("limit", c_double),
+    )
+
+
 class BlockDesc(Structure):
     """One block's weights and its keys and values."""
 
@@ -44,6 +57,10 @@ class BlockDesc(Structure):
         ("values", c_void_p),
         ("window", c_int64),
         ("qkv_parts", c_int64),
+        ("sinks", c_void_p),
+        ("router", Matrix),
+        ("expert_gate_up", ctypes.POINTER(Matrix)),
+        ("expert_down", ctypes.POINTER(Matrix)),
     )
 
 
@@ -67,6 +84,7 @@ class StageDesc(Structure):
         ("embedding", c_void_p),
         ("embedding_type", c_int64),
         ("table", Matrix),
+        ("experts", ExpertsDesc),
     )
 
 

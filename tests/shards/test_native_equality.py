@@ -36,6 +36,24 @@ ODD_SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "tied query-normed": ("qwen3", {"tie_word_embeddings": True}),
     "biased query-normed": ("qwen3", {"attention_bias": True}),
+    "one expert for each token": ("mixtral", {"num_experts_per_tok": 1, "sliding_window": None}),
+    "all experts for each token": ("mixtral", {"num_experts_per_tok": 5}),
+    "experts in one tensor": ("mixtral", {"fused": True}),
+    "experts in every second block": ("qwen3-moe", {"decoder_sparse_step": 2, "mlp_only_layers": [], "fused": True}),
+    "experts as likely as they are": ("qwen3-moe", {"norm_topk_prob": False, "num_experts_per_tok": 2}),
+    "no experts after all": ("qwen3-moe", {"mlp_only_layers": [0, 1, 2, 3, 4]}),
+    "another gate": ("gpt-oss", {"swiglu_alpha": 0.9, "swiglu_limit": 0.8, "attention_bias": False}),
+    "YaRN": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
 }
 
 

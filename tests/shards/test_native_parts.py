@@ -16,7 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
 from shards.model.attention import attend, attend_decode, group_decodes, window_of
 from shards.model.linear import Linear, can_pack
-from shards.model.native_config import Llama3Scaling, NativeConfig, RopeConfig, parse_native
+from shards.model.native_config import LEAN_MODEL_TYPES, Llama3Scaling, NativeConfig, RopeConfig, parse_native
 from shards.model.norm import rms_norm
 from shards.model.pages import PagePool
 from shards.model.rope import RotaryTable, inverse_frequencies
@@ -45,6 +45,9 @@ def test_defaults_are_those_of_transformers() -> None:
         ("mistral", transformers.MistralConfig),
         ("qwen2", transformers.Qwen2Config),
         ("qwen3", transformers.Qwen3Config),
+        ("mixtral", transformers.MixtralConfig),
+        ("qwen3_moe", transformers.Qwen3MoeConfig),
+        ("gpt_oss", transformers.GptOssConfig),
     ):
         theirs = config_class(num_attention_heads=64, hidden_size=512)
         ours = native(model_type=kind, num_attention_heads=64, hidden_size=512)
@@ -53,7 +56,12 @@ def test_defaults_are_those_of_transformers() -> None:
         assert ours.rms_eps == theirs.rms_norm_eps
         assert ours.windows[0] == getattr(theirs, "sliding_window", None)
         assert ours.tied == theirs.tie_word_embeddings
+        assert ours.o_bias == getattr(theirs, "attention_bias", False)
         assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
+        assert (ours.rope.yarn is not None) == (theirs.rope_parameters["rope_type"] == "yarn")
+        if ours.experts is not None:
+            assert (ours.experts.count, ours.experts.chosen) == (theirs.num_experts, theirs.num_experts_per_tok)
+            assert ours.experts.normalised == getattr(theirs, "norm_topk_prob", True)
 
 
 def test_old_and_new_rotary_settings_mean_the_same() -> None:
@@ -77,12 +85,17 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         {"model_type": "gpt2"},
         {"hidden_act": "gelu"},
         {"quantization_config": {"quant_method": "gptq"}},
-        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
         {"partial_rotary_factor": 0.5},
         {"model_type": "qwen2", "head_dim": 20, "num_key_value_heads": 2},
         {"model_type": "mistral", "num_key_value_heads": 2, "layer_types": ["full_attention"] * 5},
         {"num_hidden_layers": 1 << 30},
+        {"model_type": "mixtral", "num_experts_per_tok": 2, "num_local_experts": 1 << 30, "num_key_value_heads": 2},
+        {"model_type": "mixtral", "num_local_experts": 8, "num_experts": 9, "num_key_value_heads": 2},
+        {"model_type": "mixtral", "sliding_window": 9, "layer_types": ["full_attention"] * 5, "num_key_value_heads": 2},
+        {"model_type": "mixtral", "quantization_config": {"quant_method": "mxfp4"}},
+        {"model_type": "gpt_oss", "quantization_config": {"quant_method": "fp8"}},
+        {"model_type": "gpt_oss", "layer_types": ["linear_attention"] * 5, "num_key_value_heads": 2},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -105,6 +118,16 @@ def test_what_the_lean_path_does_not_know_is_left_to_the_adapter(changes: dict[s
         {"rope_scaling": {"rope_type": "linear"}},
         {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}},
         {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 0},
+        {"model_type": "mixtral", "num_key_value_heads": 2, "num_experts_per_tok": 9},
+        {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 0},
+        {"model_type": "qwen3_moe", "num_key_value_heads": 2, "decoder_sparse_step": 0},
+        {"model_type": "qwen3_moe", "num_key_value_heads": 2, "mlp_only_layers": "all"},
+        {"model_type": "qwen3_moe", "num_key_value_heads": 2, "norm_topk_prob": "yes"},
+        {"model_type": "gpt_oss", "num_key_value_heads": 2, "swiglu_limit": 0},
+        {"model_type": "gpt_oss", "num_key_value_heads": 2, "sliding_window": None},
+        {"rope_scaling": {"rope_type": "yarn", "factor": -2.0}},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1e-300}},
+        {"rope_theta": 1.0, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -121,16 +144,20 @@ _JSON = st.recursive(
 _FIELDS = (
     *LLAMA, "head_dim", "num_key_value_heads", "rope_parameters", "rope_scaling", "rope_theta", "hidden_act",
     "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "tie_word_embeddings",
+    "num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
+    "mlp_only_layers", "decoder_sparse_step", "swiglu_alpha", "swiglu_limit", "quantization_config",
 )  # fmt: skip
 
 
-@given(st.sampled_from(("llama", "mistral", "qwen2", "qwen3")), st.dictionaries(st.sampled_from(_FIELDS), _JSON))
+@given(st.sampled_from(LEAN_MODEL_TYPES), st.dictionaries(st.sampled_from(_FIELDS), _JSON))
 def test_any_config_is_read_or_refused(kind: str, changes: dict[str, Any]) -> None:
     try:
         config = native(**{"model_type": kind, **changes})
     except ShardError:
         return
     assert config.n_heads % config.n_kv_heads == 0 and len(config.windows) == config.n_blocks
+    assert config.experts is None or 0 < config.experts.chosen <= config.experts.count
+    inverse_frequencies(config.rope, 2)
 
 
 def test_frequencies_are_those_of_transformers() -> None:
@@ -146,6 +173,29 @@ def test_frequencies_are_those_of_transformers() -> None:
         )
         theirs, _ = ROPE_INIT_FUNCTIONS[kind](config)
         torch.testing.assert_close(inverse_frequencies(ours, 128), theirs, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"truncate": False, "beta_fast": 20, "beta_slow": 2.0},
+        {"attention_factor": 1.7, "mscale": 2.0},
+        {"mscale": 0.707, "mscale_all_dim": 1.3, "beta_slow": 0},
+        {"factor": None},
+    ],
+    ids=str,
+)
+def test_yarn_is_that_of_transformers(changes: dict[str, Any]) -> None:
+    asked = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 128, **changes}
+    config = transformers.LlamaConfig(
+        hidden_size=48, num_attention_heads=1, max_position_embeddings=512, rope_parameters=dict(asked)
+    )
+    theirs, factor = ROPE_INIT_FUNCTIONS["yarn"](config)
+    ours = native(rope_parameters=asked).rope
+    assert ours.yarn is not None
+    torch.testing.assert_close(inverse_frequencies(ours, 48), theirs, rtol=1e-5, atol=0)
+    assert ours.yarn.attention_factor == pytest.approx(factor)
 
 
 def test_a_rotary_table_gives_the_same_angles_however_it_grew() -> None:

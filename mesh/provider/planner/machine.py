@@ -12,11 +12,15 @@ import torch
 
 from mesh.errors import Cancelled, ConfigError
 from shards.engine.measure import best_threads, measure_block_rate
+from shards.model.native_config import is_mxfp4
+from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
 from shards.progress import Progress
 
 T = TypeVar("T")
 
+MXFP4_GROWTH = 16 / 4.25
+"""Of gpt-oss's experts, which are nearly all of its weights: 4 bits and an exponent for 32 become 16 bits each."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -45,10 +49,11 @@ def measure(model: StageModel, threads: int | None) -> tuple[int, float]:
     return threads, measure_block_rate(model)
 
 
-def growth(stored: str, loaded: str) -> float:
-    """How many times more bytes weights take when they are loaded."""
-    before, after = (DTYPE_BYTES.get(name, 4) for name in (stored, loaded))
-    return max(1.0, after / before)
+def growth(spec: ModelSpec, loaded: str) -> float:
+    """How many times more bytes weights take when they are loaded in the dtype `loaded`."""
+    before, after = (DTYPE_BYTES.get(name, 4) for name in (spec.dtype, loaded))
+    widened = MXFP4_GROWTH if is_mxfp4(spec.raw, spec.model_type) else 1.0
+    return widened * max(1.0, after / before)
 
 
 def free_bytes(device: str) -> int:

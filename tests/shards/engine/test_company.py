@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,12 @@ class Talk:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model"), n_blocks=3, context_length=2048)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def made(family: str) -> Path:
+        return make_checkpoint(tmp_path_factory.mktemp("model"), family, n_blocks=3, context_length=2048)
+
+    return made
 
 
 def converse(model: StageModel, company: int) -> list[tuple[int, float | None, object]]:
@@ -90,11 +96,15 @@ def converse(model: StageModel, company: int) -> list[tuple[int, float | None, o
     return watched.said
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_thousand_steps_give_the_same_bits_alone_and_beside_31_others(folder: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("mixtral", "float32"), ("gpt-oss", "bfloat16")]
+)
+def test_a_thousand_steps_give_the_same_bits_alone_and_beside_31_others(
+    folders: Callable[[str], Path], family: str, dtype: str
+) -> None:
     if native_library() is None:
         pytest.skip("no native kernels on this machine")
-    model = load_stage(Checkpoint.open(folder), Span(0, 3), dtype=dtype)
+    model = load_stage(Checkpoint.open(folders(family)), Span(0, 3), dtype=dtype)
     assert "/native" in model.numerics, "another path does not promise it"
 
     alone = converse(model, 0)
