@@ -162,8 +162,7 @@ def _experts(fields: _Fields, kind: str, head: GgufHead) -> dict[str, Any]:
     """
     if kind != "qwen3moe" and not (kind == "llama" and fields.has("expert_count")):
         return {}
-    blocks = [match for match in map(_BLOCK_NAME.fullmatch, head.tensors) if match]
-    if kind == "llama" and any(match[3] == "bias" for match in blocks):
+    if kind == "llama" and any(name.endswith(".bias") for name in head.tensors):
         raise UnsupportedModel("a mixture of Llama's architecture with biases is not read from GGUF files")
     counts = {"num_experts_per_tok": fields.count("expert_used_count")}
     if kind == "llama":
@@ -172,7 +171,6 @@ def _experts(fields: _Fields, kind: str, head: GgufHead) -> dict[str, Any]:
         "num_experts": fields.count("expert_count"),
         "moe_intermediate_size": fields.count("expert_feed_forward_length"),
         "norm_topk_prob": True,
-        "mlp_only_layers": sorted(int(match[1]) for match in blocks if match[2] == "ffn_gate"),
     }
 
 

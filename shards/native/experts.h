@@ -26,12 +26,22 @@ inline void tile_rows_of(int64_t expert, int64_t first, int64_t rows, std::vecto
     tiles.push_back(RowTile{expert, first + at, std::min<int64_t>(kRowBlock, rows - at)});
 }
 
-// gpt-oss's gate: silu with a slope, both halves clamped, one added to `up`.
-MESH_INLINE Vec clamped_gate(Vec gate, Vec up, float slope, float limit) {
-  gate = smaller(gate, all(limit));
-  up = larger(smaller(up, all(limit)), all(-limit));
-  return (up + all(1.0f)) * gate / (all(1.0f) + exponential(gate * all(-slope)));
-}
+// What an inner layer passes on.
+struct Silu {
+  MESH_INLINE Vec operator()(Vec gate, Vec up) const {
+    return gate * up / (all(1.0f) + exponential(gate * all(-1.0f)));
+  }
+};
+
+// gpt-oss's: with a slope, both halves clamped, and one added to `up`.
+struct ClampedGate {
+  float slope, limit;
+  MESH_INLINE Vec operator()(Vec gate, Vec up) const {
+    gate = smaller(gate, all(limit));
+    up = larger(smaller(up, all(limit)), all(-limit));
+    return (up + all(1.0f)) * gate / (all(1.0f) + exponential(gate * all(-slope)));
+  }
+};
 
 // Pairs of a row and an expert, those of one expert after another and by row within. Threads call `choose` for the rows
 // that they take and meet; then all may read.

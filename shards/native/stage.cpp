@@ -147,7 +147,7 @@ class Stage {
         experts<Input>(own, block);
         continue;
       }
-      gate_up<Input>(own, &block.gate_up, row_tiles_, normed_, hidden_stride_, inner_, inner_stride_, d_.inner);
+      gate_up<Input>(own, &block.gate_up, row_tiles_, normed_, hidden_stride_, inner_, inner_stride_, d_.inner, Silu{});
       linear<Input>(own, block.down, inner_, inner_stride_, batch_.rows, Added{batch_.x, d_.hidden});
     }
     if (batch_.wanted) {
@@ -208,11 +208,10 @@ class Stage {
 
   // Rows of `in` to `out` through the layers that their tiles name, all of one shape. The gate's outputs are padded to
   // whole panels, so that a panel of it and its partner of `up` meet here.
-  template <class Input>
+  template <class Input, class Gate>
   void gate_up(Scratch &own, const Matrix *layers, const std::vector<RowTile> &tiles, const float *in,
-               int64_t in_stride, float *out, int64_t out_stride, int64_t inner) {
+               int64_t in_stride, float *out, int64_t out_stride, int64_t inner, Gate pass) {
     const int64_t panels = panels_of(*layers) / 2;
-    const bool clamps = d_.experts.limit > 0;
     each_unit(*pool_, panels * int64_t(tiles.size()), [&](int64_t unit) {
       const RowTile &tile = tiles[unit / panels];
       const Matrix &m = layers[tile.expert];
@@ -236,9 +235,7 @@ class Stage {
             gate = gate + load(m.bias + at);
             up = up + load(m.bias + panels * kPanel + at);
           }
-          Vec result = clamps ? clamped_gate(gate, up, float(d_.experts.slope), float(d_.experts.limit))
-                              : gate * up / (all(1.0f) + exponential(gate * all(-1.0f)));
-          store_some(to + v * kLanes, result, left < kLanes ? int(left) : kLanes);
+          store_some(to + v * kLanes, pass(gate, up), left < kLanes ? int(left) : kLanes);
         }
       }
     });
@@ -259,8 +256,13 @@ class Stage {
       pool_->barrier();
       in = gathered_;
     }
-    gate_up<Input>(own, block.expert_gate_up, routing_.tiles(), in, batch_.rows > 1 ? hidden_stride_ : 0,
-                   expert_inner_, expert_stride_, d_.experts.inner);
+    const int64_t stride = batch_.rows > 1 ? hidden_stride_ : 0;
+    if (d_.experts.limit > 0)
+      gate_up<Input>(own, block.expert_gate_up, routing_.tiles(), in, stride, expert_inner_, expert_stride_,
+                     d_.experts.inner, ClampedGate{float(d_.experts.slope), float(d_.experts.limit)});
+    else
+      gate_up<Input>(own, block.expert_gate_up, routing_.tiles(), in, stride, expert_inner_, expert_stride_,
+                     d_.experts.inner, Silu{});
     const int64_t panels = panels_of(*block.expert_down), width = panels < kTurns * pool_->threads() ? 1 : 2;
     each_run(*pool_, (panels + width - 1) / width, [&](int64_t first, int64_t end) {
       for (const RowTile &tile : routing_.tiles())
