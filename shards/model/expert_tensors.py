@@ -18,7 +18,7 @@ import torch
 from shards.checkpoint.gguf_header import TensorType
 from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import CheckpointError
-from shards.model.mxfp4 import ITEMS, NBYTES, widen
+from shards.model.mxfp4 import ITEMS, NARROW, NBYTES, fits, joined, widen
 from shards.model.span import Span
 
 _NAME: Final = re.compile(r"(.*\blayers\.\d+\.)mlp\.(?:gate|experts\.(\d+)\.(gate|up|down)_proj)\.(weight|bias)")
@@ -46,6 +46,8 @@ class ExpertTensors:
         self._checkpoint = checkpoint
         self._experts = experts
         self._in_turns = checkpoint.spec.model_type == "gpt_oss"
+        self._fits: dict[tuple[str, int | None], bool] = {}
+        """Whether the kernels have the exponents of an expert's layer."""
         self._last: tuple[tuple[str, int | None], torch.Tensor] | None = None
 
     def __contains__(self, name: object) -> bool:
@@ -75,7 +77,13 @@ class ExpertTensors:
 
     def blocks(self, name: str) -> TensorType | None:
         """How a quantised tensor's numbers are stored; None for one that is read as floats."""
-        return self._checkpoint.blocks(self._place(name).name)
+        place = self._place(name)
+        if place.scales is None:
+            return self._checkpoint.blocks(place.name)
+        key = place.scales, place.expert
+        if key not in self._fits:
+            self._fits[key] = fits(self._checkpoint.read(*key))
+        return NARROW if self._fits[key] else None
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of a tensor in its file."""
@@ -95,7 +103,11 @@ class ExpertTensors:
     def read_blocks(self, name: str) -> torch.Tensor:
         """The bytes of a quantised tensor's rows as they are stored."""
         place = self._place(name)
-        rows = self._checkpoint.read_blocks(place.name, place.expert)
+        if place.scales is None:
+            rows = self._checkpoint.read_blocks(place.name, place.expert)
+        else:
+            parts = (self._checkpoint.read(each, place.expert) for each in (place.name, place.scales))
+            rows = joined(*parts)
         return rows[self._rows(place, rows.shape[0])]
 
     def nbytes(self, span: Span) -> int:

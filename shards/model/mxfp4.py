@@ -9,20 +9,40 @@ from typing import Final
 
 import torch
 
+from shards.checkpoint.gguf_header import TensorType
+
 ITEMS: Final = 32
 NBYTES: Final = 16
 """Of a block's numbers, whose exponent is a byte elsewhere."""
-_BIAS: Final = 127
-_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""By the lower three bits; the fourth is the sign."""
+BIAS: Final = 127
+_POSITIVE: Final = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+VALUES: Final = torch.cat((_POSITIVE, -_POSITIVE))
+"""What four bits stand for."""
+NARROW: Final = TensorType("MXFP4 in pairs", ITEMS, 1 + NBYTES)
+"""A block as the kernels' packer takes it: its exponent, and its numbers, neighbours in a byte; see `fits`."""
+_FEWEST, _MOST = 104, 140
+
+
+def nibbles(blocks: torch.Tensor) -> torch.Tensor:
+    """`blocks` uint8 [..., bytes] as [..., 2 * bytes] numbers of four bits: a byte's lower half comes first."""
+    return torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)
+
+
+def fits(exponents: torch.Tensor) -> bool:
+    """Whether half of what these stand for, and twelve times that, is a number in float16."""
+    low, high = exponents.aminmax()
+    return bool(low >= _FEWEST) and bool(high <= _MOST)
+
+
+def joined(blocks: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
+    """The rows of `widen`'s arguments as the kernels' packer takes them, uint8 [rows, blocks * 17]."""
+    return torch.cat((exponents.unsqueeze(-1), blocks), dim=-1).flatten(1)
 
 
 def widen(blocks: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
     """`blocks` uint8 [rows, blocks, 16] and `exponents` uint8 [rows, blocks] as bfloat16 [rows, blocks * 32].
 
-    A byte has two numbers, the first in its lower half. bfloat16 has all of them, but for those beyond its range.
+    bfloat16 has all of them, but for those beyond its range.
     """
-    values = torch.tensor((*_VALUES, *(-each for each in _VALUES)), dtype=torch.bfloat16)
-    nibbles = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(2)
-    numbers = values[nibbles.int()]
-    return torch.ldexp(numbers, exponents.int().unsqueeze(-1) - _BIAS).to(torch.bfloat16).flatten(1)
+    numbers = VALUES.to(torch.bfloat16)[nibbles(blocks).int()]
+    return torch.ldexp(numbers, exponents.int().unsqueeze(-1) - BIAS).to(torch.bfloat16).flatten(1)

@@ -13,14 +13,18 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from shards.checkpoint.folder import Checkpoint
 from shards.errors import CheckpointError
-from shards.model.experts import choose
+from shards.model.experts import ExpertWeights, choose
 from shards.model.experts_config import ExpertsConfig
 from shards.model.llama import load_native_stage
 from shards.model.loading import is_native, load_stage
 from shards.model.mxfp4 import widen
+from shards.model.native_config import parse_native
 from shards.model.span import Span
+from shards.model.stage import LogitsMode
+from shards.model.weights import load_packed_span
+from shards.progress import silent
 from tests.shards.models import MIXTURES, make_checkpoint
-from tests.shards.stages import Pipeline, random_tokens
+from tests.shards.stages import Memory, Pipeline, random_tokens
 
 torch.set_num_threads(1)
 WHOLE = (Span(0, 5),)
@@ -53,22 +57,32 @@ def widened(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
 
 
+def tiny(tensors: dict[str, torch.Tensor]) -> None:
+    """One block whose exponent is beyond float16."""
+    tensors["model.layers.2.mlp.experts.down_proj_scales"][1, 2, 0] = 90
+
+
 @pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("how", [lambda tensors: None, tiny], ids=["narrow", "one widened"])
 def test_experts_in_four_bits_are_what_transformers_widens_them_to(
-    kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: Callable[[dict[str, torch.Tensor]], None], kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kernels == "torch":
         monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
     packed = make_checkpoint(tmp_path / "packed", "gpt-oss", **MXFP4_SHAPE)
     change(packed, in_mxfp4, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": []})
+    change(packed, how)
     wide = make_checkpoint(tmp_path / "wide", "gpt-oss", **MXFP4_SHAPE)
-    change(wide, in_mxfp4)
-    change(wide, widened)
+    for step in (in_mxfp4, how, widened):
+        change(wide, step)
     assert is_native(Checkpoint.open(packed))
     prompt = random_tokens(40)
     found, expected = Pipeline(packed, WHOLE), Pipeline(wide, WHOLE)
     ours = found.logits(found.session(), prompt)
-    torch.testing.assert_close(ours, expected.logits(expected.session(), prompt), atol=1e-4, rtol=0)
+    theirs = expected.logits(expected.session(), prompt)
+    if kernels == "native":
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert len(set(ours.argmax(-1).tolist())) > 5
 
 
@@ -77,6 +91,30 @@ def test_every_block_of_four_bits_means_what_transformers_says() -> None:
     scales = torch.arange(256, dtype=torch.uint8).view(1, 256, 1).expand(1, 256, 16)
     theirs = convert_moe_packed_tensors(blocks.contiguous(), scales.contiguous(), dtype=torch.bfloat16)[0].T
     torch.testing.assert_close(widen(blocks[0], scales[0]), theirs, atol=0, rtol=0, equal_nan=True)
+
+
+def test_experts_in_four_bits_stay_smaller_than_in_eight(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "gpt-oss", n_blocks=1, **{**MXFP4_SHAPE, "intermediate_size": 64})
+    change(folder, in_mxfp4, quantization_config={"quant_method": "mxfp4"})
+    checkpoint = Checkpoint.open(folder)
+    config = parse_native(checkpoint.spec)
+    weights = load_packed_span(checkpoint, config, Span(0, 1), panel=16, dtype=torch.float32, progress=silent)
+    mlp = weights.blocks[0].mlp
+    assert isinstance(mlp, ExpertWeights)
+    assert sum(each.panels.nbytes for each in (*mlp.gate_up, *mlp.down)) == 6 * 3 * 64 * 64 * 6 // 8
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32_where_the_same_experts_are_chosen(
+    family: str, dtype: str, tmp_path: Path
+) -> None:
+    checkpoint, tokens = Checkpoint.open(make_checkpoint(tmp_path, family)), torch.tensor(random_tokens(24, seed=9))
+    outputs = []
+    for chosen in ("float32", dtype):
+        stage = load_stage(checkpoint, Span(0, 5), dtype=chosen)
+        outputs += stage.forward([Memory(stage).session(24).piece(tokens, want=LogitsMode.ALL)])
+    assert torch.nn.functional.cosine_similarity(*outputs).median() > 0.999
 
 
 @pytest.mark.parametrize("family", MIXTURES)

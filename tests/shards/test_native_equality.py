@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from shards.checkpoint.folder import Checkpoint
+from shards.model.experts_config import MIXTURES
 from shards.model.llama import NativeStage
 from shards.model.loading import load_stage
 from shards.model.span import Span
@@ -19,6 +20,8 @@ from tests.shards.models import FAMILIES, make_checkpoint, reference
 from tests.shards.stages import Memory, Pipeline, forward, random_tokens
 
 TOLERANCE = 1e-4
+MIXTURE_TOLERANCE = 3e-4
+"""Here transformers in float32 is itself up to 1.4e-4 away from what it says in float64, of logits up to 20."""
 TOKENS = 128
 
 torch.set_num_threads(1)
@@ -77,7 +80,8 @@ def test_logits_of_a_prompt_in_chunks_over_three_stages_equal_transformers(folde
     found = torch.cat([pipeline.logits(session, chunk) for chunk in chunks])
     with torch.inference_mode():
         expected = reference(folder)(torch.tensor([prompt])).logits[0]
-    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    mixture = Checkpoint.open(folder).spec.model_type in MIXTURES
+    torch.testing.assert_close(found, expected, atol=MIXTURE_TOLERANCE if mixture else TOLERANCE, rtol=0)
 
 
 def test_greedy_tokens_over_three_stages_equal_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
