@@ -173,7 +173,7 @@ def _room(wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: fl
     """What a stage's part of its device has room for. Raises `ConfigError` when not one block fits."""
     spec = files.spec
     dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
-    grown = int(size * growth(spec, str(dtype).removeprefix("torch.")))
+    grown = int(size * growth(spec, str(dtype).removeprefix("torch."), stage.place.device))
     edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
     room = Room.of(spec.n_blocks, usable, grown, min(edge, grown // 2))
     if room.fits < 1:

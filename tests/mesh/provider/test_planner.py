@@ -60,8 +60,14 @@ def test_a_mixture_whose_weights_are_elsewhere_is_not_taken_for_a_dense_model(tm
     assert read_share(spec(model_type="llama", intermediate_size=14336)) == 1.0
 
 
-def test_four_bits_are_counted_as_what_they_are_widened_to() -> None:
-    packed = spec(model_type="gpt_oss", quantization_config={"quant_method": "mxfp4"})
-    assert growth(packed, "bfloat16") == pytest.approx(16 / 4.25)
-    assert growth(spec(model_type="gpt_oss"), "bfloat16") == 1.0
-    assert growth(spec(model_type="gpt_oss"), "float32") == 2.0
+def test_four_bits_are_counted_as_what_becomes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, plain = (
+        spec(model_type="gpt_oss", quantization_config={"quant_method": "mxfp4"}),
+        spec(model_type="gpt_oss"),
+    )
+    assert growth(packed, "bfloat16", "cuda") == pytest.approx(16 / 4.25)
+    assert growth(plain, "bfloat16", "cuda") == 1.0
+    assert growth(plain, "float32", "cpu") == 2.0
+    for library, bits in ((object(), 6), (None, 32)):
+        monkeypatch.setattr("mesh.provider.planner.machine.native_library", lambda library=library: library)
+        assert growth(packed, "float32", "cpu") == pytest.approx(bits / 4.25)
