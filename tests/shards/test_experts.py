@@ -189,6 +189,18 @@ def test_four_bits_that_make_no_sense_are_refused(ending: str, value: torch.Tens
         load_native_stage(Checkpoint.open(folder), Span(0, 1), device=torch.device("cpu"), dtype=torch.float32)
 
 
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_a_router_that_says_no_numbers_chooses_some_experts(
+    kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "torch":
+        monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
+    folder = make_checkpoint(tmp_path, "mixtral", n_blocks=1)
+    change(folder, lambda tensors: tensors["model.layers.0.block_sparse_moe.gate.weight"][1:4].fill_(torch.nan))
+    pipeline = Pipeline(folder, (Span(0, 1),))
+    assert not pipeline.logits(pipeline.session(), random_tokens(9)).isfinite().any()
+
+
 def test_of_equally_likely_experts_some_are_chosen_once_each() -> None:
     config = ExpertsConfig(6, 4, 8, normalised=True, bias=False, gate=None, blocks=(True,))
     chosen, shares = choose(torch.zeros(3, 6), config)

@@ -139,7 +139,7 @@ def test_defaults_are_those_of_the_format() -> None:
     ("changes", "message"),
     [
         ({"general__architecture": "mamba"}, "architecture 'mamba'"),
-        ({"llama__expert_count": 8}, "llama.expert_count = 8"),
+        ({"llama__expert_shared_count": 8}, "llama.expert_shared_count = 8"),
         ({"llama__attention__sliding_window": 512}, "llama.attention.sliding_window = 512"),
         ({"llama__rope__dimension_count": 8}, "rotation of a part"),
         ({"llama__attention__value_length": 8}, "different sizes"),

@@ -170,7 +170,7 @@ class Room:
 
 
 def _size(nbytes: int) -> str:
-    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{max(1, nbytes >> 20)} MiB"
+    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
 
 
 def own_port(maddr: str, number: int) -> str:

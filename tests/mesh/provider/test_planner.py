@@ -43,7 +43,7 @@ async def test_a_plan_counts_all_experts_of_a_block(folder: Path, monkeypatch: p
 async def test_a_node_too_small_for_one_block_is_told_what_would_do(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"not one block of .* a block takes 3 MiB, .*of which 6 hold the model"):
+    with pytest.raises(ConfigError, match=r"not one block of .* a block takes 3\.\d MiB, .*of which 6 hold the model"):
         await plan(folder, 4 << 20, monkeypatch)
 
 
