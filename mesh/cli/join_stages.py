@@ -77,6 +77,12 @@ class StagePlan:
     share: float
     threads: int | None
     kv_bytes: int
+    n_blocks: int
+    """Of the model."""
+    fits: int
+    """How many of them the stage has room for."""
+    stages_needed: int
+    """Stages with as much room that hold the whole model."""
 
 
 def several_stages(models: Sequence[str], devices: Sequence[str]) -> bool:
@@ -154,16 +160,22 @@ def _rows(planned: Sequence[Planned]) -> list[StagePlan]:
             share=each.stage.share,
             threads=each.stage.threads,
             kv_bytes=each.kv_bytes,
+            n_blocks=each.room.n_blocks,
+            fits=each.room.fits,
+            stages_needed=each.room.stages,
         )
         for each in planned
     ]
 
 
 def _table(rows: Sequence[StagePlan]) -> Table:
-    table = Table("stage", "model", "device", "blocks", "cache", title="stages", title_justify="left")
+    table = Table("stage", "model", "device", "blocks", "room", "cache", title="stages", title_justify="left")
     for row in rows:
         where = row.device if row.share == 1 else f"{row.device} (1/{round(1 / row.share)})"
-        table.add_row(row.label, row.model, where, row.blocks or "as needed", f"{row.kv_bytes >> 20} MiB")
+        room = f"{row.fits} of {row.n_blocks} blocks"
+        if row.stages_needed > 1:
+            room += f"; {row.stages_needed} such stages hold all"
+        table.add_row(row.label, row.model, where, row.blocks or "as needed", room, f"{row.kv_bytes >> 20} MiB")
     return table
 
 

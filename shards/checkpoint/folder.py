@@ -116,16 +116,20 @@ class Checkpoint:
         """How a quantised tensor's numbers are stored: there are none in these folders."""
         return None
 
-    def read_blocks(self, name: str) -> torch.Tensor:
+    def read_blocks(self, name: str, index: int | None = None) -> torch.Tensor:
         """The bytes of a quantised tensor's rows: there are none in these folders."""
         raise CheckpointError(f"{self.folder}: {name} is not quantised")
 
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor on the CPU, in its own dtype and shape; reads that tensor's bytes and nothing else."""
+    def read(self, name: str, index: int | None = None) -> torch.Tensor:
+        """A tensor on the CPU, in its own dtype and shape, or `[index]` of it; reads those bytes and no others."""
         file, entry = self._locate(name)
-        data = torch.empty(entry.nbytes, dtype=torch.uint8)
-        read_into(data.numpy().data, file.path, file.identity, entry.begin, name)
-        return data.view(_TORCH_DTYPES[entry.dtype]).view(entry.shape)
+        begin, shape, nbytes = entry.begin, entry.shape, entry.nbytes
+        if index is not None:
+            nbytes //= shape[0]
+            begin, shape = begin + index * nbytes, shape[1:]
+        data = torch.empty(nbytes, dtype=torch.uint8)
+        read_into(data.numpy().data, file.path, file.identity, begin, name)
+        return data.view(_TORCH_DTYPES[entry.dtype]).view(shape)
 
     def tensors_of(self, span: Span) -> list[str]:
         """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""

@@ -108,23 +108,25 @@ class GgufCheckpoint:
         """Bytes of a tensor in the file."""
         return self._locate(name).nbytes
 
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor on the CPU; quantised ones in float32, exactly the numbers that their blocks stand for.
+    def read(self, name: str, index: int | None = None) -> torch.Tensor:
+        """A tensor, or `[index]` of it, on the CPU; quantised ones in float32, exactly what their blocks stand for.
 
         Norms are as transformers has them, Gemma's without the one that is added to them.
         """
         tensor = self._locate(name)
-        rows = self.read_blocks(name)
+        shape = tensor.shape if index is None else tensor.shape[1:]
+        rows = self.read_blocks(name, index)
         if tensor.type.name in _FLOATS:
-            values = rows.view(_FLOATS[tensor.type.name]).view(tensor.shape)
+            values = rows.view(_FLOATS[tensor.type.name]).view(shape)
             return values - 1 if self._centred and name.endswith("norm.weight") else values
-        return _widen(rows, tensor.type).view(tensor.shape)
+        return _widen(rows, tensor.type).view(shape)
 
-    def read_blocks(self, name: str) -> torch.Tensor:
-        """The bytes of a tensor's rows as they are stored, uint8 [outputs, bytes of a row]."""
+    def read_blocks(self, name: str, index: int | None = None) -> torch.Tensor:
+        """The bytes of the rows of a tensor, or of `[index]` of it, as they are stored: uint8 [rows, bytes of each]."""
         tensor = self._locate(name)
-        data = torch.empty(tensor.nbytes, dtype=torch.uint8)
-        read_into(data.numpy().data, self._path, self._identity, tensor.begin, name)
+        nbytes = tensor.nbytes if index is None else tensor.nbytes // tensor.shape[0]
+        data = torch.empty(nbytes, dtype=torch.uint8)
+        read_into(data.numpy().data, self._path, self._identity, tensor.begin + (index or 0) * nbytes, name)
         rows = data.view(-1, tensor.shape[-1] // tensor.type.items * tensor.type.nbytes)
         if self._turned and any(part in name for part in _TURNED):
             rows = self._halves(name, tensor, rows)

@@ -19,13 +19,16 @@ ARCHITECTURES: Final[Mapping[str, tuple[str, str]]] = {
     "llama": ("llama", "LlamaForCausalLM"),
     "qwen2": ("qwen2", "Qwen2ForCausalLM"),
     "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    "qwen3moe": ("qwen3_moe", "Qwen3MoeForCausalLM"),
     "gemma2": ("gemma2", "Gemma2ForCausalLM"),
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
     "phi3": ("phi3", "Phi3ForCausalLM"),
 }
 """What is read, by the file's `general.architecture`: transformers' model_type and class."""
 
-INTERLEAVED: Final = frozenset({"llama"})
+_MIXTRAL: Final = ("mixtral", "MixtralForCausalLM")
+"""What a file of Llama's architecture is, where it has experts."""
+INTERLEAVED: Final = frozenset({"llama", "mixtral"})
 """Model types whose queries and keys are stored for rotation of neighbours; transformers rotates halves."""
 CENTRED: Final = frozenset({"gemma2", "gemma3_text"})
 """Model types whose norms are stored with the one that transformers adds to them."""
@@ -39,6 +42,11 @@ _SCALING_IGNORED: Final = frozenset({"rope.scaling.finetuned", "rope.scaling.ori
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
+    "expert_feed_forward_length": (0,),
+    "expert_shared_count": (0,),
+    "expert_gating_func": (1,),  # softmax
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (1.0,),
     "use_parallel_residual": (False,),
     "attention.causal": (True,),
     "attention.max_alibi_bias": (0.0,),
@@ -76,13 +84,18 @@ def config_of(head: GgufHead, factors: Mapping[str, Sequence[float]]) -> dict[st
     if kind != "phi3" and turned != head_dim:
         raise UnsupportedModel("rotation of a part of each head is not read from GGUF files")
     tokens = head.metadata.get("tokenizer.ggml.tokens")
+    inner = fields.count("feed_forward_length")
     vocab = fields.count("vocab_size", len(tokens) if isinstance(tokens, list) else None)
+    model_type, class_name = ARCHITECTURES[kind]
+    experts = _experts(fields, kind, head)
+    if experts and kind == "llama":
+        model_type, class_name = _MIXTRAL
     config: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[kind][1]],
-        "model_type": ARCHITECTURES[kind][0],
+        "architectures": [class_name],
+        "model_type": model_type,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": fields.count("feed_forward_length"),
+        "intermediate_size": inner,
         "num_hidden_layers": fields.count("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": fields.count("attention.head_count_kv", heads),
@@ -91,12 +104,15 @@ def config_of(head: GgufHead, factors: Mapping[str, Sequence[float]]) -> dict[st
         "vocab_size": vocab,
         "tie_word_embeddings": "output.weight" not in head.tensors,
         "dtype": "float32",
+        **experts,
     }
+    if model_type == "mixtral" and fields.count("expert_feed_forward_length", inner) != inner:
+        raise UnsupportedModel("experts of another width than feed_forward_length are not read from such GGUF files")
     if kind != "qwen2":
         config["head_dim"] = head_dim
-    if kind in ("llama", "qwen3", *_GEMMAS):
+    if model_type in ("llama", "qwen3", "qwen3_moe") or kind in _GEMMAS:
         config["attention_bias"] = "blk.0.attn_q.bias" in head.tensors
-    if kind == "llama":
+    if model_type == "llama":
         config["mlp_bias"] = "blk.0.ffn_gate.bias" in head.tensors
     if kind == "phi3":
         config |= _phi3(fields, factors, head_dim, turned, config["max_position_embeddings"])
@@ -167,6 +183,26 @@ def _phi3(
     return found | {"rope_parameters": rope, "original_max_position_embeddings": original}
 
 
+def _experts(fields: _Fields, kind: str, head: GgufHead) -> dict[str, Any]:
+    """What config.json says of a mixture; nothing for a dense model.
+
+    Both architectures take the softmax over all experts and scale the weights of those chosen to a sum of 1, as
+    llama.cpp computes them whatever the file says.
+    """
+    if kind != "qwen3moe" and not (kind == "llama" and fields.says("expert_count")):
+        return {}
+    if kind == "llama" and any(name.endswith(".bias") for name in head.tensors):
+        raise UnsupportedModel("a mixture of Llama's architecture with biases is not read from GGUF files")
+    counts = {"num_experts_per_tok": fields.count("expert_used_count")}
+    if kind == "llama":
+        return counts | {"num_local_experts": fields.count("expert_count")}
+    return counts | {
+        "num_experts": fields.count("expert_count"),
+        "moe_intermediate_size": fields.count("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+    }
+
+
 def _rope(fields: _Fields, factors: Sequence[float] | None, head_dim: int) -> dict[str, Any]:
     theta = fields.number("rope.freq_base", 10_000.0)
     scaling = fields.text("rope.scaling.type", "none")
@@ -206,6 +242,10 @@ class _Fields:
 
     def has(self, name: str) -> bool:
         return name in self._left
+
+    def says(self, name: str) -> bool:
+        """Whether the file says anything of it but 0."""
+        return bool(self._left.get(name))
 
     def drop(self, name: str, value: object) -> bool:
         """True where the file says just this of `name`, which is then done with."""

@@ -32,6 +32,13 @@ _INSIDE: Final = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_EXPERTS: Final = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
+"""Of a mixture, without biases: the router, and each layer of all experts [experts, outputs, inputs]."""
 _GEMMA: Final = {
     **_INSIDE,
     "post_attention_norm": "post_attention_layernorm",
@@ -52,6 +59,8 @@ def tensor_name(name: str, architecture: str) -> str:
     inside = _OWN.get(architecture, _INSIDE)
     if match and match[2] in inside:
         return f"model.layers.{match[1]}.{inside[match[2]]}.{match[3]}"
+    if match and match[2] in _EXPERTS and match[3] == "weight":
+        return f"model.layers.{match[1]}.{_EXPERTS[match[2]]}.weight"
     stem, _, kind = name.rpartition(".")
     if stem in _OUTSIDE and kind == "weight":
         return f"{_OUTSIDE[stem]}.weight"

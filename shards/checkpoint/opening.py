@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
+
+import torch
 
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.gguf import GgufCheckpoint
-from shards.checkpoint.gguf_header import is_gguf
+from shards.checkpoint.gguf_header import TensorType, is_gguf
 from shards.model.span import Span
 from shards.progress import Progress, silent
 
 AnyCheckpoint = Checkpoint | GgufCheckpoint
+
+
+class Tensors(Protocol):
+    """What a checkpoint, or another way to see one, offers of its tensors; see `Checkpoint` and `GgufCheckpoint`."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def dtype(self, name: str) -> torch.dtype: ...
+    def blocks(self, name: str) -> TensorType | None: ...
+    def stored_bytes(self, name: str) -> int: ...
+    def read(self, name: str) -> torch.Tensor: ...
+    def read_blocks(self, name: str) -> torch.Tensor: ...
+    def nbytes(self, span: Span) -> int: ...
 
 
 def open_checkpoint(path: Path, *, span: Span | None = None, progress: Progress = silent) -> AnyCheckpoint:

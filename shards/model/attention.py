@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from shards.model.paging import PAGE, pages_for
+from shards.model.sinks import attend_with_sinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def attend(
     keys: torch.Tensor,
     values: torch.Tensor,
     window: AttentionWindow,
+    sinks: torch.Tensor | None = None,
     *,
     scale: float | None = None,
     cap: float | None = None,
@@ -57,16 +59,21 @@ def attend(
 
     Each key-value head serves heads / kv_heads consecutive heads (Ainslie et al., "GQA", 2023). Keys and values are
     not repeated: the key-value heads take the batch's place. Scores are multiplied by `scale`, or divided by the root
-    of head_dim, and with a `cap` s they become s * tanh(score / s). Returns [n, heads * head_dim].
+    of head_dim, and with a `cap` s they become s * tanh(score / s). `sinks` are [heads]. Returns [n, heads * head_dim].
     """
     n, heads, dim = query.shape
     kv_heads = keys.shape[0]
     grouped = query.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
-    if cap is not None:
+    if cap is not None or sinks is not None:
         mask = window.mask
         if window.causal:
             mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril()
-        mixed = _attend_capped(grouped, keys, values, mask, scale or dim**-0.5, cap)
+        if cap is not None:
+            mixed = _attend_capped(grouped, keys, values, mask, scale or dim**-0.5, cap)
+        else:
+            assert sinks is not None
+            each = sinks.view(kv_heads, heads // kv_heads, 1, 1)
+            mixed = attend_with_sinks(grouped, keys[:, None], values[:, None], mask, each)
         return mixed.permute(2, 0, 1, 3).reshape(n, heads * dim)
     shape = (kv_heads, heads // kv_heads, window.end - window.first, dim)
     result = F.scaled_dot_product_attention(
@@ -124,15 +131,19 @@ def attend_decode(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor,
+    sinks: torch.Tensor | None = None,
     *,
     scale: float | None = None,
     cap: float | None = None,
 ) -> torch.Tensor:
     """Attention of one token of each session: `query` [sessions, heads, head_dim], `keys` and `values` [sessions,
-    kv_heads, length, head_dim], `scale` and `cap` as for `attend`. The heads of a group take the place of query
-    positions. Returns [sessions, heads * head_dim]."""
+    kv_heads, length, head_dim], `sinks`, `scale` and `cap` as for `attend`. The heads of a group take the place of
+    query positions. Returns [sessions, heads * head_dim]."""
     sessions, heads, dim = query.shape
     grouped = query.view(sessions, keys.shape[1], heads // keys.shape[1], dim)
+    if sinks is not None:
+        found = attend_with_sinks(grouped, keys, values, mask, sinks.view(keys.shape[1], -1, 1))
+        return found.reshape(sessions, heads * dim)
     if cap is not None:
         mixed = _attend_capped(grouped.unsqueeze(3), keys, values, mask.unsqueeze(1), scale or dim**-0.5, cap)
         return mixed.reshape(sessions, heads * dim)

@@ -41,9 +41,11 @@ def numbers(raw: Mapping[str, Any], name: str, length: int) -> tuple[float, ...]
     return tuple(number({name: value}, name, None) for value in values)
 
 
-def flag(raw: Mapping[str, Any], name: str) -> bool:
-    """True or false; false where it is absent or null."""
+def flag(raw: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """True or false; `default` where it is absent or null."""
     value = raw.get(name)
-    if value is not None and not isinstance(value, bool):
+    if value is None:
+        return default
+    if not isinstance(value, bool):
         raise CheckpointError(f"config.json: {name} must be true or false, got {shown(value)}")
-    return bool(value)
+    return value

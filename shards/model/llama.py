@@ -1,4 +1,4 @@
-"""The native path: blocks of Llama, Mistral, Qwen, Gemma and Phi-3 over packed tokens of many sessions."""
+"""The native path: blocks of Llama, its kin and mixtures of experts, over packed tokens of many sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shards.progress import Progress, silent
 
 
 class NativeStage:
-    """A `StageModel` for Llama-like models: decoder blocks with RMSNorm, rotary attention and a gated MLP.
+    """A `StageModel` for Llama-like models: decoder blocks with RMSNorm, rotary attention and gated MLPs or experts.
 
     It checks and packs what the sessions bring; its `Blocks` compute. Not safe for several threads: the engine's
     thread owns it.

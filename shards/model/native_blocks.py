@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
@@ -10,14 +11,25 @@ from ctypes import c_void_p
 import torch
 
 from shards.model.blocks import Rows, embedding_scale
+from shards.model.experts_config import ExpertsConfig
 from shards.model.native_config import ACTIVATIONS, NativeConfig
 from shards.model.packing import PackedLinear
 from shards.model.pages import PagePool
 from shards.model.rope import RotaryTable
 from shards.model.span import Span
 from shards.model.stage import PAGE
-from shards.model.weights import SpanWeights
-from shards.native.library import BFLOAT16, FLOAT32, MAX_ROPES, Batch, BlockDesc, Library, Matrix, StageDesc
+from shards.model.weights import DenseWeights, SpanWeights
+from shards.native.library import (
+    BFLOAT16,
+    FLOAT32,
+    MAX_ROPES,
+    Batch,
+    BlockDesc,
+    ExpertsDesc,
+    Library,
+    Matrix,
+    StageDesc,
+)
 
 _NO_MATRIX = Matrix(panels=None, bias=None, inputs=0, outputs=0, type=FLOAT32)
 
@@ -39,7 +51,7 @@ class NativeBlocks:
     ) -> None:
         self.page_bytes = PAGE * len(span) * 2 * config.n_kv_heads * config.head_dim * dtype.itemsize
         # Inputs that are rounded for the matrix unit give other bits. Quantised weights are not multiplied there.
-        linears = [each for block in weights.blocks for each in (*block.qkv, block.o, block.gate_up, block.down)]
+        linears = [each for block in weights.blocks for each in block.linears()]
         is_plain = all(each.type in (FLOAT32, BFLOAT16) for each in (*linears, weights.table, weights.head) if each)
         self._rounds_inputs = dtype == torch.bfloat16 and library.has_tiles and is_plain
         self.kernels = "native-tiles" if self._rounds_inputs else "native"
@@ -51,6 +63,7 @@ class NativeBlocks:
         cpu = torch.device("cpu")
         ropes = dict.fromkeys(config.rope_of(block) for block in span)
         self._ropes = {rope: RotaryTable(rope, config.head_dim, cpu, torch.float32) for rope in ropes}
+        self._arrays: list[ctypes.Array[Matrix]] = []
         self._release: Callable[[], object] | None = None
         self.allocate(0)
 
@@ -107,6 +120,7 @@ class NativeBlocks:
     def _describe(self) -> StageDesc:
         """The C structure; it points into tensors that this object keeps."""
         config, weights = self._config, self._weights
+        self._arrays.clear()
         blocks = (BlockDesc * len(self._span))()
         ropes = list(self._ropes)
         for index, (number, block) in enumerate(zip(self._span, weights.blocks, strict=True)):
@@ -121,13 +135,18 @@ class NativeBlocks:
                 qkv=(Matrix * 3)(*(each.matrix() for each in block.qkv)),
                 qkv_parts=len(block.qkv),
                 o=block.o.matrix(),
-                gate_up=block.gate_up.matrix(),
-                down=block.down.matrix(),
                 keys=self._pool.keys[index].data_ptr(),
                 values=self._pool.values[index].data_ptr(),
                 window=config.windows[number] or 0,
                 rope=ropes.index(config.rope_of(number)),
+                sinks=_address(block.sinks),
             )
+            if isinstance(block.mlp, DenseWeights):
+                blocks[index].gate_up, blocks[index].down = block.mlp.gate_up.matrix(), block.mlp.down.matrix()
+            else:
+                blocks[index].router = block.mlp.router.matrix()
+                blocks[index].expert_gate_up = self._array(block.mlp.gate_up)
+                blocks[index].expert_down = self._array(block.mlp.down)
         embedding = weights.embedding
         return StageDesc(
             hidden=config.hidden_size,
@@ -152,7 +171,26 @@ class NativeBlocks:
             embedding=_address(embedding),
             embedding_type=FLOAT32 if embedding is None else _type(embedding.dtype),
             table=_matrix(weights.table or weights.head),
+            experts=_experts(config.experts),
         )
+
+    def _array(self, linears: Sequence[PackedLinear]) -> ctypes.Array[Matrix]:
+        """The C structures, kept as long as this object."""
+        self._arrays.append((Matrix * len(linears))(*(each.matrix() for each in linears)))
+        return self._arrays[-1]
+
+
+def _experts(config: ExpertsConfig | None) -> ExpertsDesc:
+    if config is None:
+        return ExpertsDesc()
+    return ExpertsDesc(
+        count=config.count,
+        chosen=config.chosen,
+        inner=config.inner,
+        normalises=config.normalised,
+        slope=1.0 if config.gate is None else config.gate.slope,
+        limit=0.0 if config.gate is None else config.gate.limit,
+    )
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:

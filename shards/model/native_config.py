@@ -8,15 +8,17 @@ from typing import Any, Final
 
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.config_fields import count, flag, number
+from shards.model.experts_config import MIXTURES, ExpertsConfig, parse_experts
 from shards.model.rope_config import RopeConfig, parse_rope
 from shards.model.spec import ModelSpec
 from shards.shown import shown
 
-LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", *MIXTURES)
 """And the text part of `gemma3`, which is of type `gemma3_text`."""
 ACTIVATIONS: Final = ("silu", "gelu_pytorch_tanh")
 MAX_BLOCKS = 4096
-_DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+_DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "mixtral": 8, "qwen3_moe": 4, "gpt_oss": 8}
+_DEFAULT_HEAD_DIMS = {"qwen3": 128, "gpt_oss": 64}
 _DEFAULT_WINDOW = 4096
 _GEMMAS: Final = ("gemma2", "gemma3_text")
 _GEMMA: Final[Mapping[str, Any]] = {
@@ -31,6 +33,8 @@ _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "gemma2": {**_GEMMA, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0},
     "gemma3_text": _GEMMA,
     "phi3": {"rms_norm_eps": 1e-5, "sliding_window": None},
+    "mixtral": {"rms_norm_eps": 1e-5, "sliding_window": None},
+    "gpt_oss": {"rms_norm_eps": 1e-5, "sliding_window": 128, "num_attention_heads": 64, "attention_bias": True},
 }
 """What transformers' config classes say where a config leaves it out, beside what is common to most."""
 _GEMMA2_PATTERN, _GEMMA3_PATTERN = 2, 6
@@ -77,6 +81,10 @@ class NativeConfig:
     """What attention and MLP give is normed before it is added."""
     fused_names: bool = False
     """The checkpoint holds queries, keys and values as one tensor, and gate and up."""
+    experts: ExpertsConfig | None = None
+    """Of a mixture; blocks without them have a dense MLP."""
+    sinks: bool = False
+    """Attention scores compete with a learned number of each head besides."""
 
     @property
     def attention_scale(self) -> float:
@@ -104,15 +112,17 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise UnsupportedModel(f"the native path has no {kind}")
     if spec.n_blocks > MAX_BLOCKS:
         raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
-    if raw.get("quantization_config") or spec.raw.get("quantization_config"):
+    if any(each.get("quantization_config") and not is_mxfp4(each, kind) for each in (raw, spec.raw)):
         raise UnsupportedModel("the native path has no quantised weights")
     raw = {**_DEFAULTS.get(kind, {}), **raw}
     activation = raw.get("hidden_activation" if kind in _GEMMAS else "hidden_act", "silu")
-    if activation not in ACTIVATIONS:
+    if activation not in ACTIVATIONS or (kind in MIXTURES and activation != "silu"):
         raise UnsupportedModel(f"the native path has no activation {shown(activation)}")
     n_heads = count(raw, "num_attention_heads", 32)
     n_kv_heads = count(raw, "num_key_value_heads", n_heads if _is_null(raw, kind) else _DEFAULT_KV_HEADS[kind])
-    default_dim = 128 if kind == "qwen3" else max(1, spec.hidden_size // n_heads)
+    default_dim = max(1, spec.hidden_size // n_heads)
+    if kind in _DEFAULT_HEAD_DIMS and not (kind == "gpt_oss" and "head_dim" in raw):  # null is not the same there
+        default_dim = _DEFAULT_HEAD_DIMS[kind]
     head_dim = default_dim if kind == "qwen2" else count(raw, "head_dim", default_dim)
     if n_heads % n_kv_heads:
         raise CheckpointError(f"config.json: {n_heads} heads cannot share {n_kv_heads} key-value heads evenly")
@@ -120,7 +130,8 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise CheckpointError(f"config.json: rotary embedding needs an even head_dim, got {head_dim}")
     if kind == "qwen2" and "head_dim" in raw and raw["head_dim"] not in (None, default_dim):
         raise UnsupportedModel("the native path has no qwen2 with a head_dim of its own")
-    attention_bias = kind in ("llama", "qwen3", *_GEMMAS) and flag(raw, "attention_bias")
+    may_have_bias = kind in ("llama", "qwen3", "qwen3_moe", "gpt_oss", *_GEMMAS)
+    attention_bias = may_have_bias and flag(raw, "attention_bias")
     rope, local_rope = parse_rope(raw, kind, head_dim=head_dim, context_length=spec.context_length)
     config = NativeConfig(
         hidden_size=spec.hidden_size,
@@ -136,11 +147,13 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         qkv_bias=kind == "qwen2" or attention_bias,
         o_bias=attention_bias,
         mlp_bias=kind == "llama" and flag(raw, "mlp_bias"),
-        qk_norm=kind in ("qwen3", "gemma3_text"),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "gemma3_text"),
         tied=flag(raw, "tie_word_embeddings"),
         local_rope=local_rope,
         activation=activation,
         fused_names=kind == "phi3",
+        experts=parse_experts(raw, kind, spec.n_blocks) if kind in MIXTURES else None,
+        sinks=kind == "gpt_oss",
     )
     return _gemma(config, raw, kind) if kind in _GEMMAS else config
 
@@ -179,29 +192,34 @@ def _cap(raw: Mapping[str, Any], name: str) -> float | None:
     return None if raw.get(name) is None else number(raw, name, None)
 
 
+def is_mxfp4(raw: Mapping[str, Any], kind: str) -> bool:
+    """True for gpt-oss's experts in blocks of 4 bits, which are widened when they are read."""
+    settings = raw.get("quantization_config")
+    return kind == "gpt_oss" and isinstance(settings, dict) and settings.get("quant_method") == "mxfp4"
+
+
 def _is_null(raw: Mapping[str, Any], kind: str) -> bool:
     """True where as many key-value heads as heads are meant: an explicit null, or Llama's default."""
     return kind not in _DEFAULT_KV_HEADS or "num_key_value_heads" in raw
 
 
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
-    if kind == "llama" or (kind in ("qwen2", "qwen3") and not flag(raw, "use_sliding_window")):
+    if kind == "llama" or (kind in ("qwen2", "qwen3", "qwen3_moe") and not flag(raw, "use_sliding_window")):
         return (None,) * n_blocks
     window = raw.get("sliding_window", _DEFAULT_WINDOW)
-    if window is None:
-        if kind in _GEMMAS:
-            raise UnsupportedModel(f"the native path has no {kind} without a sliding_window")
+    if window is None and kind in _GEMMAS:
+        raise UnsupportedModel(f"the native path has no {kind} without a sliding_window")
+    if window is None and kind != "gpt_oss":
         return (None,) * n_blocks
     if type(window) is not int or window < 1:
         raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {shown(window)}")
     types = raw.get("layer_types")
-    if kind in ("mistral", "phi3"):
+    if kind in ("mistral", "mixtral", "qwen3_moe", "phi3"):
         if types is not None:
             raise UnsupportedModel(f"the native path has no {kind} with layer_types")
         return (window,) * n_blocks
     if types is None:
-        slides = _qwen_slides if kind in ("qwen2", "qwen3") else _gemma_slides
-        types = ["sliding_attention" if each else "full_attention" for each in slides(raw, kind, n_blocks)]
+        types = ["sliding_attention" if each else "full_attention" for each in _slides(raw, kind, n_blocks)]
     if not isinstance(types, list) or len(types) < n_blocks:
         raise CheckpointError("config.json: layer_types must have an entry for every block")
     if not all(item in ("full_attention", "sliding_attention") for item in types):
@@ -209,13 +227,14 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     return tuple(window if item == "sliding_attention" else None for item in types[:n_blocks])
 
 
-def _qwen_slides(raw: Mapping[str, Any], kind: str, n_blocks: int) -> list[bool]:
+def _slides(raw: Mapping[str, Any], kind: str, n_blocks: int) -> list[bool]:
+    """Which blocks have a window where no layer_types say so."""
+    if kind == "gpt_oss":
+        return [block % 2 == 0 for block in range(n_blocks)]
+    if kind in _GEMMAS:
+        pattern = count(raw, "sliding_window_pattern", _GEMMA3_PATTERN) if kind == "gemma3_text" else _GEMMA2_PATTERN
+        return [(block + 1) % pattern != 0 for block in range(n_blocks)]
     from_block = raw.get("max_window_layers", 28)
     if type(from_block) is not int:
         raise CheckpointError(f"config.json: max_window_layers must be an integer, got {shown(from_block)}")
     return [block >= from_block for block in range(n_blocks)]
-
-
-def _gemma_slides(raw: Mapping[str, Any], kind: str, n_blocks: int) -> list[bool]:
-    pattern = count(raw, "sliding_window_pattern", _GEMMA3_PATTERN) if kind == "gemma3_text" else _GEMMA2_PATTERN
-    return [(block + 1) % pattern != 0 for block in range(n_blocks)]

@@ -10,6 +10,7 @@ from typing import Final
 
 import torch
 
+from shards.model import mxfp4
 from shards.model.packing import PackedLinear, Packer, WeightMemory
 from shards.native.library import Q2K, Q3K, Q4, Q4K, Q5, Q5K, Q6K, Q8_0
 
@@ -122,6 +123,14 @@ def _q3_k(blocks: torch.Tensor) -> list[torch.Tensor]:
     return [*_halves(blocks, 108), parts - 32, _words(low | (high << 2), 0)]
 
 
+def _mxfp4(blocks: torch.Tensor) -> list[torch.Tensor]:
+    """Halves of numbers that are whole: their doubles, from -12 on."""
+    exponents = blocks[:, :, :1].int() - (mxfp4.BIAS + 1)
+    scale = torch.ldexp(torch.ones(exponents.shape), exponents).half()
+    doubles = (2 * mxfp4.VALUES + 12).to(torch.uint8)
+    return [scale, -12 * scale, _words(doubles[mxfp4.nibbles(blocks[:, :, 1:]).int()], 1)]
+
+
 KERNELS: Final[Mapping[str, tuple[int, int, Callable[[torch.Tensor], list[torch.Tensor]]]]] = {
     "Q8_0": (Q8_0, 32, _q8_0),
     "Q4_0": (Q4, 32, _q4_0),
@@ -133,6 +142,7 @@ KERNELS: Final[Mapping[str, tuple[int, int, Callable[[torch.Tensor], list[torch.
     "Q4_K": (Q4K, 256, _q4_k),
     "Q5_K": (Q5K, 256, _q5_k),
     "Q6_K": (Q6K, 256, _q6_k),
+    mxfp4.NARROW.name: (Q5, 32, _mxfp4),
 }
 """By the type of a file's blocks: what the kernels call it, numbers of a block, and how one is taken apart into what
 a group has for each output, in order: [rows, blocks, n] numbers of one, two or four bytes."""

@@ -7,6 +7,7 @@ import math
 import torch
 
 from shards.model.rope_config import Llama3Scaling, RopeConfig
+from shards.model.yarn import YarnScaling
 
 _FIRST_POSITIONS = 512
 
@@ -20,7 +21,7 @@ class RotaryTable:
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
         turned = config.rotary_dim or head_dim
         self._frequencies = inverse_frequencies(config, turned).to(device)
-        self._magnitude = 1.0 if config.long is None else config.long.magnitude
+        self._magnitude = magnitude(config)
         self._dtype = dtype
         self._halves: tuple[torch.Tensor, torch.Tensor] | None = None
         self._cos = self._sin = torch.empty(0, 1, turned, device=device, dtype=dtype)
@@ -60,12 +61,21 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.addcmul(x * cos, torch.cat((right, left), dim=-1), sin)
 
 
+def magnitude(config: RopeConfig) -> float:
+    """What cosines and sines are multiplied by."""
+    if config.long is not None:
+        return config.long.magnitude
+    return 1.0 if config.yarn is None else config.yarn.attention_factor
+
+
 def inverse_frequencies(config: RopeConfig, rotary_dim: int) -> torch.Tensor:
     """Radians per position, float32 [rotary_dim / 2]."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
     if config.long is not None:
         return 1.0 / (torch.tensor(config.long.factors) * config.theta**exponents)
     frequencies = 1.0 / config.theta**exponents
+    if config.yarn is not None:
+        return _ramped(frequencies, config.yarn, config.theta, rotary_dim)
     if config.llama3 is not None:
         return _stretch(frequencies, config.llama3)
     return frequencies / config.linear_factor
@@ -77,3 +87,10 @@ def _stretch(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
     return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
+def _ramped(frequencies: torch.Tensor, scaling: YarnScaling, theta: float, head_dim: int) -> torch.Tensor:
+    """YaRN's scaling: kept before the ramp, divided after it."""
+    low, high = scaling.ramp(theta, head_dim)
+    divided = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0.0, 1.0)
+    return divided * frequencies / scaling.factor + (1 - divided) * frequencies

@@ -9,11 +9,22 @@ from typing import Any
 
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.config_fields import count, number, numbers
+from shards.model.yarn import YarnScaling, parse_yarn
 from shards.shown import shown
 
 _THETA = 10_000.0
+_THETAS = {"mixtral": 1e6, "gpt_oss": 150_000.0}
 _GEMMA3_THETA = 1_000_000.0
 _PHI3_CONTEXT = 4096
+_GPT_OSS = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+"""What is meant where such a config says nothing of it."""
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -50,6 +61,7 @@ class RopeConfig:
     theta: float
     linear_factor: float = 1.0
     llama3: Llama3Scaling | None = None
+    yarn: YarnScaling | None = None
     long: LongRope | None = None
     rotary_dim: int | None = None
 
@@ -65,9 +77,11 @@ def parse_rope(
         return _by_layer_type(raw, context_length)
     # transformers 5 writes rope_parameters; before, there were rope_theta and rope_scaling.
     settings = _object(raw.get("rope_scaling") or raw.get("rope_parameters"))
+    if kind == "gpt_oss" and not raw.get("rope_scaling") and raw.get("rope_parameters") is None:
+        settings = _GPT_OSS
     if any(isinstance(value, dict) for value in settings.values()):
         raise UnsupportedModel(f"the native path has no {kind} with rotary embeddings by kind of block")
-    theta = number(settings, "rope_theta", number(raw, "rope_theta", _THETA))
+    theta = number(settings, "rope_theta", number(raw, "rope_theta", _THETAS.get(kind, _THETA)))
     if kind == "phi3":
         return _phi3(raw, settings, theta, head_dim, context_length), None
     _refuse_partial(raw, settings)
@@ -142,6 +156,8 @@ def _scaled(settings: Mapping[str, Any], theta: float, context_length: int) -> R
             if scaling.low_freq_factor >= scaling.high_freq_factor:
                 raise CheckpointError("config.json: low_freq_factor must be below high_freq_factor")
             return RopeConfig(theta, llama3=scaling)
+        case "yarn":
+            return RopeConfig(theta, yarn=parse_yarn(settings, theta, context_length))
         case other:
             raise UnsupportedModel(f"the native path has no rotary embedding of type {shown(other)}")
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from shards.model.attention import AttentionWindow, DecodeRows, attend, attend_decode, group_decodes, window_of
 from shards.model.blocks import Rows, embedding_scale
+from shards.model.experts import ExpertWeights, mix
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
 from shards.model.norm import rms_norm
@@ -18,7 +19,7 @@ from shards.model.pages import PagePool, Slots
 from shards.model.rope import RotaryTable, rotate
 from shards.model.span import Span
 from shards.model.stage import PAGE
-from shards.model.weights import SpanWeights
+from shards.model.weights import DenseWeights, SpanWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +130,25 @@ class TorchBlocks:
         seen = torch.empty_like(query).flatten(1)
         for row, table, window in sight.prompts:
             keys, values = self._pool.read(own, table, window.first, window.end)
-            seen[row : row + window.n] = attend(query[row : row + window.n], keys, values, window, scale=scale, cap=cap)
+            own_query = query[row : row + window.n]
+            seen[row : row + window.n] = attend(own_query, keys, values, window, weights.sinks, scale=scale, cap=cap)
         for decode in sight.decodes:
             keys, values = self._pool.read_many(own, decode.tables, decode.mask)
-            seen[decode.rows] = attend_decode(query[decode.rows], keys, values, decode.mask, scale=scale, cap=cap)
+            seen[decode.rows] = attend_decode(
+                query[decode.rows], keys, values, decode.mask, weights.sinks, scale=scale, cap=cap
+            )
         x = x + self._branch(weights.o(seen), weights.attention_out_norm)
-        gate, up = weights.gate_up(self._norm(x, weights.mlp_norm)).chunk(2, dim=-1)
-        return x + self._branch(weights.down(self._activated(gate) * up), weights.mlp_out_norm)
+        return x + self._branch(self._mlp(self._norm(x, weights.mlp_norm), weights.mlp), weights.mlp_out_norm)
 
     def _branch(self, x: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
         return x if norm is None else self._norm(x, norm)
+
+    def _mlp(self, x: torch.Tensor, weights: DenseWeights[Linear] | ExpertWeights[Linear]) -> torch.Tensor:
+        if isinstance(weights, ExpertWeights):
+            assert self._config.experts is not None  # they were loaded as it says
+            return mix(x, weights, self._config.experts)
+        gate, up = weights.gate_up(x).chunk(2, dim=-1)
+        return weights.down(self._activated(gate) * up)
 
     def _activated(self, gate: torch.Tensor) -> torch.Tensor:
         return F.silu(gate) if self._config.activation == "silu" else F.gelu(gate, approximate="tanh")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from shards.checkpoint.opening import AnyCheckpoint
+from shards.checkpoint.opening import AnyCheckpoint, Tensors
 from shards.errors import CheckpointError
+from shards.model.expert_tensors import ExpertTensors
+from shards.model.experts import ExpertWeights
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
 from shards.model.packing import LinearPacker, PackedLinear, WeightMemory
@@ -31,8 +33,16 @@ _OUTPUT_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 
 @dataclass(frozen=True, slots=True)
+class DenseWeights(Generic[L]):
+    """A block's MLP, with gate-up fused."""
+
+    gate_up: L
+    down: L
+
+
+@dataclass(frozen=True, slots=True)
 class BlockWeights(Generic[L]):
-    """One block, with gate-up fused; norms are [hidden], `qk_norm` [heads + kv_heads, head_dim].
+    """One block; norms are [hidden], `qk_norm` [heads + kv_heads, head_dim], `sinks` [heads].
 
     Queries, keys and values are fused as far as they are stored alike: `qkv` gives them one after another.
     """
@@ -42,11 +52,19 @@ class BlockWeights(Generic[L]):
     qk_norm: torch.Tensor | None
     o: L
     mlp_norm: torch.Tensor
-    gate_up: L
-    down: L
+    mlp: DenseWeights[L] | ExpertWeights[L]
+    sinks: torch.Tensor | None = None
     attention_out_norm: torch.Tensor | None = None
     mlp_out_norm: torch.Tensor | None = None
     """Of what attention and MLP give, before it is added to the hidden states."""
+
+    def linears(self) -> Iterator[L]:
+        """All of its linear layers."""
+        yield from (*self.qkv, self.o)
+        if isinstance(self.mlp, DenseWeights):
+            yield from (self.mlp.gate_up, self.mlp.down)
+        else:
+            yield from (self.mlp.router, *self.mlp.gate_up, *self.mlp.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +92,11 @@ def load_span(
 
     Raises `CheckpointError` naming the tensor that is missing, of the wrong shape or not of floats.
     """
-    reader = _TorchReader(checkpoint, span, device, dtype, progress)
+    reader = _TorchReader(_tensors(checkpoint, config), span, device, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
     table = reader.matrix("model.embed_tokens.weight", vocabulary) if first else None
-    blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
+    blocks = [_load_block(reader, config, block) for block in span]
     if not last:
         return SpanWeights(blocks, table, None, None)
     final_norm = reader.norm("model.norm", config.hidden_size, centred=config.centred_norms)
@@ -106,12 +124,12 @@ def load_packed_span(
     when `dtype` is bfloat16; others are float32, and so are norms and biases. Quantised ones stay so where a kernel
     fits, else they are widened. Rows of a tied head's panels are also the embedding, where both are here.
     """
-    reader = _PackedReader(checkpoint, span, panel, dtype, progress)
+    reader = _PackedReader(_tensors(checkpoint, config), span, panel, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
     table = reader.table("model.embed_tokens", vocabulary) if first and not (last and config.tied) else None
     embedding, quantised = (None, table) if isinstance(table, PackedLinear) else (table, None)
-    blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
+    blocks = [_load_block(reader, config, block) for block in span]
     final_norm, head = None, None
     if last:
         final_norm = reader.norm("model.norm", config.hidden_size, centred=config.centred_norms)
@@ -124,6 +142,9 @@ def load_packed_span(
 
 class _Layers(Protocol[L_co]):
     """What a block is read with."""
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of this shape that belongs to no linear layer."""
 
     def norm(self, name: str, width: int, *, centred: bool) -> torch.Tensor:
         """A norm's weight [width]; where `centred`, one is added in float32, and it stays in that."""
@@ -138,8 +159,12 @@ class _Layers(Protocol[L_co]):
         """
 
 
-def _load_block(reader: _Layers[L], config: NativeConfig, prefix: str) -> BlockWeights[L]:
-    hidden, inner = config.hidden_size, config.intermediate_size
+def _tensors(checkpoint: AnyCheckpoint, config: NativeConfig) -> Tensors:
+    return checkpoint if config.experts is None else ExpertTensors(checkpoint, config.experts.count)
+
+
+def _load_block(reader: _Layers[L], config: NativeConfig, block: int) -> BlockWeights[L]:
+    prefix, hidden = f"model.layers.{block}.", config.hidden_size
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
 
     def norm(name: str, width: int = hidden) -> torch.Tensor:
@@ -162,22 +187,34 @@ def _load_block(reader: _Layers[L], config: NativeConfig, prefix: str) -> BlockW
         qk_norm=qk_norm,
         o=reader.linear([(f"{prefix}self_attn.o_proj", hidden)], q, bias=config.o_bias),
         mlp_norm=mlp_norm,
-        gate_up=reader.linear(
-            [
-                (f"{prefix}mlp.{name}_proj", inner)
-                for name in (("gate_up",) * 2 if config.fused_names else ("gate", "up"))
-            ],
-            hidden,
-            bias=config.mlp_bias,
-            halves=True,
-        ),
-        down=reader.linear([(f"{prefix}mlp.down_proj", hidden)], inner, bias=config.mlp_bias),
+        mlp=_load_mlp(reader, config, block, f"{prefix}mlp."),
+        sinks=reader.matrix(f"{prefix}self_attn.sinks", (config.n_heads,)) if config.sinks else None,
         attention_out_norm=attention_out_norm,
         mlp_out_norm=mlp_out_norm,
     )
 
 
-def _tensors(parts: Sequence[tuple[str, int]]) -> list[tuple[str, list[int]]]:
+def _load_mlp(reader: _Layers[L], config: NativeConfig, block: int, prefix: str) -> DenseWeights[L] | ExpertWeights[L]:
+    hidden, experts = config.hidden_size, config.experts
+
+    def gate_up(name: str, inner: int, *, bias: bool) -> L:
+        parts = [(f"{name}{part}_proj", inner) for part in (("gate_up",) * 2 if config.fused_names else ("gate", "up"))]
+        return reader.linear(parts, hidden, bias=bias, halves=True)
+
+    if experts is None or not experts.blocks[block]:
+        inner, bias = config.intermediate_size, config.mlp_bias
+        fused = gate_up(prefix, inner, bias=bias)
+        return DenseWeights(fused, reader.linear([(f"{prefix}down_proj", hidden)], inner, bias=bias))
+    inner, bias = experts.inner, experts.bias
+    names = [f"{prefix}experts.{expert}." for expert in range(experts.count)]
+    return ExpertWeights(
+        router=reader.linear([(f"{prefix}gate", experts.count)], hidden, bias=bias),
+        gate_up=[gate_up(name, inner, bias=bias) for name in names],
+        down=[reader.linear([(f"{name}down_proj", hidden)], inner, bias=bias) for name in names],
+    )
+
+
+def _stacked(parts: Sequence[tuple[str, int]]) -> list[tuple[str, list[int]]]:
     """The layers of a stack by the tensor that holds them: its name, and the outputs of each."""
     runs = itertools.groupby(parts, key=lambda part: part[0])
     return [(name, [size for _, size in run]) for name, run in runs]
@@ -186,7 +223,7 @@ def _tensors(parts: Sequence[tuple[str, int]]) -> list[tuple[str, list[int]]]:
 class _Reader:
     """Reads checked tensors and counts the bytes for `progress`."""
 
-    def __init__(self, checkpoint: AnyCheckpoint, span: Span, progress: Progress) -> None:
+    def __init__(self, checkpoint: Tensors, span: Span, progress: Progress) -> None:
         self._checkpoint = checkpoint
         self._progress = progress
         self._what = f"loading blocks {span}"
@@ -219,7 +256,7 @@ class _Reader:
 
     def check_parts(self, parts: Sequence[tuple[str, int]], width: int) -> None:
         """`check` the weights of stacked layers over `width` inputs."""
-        for name, sizes in _tensors(parts):
+        for name, sizes in _stacked(parts):
             self.check(f"{name}.weight", (sum(sizes), width))
 
     def _count(self, tensor: torch.Tensor, nbytes: int | None = None) -> torch.Tensor:
@@ -232,7 +269,7 @@ class _TorchReader(_Reader):
     """Tensors on the device in the compute dtype."""
 
     def __init__(
-        self, checkpoint: AnyCheckpoint, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
+        self, checkpoint: Tensors, span: Span, device: torch.device, dtype: torch.dtype, progress: Progress
     ) -> None:
         super().__init__(checkpoint, span, progress)
         self._device = device
@@ -255,7 +292,7 @@ class _TorchReader(_Reader):
         weight = torch.empty(outputs, width, device=self._device, dtype=self._dtype)
         offset = torch.empty(outputs, device=self._device, dtype=self._dtype) if bias else None
         row = 0
-        for name, sizes in _tensors(parts):
+        for name, sizes in _stacked(parts):
             size = sum(sizes)
             weight[row : row + size] = self.read(f"{name}.weight", (size, width))
             if offset is not None:
@@ -267,9 +304,7 @@ class _TorchReader(_Reader):
 class _PackedReader(_Reader):
     """Linear layers in panels, everything else in float32."""
 
-    def __init__(
-        self, checkpoint: AnyCheckpoint, span: Span, panel: int, dtype: torch.dtype, progress: Progress
-    ) -> None:
+    def __init__(self, checkpoint: Tensors, span: Span, panel: int, dtype: torch.dtype, progress: Progress) -> None:
         super().__init__(checkpoint, span, progress)
         self._panel = panel
         self._memory = WeightMemory()
@@ -277,8 +312,11 @@ class _PackedReader(_Reader):
         self.widened: set[str] = set()
         """Types of blocks for which there is no kernel."""
 
+    def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.read(name, shape).float()
+
     def norm(self, name: str, width: int, *, centred: bool) -> torch.Tensor:
-        weight = self.read(f"{name}.weight", (width,)).float()
+        weight = self.matrix(f"{name}.weight", (width,))
         return weight + 1.0 if centred else weight
 
     def table(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | PackedLinear:
@@ -313,7 +351,7 @@ class _PackedReader(_Reader):
                 sizes, width, panel=self._panel, bias=bias, whole_panels=halves, memory=self._memory
             )
         part = 0
-        for name, together in _tensors(parts):
+        for name, together in _stacked(parts):
             for rows in self._rows(f"{name}.weight", together, width, blocks=kernel is not None):
                 if isinstance(packer, QuantisedPacker):
                     packer.weight(part, rows, self._type(f"{name}.weight"))
@@ -321,7 +359,7 @@ class _PackedReader(_Reader):
                     packer.weight(part, rows)
                 part += 1
         if bias:
-            biases = [self.read(f"{name}.bias", (sum(each),)) for name, each in _tensors(parts)]
+            biases = [self.read(f"{name}.bias", (sum(each),)) for name, each in _stacked(parts)]
             for part, values in enumerate(torch.cat(biases).split_with_sizes(sizes)):
                 packer.bias(part, values)
         return packer.done()

@@ -67,15 +67,17 @@ struct AttentionTile {
   int64_t page_stride;   // elements from one page to the next
   float *wide;           // [kWidePages][kPage][dim], scratch
   float cap;             // of scores, softly; or 0
+  const float *sinks;    // [group], or null
 };
 
 MESH_INLINE int64_t first_seen(int64_t position, int64_t window) {
   return window && position + 1 > window ? position + 1 - window : 0;
 }
 
-// Scores of one row become probabilities: over those that it sees, others 0. `first_page` is where scores begin.
-inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_t position, int64_t window,
-                        float cap) {
+// Scores of one row become probabilities: over those that it sees, others 0. `first_page` is where scores begin. A `sink`
+// competes with them and leads to no value.
+inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_t position, int64_t window, float cap,
+                        const float *sink) {
   const int64_t low = first_seen(position, window), begin = low / kPage, end = position / kPage + 1;
   float *own = scores + (begin - first_page) * kPage;
   for (float *at = scores; at < own; at += kPage) store(at, all(0.0f));
@@ -88,6 +90,7 @@ inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_
   for (int64_t p = position + 1; p < end * kPage; p++) scores[p - first_page * kPage] = none;
   Vec most = load(own);
   for (int64_t page = 1; page < end - begin; page++) most = larger(most, load(own + page * kPage));
+  if (sink) most = larger(most, all(*sink));
   const Vec top = all(-largest(most));
   Vec total = all(0.0f);
   for (int64_t page = 0; page < end - begin; page++) {
@@ -95,7 +98,9 @@ inline void softmax_row(float *scores, int64_t first_page, int64_t pages, int64_
     store(own + page * kPage, power);
     total = total + power;
   }
-  const Vec scale = all(1.0f / sum(total));
+  float of = sum(total);
+  if (sink) of += largest(exponential(all(*sink) + top));
+  const Vec scale = all(1.0f / of);
   for (int64_t page = 0; page < end - begin; page++) store(own + page * kPage, load(own + page * kPage) * scale);
 }
 
@@ -165,7 +170,7 @@ template <class T> inline void attend(const AttentionTile &tile, const T *keys, 
   }
   for (int64_t row = 0; row < tile.rows; row++)
     softmax_row(tile.scores + row * tile.score_stride, first_page, pages, tile.start + row / tile.group, tile.window,
-                tile.cap);
+                tile.cap, tile.sinks ? tile.sinks + row % tile.group : nullptr);
   const int64_t depth = last + 1 - first_page * kPage;
   if (!widens) return mix(tile, tile.scores, depth, values, table, tile.page_stride, true);
   for (int64_t page = 0; page < pages; page += kWidePages) {

@@ -10,6 +10,12 @@ constexpr int kRopes = 2;
 enum Activation { kSilu, kGeluTanh };
 
 // Members of 64 bits only, so that nothing is padded.
+struct ExpertsDesc {
+  int64_t count, chosen, inner;  // 0: no mixture
+  int64_t normalises;            // the weights of those chosen sum to 1
+  double slope, limit;           // of the gate: silu where the limit is 0
+};
+
 struct BlockDesc {
   const float *attention_norm, *query_norm, *key_norm, *mlp_norm;
   const float *attention_out_norm, *mlp_out_norm;  // of what is added to the hidden states, or null
@@ -18,6 +24,9 @@ struct BlockDesc {
   int64_t window;       // 0: none
   int64_t qkv_parts;    // queries, keys and values are one matrix or more
   int64_t rope;         // which of the batch's cosines and sines
+  const float *sinks;   // [heads], or null: what each head's scores compete with besides
+  Matrix router;        // of a mixture, whose experts' layers these are: gate_up and down are not used
+  const Matrix *expert_gate_up, *expert_down;
 };
 
 struct StageDesc {
@@ -36,6 +45,7 @@ struct StageDesc {
   const void *embedding;    // [vocab][hidden], or null: it lies in panels, or elsewhere
   int64_t embedding_type;
   Matrix table;             // the embedding's panels, which may be the head's
+  ExpertsDesc experts;
 };
 
 struct Batch {

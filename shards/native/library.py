@@ -30,6 +30,19 @@ class Matrix(Structure):
     )
 
 
+class ExpertsDesc(Structure):
+    """What the experts of all blocks have in common (see experts.h)."""
+
+    _fields_ = (
+        ("count", c_int64),
+        ("chosen", c_int64),
+        ("inner", c_int64),
+        ("normalises", c_int64),
+        ("slope", c_double),
+        ("limit", c_double),
+    )
+
+
 class BlockDesc(Structure):
     """One block's weights and its keys and values (this and what follows: interface.h)."""
 
@@ -49,6 +62,10 @@ class BlockDesc(Structure):
         ("window", c_int64),
         ("qkv_parts", c_int64),
         ("rope", c_int64),
+        ("sinks", c_void_p),
+        ("router", Matrix),
+        ("expert_gate_up", ctypes.POINTER(Matrix)),
+        ("expert_down", ctypes.POINTER(Matrix)),
     )
 
 
@@ -78,6 +95,7 @@ class StageDesc(Structure):
         ("embedding", c_void_p),
         ("embedding_type", c_int64),
         ("table", Matrix),
+        ("experts", ExpertsDesc),
     )
 
 

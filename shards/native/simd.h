@@ -128,6 +128,11 @@ MESH_INLINE Vec larger(const Vec &a, const Vec &b) {
   MESH_EACH out.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
   return out;
 }
+MESH_INLINE Vec smaller(const Vec &a, const Vec &b) {
+  Vec out;
+  MESH_EACH out.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+  return out;
+}
 
 // In a register from here on: compilers load it again for each row that it is multiplied with.
 MESH_INLINE void keep(Vec &value) {

@@ -1,36 +1,12 @@
 // The blocks of one stage over a packed batch of rows: what Python calls. Memory belongs to the caller, except scratch.
-#include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
-#include <type_traits>
 
 #include "attention.h"
+#include "experts.h"
 #include "finish.h"
 #include "interface.h"
-#include "pool.h"
-#include "quant.h"
-#include "tiles.h"
 
 namespace mesh {
-
-struct Buffer {
-  std::unique_ptr<float, void (*)(void *)> data{nullptr, std::free};
-  int64_t size = 0;
-
-  // At least `count` floats at a cache line's start, zeros when new.
-  float *at_least(int64_t count) {
-    if (count > size) {
-      void *memory = nullptr;
-      if (posix_memalign(&memory, 64, size_t(count) * sizeof(float))) throw std::bad_alloc();
-      std::memset(memory, 0, size_t(count) * sizeof(float));
-      data.reset((float *)memory);
-      size = count;
-    }
-    return data.get();
-  }
-};
 
 class Stage {
  public:
@@ -54,7 +30,6 @@ class Stage {
     int64_t piece, row, tokens;
   };
 
-  static constexpr int64_t kTurns = 4;  // in which each thread takes its share of a layer
   static constexpr int64_t kTileHeads = 24;  // rows of attention that share a walk over the keys
 
   void plan() {
@@ -68,6 +43,14 @@ class Stage {
     qkv_ = qkv_buffer_.at_least(rows * qkv_stride_);
     attended_ = attended_buffer_.at_least(rows * attended_stride_);
     inner_ = inner_buffer_.at_least(rows * inner_stride_);
+    row_tiles_.clear();
+    tile_rows_of(0, 0, rows, row_tiles_);
+    if (d_.experts.count) {
+      expert_stride_ = round_up(d_.experts.inner, 32);
+      routing_.plan(d_.experts, rows);
+      gathered_ = gathered_buffer_.at_least(routing_.pairs() * hidden_stride_);
+      expert_inner_ = expert_buffer_.at_least(routing_.pairs() * expert_stride_);
+    }
     tiles_.clear();
     int64_t longest = 0;
     row_piece_.resize(rows);
@@ -125,8 +108,11 @@ class Stage {
       pool_->barrier();
       branch<Input>(own, block.o, attended_, attended_stride_, block.attention_out_norm);
       norm_rows<Input>(block.mlp_norm, block.attention_out_norm, nullptr, batch_.rows);
-      gate_up<Input>(own, block.gate_up);
-      branch<Input>(own, block.down, inner_, inner_stride_, due = block.mlp_out_norm);
+      due = block.mlp_out_norm;
+      if (block.expert_down)
+        experts<Input>(own, block);
+      else
+        mlp<Input>(own, block);
     }
     if (batch_.wanted) {
       norm_rows<Input>(d_.final_norm, due, batch_.wanted_rows, batch_.wanted);
@@ -215,76 +201,89 @@ class Stage {
 
   template <class Input, class Finish>
   void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
-    const Input *x = (const Input *)buffer;
-    const int64_t panels = panels_of(m), parts = (rows + kRowBlock - 1) / kRowBlock;
-    const int64_t width = in_pairs<Input>(rows) ? 2 : 1, units = (panels + width - 1) / width;
-    float *product = own.product.at_least(1);
-    each_unit(units * parts, [&](int64_t unit) {
-      const int64_t panel = unit % units * width, row = unit / units * kRowBlock;
-      const int64_t count = std::min<int64_t>(kRowBlock, rows - row);
-      if (width == 2 && panel + 1 < panels) {
-        if constexpr (std::is_same<Input, float>::value) pair_product(m, panel, 1, x, stride, count, product);
-        for (int64_t i = 0; i < 2 * count; i++)
-          finish(i / 2, (panel + i % 2) * kPanel, product + i * kPanel, m);
-        return;
-      }
-      panel_product(m, panel, x + row * stride, stride, count, product);
-      for (int64_t i = 0; i < count; i++) finish(row + i, panel * kPanel, product + i * kPanel, m);
-    });
-    pool_->barrier();
+    mesh::linear(*pool_, own.product.at_least(1), m, (const Input *)buffer, stride, rows, finish);
   }
 
-  // A thread takes neighbours several at a time: the processor fetches ahead of it what comes next.
-  template <class Do> void each_unit(int64_t units, Do run) {
-    const int64_t together = std::max<int64_t>(1, units / (kTurns * pool_->threads()));
-    for (int64_t first; (first = pool_->take() * together) < units;)
-      for (int64_t unit = first; unit < std::min(first + together, units); unit++) run(unit);
-  }
-
-  template <class Input> static constexpr bool in_pairs(int64_t rows) {
-    return std::is_same<Input, float>::value && rows <= kPairRows;
-  }
-
-  // The gate's outputs are padded to whole panels, so that a panel of it and its partner of `up` meet here.
-  template <class Input> void gate_up(Scratch &own, const Matrix &m) {
-    const int64_t panels = panels_of(m) / 2, parts = (batch_.rows + kRowBlock - 1) / kRowBlock;
-    const bool pairs = in_pairs<Input>(batch_.rows);
-    const int64_t stride = pairs ? 2 * kPanel : kPanel;
-    float *gates = own.product.at_least(1), *ups = pairs ? gates + kPanel : own.second.at_least(1);
-    each_unit(panels * parts, [&](int64_t unit) {
-      const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
-      const int64_t count = std::min<int64_t>(kRowBlock, batch_.rows - row), column = panel * kPanel;
-      const Input *x = (const Input *)normed_ + row * hidden_stride_;
+  // Rows of `in` to `out` through the layers that their tiles name, all of one shape. The gate's outputs are padded to
+  // whole panels, so that a panel of it and its partner of `up` meet here.
+  template <class Input, class Gate>
+  void gate_up(Scratch &own, const Matrix *layers, const std::vector<RowTile> &tiles, const float *in,
+               int64_t in_stride, float *out, int64_t out_stride, int64_t inner, Gate pass) {
+    const int64_t panels = panels_of(*layers) / 2;
+    each_unit(*pool_, panels * int64_t(tiles.size()), [&](int64_t unit) {
+      const RowTile &tile = tiles[unit / panels];
+      const Matrix &m = layers[tile.expert];
+      const bool pairs = in_pairs<Input>(tile.count);
+      const int64_t panel = unit % panels, column = panel * kPanel, stride = pairs ? 2 * kPanel : kPanel;
+      float *gates = own.product.at_least(1), *ups = pairs ? gates + kPanel : own.second.at_least(1);
+      const Input *x = (const Input *)in + tile.first * in_stride;
       if (pairs) {
-        if constexpr (std::is_same<Input, float>::value)
-          pair_product(m, panel, panels, x, hidden_stride_, count, gates);
+        if constexpr (std::is_same<Input, float>::value) pair_product(m, panel, panels, x, in_stride, tile.count, gates);
       } else {
-        panel_product(m, panel, x, hidden_stride_, count, gates);
-        panel_product(m, panels + panel, x, hidden_stride_, count, ups);
+        panel_product(m, panel, x, in_stride, tile.count, gates);
+        panel_product(m, panels + panel, x, in_stride, tile.count, ups);
       }
-      for (int64_t i = 0; i < count; i++) {
-        Input *to = (Input *)inner_ + (row + i) * inner_stride_ + column;
+      for (int64_t i = 0; i < tile.count; i++) {
+        Input *to = (Input *)out + (tile.first + i) * out_stride + column;
         for (int v = 0; v < kPanelVecs; v++) {
-          const int64_t at = column + v * kLanes, left = d_.inner - at;
+          const int64_t at = column + v * kLanes, left = inner - at;
           if (left <= 0) break;
           Vec gate = load(gates + i * stride + v * kLanes), up = load(ups + i * stride + v * kLanes);
           if (m.bias) {
             gate = gate + load(m.bias + at);
             up = up + load(m.bias + panels * kPanel + at);
           }
-          Vec result = gate * up / (all(1.0f) + exponential(steepness(gate) * all(-1.0f)));
-          store_some(to + v * kLanes, result, left < kLanes ? int(left) : kLanes);
+          store_some(to + v * kLanes, pass(gate, up), left < kLanes ? int(left) : kLanes);
         }
       }
     });
     pool_->barrier();
   }
 
-  // The activations are x sigmoid(steepness(x)). GELU as x (1 + tanh(u)) / 2 (Hendrycks and Gimpel, 2016) is one of
-  // them, with 2 u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
-  MESH_INLINE Vec steepness(const Vec &gate) const {
-    if (d_.activation == kSilu) return gate;
-    return gate * (all(1.59576912f) + all(1.59576912f * 0.044715f) * gate * gate);
+  template <class Input> void mlp(Scratch &own, const BlockDesc &block) {
+    if (d_.activation == kSilu)
+      gate_up<Input>(own, &block.gate_up, row_tiles_, normed_, hidden_stride_, inner_, inner_stride_, d_.inner, Silu{});
+    else
+      gate_up<Input>(own, &block.gate_up, row_tiles_, normed_, hidden_stride_, inner_, inner_stride_, d_.inner,
+                     GeluTanh{});
+    branch<Input>(own, block.down, inner_, inner_stride_, block.mlp_out_norm);
+  }
+
+  // Each expert's weights are read once, for all rows that take it.
+  template <class Input> void experts(Scratch &own, const BlockDesc &block) {
+    linear<Input>(own, block.router, normed_, hidden_stride_, batch_.rows,
+                  Plain{routing_.scores(), routing_.stride(), d_.experts.count});
+    for (int64_t row; (row = pool_->take()) < batch_.rows;) routing_.choose(row);
+    pool_->barrier();
+    const float *in = normed_;
+    if (batch_.rows > 1) {
+      for (int64_t pair; (pair = pool_->take()) < routing_.pairs();)
+        std::memcpy((Input *)gathered_ + pair * hidden_stride_,
+                    (const Input *)normed_ + routing_.row(pair) * hidden_stride_, size_t(hidden_stride_) * sizeof(Input));
+      pool_->barrier();
+      in = gathered_;
+    }
+    const int64_t stride = batch_.rows > 1 ? hidden_stride_ : 0;
+    if (d_.experts.limit > 0)
+      gate_up<Input>(own, block.expert_gate_up, routing_.tiles(), in, stride, expert_inner_, expert_stride_,
+                     d_.experts.inner, ClampedGate{float(d_.experts.slope), float(d_.experts.limit)});
+    else
+      gate_up<Input>(own, block.expert_gate_up, routing_.tiles(), in, stride, expert_inner_, expert_stride_,
+                     d_.experts.inner, Silu{});
+    const int64_t panels = panels_of(*block.expert_down), width = panels < kTurns * pool_->threads() ? 1 : 2;
+    each_run(*pool_, (panels + width - 1) / width, [&](int64_t first, int64_t end) {
+      for (const RowTile &tile : routing_.tiles())
+        some_panels(block.expert_down[tile.expert], first * width, std::min(end * width, panels),
+                    (const Input *)expert_inner_ + tile.first * expert_stride_, expert_stride_, tile.count,
+                    own.product.at_least(1), [&](int64_t i, int64_t column, const float *values, const Matrix &m) {
+                      const int64_t pair = tile.first + i, count = std::min<int64_t>(kPanel, d_.hidden - column);
+                      const float weight = routing_.weight(pair);
+                      float *to = batch_.x + routing_.row(pair) * d_.hidden + column;
+                      for (int64_t n = 0; n < count; n++)
+                        to[n] += weight * (m.bias ? values[n] + m.bias[column + n] : values[n]);
+                    });
+    });
+    pool_->barrier();
   }
 
   // One row's queries and keys are normed where the model does so and turned; keys and values go to their page.
@@ -327,7 +326,8 @@ class Stage {
                   size_t(group * dim) * sizeof(float));
     AttentionTile at{query, own.scores.at_least(1), out, rows, group, row_position_[tile.row], dim,
                      score_stride_, block.window, batch_.tables + batch_.table_start[tile.piece],
-                     d_.kv_heads * dim * kPage, own.wide.at_least(1), float(d_.score_cap)};
+                     d_.kv_heads * dim * kPage, own.wide.at_least(1), float(d_.score_cap),
+                     block.sinks ? block.sinks + kv * group : nullptr};
     attend<T>(at, (const T *)block.keys + kv * dim * kPage, (const T *)block.values + kv * dim * kPage);
     for (int64_t row = 0; row < rows; row++) {
       Input *to = (Input *)attended_ + (tile.row + row / group) * attended_stride_ + (kv * group + row % group) * dim;
@@ -341,10 +341,15 @@ class Stage {
   std::unique_ptr<Scratch[]> scratch_;
   Batch batch_{};
   std::vector<Tile> tiles_;
+  std::vector<RowTile> row_tiles_;
+  Routing routing_;
   std::vector<int64_t> row_piece_, row_position_;
-  Buffer branch_buffer_, normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_;
+  Buffer branch_buffer_, normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_, gathered_buffer_;
+  Buffer expert_buffer_;
   float *branch_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
+  float *gathered_ = nullptr, *expert_inner_ = nullptr;
   int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, score_stride_ = 0;
+  int64_t expert_stride_ = 0;
 };
 
 }  // namespace mesh

@@ -131,6 +131,19 @@ CONFIGS: tuple[dict[str, Any], ...] = (
         "max_position_embeddings": 512, "sliding_window": 32,
         "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5, 2.0], "long_factor": [1.0, 3.0, 9.0]},
     },
+    {
+        "model_type": "qwen3_moe", "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "num_hidden_layers": 5, "vocab_size": 300, "intermediate_size": 80, "moe_intermediate_size": 40,
+        "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True, "mlp_only_layers": [1],
+        "decoder_sparse_step": 2, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 20, "mscale": 0.7,
+                                                   "mscale_all_dim": 0.9, "original_max_position_embeddings": 128},
+    },
+    {
+        "model_type": "gpt_oss", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "num_hidden_layers": 4, "vocab_size": 300, "intermediate_size": 64, "num_local_experts": 4,
+        "num_experts_per_tok": 2, "swiglu_limit": 7.0, "sliding_window": 16,
+        "quantization_config": {"quant_method": "mxfp4"},
+    },
 )  # fmt: skip
 
 
@@ -155,6 +168,11 @@ def _config_wrong(sample: bytes, data: bytes, found: tuple[ModelSpec, NativeConf
         return None
     if len(native.windows) != spec.n_blocks or native.n_heads % native.n_kv_heads or not 0 < native.rms_eps < math.inf:
         return f"{native}"
+    experts, yarn = native.experts, native.rope.yarn
+    if experts is not None and not (0 < experts.chosen <= experts.count and len(experts.blocks) == spec.n_blocks):
+        return f"{experts}"
+    if yarn is not None and not all(map(math.isfinite, (*yarn.ramp(native.rope.theta, 64), yarn.attention_factor))):
+        return f"{yarn}"
     return None if 0 < native.rope.theta < math.inf else f"{native.rope}"
 
 
@@ -329,6 +347,8 @@ def decoders() -> list[Decoder]:
                 "shards.model.spec:parse_config",
                 "shards.model.native_config:parse_native",
                 "shards.model.rope_config:parse_rope",
+                "shards.model.experts_config:parse_experts",
+                "shards.model.yarn:parse_yarn",
                 "shards.checkpoint.index:read_spec",
             ),
             mutate_json,

@@ -85,7 +85,7 @@ def _unpacked(data: bytes) -> Sequence[SignedRecord]:
 
 def _index(data: bytes) -> int:
     (scratch() / "model.safetensors.index.json").write_bytes(data)
-    spec = SimpleNamespace(n_blocks=4, hidden_size=64, vocab_size=300, dtype="float32")
+    spec = SimpleNamespace(n_blocks=4, hidden_size=64, vocab_size=300, dtype="float32", raw={})
     return model_bytes(Path(scratch()), SimpleNamespace(spec=spec))  # type: ignore[arg-type]
 
 

@@ -38,7 +38,9 @@ def make_gguf(
     source = make_checkpoint(folder / "source", family, **shape)
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     config = model.config
-    arch = {"mistral": "llama", "gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
+    arch = {"mistral": "llama", "mixtral": "llama", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe"}.get(
+        config.model_type, config.model_type
+    )
     path = folder / "model.gguf"
     writer = GGUFWriter(path, arch)
     names = get_tensor_name_map(next(k for k, v in MODEL_ARCH_NAMES.items() if v == arch), config.num_hidden_layers)
@@ -53,11 +55,13 @@ def make_gguf(
         turned = _neighbours(tensor, heads) if heads else tensor
         shift = 1.0 if arch.startswith("gemma") and name.endswith("norm.weight") else 0.0
         chosen = types if isinstance(types, str) else types(name)
-        kind = GGMLQuantizationType[chosen if tensor.ndim == 2 else "F32"]
-        raw = _stored((turned + shift).numpy(), kind)
-        stem, end = name.rsplit(".", 1)
-        writer.add_tensor(f"{names.get_name(stem)}.{end}", raw, raw_dtype=kind)
-        wide = torch.from_numpy(quants.dequantize(raw, kind).reshape(tensor.shape).copy()) - shift
+        kind = GGMLQuantizationType[chosen if tensor.ndim >= 2 and "mlp.gate." not in name else "F32"]
+        wides = []
+        for stored_as, part in _parts(name, turned + shift, names.get_name):
+            raw = _stored(part.numpy(), kind)
+            writer.add_tensor(stored_as, raw, raw_dtype=kind)
+            wides.append(torch.from_numpy(quants.dequantize(raw, kind).reshape(part.shape).copy()) - shift)
+        wide = torch.cat(wides, dim=1) if len(wides) > 1 else wides[0]
         widened[name] = _halves(wide, heads) if heads else wide
     scaling = _rope(config)
     if scaling["rope_type"] == "llama3":
@@ -74,6 +78,16 @@ def make_gguf(
     model.save_pretrained(folder / "widened")
     write_tokenizer(folder / "widened")
     return path, folder / "widened"
+
+
+def _parts(name: str, tensor: torch.Tensor, known: Callable[[str], str | None]) -> list[tuple[str, torch.Tensor]]:
+    """A tensor under its name in such files; gate and up of experts are two there."""
+    if name.endswith(".mlp.experts.gate_up_proj"):
+        stem = name.removesuffix("gate_up_proj")
+        gate, up = (f"{known(f'{stem}{part}_proj')}.weight" for part in ("gate", "up"))
+        return list(zip((gate, up), tensor.chunk(2, dim=1), strict=True))
+    stem, end = name.rsplit(".", 1) if name.endswith((".weight", ".bias")) else (name, "weight")
+    return [(f"{known(stem)}.{end}", tensor)]
 
 
 def _facts(config: Any, arch: str) -> dict[str, Any]:
@@ -107,6 +121,10 @@ def _facts(config: Any, arch: str) -> dict[str, Any]:
         original = config.original_max_position_embeddings
         scale = config.max_position_embeddings / original
         facts["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(scale) / math.log(original))
+    if config.model_type in ("mixtral", "qwen3_moe"):
+        facts |= {"expert_count": config.num_local_experts, "expert_used_count": config.num_experts_per_tok}
+    if config.model_type == "qwen3_moe":
+        facts |= {"expert_feed_forward_length": config.moe_intermediate_size}
     return {f"{arch}.{key}": value for key, value in facts.items()}
 
 
@@ -150,12 +168,12 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 def _stored(values: np.ndarray[Any, Any], kind: GGMLQuantizationType) -> np.ndarray[Any, Any]:
     if kind.name not in _SCALES:
         return np.asarray(quants.quantize(values.astype(np.float32), kind))
-    rows, width = quants.quant_shape_to_byte_shape(values.shape, kind)
+    *rows, width = quants.quant_shape_to_byte_shape(values.shape, kind)
     block = quants.GGML_QUANT_SIZES[kind][1]
-    raw = np.random.default_rng(values.size).integers(0, 256, (rows, width // block, block), dtype=np.uint8)
+    raw = np.random.default_rng(values.size).integers(0, 256, (*rows, width // block, block), dtype=np.uint8)
     for at in _SCALES[kind.name]:
-        raw[:, :, at : at + 2] = np.frombuffer(np.float16(0.0003).tobytes(), dtype=np.uint8)
-    return raw.reshape(rows, width)
+        raw[..., at : at + 2] = np.frombuffer(np.float16(0.0003).tobytes(), dtype=np.uint8)
+    return raw.reshape(*rows, width)
 
 
 def _neighbours(tensor: torch.Tensor, heads: int) -> torch.Tensor:

@@ -15,9 +15,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB_SIZE = 300
+MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss")
 FAMILIES = (
     "llama", "llama-tied", "llama3", "llama-linear", "llama-biased", "mistral", "qwen2", "qwen3",
-    "gemma2", "gemma3", "phi3", "phi3-long",
+    "gemma2", "gemma3", "phi3", "phi3-long", *MIXTURES,
 )  # fmt: skip
 BOS, EOS = 0, 1
 CHAT_TEMPLATE = (
@@ -45,13 +46,15 @@ def make_checkpoint(
     context_length: int = 512,
     max_shard_size: str = "10GB",
     dtype: torch.dtype = torch.float32,
+    fused: bool = False,
     **overrides: Any,
 ) -> Path:
     """Write a random checkpoint of one of `FAMILIES` with a tokenizer; returns `folder`.
 
     The weights are scaled so that greedy output wanders over the vocabulary. `max_shard_size` such as
-    "60KB" makes several safetensors files and an index. `overrides` go to the config class. The same
-    arguments give the same weights.
+    "60KB" makes several safetensors files and an index. `fused` writes all experts of a layer in one tensor, as
+    transformers keeps them, rather than as the families' own files have them. `overrides` go to the config class.
+    The same arguments give the same weights.
     """
     config = _config(
         family,
@@ -70,16 +73,24 @@ def make_checkpoint(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=_attention(config))
         _scatter(model)
-    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size, save_original_format=not fused)
     write_tokenizer(folder)
     return folder
 
 
 def reference(folder: Path) -> transformers.PreTrainedModel:
     """The checkpoint as transformers runs it, in float32."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=_attention(config)
+    )
+    return model.eval()
+
+
+def _attention(config: transformers.PretrainedConfig) -> str:
+    return "eager" if config.model_type == "gpt_oss" else "sdpa"  # there are no sinks in torch's
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -160,6 +171,15 @@ def _config(family: str, shape: dict[str, Any]) -> transformers.PretrainedConfig
             return transformers.Phi3Config(
                 **{"rope_parameters": scaling, "original_max_position_embeddings": 200, "pad_token_id": None, **shape}
             )
+        case "mixtral":
+            own = {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 24}
+            return transformers.MixtralConfig(**{**own, **shape})
+        case "qwen3-moe":
+            own = {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "mlp_only_layers": [1]}
+            return transformers.Qwen3MoeConfig(**{"head_dim": 20, "norm_topk_prob": True, **own, **shape})
+        case "gpt-oss":
+            own = {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 16, "sliding_window": 24}
+            return transformers.GptOssConfig(**{**own, **shape})
         case _:
             raise ValueError(f"no family {family!r}: one of {', '.join(FAMILIES)}")
 
@@ -170,13 +190,16 @@ def _scatter(model: transformers.PreTrainedModel) -> None:
     # What is looked up is multiplied with this, and would say itself again and again.
     scale = model.config.hidden_size**0.5 if model.config.model_type.startswith("gemma") else 1.0
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
+        if name.endswith("bias"):
+            parameter.normal_(std=0.3)
+        elif parameter.ndim >= 2:
             embedding = "embed" in name or "lm_head" in name
-            parameter.normal_(std=0.7 if embedding else 1.6 / parameter.shape[1] ** 0.5)
+            turned = parameter.ndim == 3 and model.config.model_type == "gpt_oss"
+            parameter.normal_(std=0.7 if embedding else 1.6 / parameter.shape[1 if turned else -1] ** 0.5)
+            if turned:
+                parameter.mul_(0.7)  # one is added to `up`: values, and how they magnify rounding, grow with it
             if "embed" in name:
                 parameter /= scale
-        elif name.endswith("bias"):
-            parameter.normal_(std=0.3)
         else:
             parameter.uniform_(0.6, 1.4)
 

@@ -15,7 +15,7 @@ from shards.checkpoint.gguf import GgufCheckpoint
 from shards.checkpoint.gguf_header import TYPES
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
-from shards.errors import CheckpointError
+from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.llama import NativeStage
 from shards.model.loading import load_stage
 from shards.model.native_config import parse_native
@@ -68,6 +68,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3", {**NARROW, **GEMMA}),
     "phi3": ("phi3", NARROW),
     "phi3 with long rope": ("phi3-long", NARROW),
+    "mixtral": ("mixtral", {**NARROW, "sliding_window": None}),
+    "qwen3moe": ("qwen3-moe", {**NARROW, "head_dim": 32, "moe_intermediate_size": 32, "mlp_only_layers": []}),
 }
 
 
@@ -100,16 +102,49 @@ def test_every_family_gives_what_transformers_gives(family: str, tmp_path: Path)
     check(*make_gguf(tmp_path, name, mixed, **shape))
 
 
+def test_experts_in_larger_blocks_give_what_transformers_gives(tmp_path: Path) -> None:
+    check(*make_gguf(tmp_path, "mixtral", "Q4_K", **WIDE, sliding_window=None))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"llama.expert_weights_norm": False}, "expert_weights_norm"),
+        ({"llama.expert_gating_func": 2}, "expert_gating_func"),
+        ({"llama.expert_shared_count": 1}, "expert_shared_count"),
+        ({"llama.expert_feed_forward_length": 32}, "another width"),
+        ({"llama.expert_group_count": 2}, "expert_group_count"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mixture_that_is_computed_otherwise_is_refused(
+    metadata: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path, _ = make_gguf(tmp_path, "mixtral", "Q8_0", **NARROW, n_blocks=1, sliding_window=None, metadata=metadata)
+    with pytest.raises(UnsupportedModel, match=message):
+        open_checkpoint(path)
+
+
+def test_experts_without_as_many_in_the_file_are_refused(tmp_path: Path) -> None:
+    path, _ = make_gguf(
+        tmp_path, "mixtral", "Q8_0", **NARROW, n_blocks=1, sliding_window=None, metadata={"llama.expert_count": 6}
+    )
+    with pytest.raises(CheckpointError, match="shape"):
+        load_stage(open_checkpoint(path), Span(0, 1))
+
+
 def test_torch_kernels_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
     check(*make_gguf(tmp_path, "llama", mixed, **NARROW))
 
 
-@pytest.mark.parametrize("kind", KERNELS)
-@pytest.mark.parametrize("family", ["llama", "llama-tied", "gemma2", "phi3"])
+@pytest.mark.parametrize("kind", [kind for kind in KERNELS if kind in TYPE_NAMES])
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gemma2", "phi3", "qwen3-moe"])
 def test_kernels_for_blocks_give_the_bits_of_widened_weights(family: str, kind: str, tmp_path: Path) -> None:
     shape = WIDE if kind.endswith("_K") else NARROW
-    own = {"head_dim": 32, "query_pre_attn_scalar": 32} if family == "gemma2" else {}
+    own: dict[str, Any] = {"head_dim": 32, "query_pre_attn_scalar": 32} if family == "gemma2" else {}
+    if family == "qwen3-moe":
+        own = {"moe_intermediate_size": shape["intermediate_size"], "mlp_only_layers": [], "head_dim": 32}
     path, widened = make_gguf(tmp_path, family, kind, **shape, **own)
     blocks, plain = Pipeline(path, WHOLE), Pipeline(widened, WHOLE)
     sessions = [(blocks.session(), plain.session()) for _ in range(9)]
@@ -130,9 +165,7 @@ def test_weights_stay_about_as_small_as_they_are_stored(kind: str, growth: float
     checkpoint = GgufCheckpoint.open(path)
     config, span = parse_native(checkpoint.spec), Span(1, 4)
     weights = load_packed_span(checkpoint, config, span, panel=16, dtype=torch.float32, progress=silent)
-    kept = sum(
-        layer.panels.nbytes for block in weights.blocks for layer in (*block.qkv, block.o, block.gate_up, block.down)
-    )
+    kept = sum(layer.panels.nbytes for block in weights.blocks for layer in block.linears())
     assert kept <= growth * checkpoint.nbytes(Span(1, 4))
 
 

@@ -218,7 +218,7 @@ def test_a_gemma_or_phi_that_makes_no_sense_is_refused(
     ("changes", "message"),
     [
         ({"general__architecture": "mamba"}, "architecture 'mamba'"),
-        ({"llama__expert_count": 8}, "llama.expert_count = 8"),
+        ({"llama__expert_shared_count": 8}, "llama.expert_shared_count = 8"),
         ({"llama__attention__sliding_window": 512}, "llama.attention.sliding_window = 512"),
         ({"llama__rope__dimension_count": 8}, "rotation of a part"),
         ({"llama__attention__value_length": 8}, "different sizes"),

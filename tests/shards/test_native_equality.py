@@ -12,6 +12,7 @@ import transformers
 
 from shards.checkpoint.folder import Checkpoint
 from shards.errors import CapacityExceeded
+from shards.model.experts_config import MIXTURES
 from shards.model.llama import NativeStage
 from shards.model.loading import load_stage
 from shards.model.span import Span
@@ -21,6 +22,8 @@ from tests.shards.models import FAMILIES, make_checkpoint, reference
 from tests.shards.stages import Memory, Pipeline, forward, random_tokens
 
 TOLERANCE = 1e-4
+MIXTURE_TOLERANCE = 3e-4
+"""Here transformers in float32 is itself up to 1.4e-4 away from what it says in float64, of logits up to 20."""
 TOKENS = 128
 
 torch.set_num_threads(1)
@@ -47,6 +50,24 @@ ODD_SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3 with capped logits": ("gemma3", {"final_logit_softcapping": 5.0, "attention_bias": True}),
     "gemma3 with windows everywhere": ("gemma3", {"sliding_window_pattern": 6, "sliding_window": 9}),
     "phi3 that turns half of each head": ("phi3", {"partial_rotary_factor": 0.5, "sliding_window": None}),
+    "one expert for each token": ("mixtral", {"num_experts_per_tok": 1, "sliding_window": None}),
+    "all experts for each token": ("mixtral", {"num_experts_per_tok": 5}),
+    "experts in one tensor": ("mixtral", {"fused": True}),
+    "experts in every second block": ("qwen3-moe", {"decoder_sparse_step": 2, "mlp_only_layers": [], "fused": True}),
+    "experts as likely as they are": ("qwen3-moe", {"norm_topk_prob": False, "num_experts_per_tok": 2}),
+    "no experts after all": ("qwen3-moe", {"mlp_only_layers": [0, 1, 2, 3, 4]}),
+    "another gate": ("gpt-oss", {"swiglu_alpha": 0.9, "swiglu_limit": 0.8, "attention_bias": False}),
+    "YaRN": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
 }
 
 
@@ -70,7 +91,8 @@ def test_logits_of_a_prompt_in_chunks_over_three_stages_equal_transformers(folde
     found = torch.cat([pipeline.logits(session, chunk) for chunk in chunks])
     with torch.inference_mode():
         expected = reference(folder)(torch.tensor([prompt])).logits[0]
-    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    mixture = Checkpoint.open(folder).spec.model_type in MIXTURES
+    torch.testing.assert_close(found, expected, atol=MIXTURE_TOLERANCE if mixture else TOLERANCE, rtol=0)
 
 
 def test_greedy_tokens_over_three_stages_equal_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.model.blocks import Blocks, Rows
+from shards.model.experts import ExpertWeights
+from shards.model.experts_config import ClampedGate, ExpertsConfig
 from shards.model.linear import Linear
 from shards.model.native_blocks import NativeBlocks
 from shards.model.native_config import ACTIVATIONS, NativeConfig
@@ -19,10 +22,11 @@ from shards.model.pages import pages_for
 from shards.model.rope_config import LongRope, RopeConfig
 from shards.model.span import Span
 from shards.model.torch_blocks import TorchBlocks
-from shards.model.weights import BlockWeights, SpanWeights
+from shards.model.weights import BlockWeights, DenseWeights, SpanWeights
 from shards.native.library import Library, native_library
 
 CPU = torch.device("cpu")
+L = TypeVar("L")
 MEMORY = WeightMemory()
 
 
@@ -76,6 +80,8 @@ def config_of(
     gemma: bool = False,
     activation: str = "silu",
     turned: int | None = None,
+    experts: ExpertsConfig | None = None,
+    sinks: bool = False,
 ) -> NativeConfig:
     """`gemma` turns on what its models do; `turned` numbers of each head are, by frequencies as LongRoPE has them."""
     long = None if turned is None else LongRope((1.25,) * (turned // 2), 1.1, 1000)
@@ -102,7 +108,13 @@ def config_of(
         logit_cap=3.0 if gemma else None,
         embedding_scale=hidden**0.5 if gemma else 1.0,
         output_norms=gemma,
+        experts=experts,
+        sinks=sinks,
     )
+
+
+MIXTURE = ExpertsConfig(7, 3, 40, normalised=True, bias=False, gate=None, blocks=(True, False))
+GATED = ExpertsConfig(4, 2, 33, normalised=False, bias=True, gate=ClampedGate(1.7, 1.5), blocks=(True, True))
 
 
 def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: torch.dtype) -> tuple[Blocks, Blocks]:
@@ -116,22 +128,43 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
         weights = [random(size, width, scale=1.3 / width**0.5) for size in sizes]
         return Part(weights, [random(size, scale=0.3) for size in sizes] if bias else None)
 
-    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    hidden, inner, dim, experts = config.hidden_size, config.intermediate_size, config.head_dim, config.experts
     plain: list[BlockWeights[Linear]] = []
     packed: list[BlockWeights[PackedLinear]] = []
-    for _ in range(config.n_blocks):
+    for block in range(config.n_blocks):
         norms = [random(hidden).abs_().add_(0.5) for _ in range(4)]
         out_norms = norms[2:] if config.output_norms else (None, None)
         heads = [config.n_heads * dim, config.n_kv_heads * dim, config.n_kv_heads * dim]
         qkv, o = part(heads, hidden, bias=config.qkv_bias), part([hidden], heads[0], bias=config.o_bias)
-        gate_up, down = part([inner] * 2, hidden, bias=config.mlp_bias), part([hidden], inner, bias=config.mlp_bias)
+        layers = experts if experts is not None and experts.blocks[block] else None
+        if layers is None:
+            mlps = [(part([inner] * 2, hidden, bias=config.mlp_bias), part([hidden], inner, bias=config.mlp_bias))]
+        else:
+            mlps = [
+                (part([layers.inner] * 2, hidden, bias=layers.bias), part([hidden], layers.inner, bias=layers.bias))
+                for _ in range(layers.count)
+            ]
+        router = None if layers is None else part([layers.count], hidden, bias=layers.bias)
+        sinks = random(config.n_heads) if config.sinks else None
         qk_norm = None
         if config.qk_norm:
             rows = [random(dim).add_(1.0).expand(n, -1) for n in (config.n_heads, config.n_kv_heads)]
             qk_norm = torch.cat(rows)
-        layers = [qkv.plain()], qk_norm, o.plain(), norms[1], gate_up.plain(), down.plain()
-        plain.append(BlockWeights(norms[0], *layers, *out_norms))
         panel = library.panel
+        wide = [(gate_up.plain(), down.plain()) for gate_up, down in mlps]
+        narrow = [(gate_up.packed(panel, stored, halves=True), down.packed(panel, stored)) for gate_up, down in mlps]
+        plain.append(
+            BlockWeights(
+                norms[0],
+                [qkv.plain()],
+                qk_norm,
+                o.plain(),
+                norms[1],
+                mlp_of(None if router is None else router.plain(), wide),
+                sinks,
+                *out_norms,
+            )
+        )
         packed.append(
             BlockWeights(
                 norms[0],
@@ -139,8 +172,8 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
                 qk_norm,
                 o.packed(panel, stored),
                 norms[1],
-                gate_up.packed(panel, stored, halves=True),
-                down.packed(panel, stored),
+                mlp_of(None if router is None else router.packed(panel, stored), narrow),
+                sinks,
                 *out_norms,
             )
         )
@@ -154,6 +187,12 @@ def both(library: Library, config: NativeConfig, stored: torch.dtype, dtype: tor
         TorchBlocks(config, span, torch_side, device=CPU, dtype=torch.float32),
         NativeBlocks(library, config, span, native_side, dtype=dtype),
     )
+
+
+def mlp_of(router: L | None, layers: Sequence[tuple[L, L]]) -> DenseWeights[L] | ExpertWeights[L]:
+    if router is None:
+        return DenseWeights(*layers[0])
+    return ExpertWeights(router, [gate_up for gate_up, _ in layers], [down for _, down in layers])
 
 
 class Runner:
@@ -203,6 +242,18 @@ def tokens_of(seed: int, count: int, vocab: int) -> torch.Tensor:
     gemma=st.booleans(),
     activation=st.sampled_from(ACTIVATIONS),
     part=st.booleans(),
+    experts=st.none()
+    | st.builds(
+        ExpertsConfig,
+        count=st.just(9),
+        chosen=st.integers(1, 9),
+        inner=st.integers(1, 100),
+        normalised=st.booleans(),
+        bias=st.booleans(),
+        gate=st.none() | st.just(ClampedGate(1.7, 1.2)),
+        blocks=st.tuples(st.booleans(), st.booleans()),
+    ),
+    sinks=st.booleans(),
     stored=st.sampled_from((torch.float32, torch.bfloat16)),
     chunks=st.lists(st.integers(1, 45), min_size=1, max_size=3),
 )
@@ -221,6 +272,8 @@ def test_any_shape_gives_what_the_torch_path_gives(
     gemma: bool,
     activation: str,
     part: bool,
+    experts: ExpertsConfig | None,
+    sinks: bool,
     stored: torch.dtype,
     chunks: list[int],
 ) -> None:
@@ -238,6 +291,8 @@ def test_any_shape_gives_what_the_torch_path_gives(
         gemma=gemma,
         activation=activation,
         turned=max(2, dim // 4 * 2) if part else None,
+        experts=experts,
+        sinks=sinks,
     )
     expected, found = (Runner(blocks, 2, 2, 150) for blocks in both(library, config, stored, torch.float32))
     for number, size in enumerate(chunks):
@@ -261,7 +316,10 @@ STORAGE = [
         {"dim": 40, "kv_heads": 6, "hidden": 100, "inner": 201, "windows": (37, None)},
         {"hidden": 100, "inner": 201, "windows": (37, None), "gemma": True, "activation": "gelu_pytorch_tanh"},
         {"dim": 40, "turned": 22},
+        {"experts": MIXTURE},
+        {"experts": GATED, "sinks": True, "hidden": 100, "windows": (37, None)},
     ],
+    ids=["dense", "odd", "gemma", "partly turned", "experts", "experts and sinks"],
 )
 def test_a_rows_bits_are_the_same_alone_in_company_in_any_chunks_and_on_two_threads(
     library: Library, stored: torch.dtype, dtype: torch.dtype, shape: dict[str, object]

@@ -51,6 +51,9 @@ def test_defaults_are_those_of_transformers() -> None:
         ("mistral", transformers.MistralConfig),
         ("qwen2", transformers.Qwen2Config),
         ("qwen3", transformers.Qwen3Config),
+        ("mixtral", transformers.MixtralConfig),
+        ("qwen3_moe", transformers.Qwen3MoeConfig),
+        ("gpt_oss", transformers.GptOssConfig),
     ):
         theirs = config_class(num_attention_heads=64, hidden_size=512)
         ours = native(model_type=kind, num_attention_heads=64, hidden_size=512)
@@ -59,7 +62,12 @@ def test_defaults_are_those_of_transformers() -> None:
         assert ours.rms_eps == theirs.rms_norm_eps
         assert ours.windows[0] == getattr(theirs, "sliding_window", None)
         assert ours.tied == theirs.tie_word_embeddings
+        assert ours.o_bias == getattr(theirs, "attention_bias", False)
         assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
+        assert (ours.rope.yarn is not None) == (theirs.rope_parameters["rope_type"] == "yarn")
+        if ours.experts is not None:
+            assert (ours.experts.count, ours.experts.chosen) == (theirs.num_experts, theirs.num_experts_per_tok)
+            assert ours.experts.normalised == getattr(theirs, "norm_topk_prob", True)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,6 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         {"model_type": "gpt2"},
         {"hidden_act": "gelu"},
         {"quantization_config": {"quant_method": "gptq"}},
-        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
         {"partial_rotary_factor": 0.5},
         {"model_type": "qwen2", "head_dim": 20, "num_key_value_heads": 2},
@@ -178,6 +185,12 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4}},
         {"model_type": "phi3", "partial_rotary_factor": 0.4},
         {"model_type": "phi3", "sliding_window": 24, "layer_types": ["full_attention"] * 5},
+        {"model_type": "mixtral", "num_experts_per_tok": 2, "num_local_experts": 1 << 30, "num_key_value_heads": 2},
+        {"model_type": "mixtral", "num_local_experts": 8, "num_experts": 9, "num_key_value_heads": 2},
+        {"model_type": "mixtral", "sliding_window": 9, "layer_types": ["full_attention"] * 5, "num_key_value_heads": 2},
+        {"model_type": "mixtral", "quantization_config": {"quant_method": "mxfp4"}},
+        {"model_type": "gpt_oss", "quantization_config": {"quant_method": "fp8"}},
+        {"model_type": "gpt_oss", "layer_types": ["linear_attention"] * 5, "num_key_value_heads": 2},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -214,6 +227,16 @@ def test_what_the_lean_path_does_not_know_is_left_to_the_adapter(changes: dict[s
             "original_max_position_embeddings": 1,
             "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4},
         },
+        {"model_type": "mixtral", "num_key_value_heads": 2, "num_experts_per_tok": 9},
+        {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 0},
+        {"model_type": "qwen3_moe", "num_key_value_heads": 2, "decoder_sparse_step": 0},
+        {"model_type": "qwen3_moe", "num_key_value_heads": 2, "mlp_only_layers": "all"},
+        {"model_type": "qwen3_moe", "num_key_value_heads": 2, "norm_topk_prob": "yes"},
+        {"model_type": "gpt_oss", "num_key_value_heads": 2, "swiglu_limit": 0},
+        {"model_type": "gpt_oss", "num_key_value_heads": 2, "sliding_window": None},
+        {"rope_scaling": {"rope_type": "yarn", "factor": -2.0}},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1e-300}},
+        {"rope_theta": 1.0, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -233,6 +256,8 @@ _FIELDS = (
     "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
     "sliding_window_pattern", "rope_local_base_freq", "partial_rotary_factor", "original_max_position_embeddings",
     "text_config",
+    "num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
+    "mlp_only_layers", "decoder_sparse_step", "swiglu_alpha", "swiglu_limit", "quantization_config",
 )  # fmt: skip
 
 
@@ -243,6 +268,8 @@ def test_any_config_is_read_or_refused(kind: str, changes: dict[str, Any]) -> No
     except ShardError:
         return
     assert config.n_heads % config.n_kv_heads == 0 and len(config.windows) == config.n_blocks
+    assert config.experts is None or 0 < config.experts.chosen <= config.experts.count
+    inverse_frequencies(config.rope, 2)
 
 
 def test_frequencies_are_those_of_transformers() -> None:
@@ -258,6 +285,29 @@ def test_frequencies_are_those_of_transformers() -> None:
         )
         theirs, _ = ROPE_INIT_FUNCTIONS[kind](config)
         torch.testing.assert_close(inverse_frequencies(ours, 128), theirs, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"truncate": False, "beta_fast": 20, "beta_slow": 2.0},
+        {"attention_factor": 1.7, "mscale": 2.0},
+        {"mscale": 0.707, "mscale_all_dim": 1.3, "beta_slow": 0},
+        {"factor": None},
+    ],
+    ids=str,
+)
+def test_yarn_is_that_of_transformers(changes: dict[str, Any]) -> None:
+    asked = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 128, **changes}
+    config = transformers.LlamaConfig(
+        hidden_size=48, num_attention_heads=1, max_position_embeddings=512, rope_parameters=dict(asked)
+    )
+    theirs, factor = ROPE_INIT_FUNCTIONS["yarn"](config)
+    ours = native(rope_parameters=asked).rope
+    assert ours.yarn is not None
+    torch.testing.assert_close(inverse_frequencies(ours, 48), theirs, rtol=1e-5, atol=0)
+    assert ours.yarn.attention_factor == pytest.approx(factor)
 
 
 def test_a_rotary_table_gives_the_same_angles_however_it_grew() -> None:

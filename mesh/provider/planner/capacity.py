@@ -20,7 +20,7 @@ from mesh.node import Node, NodeConfig
 from mesh.provider.announcer import committed_and_claims
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.planner.machine import DTYPE_BYTES, check_device, free_bytes, growth, stoppable
-from mesh.provider.planner.stages import Place, Stage, assign, capacity, key_file
+from mesh.provider.planner.stages import Place, Room, Stage, assign, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
 from shards.checkpoint.gguf_header import is_gguf
@@ -29,6 +29,7 @@ from shards.checkpoint.model_folder import read
 from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.devices import choose_device
+from shards.model.experts_config import expert_numbers, read_share
 from shards.model.loading import choose_dtype
 from shards.model.span import Span
 from shards.progress import Progress, silent
@@ -72,6 +73,7 @@ class Planned:
     stage: Stage
     span: Span | None
     kv_bytes: int
+    room: Room
 
 
 async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
@@ -93,18 +95,19 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
     caches = {
         label: wanted.kv_bytes or max(1, min(CACHE_BYTES, int(CACHE_FRACTION * usable[label]))) for label in usable
     }
+    rooms: dict[str, Room] = {}
+    for stage in stages:
+        files, _, size = found[stage.model]
+        rooms[stage.label] = _room(wanted, stage, files, size, usable[stage.label] - caches[stage.label])
     spans: dict[str, Span] = {}
     speeds: dict[tuple[str, str], Speed] = {}
     for model, views in zip(together, others, strict=True):
-        files, _, size = found[model]
+        files = found[model][0]
         mine = [stage for stage in stages if stage.model == model]
-        devices = [
-            await _device(wanted, stage, files, size, usable[stage.label] - caches[stage.label], speeds)
-            for stage in mine
-        ]
+        devices = [await _device(wanted, stage, files, rooms[stage.label], speeds) for stage in mine]
         chosen = choose_spans(files.spec.n_blocks, views, devices)
         spans |= {stage.label: span for stage, span in zip(mine, chosen, strict=True)}
-    return [Planned(stage, spans.get(stage.label), caches[stage.label]) for stage in stages]
+    return [Planned(stage, spans.get(stage.label), caches[stage.label], rooms[stage.label]) for stage in stages]
 
 
 def _expanded(places: Sequence[Place]) -> list[Place]:
@@ -136,7 +139,9 @@ def model_bytes(folder: Path, files: ModelFiles) -> int:
         pass
     spec = files.spec
     stored = sum(path.lstat().st_size for path in folder.glob("*.safetensors"))
-    parameters = spec.n_blocks * 12 * spec.hidden_size**2 + 2 * spec.vocab_size * spec.hidden_size
+    experts = expert_numbers(spec.raw, spec.hidden_size)
+    block = 4 * spec.hidden_size**2 + (experts[0] or 8 * spec.hidden_size**2)
+    parameters = spec.n_blocks * block + 2 * spec.vocab_size * spec.hidden_size
     return stored or parameters * DTYPE_BYTES.get(spec.dtype, 4)
 
 
@@ -164,28 +169,31 @@ def _usable(stage: Stage, free: int) -> float:
     return free * FRACTION.get(torch.device(stage.place.device).type, DEVICE_FRACTION) * stage.share
 
 
+def _room(wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float) -> Room:
+    """What a stage's part of its device has room for. Raises `ConfigError` when not one block fits."""
+    spec = files.spec
+    dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
+    grown = int(size * growth(spec, str(dtype).removeprefix("torch."), stage.place.device))
+    edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
+    room = Room.of(spec.n_blocks, usable, grown, min(edge, grown // 2))
+    if room.fits < 1:
+        raise ConfigError(room.what_is_missing(stage, files.name))
+    return room
+
+
 async def _device(
-    wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float, speeds: dict[tuple[str, str], Speed]
+    wanted: Wanted, stage: Stage, files: ModelFiles, room: Room, speeds: dict[tuple[str, str], Speed]
 ) -> Device:
-    """What a stage's part of its device can do for the model. Raises `ConfigError` when not one block fits.
+    """What a stage's part of its device can do for the model.
 
     `speeds` are the devices measured so far: each once, so that stages that share one are equal.
     """
-    spec = files.spec
-    dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
-    grown = size * growth(spec.dtype, str(dtype).removeprefix("torch."))
-    edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
-    fits = capacity(spec.n_blocks, usable, int(grown), min(edge, int(grown / 2)))
-    if fits < 1:
-        raise ConfigError(
-            f"stage {stage.label} may take {int(usable) >> 20} MiB of {stage.place.device} for weights, in which not "
-            f"one block of {files.name} fits: serve less on this device, or lower --kv-cache"
-        )
+    dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), files.spec.dtype)
     measured = stage.place.physical, str(dtype)
     if measured not in speeds:
         speeds[measured] = await asyncio.to_thread(measure_speed, stage.place.device, dtype)
-    block = max(1.0, (grown - edge) / spec.n_blocks)
-    return Device(min(fits, wanted.max_blocks or fits), stage.share / speeds[measured].seconds(block))
+    read = room.block_bytes * read_share(files.spec)
+    return Device(min(room.fits, wanted.max_blocks or room.fits), stage.share / speeds[measured].seconds(read))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,16 @@ import torch
 
 from mesh.errors import Cancelled, ConfigError
 from shards.engine.measure import best_threads, measure_block_rate
+from shards.model.native_config import is_mxfp4
+from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
+from shards.native.library import native_library
 from shards.progress import Progress
 
 T = TypeVar("T")
 
+MXFP4_BITS, MXFP4_KEPT_BITS = 4.25, 6
+"""Of a number of gpt-oss's experts, which are nearly all of its weights: in a file, and as the kernels keep it."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -45,10 +50,13 @@ def measure(model: StageModel, threads: int | None) -> tuple[int, float]:
     return threads, measure_block_rate(model)
 
 
-def growth(stored: str, loaded: str) -> float:
-    """How many times more bytes weights take when they are loaded."""
-    before, after = (DTYPE_BYTES.get(name, 4) for name in (stored, loaded))
-    return max(1.0, after / before)
+def growth(spec: ModelSpec, loaded: str, device: str) -> float:
+    """How many times more bytes weights take when they are loaded on `device` in the dtype `loaded`."""
+    after = DTYPE_BYTES.get(loaded, 4)
+    if is_mxfp4(spec.raw, spec.model_type):
+        kept = torch.device(device).type == "cpu" and loaded != "float16" and native_library() is not None
+        return (MXFP4_KEPT_BITS if kept else 8 * after) / MXFP4_BITS
+    return max(1.0, after / DTYPE_BYTES.get(spec.dtype, 4))
 
 
 def free_bytes(device: str) -> int:

@@ -135,6 +135,44 @@ def capacity(n_blocks: int, usable: float, model_bytes: int, edge_bytes: int) ->
     return max(0, min(n_blocks, int((usable - edge_bytes) / block)))
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a stage has room for: so many of a model's blocks, and what they take."""
+
+    n_blocks: int
+    fits: int
+    usable_bytes: int
+    block_bytes: int
+    """Of one block, all its experts included."""
+    edge_bytes: int
+    """Of the embedding and the head together."""
+
+    @classmethod
+    def of(cls, n_blocks: int, usable: float, model_bytes: int, edge_bytes: int) -> Room:
+        fits = capacity(n_blocks, usable, model_bytes, edge_bytes)
+        return cls(n_blocks, fits, int(usable), max(1, (model_bytes - edge_bytes) // n_blocks), edge_bytes)
+
+    @property
+    def stages(self) -> int:
+        """How many such stages hold the whole model; at least one block must fit."""
+        return -(-self.n_blocks // self.fits)
+
+    def what_is_missing(self, stage: Stage, model: str) -> str:
+        """Why not one block fits, and what would do."""
+        one, whole = self.edge_bytes + self.block_bytes, self.edge_bytes + self.n_blocks * self.block_bytes
+        return (
+            f"stage {stage.label} may take {_size(self.usable_bytes)} of {stage.place.device} for weights, in which "
+            f"not one block of {model} fits: a block takes {_size(self.block_bytes)}, with the embedding and the head "
+            f"{_size(one)}, and all {self.n_blocks} take {_size(whole)}. It needs nodes with at least {_size(one)} "
+            f"for weights each, of which {self.n_blocks} hold the model, or fewer with more: serve less on this "
+            "device, lower --kv-cache, or take a checkpoint with smaller weights"
+        )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
+
+
 def own_port(maddr: str, number: int) -> str:
     """The address of stage `number` (from 0), where the node's has a fixed port: each stage has the next one."""
     return _TCP.sub(lambda found: found[1] + str(port_of(int(found[2]), number)), maddr, count=1)

@@ -14,6 +14,7 @@ from mesh.provider.planner.stages import (
     LONGEST_PAUSE,
     MAX_STAGES,
     Place,
+    Room,
     Stage,
     assign,
     capacity,
@@ -113,6 +114,15 @@ def test_capacity_leaves_room_for_the_embedding_and_the_head() -> None:
     assert capacity(10, usable=100.0, model_bytes=110, edge_bytes=10) == 9
     assert capacity(10, usable=1000.0, model_bytes=110, edge_bytes=10) == 10
     assert capacity(10, usable=5.0, model_bytes=110, edge_bytes=10) == 0
+
+
+def test_a_stage_knows_how_many_like_it_hold_the_model() -> None:
+    assert Room.of(32, 10 * GIB, 96 * GIB, 0).stages == 11
+    assert Room.of(32, 100 * GIB, 96 * GIB, 0).stages == 1
+    room = Room.of(32, 2 * GIB, 98 * GIB, 2 * GIB)
+    said = room.what_is_missing(Stage("big-1", "big", Place("cpu")), "big")
+    for part in ("2.0 GiB of cpu", "not one block of big", "takes 3.0 GiB", "at least 5.0 GiB", "of which 32 hold"):
+        assert part in said
 
 
 def test_pauses_between_failures_grow_and_one_after_a_long_run_is_short() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,15 @@ class Talk:
             core.free(self.sequence)
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def made(family: str) -> Path:
+        return make_checkpoint(tmp_path_factory.mktemp("model"), family, n_blocks=3, context_length=2048)
+
+    return made
+
+
 def converse(model: StageModel, company: int, steps: int = STEPS) -> list[tuple[int, float | None, object]]:
     """What a session of `steps` tokens hears beside so many others, of which one ends and another begins often."""
     core = EngineCore(model, 1000, BatchLimits(prefill_tokens=48))
@@ -93,15 +104,16 @@ def converse(model: StageModel, company: int, steps: int = STEPS) -> list[tuple[
         ("gemma2", "float32", 400),
         ("gemma3", "bfloat16", 400),
         ("phi3", "float32", 400),
+        ("mixtral", "float32", 400),
+        ("gpt-oss", "bfloat16", 400),
     ],
 )
 def test_many_steps_give_the_same_bits_alone_and_beside_31_others(
-    tmp_path: Path, family: str, dtype: str, steps: int
+    folders: Callable[[str], Path], family: str, dtype: str, steps: int
 ) -> None:
     if native_library() is None:
         pytest.skip("no native kernels on this machine")
-    folder = make_checkpoint(tmp_path, family, n_blocks=3, context_length=2048)
-    model = load_stage(Checkpoint.open(folder), Span(0, 3), dtype=dtype)
+    model = load_stage(Checkpoint.open(folders(family)), Span(0, 3), dtype=dtype)
     assert "/native" in model.numerics, "another path does not promise it"
 
     alone = converse(model, 0, steps)
