@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from shards.model.paging import PAGE, pages_for
-from shards.model.sinks import attend_with_sinks
+from shards.model.plain_attention import attend_plainly
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,8 @@ def attend(
         mask = window.mask
         if window.causal:
             mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril()
-        if cap is not None:
-            mixed = _attend_capped(grouped, keys, values, mask, scale or dim**-0.5, cap)
-        else:
-            assert sinks is not None
-            each = sinks.view(kv_heads, heads // kv_heads, 1, 1)
-            mixed = attend_with_sinks(grouped, keys[:, None], values[:, None], mask, each)
+        own = None if sinks is None else sinks.view(kv_heads, -1)
+        mixed = attend_plainly(grouped, keys, values, mask, scale=scale or dim**-0.5, cap=cap, sinks=own)
         return mixed.permute(2, 0, 1, 3).reshape(n, heads * dim)
     shape = (kv_heads, heads // kv_heads, window.end - window.first, dim)
     result = F.scaled_dot_product_attention(
@@ -141,27 +137,10 @@ def attend_decode(
     query positions. Returns [sessions, heads * head_dim]."""
     sessions, heads, dim = query.shape
     grouped = query.view(sessions, keys.shape[1], heads // keys.shape[1], dim)
-    if sinks is not None:
-        found = attend_with_sinks(grouped, keys, values, mask, sinks.view(keys.shape[1], -1, 1))
-        return found.reshape(sessions, heads * dim)
-    if cap is not None:
-        mixed = _attend_capped(grouped.unsqueeze(3), keys, values, mask.unsqueeze(1), scale or dim**-0.5, cap)
-        return mixed.reshape(sessions, heads * dim)
+    if cap is not None or sinks is not None:
+        own = None if sinks is None else sinks.view(keys.shape[1], -1)
+        some = grouped.unsqueeze(3), keys, values, mask.unsqueeze(1)
+        return attend_plainly(*some, scale=scale or dim**-0.5, cap=cap, sinks=own).reshape(sessions, heads * dim)
     return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).reshape(
         sessions, heads * dim
     )
-
-
-def _attend_capped(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
-) -> torch.Tensor:
-    """Attention of `query` [..., kv_heads, group, n, head_dim] over [..., kv_heads, length, head_dim], with scores
-    capped in float32 before what `mask` [..., n, length] hides is taken out: torch's own attention has no such step.
-    """
-    *outer, group, n, dim = query.shape
-    scores = (query.reshape(*outer, group * n, dim) @ keys.transpose(-1, -2)).float().mul_(scale / cap)
-    scores = scores.tanh_().mul_(cap).view(*outer, group, n, -1)
-    if mask is not None:
-        scores.masked_fill_(~mask, -torch.inf)
-    weights = scores.softmax(dim=-1).to(values.dtype).view(*outer, group * n, -1)
-    return (weights @ values).view(*outer, group, n, dim)

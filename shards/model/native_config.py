@@ -78,7 +78,7 @@ class NativeConfig:
     centred_norms: bool = False
     """Norms multiply by 1 + weight, in float32."""
     output_norms: bool = False
-    """What attention and MLP give is normed before it is added."""
+    """What attention and MLP give is normed before it is added; no family with experts does that."""
     fused_names: bool = False
     """The checkpoint holds queries, keys and values as one tensor, and gate and up."""
     experts: ExpertsConfig | None = None

@@ -90,7 +90,7 @@ def reference(folder: Path) -> transformers.PreTrainedModel:
 
 
 def _attention(config: transformers.PretrainedConfig) -> str:
-    return "eager" if config.model_type == "gpt_oss" else "sdpa"  # there are no sinks in torch's
+    return "eager" if config.model_type in ("gpt_oss", "gemma2") else "sdpa"  # torch's has no sinks and no caps
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -160,7 +160,7 @@ def cut(ending: str, dim: int) -> Callable[[dict[str, torch.Tensor]], None]:
         ("gpt-oss", False, cut("experts.gate_up_proj", 2)),
         ("gpt-oss", False, cut("mlp.router.bias", 0)),
     ],
-    ids=str,
+    ids=range(11),
 )
 def test_a_checkpoint_without_all_of_its_experts_is_refused(
     family: str, fused: bool, how: Callable[[dict[str, torch.Tensor]], None], tmp_path: Path
