@@ -21,7 +21,7 @@ from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, Service
 from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.placement.rebalancer import Rebalancer
-from mesh.provider.planner.machine import free_bytes, growth, measure, stoppable
+from mesh.provider.planner.machine import free_bytes, measure, stoppable
 from mesh.provider.stage.admission import AdmissionLimits
 from mesh.provider.stage.restartable import RestartableTransport
 from mesh.provider.stage.server import StageService
@@ -32,6 +32,7 @@ from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
+from shards.model.footprint import loaded_bytes
 from shards.model.loading import choose_dtype, load_stage
 from shards.model.paging import PAGE
 from shards.model.span import Span
@@ -326,7 +327,8 @@ class _Provider:
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
-            each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype)
+            taken = loaded_bytes(checkpoint, span, device=torch.device(config.device), dtype=model.dtype)
+            each = taken / len(span)
             self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)
         return model

@@ -9,7 +9,9 @@ from pathlib import Path
 from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from shards.checkpoint.model_folder import find, read
+from shards.checkpoint.packed.config import beside
 from shards.errors import CheckpointError, TokenizerError
+from shards.model.served import served_form
 from shards.model.spec import ModelSpec, parse_config
 from shards.text.chat_template import SANDBOX
 from shards.text.fast import check_tokenizer, tokenizer_from_files
@@ -34,8 +36,11 @@ class ModelFiles:
     digest: str
     """sha256 in hex over name, config.json and the manifest, where there is one: equal on every node that has the
     same model, whichever of its weights it has downloaded. Only a manifest covers the weights' values. Of a GGUF file
-    its head counts, with the types of all tensors, and its size."""
+    its head counts, with the types of all tensors, and its size. How a folder's weights are quantised counts with
+    config.json, or with the file beside it that says so."""
     contents: dict[str, bytes]
+    bits: int = 0
+    """Of a weight in a folder of quantised ones; 0 where they are floats, or the file says of each what it is."""
 
     @property
     def hashes(self) -> dict[str, tuple[str, int]]:
@@ -51,19 +56,25 @@ def model_name(asked: str, folder: Path) -> str:
 
 
 def read_model_files(name: str, folder: Path) -> ModelFiles:
-    """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
+    """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer.
+
+    What of a quantised model can be refused without its weights is refused here, before anything is joined or loaded.
+    """
     contents, identity = _of_gguf(folder) if is_gguf(folder) else _of_folder(folder)
     if "config.json" not in contents:
         raise CheckpointError(f"{folder} has no config.json")
     if "tokenizer.json" not in contents:
         raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
     spec = parse_config(contents["config.json"])
+    form = None if is_gguf(folder) else served_form(folder, spec)
+    if form is not None and form.source != "config.json":
+        identity = [*identity, beside(folder)[form.source]]
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
     hasher = hashlib.sha256(b"inference-mesh model 2\0")
     for part in (name.encode(), contents["config.json"], *identity):
         hasher.update(len(part).to_bytes(8, "little") + part)
-    return ModelFiles(name, spec, hasher.hexdigest(), contents)
+    return ModelFiles(name, spec, hasher.hexdigest(), contents, 0 if form is None else form.bits)
 
 
 def _of_folder(folder: Path) -> tuple[dict[str, bytes], list[bytes]]:

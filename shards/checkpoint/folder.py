@@ -63,6 +63,7 @@ class Checkpoint:
         manifest: Manifest | None,
         progress: Progress,
     ) -> None:
+        self.form = ""
         self.folder = folder
         self.spec = spec
         self._weight_map = weight_map
@@ -107,6 +108,10 @@ class Checkpoint:
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, from its file's header."""
         return _TORCH_DTYPES[self._locate(name)[1].dtype]
+
+    def where(self, name: str) -> str:
+        """File and name of a tensor, for messages."""
+        return f"{self.folder / self._weight_map.get(name, '')}: tensor {name}"
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of a tensor in its file."""

@@ -32,6 +32,7 @@ class GgufCheckpoint:
     """
 
     def __init__(self, path: Path, head: GgufHead, config: Mapping[str, Any], known: Identity) -> None:
+        self.form = ""
         self.folder = path.parent
         self.config = config
         self.spec: ModelSpec = parse_config(json.dumps(config))

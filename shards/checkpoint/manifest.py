@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.checkpoint.model_folder import exists, find, opened, write
+from shards.checkpoint.packed.config import BESIDE
 from shards.errors import CheckpointError
 from shards.progress import Progress, silent
 
@@ -27,6 +28,7 @@ _LISTED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    *BESIDE,
 )
 
 

@@ -9,6 +9,7 @@ from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, is_tied, read_spec, read_weight_map
 from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.checkpoint.names import tensors_of
+from shards.checkpoint.packed.config import BESIDE
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.progress import Progress, silent
@@ -60,7 +61,7 @@ def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progre
     from shards.checkpoint.hub import HubModel  # imports huggingface_hub, which local models do without
 
     model = HubModel(name, cache=cache, progress=progress)
-    for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME):
+    for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME, *BESIDE):
         model.fetch(filename)
     indexed = model.fetch(INDEX_NAME)
     if span is None:

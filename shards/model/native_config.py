@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shards.checkpoint.packed.config import is_quantised
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.spec import ModelSpec
 from shards.shown import shown
@@ -69,8 +70,8 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise UnsupportedModel(f"the native path has no {kind}")
     if spec.n_blocks > MAX_BLOCKS:
         raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
-    if raw.get("quantization_config"):
-        raise UnsupportedModel("the native path has no quantised weights")
+    if is_quantised(raw):  # what is read quantised appears here without it (`packed.config.without`)
+        raise UnsupportedModel("the native path has no quantised weights of this kind")
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"the native path has no activation {shown(raw['hidden_act'])}")
     n_heads = _count(raw, "num_attention_heads", 32)

@@ -72,15 +72,16 @@ def load_span(
     first, last = span.start == 0, span.end == config.n_blocks
     table = reader.matrix("model.embed_tokens.weight", vocabulary) if first else None
     blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
-    if not last:
-        return SpanWeights(blocks, table, None, None)
-    final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
-    if not config.tied:
-        head = Linear(reader.matrix("lm_head.weight", vocabulary))
-    elif table is not None:
-        head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
-    else:
-        head = Linear(reader.matrix("model.embed_tokens.weight", vocabulary))
+    final_norm, head = None, None
+    if last:
+        final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
+        if not config.tied:
+            head = Linear(reader.matrix("lm_head.weight", vocabulary))
+        elif table is not None:
+            head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
+        else:
+            head = Linear(reader.matrix("model.embed_tokens.weight", vocabulary))
+    reader.tell_widened("torch has no kernel for %s")
     return SpanWeights(blocks, table, final_norm, head)
 
 
@@ -110,8 +111,7 @@ def load_packed_span(
         final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
         name = "model.embed_tokens" if config.tied else "lm_head"
         head = reader.linear([(name, config.vocab_size)], config.hidden_size, bias=False)
-    if reader.widened:
-        logger.warning("no kernel for %s in one layer: widened to 32 bits", ", ".join(sorted(reader.widened)))
+    reader.tell_widened("no kernel for %s in one layer")
     return SpanWeights(blocks, embedding, final_norm, head, quantised)
 
 
@@ -163,6 +163,8 @@ class _Reader:
         self._progress = progress
         self._what = f"loading blocks {span}"
         self._done, self._total = 0, checkpoint.nbytes(span)
+        self._widened: dict[str, int] = {}
+        """Bytes that quantised layers take by the type of their blocks, where they do not stay so."""
 
     def stored(self, name: str) -> str:
         """The checkpoint's name of a tensor: one that was saved without its head has no `model.` before the others."""
@@ -184,6 +186,24 @@ class _Reader:
         stored = self.stored(name)
         return self._count(self._checkpoint.read(stored), self._checkpoint.stored_bytes(stored))
 
+    def tell_widened(self, why: str) -> None:
+        """Log which quantised layers had to be widened, and what they take then."""
+        if self._widened:
+            taken = sum(self._widened.values())
+            logger.warning(f"{why}: widened, which takes %.1f MiB", ", ".join(sorted(self._widened)), taken / (1 << 20))
+
+    def _type(self, name: str) -> str:
+        """How a tensor is stored: the name of its blocks, or nothing for plain floats."""
+        blocks = self._checkpoint.blocks(self.stored(name))
+        return "" if blocks is None else blocks.name
+
+    def _note(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Remember what a layer takes as it is kept."""
+        kind = self._type(name)
+        if kind:
+            self._widened[kind] = self._widened.get(kind, 0) + tensor.nbytes
+        return tensor
+
     def _count(self, tensor: torch.Tensor, nbytes: int | None = None) -> torch.Tensor:
         self._done += tensor.nbytes if nbytes is None else nbytes
         self._progress(self._done, self._total, self._what)
@@ -201,7 +221,7 @@ class _TorchReader(_Reader):
         self._dtype = dtype
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return self.read(name, shape).to(device=self._device, dtype=self._dtype)
+        return self._note(name, self.read(name, shape).to(device=self._device, dtype=self._dtype))
 
     def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
         return [list(parts)]
@@ -215,6 +235,7 @@ class _TorchReader(_Reader):
         row = 0
         for name, size in parts:
             weight[row : row + size] = self.read(f"{name}.weight", (size, width))
+            self._note(f"{name}.weight", weight[row : row + size])
             if offset is not None:
                 offset[row : row + size] = self.read(f"{name}.bias", (size,))
             row += size
@@ -231,8 +252,6 @@ class _PackedReader(_Reader):
         self._panel = panel
         self._memory = WeightMemory()
         self._dtype = dtype
-        self.widened: set[str] = set()
-        """Types of blocks for which there is no kernel."""
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self.read(name, shape).float()
@@ -243,7 +262,7 @@ class _PackedReader(_Reader):
         self.check(weight, shape)
         if self._kernel([weight]) is not None:
             return self.linear([(name, shape[0])], shape[1], bias=False)
-        return self.read(weight, shape).to(self._kept([weight]))
+        return self._note(weight, self.read(weight, shape).to(self._kept([weight])))
 
     def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
         runs = itertools.groupby(parts, key=lambda part: kernel_of(self._type(f"{part[0]}.weight")))
@@ -271,27 +290,20 @@ class _PackedReader(_Reader):
             )
         for part, (name, size) in enumerate(parts):
             if isinstance(packer, QuantisedPacker):
-                rows = self._count(self._checkpoint.read_blocks(self.stored(f"{name}.weight")))
+                stored = self.stored(f"{name}.weight")
+                rows = self._count(self._checkpoint.read_blocks(stored), self._checkpoint.stored_bytes(stored))
                 packer.weight(part, rows, self._type(f"{name}.weight"))
             else:
-                packer.weight(part, self.read(f"{name}.weight", (size, width)))
+                weight = self.read(f"{name}.weight", (size, width)).to(self._kept(names))
+                packer.weight(part, self._note(f"{name}.weight", weight))
             if bias:
                 packer.bias(part, self.read(f"{name}.bias", (size,)))
         return packer.done()
 
-    def _type(self, name: str) -> str:
-        """How a tensor is stored: the name of its blocks, or nothing for plain floats."""
-        blocks = self._checkpoint.blocks(self.stored(name))
-        return "" if blocks is None else blocks.name
-
     def _kernel(self, names: Sequence[str]) -> int | None:
         """The quantised type that these layers are kept in when they are stacked; None where they are not."""
-        types = {self._type(name) for name in names}
-        kernels = {kernel_of(each) for each in types}
-        if len(kernels) == 1 and None not in kernels:
-            return kernels.pop()
-        self.widened |= types - {""}
-        return None
+        kernels = {kernel_of(self._type(name)) for name in names}
+        return kernels.pop() if len(kernels) == 1 else None
 
     def _kept(self, names: Sequence[str]) -> torch.dtype:
         stored = all(self.dtype(name) == torch.bfloat16 for name in names)

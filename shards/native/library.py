@@ -14,6 +14,7 @@ from shards.native.build import NativeUnavailable, built_library
 logger = logging.getLogger(__name__)
 
 FLOAT32, BFLOAT16, Q8_0, Q4, Q5, Q2K, Q3K, Q4K, Q5K, Q6K = range(10)
+I4_32, I4_128, I8_32, I8_128, F8_32, F8_128 = range(10, 16)
 
 
 class Matrix(Structure):

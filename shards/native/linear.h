@@ -20,6 +20,7 @@ constexpr int kPairRows = 2;
 
 enum WeightType {
   kFloat32, kBfloat16, kQ8_0, kQ4, kQ5, kQ2K, kQ3K, kQ4K, kQ5K, kQ6K,  // from the third on: quant.h
+  kI4_32, kI4_128, kI8_32, kI8_128, kF8_32, kF8_128,
 };
 
 // Weights of [outputs, inputs] as panels of kPanel outputs. float32: [panel][input][kPanel]. bfloat16:

@@ -100,7 +100,7 @@ def test_torch_kernels_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     check(*make_gguf(tmp_path, "llama", mixed, **NARROW))
 
 
-@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("kind", [kind for kind in KERNELS if "/" not in kind])
 @pytest.mark.parametrize("family", ["llama", "llama-tied"])
 def test_kernels_for_blocks_give_the_bits_of_widened_weights(family: str, kind: str, tmp_path: Path) -> None:
     path, widened = make_gguf(tmp_path, family, kind, **(WIDE if kind.endswith("_K") else NARROW))

@@ -24,11 +24,14 @@ from mesh.provider.planner.stages import Place, Stage, assign, capacity, key_fil
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
 from shards.checkpoint.gguf_header import is_gguf
-from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES
+from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES, is_tied
 from shards.checkpoint.model_folder import read
+from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.devices import choose_device
+from shards.model.footprint import loaded_bytes
+from shards.model.llama import kernels_for
 from shards.model.loading import choose_dtype
 from shards.model.span import Span
 from shards.progress import Progress, silent
@@ -43,6 +46,8 @@ RUNS = 5
 SMALL = 64
 OPERATIONS = 7
 """Rounds of three small operations: about as many as a decoder block has."""
+KERNEL_GROWTH = 1.15
+"""Of quantised weights, for scales and zero points as the kernels read them."""
 CACHE_BYTES = 1 << 30
 CACHE_FRACTION = 0.25
 """Of what a stage may take, for caches: at most so much where the operator did not say."""
@@ -96,10 +101,10 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
     spans: dict[str, Span] = {}
     speeds: dict[tuple[str, str], Speed] = {}
     for model, views in zip(together, others, strict=True):
-        files, _, size = found[model]
+        files, folder, size = found[model]
         mine = [stage for stage in stages if stage.model == model]
         devices = [
-            await _device(wanted, stage, files, size, usable[stage.label] - caches[stage.label], speeds)
+            await _device(wanted, stage, files, folder, size, usable[stage.label] - caches[stage.label], speeds)
             for stage in mine
         ]
         chosen = choose_spans(files.spec.n_blocks, views, devices)
@@ -164,8 +169,29 @@ def _usable(stage: Stage, free: int) -> float:
     return free * FRACTION.get(torch.device(stage.place.device).type, DEVICE_FRACTION) * stage.share
 
 
+def loaded_size(folder: Path, files: ModelFiles, size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Bytes of the weights once they are loaded, of `size` as stored: of a GGUF file counted, of a folder, whose
+    weights need not be here yet, estimated."""
+    spec = files.spec
+    if is_gguf(folder):
+        return loaded_bytes(open_checkpoint(folder), Span(0, spec.n_blocks), device=device, dtype=dtype)
+    floats = growth(spec.dtype, str(dtype).removeprefix("torch."))
+    if not files.bits:
+        return size * floats
+    tables = 1 if is_tied(spec) else 2  # which are mostly not quantised
+    edge = min(size, tables * spec.vocab_size * spec.hidden_size * DTYPE_BYTES.get(spec.dtype, 4))
+    inside = KERNEL_GROWTH if kernels_for(device, dtype) is not None else 8 * dtype.itemsize / files.bits
+    return edge * floats + (size - edge) * inside
+
+
 async def _device(
-    wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float, speeds: dict[tuple[str, str], Speed]
+    wanted: Wanted,
+    stage: Stage,
+    files: ModelFiles,
+    folder: Path,
+    size: int,
+    usable: float,
+    speeds: dict[tuple[str, str], Speed],
 ) -> Device:
     """What a stage's part of its device can do for the model. Raises `ConfigError` when not one block fits.
 
@@ -173,7 +199,8 @@ async def _device(
     """
     spec = files.spec
     dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
-    grown = size * growth(spec.dtype, str(dtype).removeprefix("torch."))
+    device = torch.device(stage.place.device)
+    grown = await asyncio.to_thread(loaded_size, folder, files, size, device, dtype)
     edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
     fits = capacity(spec.n_blocks, usable, int(grown), min(edge, int(grown / 2)))
     if fits < 1:
