@@ -261,7 +261,7 @@ NAN = torch.tensor([0x7F], dtype=torch.uint8).view(torch.float8_e4m3fn)[0]
         ("fp8 cut blocks", cut("weight_scale_inv"), "weight_scale_inv has shape"),
         ("fp8 tensor", put("weight", lambda t: t.float()), "weight has dtype torch.float32"),
         ("compressed int4", put("weight_shape", fill(0, 1 << 40)), "weight_shape says"),
-        ("compressed int4", put("weight_shape", fill(1, 65)), "weight_scale has shape"),
+        ("compressed int4", put("weight_shape", fill(1, 65)), r"weight_packed has shape \[64, 8\]"),
         ("compressed int4", put("weight_shape", fill(0, 63)), "weight_packed has shape"),
         ("compressed int4 asymmetric", drop("weight_zero_point"), "weight_scale has shape"),
         ("compressed int4 asymmetric", cut("weight_zero_point"), "weight_zero_point has shape"),

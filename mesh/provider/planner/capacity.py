@@ -180,8 +180,9 @@ def loaded_size(folder: Path, files: ModelFiles, size: int, device: torch.device
         return size * floats
     tables = 1 if is_tied(spec) else 2  # which are mostly not quantised
     edge = min(size, tables * spec.vocab_size * spec.hidden_size * DTYPE_BYTES.get(spec.dtype, 4))
-    inside = KERNEL_GROWTH if kernels_for(device, dtype) is not None else 8 * dtype.itemsize / files.bits
-    return edge * floats + (size - edge) * inside
+    if kernels_for(device, dtype) is not None:
+        return edge * (1.0 if spec.dtype == "bfloat16" else floats) + (size - edge) * KERNEL_GROWTH
+    return edge * floats + (size - edge) * 8 * dtype.itemsize / files.bits
 
 
 async def _device(

@@ -154,10 +154,11 @@ class _Tensors:
     def _packed(self) -> Layer:
         outputs, words = self._shape("weight_packed", torch.int32, rank=2)
         rows, inputs = self._stored_shape()
-        scheme = self._scheme("weight_scale", (rows, inputs), None)
-        bits = 4 if scheme.code == "int4" else 8
-        if rows != outputs or words != -(-inputs * bits // 32):
-            raise self._wrong("weight_packed", f"has shape {[outputs, words]}, which holds no {[rows, inputs]}")
+        bits = next((bits for bits in (4, 8) if words == -(-inputs * bits // 32)), 0)
+        if rows != outputs or not bits:
+            what = f"has shape {[outputs, words]}, which holds no {[rows, inputs]} weights of 4 or 8 bits"
+            raise self._wrong("weight_packed", what)
+        scheme = self._scheme("weight_scale", (rows, inputs), f"int{bits}")
         groups = self._groups(inputs, scheme)
         self._absent("weight")
         if not scheme.zeros:
@@ -209,16 +210,12 @@ class _Tensors:
 
         return Layer(outputs, inputs, scheme, order, read)
 
-    def _scheme(self, scale: str, shape: tuple[int, int], code: str | None) -> Scheme:
+    def _scheme(self, scale: str, shape: tuple[int, int], code: str) -> Scheme:
         """The scheme of the settings that a layer's scales and zero points are of."""
         found = self._shape(scale, *_FLOATS)
-        outputs, inputs = shape
-        if code is None and outputs:
-            words = self._shape("weight_packed", torch.int32, rank=2)[1]
-            code = "int4" if words == -(-inputs // 8) else "int8"
         for scheme in self._config.schemes:
             fits = scheme.code == code and scheme.zeros == ("weight_zero_point" in self._parts)
-            if fits and found in _scale_shapes(scheme, outputs, inputs):
+            if fits and found in _scale_shapes(scheme, *shape):
                 return scheme
         raise self._wrong(scale, f"has shape {list(found)} for weights {list(shape)} of {code}: {self._unlike()}")
 
