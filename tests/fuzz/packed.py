@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from shards.checkpoint.index import read_spec
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.packed.config import BESIDE, read_packed
 from shards.checkpoint.packed.numbers import BLOCKS
@@ -51,7 +52,9 @@ def _settings() -> list[bytes]:
 
 
 def _read_settings(data: bytes) -> PackedConfig | None:
-    return read_packed(_folder("settings"), parse_config(data))
+    folder = _folder("settings")
+    (folder / "config.json").write_bytes(data)
+    return read_packed(folder, read_spec(folder))
 
 
 def _read_beside(data: bytes) -> PackedConfig | None:

@@ -250,7 +250,7 @@ NAN = torch.tensor([0x7F], dtype=torch.uint8).view(torch.float8_e4m3fn)[0]
         ("awq", put("scales", lambda t: t.to(torch.int16)), "scales has dtype torch.int16"),
         ("awq", put("qweight", lambda t: t.long()), "qweight has dtype torch.int64"),
         ("awq", put("qweight", lambda t: t.flatten()), "qweight has shape"),
-        ("awq", put("scales", fill(0, float("inf"))), "scales has a scale that is no number"),
+        ("awq", put("scales", fill(0, float("inf"))), "scales has a scale that makes no numbers"),
         ("gptq", put("g_idx", fill(3, 2)), "g_idx names a group that is none of 2"),
         ("gptq", put("g_idx", fill(3, -1)), "g_idx names a group that is none of 2"),
         ("gptq", cut("g_idx"), "qweight has 8 rows of words and 2 groups"),

@@ -142,7 +142,7 @@ def _awq(fields: Fields, source: str) -> PackedConfig:
     version = fields.text("version", "format", "checkpoint_format", default="gemm")
     if version != "gemm":
         raise refused(source, f"AWQ weights laid out for {shown(version)}")
-    bits = fields.take("bits", "w_bit")
+    bits = fields.count("bits", "w_bit")
     if bits not in (None, 4):
         raise refused(source, f"AWQ weights of {shown(bits)} bits")
     group = fields.group("group_size", "q_group_size", default=128)
@@ -172,8 +172,7 @@ def _gptq(fields: Fields, source: str) -> PackedConfig:
 
 
 def _gptq_scheme(fields: Fields, source: str, default: tuple[int, int | None]) -> Scheme:
-    bits = fields.take("bits")
-    bits = default[0] if bits is None else bits
+    bits = fields.count("bits") or default[0]
     if bits not in (4, 8):
         raise refused(source, f"GPTQ weights of {shown(bits)} bits")
     return Scheme(f"int{bits}", columns=fields.group("group_size", default=default[1]), zeros=True)

@@ -24,6 +24,8 @@ _ONE_EACH: Final = {"int4": 0x11111111, "int8": 0x01010101}
 """GPTQ's first version stores zero points less one, subtracted from whole words."""
 _FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32)
 _SIGN: Final = 128
+_LARGEST_CODE: Final = 512
+"""A bound: 448 is the largest eight bit float, 255 the largest difference of a code and a zero point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +251,8 @@ class _Tensors:
 
     def _scales(self, part: str) -> torch.Tensor:
         scales = self._tensor(part).float()
-        if not bool(torch.isfinite(scales).all()):
-            raise self._wrong(part, "has a scale that is no number")
+        if not bool(torch.isfinite(scales * _LARGEST_CODE).all()):
+            raise self._wrong(part, "has a scale that makes no numbers")
         return scales
 
     def _tensor(self, part: str) -> torch.Tensor:
