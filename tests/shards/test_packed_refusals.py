@@ -12,6 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mesh.identity import Identity
+from mesh.node import NodeConfig
+from mesh.provider.config import JoinConfig
+from mesh.provider.events import JoinEvent
+from mesh.provider.join import join
 from mesh.provider.model_files import read_model_files
 from mesh.provider.planner.capacity import Wanted, loaded_size, model_bytes, survey
 from mesh.provider.planner.stages import Place
@@ -106,10 +111,14 @@ def test_forms_that_are_not_read_are_refused_before_weights_are_there(name: str,
     assert WAY_OUT in str(refused.value)
 
 
-def test_a_plan_refuses_them_too(plain: Path, tmp_path: Path) -> None:
+def test_a_plan_and_a_provider_that_has_not_joined_yet_refuse_them_too(plain: Path, tmp_path: Path) -> None:
     folder = with_config(plain, tmp_path / "model", quantization_config={"quant_method": "hqq"})
     with pytest.raises(UnsupportedModel, match="hqq"):
         asyncio.run(survey(Wanted(models=(str(folder),), places=(Place("cpu"), Place("cpu")))))
+    told: list[JoinEvent] = []
+    with pytest.raises(UnsupportedModel, match="hqq"):
+        asyncio.run(join(JoinConfig(str(folder), NodeConfig(Identity.generate())), told.append))
+    assert told == []  # of a node, or of anything
 
 
 @pytest.mark.parametrize(

@@ -53,16 +53,21 @@ class Numbers:
 
     def widened(self) -> torch.Tensor:
         """float32 [outputs, inputs]."""
-        wide = torch.empty(self.codes.shape)
-        inputs = self.codes.shape[1]
-        groups = torch.arange(inputs) // self.columns if self.order is None else self.order
-        for first in range(0, wide.shape[0], ROWS_AT_ONCE):
+        outputs, inputs = self.codes.shape
+        wide = torch.empty(outputs, inputs)
+        count = self.scales.shape[1]
+        if self.order is None and inputs == count * self.columns:
+            groups, shape = torch.arange(count), (-1, count, self.columns)
+        else:
+            groups = torch.arange(inputs) // self.columns if self.order is None else self.order
+            shape = (-1, inputs, 1)
+        for first in range(0, outputs, ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
             codes = self.codes[some].view(torch.float8_e4m3fn) if self.code == "fp8" else self.codes[some]
-            rows = codes.float()
+            rows = codes.float().view(shape)
             if self.zeros is not None:
-                rows -= self.zeros[some][:, groups]
-            torch.mul(rows, self.scales[some][:, groups], out=wide[some])
+                rows -= self.zeros[some][:, groups].unsqueeze(-1)
+            torch.mul(rows, self.scales[some][:, groups].unsqueeze(-1), out=wide[some].view(shape))
         return wide
 
     def blocks(self, kind: TensorType) -> torch.Tensor:
