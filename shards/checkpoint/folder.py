@@ -121,6 +121,10 @@ class Checkpoint:
         """How a quantised tensor's numbers are stored: there are none in these folders."""
         return None
 
+    def order(self, name: str) -> torch.Tensor | None:
+        """Which input each column of a quantised tensor's blocks is multiplied with: each with its own, always."""
+        return None
+
     def read_blocks(self, name: str) -> torch.Tensor:
         """The bytes of a quantised tensor's rows: there are none in these folders."""
         raise CheckpointError(f"{self.folder}: {name} is not quantised")

@@ -115,6 +115,10 @@ class GgufCheckpoint:
             return rows.view(_FLOATS[tensor.type.name]).view(tensor.shape)
         return _widen(rows, tensor.type).view(tensor.shape)
 
+    def order(self, name: str) -> torch.Tensor | None:
+        """Which input each column of a quantised tensor's blocks is multiplied with: each with its own, always."""
+        return None
+
     def read_blocks(self, name: str) -> torch.Tensor:
         """The bytes of a tensor's rows as they are stored, uint8 [outputs, bytes of a row]."""
         tensor = self._locate(name)

@@ -189,7 +189,7 @@ def bytes_of(block_type: str, count: int) -> int | None:
 class QuantisedPacker(Packer):
     """Packs the linear layers `sizes` (outputs each, all over `inputs`) as `LinearPacker` does, from stored blocks.
 
-    All are of types that have the same kernel.
+    All are of types that have the same kernel, and have their inputs in the same `order` (None: one after another).
     """
 
     def __init__(
@@ -201,9 +201,11 @@ class QuantisedPacker(Packer):
         bias: bool,
         whole_panels: bool,
         memory: WeightMemory,
+        order: torch.Tensor | None = None,
     ) -> None:
         super().__init__(sizes, panel, bias=bias, whole_panels=whole_panels)
         self._inputs, self._memory = inputs, memory
+        self._order = None if order is None else order.to(torch.int32)
         self._panels: torch.Tensor | None = None
         self._type = 0
 
@@ -238,7 +240,7 @@ class QuantisedPacker(Packer):
         """The layer, once all parts were given."""
         if self._panels is None:
             raise ValueError("this layer was given no weights")
-        return PackedLinear(self._panels, self._bias, self._inputs, self._places.outputs, self._type)
+        return PackedLinear(self._panels, self._bias, self._inputs, self._places.outputs, self._type, self._order)
 
 
 GROUP_BYTES: Final = {

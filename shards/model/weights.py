@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -265,8 +264,13 @@ class _PackedReader(_Reader):
         return self._note(weight, self.read(weight, shape).to(self._kept([weight])))
 
     def alike(self, parts: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
-        runs = itertools.groupby(parts, key=lambda part: kernel_of(self._type(f"{part[0]}.weight")))
-        return [list(run) for _, run in runs]
+        runs: list[list[tuple[str, int]]] = []
+        for part in parts:
+            if runs and self._alike(f"{runs[-1][0][0]}.weight", f"{part[0]}.weight"):
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+        return runs
 
     def linear(self, parts: Sequence[tuple[str, int]], width: int, *, bias: bool, halves: bool = False) -> PackedLinear:
         names, sizes = [f"{name}.weight" for name, _ in parts], [size for _, size in parts]
@@ -286,7 +290,13 @@ class _PackedReader(_Reader):
             )
         else:
             packer = QuantisedPacker(
-                sizes, width, panel=self._panel, bias=bias, whole_panels=halves, memory=self._memory
+                sizes,
+                width,
+                panel=self._panel,
+                bias=bias,
+                whole_panels=halves,
+                memory=self._memory,
+                order=self._order(names[0]),
             )
         for part, (name, size) in enumerate(parts):
             if isinstance(packer, QuantisedPacker):
@@ -302,8 +312,19 @@ class _PackedReader(_Reader):
 
     def _kernel(self, names: Sequence[str]) -> int | None:
         """The quantised type that these layers are kept in when they are stacked; None where they are not."""
-        kernels = {kernel_of(self._type(name)) for name in names}
-        return kernels.pop() if len(kernels) == 1 else None
+        if self._order(names[0]) is not None and not all(".layers." in name for name in names):
+            return None  # rows are looked up in an embedding, and these have their inputs as they come
+        return kernel_of(self._type(names[0])) if all(self._alike(names[0], name) for name in names[1:]) else None
+
+    def _alike(self, first: str, second: str) -> bool:
+        """True where two layers can be stacked: for the same kernel, with their inputs in the same order."""
+        if kernel_of(self._type(first)) != kernel_of(self._type(second)):
+            return False
+        one, other = self._order(first), self._order(second)
+        return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+    def _order(self, name: str) -> torch.Tensor | None:
+        return self._checkpoint.order(self.stored(name))
 
     def _kept(self, names: Sequence[str]) -> torch.dtype:
         stored = all(self.dtype(name) == torch.bfloat16 for name in names)

@@ -26,6 +26,7 @@ class Matrix(Structure):
         ("inputs", c_int64),
         ("outputs", c_int64),
         ("type", c_int64),
+        ("order", c_void_p),
     )
 
 

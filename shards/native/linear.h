@@ -31,6 +31,7 @@ struct Matrix {
   int64_t inputs;
   int64_t outputs;
   int64_t type;
+  const int32_t *order;  // [inputs]: which input each is multiplied with, or null where they follow one another
 };
 
 // Rows of the next tile, where `left` are to be done: none is much smaller than the others.

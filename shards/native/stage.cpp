@@ -67,7 +67,12 @@ struct Buffer {
 
 class Stage {
  public:
-  explicit Stage(const StageDesc &desc) : d_(desc) { blocks_.assign(desc.block, desc.block + desc.blocks); }
+  explicit Stage(const StageDesc &desc) : d_(desc) {
+    blocks_.assign(desc.block, desc.block + desc.blocks);
+    for (const BlockDesc &block : blocks_)
+      for (const Matrix *m : {&block.qkv[0], &block.qkv[1], &block.qkv[2], &block.o, &block.gate_up, &block.down})
+        if (m->order) has_orders_ = true;
+  }
 
   void forward(const Batch &batch) {
     if (!pool_ || pool_->threads() != batch.threads) {
@@ -100,6 +105,8 @@ class Stage {
     qkv_ = qkv_buffer_.at_least(rows * qkv_stride_);
     attended_ = attended_buffer_.at_least(rows * attended_stride_);
     inner_ = inner_buffer_.at_least(rows * inner_stride_);
+    if (has_orders_)
+      ordered_ = ordered_buffer_.at_least(rows * std::max({hidden_stride_, attended_stride_, inner_stride_}));
     tiles_.clear();
     int64_t longest = 0;
     row_piece_.resize(rows);
@@ -236,7 +243,7 @@ class Stage {
 
   template <class Input, class Finish>
   void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
-    const Input *x = (const Input *)buffer;
+    const Input *x = in_order(m, (const Input *)buffer, stride, rows);
     const int64_t panels = panels_of(m), parts = (rows + kRowBlock - 1) / kRowBlock;
     const int64_t width = in_pairs<Input>(rows) ? 2 : 1, units = (panels + width - 1) / width;
     float *product = own.product.at_least(1);
@@ -255,6 +262,18 @@ class Stage {
     pool_->barrier();
   }
 
+  // The rows with their inputs as a matrix has them.
+  template <class Input> const Input *in_order(const Matrix &m, const Input *x, int64_t stride, int64_t rows) {
+    if (!m.order) return x;
+    for (int64_t row; (row = pool_->take()) < rows;) {
+      const Input *from = x + row * stride;
+      Input *to = (Input *)ordered_ + row * stride;
+      for (int64_t i = 0; i < m.inputs; i++) to[i] = from[m.order[i]];
+    }
+    pool_->barrier();
+    return (const Input *)ordered_;
+  }
+
   // A thread takes neighbours several at a time: the processor fetches ahead of it what comes next.
   template <class Do> void each_unit(int64_t units, Do run) {
     const int64_t together = std::max<int64_t>(1, units / (kTurns * pool_->threads()));
@@ -271,11 +290,12 @@ class Stage {
     const int64_t panels = panels_of(m) / 2, parts = (batch_.rows + kRowBlock - 1) / kRowBlock;
     const bool pairs = in_pairs<Input>(batch_.rows);
     const int64_t stride = pairs ? 2 * kPanel : kPanel;
+    const Input *inputs = in_order(m, (const Input *)normed_, hidden_stride_, batch_.rows);
     float *gates = own.product.at_least(1), *ups = pairs ? gates + kPanel : own.second.at_least(1);
     each_unit(panels * parts, [&](int64_t unit) {
       const int64_t panel = unit % panels, row = unit / panels * kRowBlock;
       const int64_t count = std::min<int64_t>(kRowBlock, batch_.rows - row), column = panel * kPanel;
-      const Input *x = (const Input *)normed_ + row * hidden_stride_;
+      const Input *x = inputs + row * hidden_stride_;
       if (pairs) {
         if constexpr (std::is_same<Input, float>::value)
           pair_product(m, panel, panels, x, hidden_stride_, count, gates);
@@ -354,8 +374,9 @@ class Stage {
   Batch batch_{};
   std::vector<Tile> tiles_;
   std::vector<int64_t> row_piece_, row_position_;
-  Buffer normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_;
-  float *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
+  Buffer normed_buffer_, qkv_buffer_, attended_buffer_, inner_buffer_, ordered_buffer_;
+  float *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr, *ordered_ = nullptr;
+  bool has_orders_ = false;
   int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, score_stride_ = 0;
 };
 

@@ -120,12 +120,22 @@ def awq(group: int | None) -> Form:
     return Form({**settings, "modules_to_not_convert": None}, write, WIDE if group == 128 else NARROW)
 
 
-def gptq(bits: int, group: int | None, *, version: int = 1, desc_act: bool = False, g_idx: bool = True) -> Form:
+def by_activation(inputs: int, group: int | None) -> torch.Tensor:
+    """Each input's group, as where the ones that weigh most are quantised first: layers over the same inputs agree."""
+    return in_turn(inputs, group)[torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs))]
+
+
+def gptq(
+    bits: int,
+    group: int | None,
+    *,
+    version: int = 1,
+    g_idx: bool = True,
+    order: Callable[[int, int | None, torch.Generator], torch.Tensor] | None = None,
+) -> Form:
     def write(shape: torch.Size, g: torch.Generator) -> Written:
         codes, zeros, scales = integers(shape, bits, group, g)
-        groups = in_turn(shape[1], group)
-        if desc_act:
-            groups = groups[torch.randperm(shape[1], generator=g)]
+        groups = in_turn(shape[1], group) if order is None else order(shape[1], group, g)
         stored = words(zeros.t(), bits).long()
         if version == 1:
             stored -= sum(1 << at for at in range(0, 32, bits))
@@ -134,7 +144,13 @@ def gptq(bits: int, group: int | None, *, version: int = 1, desc_act: bool = Fal
         tensors |= {"g_idx": groups.int()} if g_idx else {}
         return tensors, stands_for(codes, zeros, scales, groups)
 
-    settings = {"quant_method": "gptq", "bits": bits, "group_size": group or -1, "desc_act": desc_act, "sym": False}
+    settings = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group or -1,
+        "desc_act": order is not None,
+        "sym": False,
+    }
     settings |= {"checkpoint_format": "gptq"} if version == 1 else {"format": "gptq_v2"}
     return Form({**settings, "damp_percent": 0.1}, write, WIDE if group == 128 else NARROW)
 
@@ -172,9 +188,7 @@ def compressed(
 
     def packed(shape: torch.Size, g: torch.Generator) -> Written:
         codes, zeros, scales = integers(shape, bits, group, g)
-        scales, groups = scales.bfloat16(), in_turn(shape[1], group)
-        if actorder:
-            groups = groups[torch.randperm(shape[1], generator=g)]
+        scales, groups = scales.bfloat16(), (by_activation if actorder else in_turn)(shape[1], group)
         tensors = {"weight_packed": words(codes, bits), "weight_shape": torch.tensor(shape), "weight_scale": scales}
         tensors |= {} if symmetric else {"weight_zero_point": words(zeros.t(), bits).t()}
         tensors |= {"weight_g_idx": groups.int()} if actorder else {}
@@ -219,7 +233,14 @@ FORMS: Mapping[str, Form] = {
     "gptq v2": gptq(4, 32, version=2),
     "gptq 8 bits": gptq(8, 32),
     "gptq 8 bits v2 channels": gptq(8, None, version=2),
-    "gptq desc_act": gptq(4, 32, desc_act=True),
+    "gptq desc_act": gptq(4, 32, order=lambda inputs, group, _: by_activation(inputs, group)),
+    "gptq 8 bits desc_act 128": gptq(8, 128, order=lambda inputs, group, _: by_activation(inputs, group)),
+    "gptq layers that disagree": gptq(
+        4, 32, order=lambda inputs, group, g: in_turn(inputs, group)[torch.randperm(inputs, generator=g)]
+    ),
+    "gptq uneven groups": gptq(
+        4, 32, order=lambda inputs, _, g: (torch.arange(inputs) + 1).clamp(max=inputs - 1) // 32
+    ),
     "gptq odd groups": gptq(4, 24),
     "fp8": fp8((128, 128)),
     "fp8 cut blocks": fp8((48, 32)),

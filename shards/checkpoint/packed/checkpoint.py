@@ -75,22 +75,27 @@ class PackedCheckpoint:
         if name not in self._parts:
             return None
         layer = self._layer(name)
-        kind = None if layer.order is not None else block_of(layer.scheme.code, layer.columns, layer.inputs)
-        if kind is not None:
+        kind = block_of(layer.scheme.code, layer.columns, layer.inputs)
+        if kind is not None and (layer.order is None or layer.sorted is not None):
             return kind
-        why = "with inputs out of order" if layer.order is not None else f"in groups of {layer.columns}"
-        return TensorType(f"{self._config.method} {layer.scheme.code} {why}", 1, 1)
+        uneven = "uneven " if layer.order is not None and layer.sorted is None else ""
+        return TensorType(f"{self._config.method} {layer.scheme.code} in {uneven}groups of {layer.columns}", 1, 1)
+
+    def order(self, name: str) -> torch.Tensor | None:
+        """Which input each column of `read_blocks` is multiplied with, int64 [inputs]; None: each with its own."""
+        return self._layer(name).sorted if name in self._parts else None
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor on the CPU; a quantised layer in float32, exactly the numbers that it stands for."""
         return self._layer(name).read().widened() if name in self._parts else self._checkpoint.read(name)
 
     def read_blocks(self, name: str) -> torch.Tensor:
-        """A quantised layer's rows in blocks, uint8 [outputs, bytes of a row]."""
+        """A quantised layer's rows in blocks, uint8 [outputs, bytes of a row], columns in their `order`."""
         kind = self.blocks(name)
         if kind is None or kind.name not in BLOCKS:
             raise CheckpointError(f"{self._checkpoint.where(name)} has no blocks")
-        return self._layer(name).read().blocks(kind)
+        layer = self._layer(name)
+        return layer.read().blocks(kind, layer.sorted)
 
     def tensors_of(self, span: Span) -> list[str]:
         """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""

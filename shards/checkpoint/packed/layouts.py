@@ -65,6 +65,8 @@ class Layer:
     scheme: Scheme
     order: torch.Tensor | None
     """The group of each input, where they do not follow one another."""
+    sorted: torch.Tensor | None
+    """The inputs by their groups, where all of these are whole: then columns in this order make blocks."""
     read: Callable[[], Numbers]
 
     @property
@@ -110,7 +112,7 @@ class _Tensors:
             zeros = _nibbles(self._tensor("qzeros"))[:, places].t().to(torch.int16)
             return Numbers("int4", codes, self._scales("scales").t(), zeros, scheme.columns or inputs)
 
-        return Layer(outputs, inputs, scheme, None, read)
+        return Layer(outputs, inputs, scheme, None, None, read)
 
     def _gptq(self) -> Layer:
         words, outputs = self._shape("qweight", torch.int32, rank=2)
@@ -138,7 +140,7 @@ class _Tensors:
                 order,
             )
 
-        return Layer(outputs, inputs, scheme, order, read)
+        return Layer(outputs, inputs, scheme, order, _by_group(order, scheme), read)
 
     def _gptq_scheme(self, words: int) -> tuple[Scheme, int]:
         """The scheme that fits the shapes, and the inputs that it makes of so many words."""
@@ -183,7 +185,7 @@ class _Tensors:
                 zeros = _codes(columns, scheme.code)[:, :outputs].t().to(torch.int16)
             return Numbers(scheme.code, codes, self._expanded(scheme, outputs), zeros, scheme.columns or inputs, order)
 
-        return Layer(outputs, inputs, scheme, order, read)
+        return Layer(outputs, inputs, scheme, order, _by_group(order, scheme), read)
 
     def _plain(self) -> Layer:
         outputs, inputs = self._shape("weight", torch.float8_e4m3fn, torch.int8, rank=2)
@@ -210,7 +212,7 @@ class _Tensors:
                 zeros = _grid(self._tensor("weight_zero_point").to(torch.int16), scheme, outputs)
             return Numbers(code, codes, self._expanded(scheme, outputs, scale), zeros, scheme.columns or inputs, order)
 
-        return Layer(outputs, inputs, scheme, order, read)
+        return Layer(outputs, inputs, scheme, order, _by_group(order, scheme), read)
 
     def _scheme(self, scale: str, shape: tuple[int, int], code: str) -> Scheme:
         """The scheme of the settings that a layer's scales and zero points are of."""
@@ -300,6 +302,13 @@ def _grid(stored: torch.Tensor, scheme: Scheme, outputs: int) -> torch.Tensor:
         return stored.reshape(1, 1).expand(outputs, 1)
     rows = stored.reshape(stored.shape[0], -1)
     return rows if scheme.rows == 1 else rows.repeat_interleave(scheme.rows, dim=0)[:outputs]
+
+
+def _by_group(order: torch.Tensor | None, scheme: Scheme) -> torch.Tensor | None:
+    """The inputs group by group; None where some group is not whole, or they are in order already."""
+    if order is None or scheme.columns is None or bool((order.bincount() != scheme.columns).any()):
+        return None
+    return order.argsort(stable=True)
 
 
 def _nibbles(words: torch.Tensor) -> torch.Tensor:

@@ -70,14 +70,15 @@ class Numbers:
             torch.mul(rows, self.scales[some][:, groups].unsqueeze(-1), out=wide[some].view(shape))
         return wide
 
-    def blocks(self, kind: TensorType) -> torch.Tensor:
-        """uint8 [outputs, bytes of a row] of such blocks."""
+    def blocks(self, kind: TensorType, order: torch.Tensor | None = None) -> torch.Tensor:
+        """uint8 [outputs, bytes of a row] of such blocks; columns in an `order` in which those of a group follow."""
         outputs, inputs = self.codes.shape
         count = inputs // kind.items
         groups = torch.arange(count) * kind.items // self.columns
         rows = torch.empty(outputs, count, kind.nbytes, dtype=torch.uint8)
         rows[:, :, :4] = self.scales[:, groups].unsqueeze(-1).view(torch.uint8)
-        codes = self.codes.view(torch.uint8).view(outputs, count, kind.items)
+        codes = self.codes.view(torch.uint8)
+        codes = (codes if order is None else codes[:, order]).view(outputs, count, kind.items)
         if self.code == "fp8":
             rows[:, :, 4:] = codes
             return rows.flatten(1)
