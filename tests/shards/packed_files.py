@@ -36,14 +36,16 @@ class Form:
     dtype: torch.dtype = torch.float16
 
 
-def make_packed(folder: Path, form: Form, family: str = "llama", **overrides: Any) -> tuple[Path, Path]:
-    """A random model in a form, and a folder with the weights that it stands for."""
+def make_packed(
+    folder: Path, form: Form, family: str = "llama", *, tables: bool = False, **overrides: Any
+) -> tuple[Path, Path]:
+    """A random model in a form, its embedding and head too with `tables`, and a folder with what it stands for."""
     source = make_checkpoint(folder / "source", family, dtype=form.dtype, **{**form.shape, **overrides})
     generator = torch.Generator().manual_seed(5)
     packed: Tensors = {}
     widened: Tensors = {}
     for name, tensor in load_file(source / "model.safetensors").items():
-        if tensor.ndim != 2 or ".layers." not in name:
+        if tensor.ndim != 2 or (".layers." not in name and not tables):
             packed[name], widened[name] = tensor, tensor.float()
             continue
         module = name.removesuffix(".weight")

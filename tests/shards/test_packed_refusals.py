@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "NVFP4": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "NVFP4"),
     "nothing known": ({"quant_method": "gptq", "bits": 4, "twisted": 1}, "twisted"),
     "sparse": ({**COMPRESSED, "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24-bitmask"),
-    "not compressed": ({**COMPRESSED, "quantization_status": "frozen"}, "frozen"),
+    "not compressed": ({**COMPRESSED, "quantization_status": "calibration"}, "calibration"),
     "nvfp4": ({**COMPRESSED, "format": "nvfp4-pack-quantized"}, "nvfp4-pack-quantized"),
     "hadamard": ({**COMPRESSED, "transform_config": {"config_groups": {"a": {}}}}, "transform_config"),
     "5 bits": ({**COMPRESSED, "config_groups": group(num_bits=5)}, "5 bits"),

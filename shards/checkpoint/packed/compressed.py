@@ -22,7 +22,7 @@ def parse_compressed(fields: Fields, source: str) -> PackedConfig:
     """The form of a checkpoint. Raises `UnsupportedModel` and `CheckpointError` as `read_packed` does."""
     fields.take("quant_method")
     status = fields.text("quantization_status", default="compressed")
-    if status != "compressed":
+    if status not in ("compressed", "frozen"):  # the older word; weights that are still floats are refused as such
         raise refused(source, f"quantization_status = {shown(status)}")
     common = fields.text("format", default="")
     for name in ("sparsity_config", "kv_cache_scheme"):

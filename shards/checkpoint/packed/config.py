@@ -38,7 +38,7 @@ _TRAINING = frozenset({
     "enable_quanted_input", "exllama_config", "fuse_max_seq_len", "gradient_accumulate_steps", "iters",
     "low_gpu_mem_usage", "lr", "max_input_length", "max_calib_samples", "max_calib_seq_len", "meta", "minmax_lr",
     "model_file_base_name", "model_name_or_path", "model_seqlen", "module_name_preceding_first_block",
-    "modules_in_block_to_quantize", "modules_to_fuse", "nsamples", "n_samples", "pad_token_id", "producer",
+    "modules_in_block_to_quantize", "modules_to_fuse", "nsamples", "n_samples", "pad_token_id", "producer", "provider",
     "quantizer", "scale_dtype", "seqlen", "static_groups", "sym", "tokenizer", "true_sequential", "use_cuda_fp16",
     "use_exllama", "use_quant_input", "version", "disable_exllama", "model_free", "offload_to_disk",
     "offload_to_disk_path", "lm_head", "quant_block_list", "to_quant_block_names", "group_aware", "mse",
