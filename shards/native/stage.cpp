@@ -1,12 +1,11 @@
 // The blocks of one stage over a packed batch of rows: what Python calls. Memory belongs to the caller, except scratch.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <type_traits>
 
 #include "attention.h"
+#include "buffer.h"
 #include "pool.h"
 #include "quant.h"
 #include "tiles.h"
@@ -46,23 +45,6 @@ struct Batch {
   int64_t wanted;
   const int64_t *wanted_rows;
   float *logits;              // [wanted][vocab]
-};
-
-struct Buffer {
-  std::unique_ptr<float, void (*)(void *)> data{nullptr, std::free};
-  int64_t size = 0;
-
-  // At least `count` floats at a cache line's start, zeros when new.
-  float *at_least(int64_t count) {
-    if (count > size) {
-      void *memory = nullptr;
-      if (posix_memalign(&memory, 64, size_t(count) * sizeof(float))) throw std::bad_alloc();
-      std::memset(memory, 0, size_t(count) * sizeof(float));
-      data.reset((float *)memory);
-      size = count;
-    }
-    return data.get();
-  }
 };
 
 class Stage {
