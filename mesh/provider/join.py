@@ -33,7 +33,9 @@ from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
 from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.checkpoint.opening import open_checkpoint
+from shards.checkpoint.packed.config import is_mxfp4
 from shards.checkpoint.source import resolve
+from shards.model.footprint import loaded_bytes
 from shards.model.loading import choose_dtype, load_stage
 from shards.model.paging import PAGE
 from shards.model.span import Span
@@ -339,7 +341,11 @@ class _Provider:
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
-            each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec, self._dtype, config.device)
+            if is_mxfp4(self._files.spec.raw, self._files.spec.model_type):
+                taken = checkpoint.nbytes(span) * growth(self._files.spec, self._dtype, config.device)
+            else:
+                taken = loaded_bytes(checkpoint, span, device=torch.device(config.device), dtype=model.dtype)
+            each = taken / len(span)
             self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)
         return model

@@ -17,7 +17,9 @@ from shards.checkpoint.manifest import (
     read_manifest,
 )
 from shards.checkpoint.model_folder import exists, find, opened
+from shards.checkpoint.packed.config import beside
 from shards.errors import CheckpointError, TokenizerError
+from shards.model.served import served_form
 from shards.model.spec import ModelSpec, parse_config
 from shards.progress import Progress, silent
 from shards.text.chat_template import SANDBOX
@@ -47,6 +49,8 @@ class ModelFiles:
     same model, whichever of its weights it has downloaded."""
     contents: dict[str, bytes]
     """The manifest is one of them."""
+    bits: int = 0
+    """Of a weight in a folder of quantised ones; 0 where they are floats, or the file says of each what it is."""
 
     @property
     def manifest(self) -> FileDigest:
@@ -64,7 +68,8 @@ def model_name(asked: str, folder: Path) -> str:
 def read_model_files(name: str, folder: Path, *, progress: Progress = silent) -> ModelFiles:
     """Read and check them; weights that nobody has hashed for us yet are hashed.
 
-    Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer.
+    Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer. What of a quantised model
+    can be refused without its weights is refused here, before anything is joined or loaded.
     """
     contents, weights = _of_gguf(folder, progress) if is_gguf(folder) else _of_folder(folder, progress)
     if "config.json" not in contents:
@@ -72,11 +77,15 @@ def read_model_files(name: str, folder: Path, *, progress: Progress = silent) ->
     if "tokenizer.json" not in contents:
         raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
     spec = parse_config(contents["config.json"])
+    form = None if is_gguf(folder) else served_form(folder, spec)
+    if form is not None and form.source != "config.json":
+        weights[form.source] = digest_of(beside(folder)[form.source])
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
     manifest = Manifest({file: digest_of(data) for file, data in contents.items()} | weights)
     contents[MANIFEST_NAME] = manifest.to_bytes()
-    return ModelFiles(name, spec, model_digest(name, digest_of(contents[MANIFEST_NAME]).sha256), contents)
+    digest = model_digest(name, digest_of(contents[MANIFEST_NAME]).sha256)
+    return ModelFiles(name, spec, digest, contents, 0 if form is None else form.bits)
 
 
 def _of_folder(folder: Path, progress: Progress) -> tuple[dict[str, bytes], dict[str, FileDigest]]:

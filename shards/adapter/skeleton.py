@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shards.checkpoint.packed.config import is_quantised
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
@@ -102,8 +103,8 @@ def _config(spec: ModelSpec) -> tuple[Any, Any]:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-    if spec.raw.get("quantization_config"):
-        raise UnsupportedModel("the adapter has no quantised weights")
+    if is_quantised(spec.raw):
+        raise UnsupportedModel("the adapter has no quantised weights: take a copy of the model that is not quantised")
     if spec.model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(
             f"transformers has no model type {spec.model_type!r} of its own, and code from checkpoints is never run"

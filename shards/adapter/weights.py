@@ -15,6 +15,8 @@ from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.progress import Progress
 
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 class LazyTensor:
     """A checkpoint's tensor that is read when transformers slices it, as it does safetensors' own slices."""
@@ -72,6 +74,8 @@ def fill(
     }
     names = tensor_names.tensors_of(checkpoint.names(), span, n_blocks, tied=tied)
     checkpoint.check(span)
+    coded = (name for name in names if name.endswith("weight") and checkpoint.dtype(name) not in _FLOATS)
+    _refuse("is quantised, and nothing says what its numbers stand for", coded)
     reader = _Reader(checkpoint.nbytes(span), f"blocks {span}", progress)
     state = {_text_name(name, family): LazyTensor(checkpoint, name, reader) for name in names}
     settings = LoadStateDictConfig(

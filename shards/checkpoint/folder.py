@@ -63,6 +63,7 @@ class Checkpoint:
         manifest: Manifest | None,
         progress: Progress,
     ) -> None:
+        self.form = ""
         self.folder = folder
         self.spec = spec
         self._weight_map = weight_map
@@ -108,12 +109,20 @@ class Checkpoint:
         """A tensor's dtype, from its file's header."""
         return _TORCH_DTYPES[self._locate(name)[1].dtype]
 
+    def where(self, name: str) -> str:
+        """File and name of a tensor, for messages."""
+        return f"{self.folder / self._weight_map.get(name, '')}: tensor {name}"
+
     def stored_bytes(self, name: str) -> int:
         """Bytes of a tensor in its file."""
         return self._locate(name)[1].nbytes
 
     def blocks(self, name: str) -> TensorType | None:
         """How a quantised tensor's numbers are stored: there are none in these folders."""
+        return None
+
+    def order(self, name: str) -> torch.Tensor | None:
+        """Which input each column of a quantised tensor's blocks is multiplied with: each with its own, always."""
         return None
 
     def read_blocks(self, name: str, index: int | None = None) -> torch.Tensor:

@@ -34,6 +34,7 @@ class GgufCheckpoint:
     """
 
     def __init__(self, path: Path, head: GgufHead, config: Mapping[str, Any], known: Identity) -> None:
+        self.form = ""
         self.folder = path.parent
         self.config = config
         self.spec: ModelSpec = parse_config(json.dumps(config))
@@ -120,6 +121,10 @@ class GgufCheckpoint:
             values = rows.view(_FLOATS[tensor.type.name]).view(shape)
             return values - 1 if self._centred and name.endswith("norm.weight") else values
         return _widen(rows, tensor.type).view(shape)
+
+    def order(self, name: str) -> torch.Tensor | None:
+        """Which input each column of a quantised tensor's blocks is multiplied with: each with its own, always."""
+        return None
 
     def read_blocks(self, name: str, index: int | None = None) -> torch.Tensor:
         """The bytes of the rows of a tensor, or of `[index]` of it, as they are stored: uint8 [rows, bytes of each]."""

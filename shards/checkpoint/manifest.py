@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from shards.checkpoint.file_hashes import file_sha256
 from shards.checkpoint.model_folder import exists, find, opened, write
+from shards.checkpoint.packed.config import BESIDE
 from shards.errors import CheckpointError
 from shards.progress import Progress, silent
 
@@ -31,6 +32,7 @@ _LISTED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    *BESIDE,
 )
 
 

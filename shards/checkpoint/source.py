@@ -11,6 +11,7 @@ from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, is_tied, read_spec,
 from shards.checkpoint.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from shards.checkpoint.model_folder import exists
 from shards.checkpoint.names import tensors_of
+from shards.checkpoint.packed.config import BESIDE
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.progress import Progress, silent
@@ -65,7 +66,7 @@ def _from_hub(name: str, span: Span | None, cache: Path | None, progress: Progre
     from shards.checkpoint.hub import HubModel  # imports huggingface_hub, which local models do without
 
     model = HubModel(name, cache=cache, progress=progress)
-    for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME):
+    for filename in ("generation_config.json", *TOKENIZER_FILES, MANIFEST_NAME, *BESIDE):
         model.fetch(filename)
     indexed = model.fetch(INDEX_NAME)
     if not exists(model.folder / MANIFEST_NAME):

@@ -79,11 +79,18 @@ class ExpertTensors:
         """How a quantised tensor's numbers are stored; None for one that is read as floats."""
         place = self._place(name)
         if place.scales is None:
-            return self._checkpoint.blocks(place.name)
+            # The kernels give an expert its inputs as they come.
+            reordered = ".experts." in name and self._checkpoint.order(place.name) is not None
+            return None if reordered else self._checkpoint.blocks(place.name)
         key = place.scales, place.expert
         if key not in self._fits:
             self._fits[key] = fits(self._checkpoint.read(*key))
         return NARROW if self._fits[key] else None
+
+    def order(self, name: str) -> torch.Tensor | None:
+        """Which input each column of a quantised tensor's blocks is multiplied with; None: each with its own."""
+        place = self._place(name)
+        return None if ".experts." in name or place.scales is not None else self._checkpoint.order(place.name)
 
     def stored_bytes(self, name: str) -> int:
         """Bytes of a tensor in its file."""

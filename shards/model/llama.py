@@ -16,7 +16,7 @@ from shards.model.spec import ModelSpec
 from shards.model.stage import PAGE, LogitsMode, Piece
 from shards.model.torch_blocks import TorchBlocks
 from shards.model.weights import load_packed_span, load_span
-from shards.native.library import native_library
+from shards.native.library import Library, native_library
 from shards.progress import Progress, silent
 
 
@@ -36,12 +36,14 @@ class NativeStage:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        form: str = "",
     ) -> None:
         self.spec = spec
         self.span = span
         self.device = device
         self.dtype = dtype
-        self.numerics = f"{str(dtype).removeprefix('torch.')}/{device.type}/{blocks.kernels}"
+        parts = [str(dtype).removeprefix("torch."), device.type, blocks.kernels, form]
+        self.numerics = "/".join(part for part in parts if part)
         self.longest = min(spec.context_length, config.longest or spec.context_length)
         self.shares_pages = True
         self.page_bytes = blocks.page_bytes
@@ -158,7 +160,7 @@ def load_native_stage(
     """
     config = parse_native(checkpoint.spec)
     checkpoint.check(span)
-    library = native_library() if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else None
+    library = kernels_for(device, dtype)
     blocks: Blocks
     if library is not None:
         packed = load_packed_span(checkpoint, config, span, panel=library.panel, dtype=dtype, progress=progress)
@@ -166,4 +168,9 @@ def load_native_stage(
     else:
         weights = load_span(checkpoint, config, span, device=device, dtype=dtype, progress=progress)
         blocks = TorchBlocks(config, span, weights, device=device, dtype=dtype)
-    return NativeStage(checkpoint.spec, config, span, blocks, device=device, dtype=dtype)
+    return NativeStage(checkpoint.spec, config, span, blocks, device=device, dtype=dtype, form=checkpoint.form)
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> Library | None:
+    """The native kernels, where they compute in `dtype` on `device`."""
+    return native_library() if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else None

@@ -8,6 +8,7 @@ from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import UnsupportedModel
 from shards.model.llama import load_native_stage
 from shards.model.native_config import parse_native
+from shards.model.served import check_native
 from shards.model.span import Span
 from shards.model.stage import StageModel
 from shards.progress import Progress, silent
@@ -32,6 +33,8 @@ def load_stage(
     chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
     if is_native(checkpoint):
         return load_native_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
+    if checkpoint.form:
+        check_native(checkpoint.spec, checkpoint.form)
     from shards.adapter import load_adapter_stage  # imports transformers, which takes seconds
 
     return load_adapter_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from shards.checkpoint.packed.config import is_mxfp4, is_quantised
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.config_fields import count, flag, number
 from shards.model.experts_config import MIXTURES, ExpertsConfig, parse_experts
@@ -112,8 +113,9 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise UnsupportedModel(f"the native path has no {kind}")
     if spec.n_blocks > MAX_BLOCKS:
         raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
-    if any(each.get("quantization_config") and not is_mxfp4(each, kind) for each in (raw, spec.raw)):
-        raise UnsupportedModel("the native path has no quantised weights")
+    # What is read quantised appears here without it (`packed.config.without`).
+    if any(is_quantised(each) and not is_mxfp4(each, kind) for each in (raw, spec.raw)):
+        raise UnsupportedModel("the native path has no quantised weights of this kind")
     raw = {**_DEFAULTS.get(kind, {}), **raw}
     activation = raw.get("hidden_activation" if kind in _GEMMAS else "hidden_act", "silu")
     if activation not in ACTIVATIONS or (kind in MIXTURES and activation != "silu"):
@@ -190,12 +192,6 @@ def _text_part(spec: ModelSpec) -> tuple[str, Mapping[str, Any]]:
 
 def _cap(raw: Mapping[str, Any], name: str) -> float | None:
     return None if raw.get(name) is None else number(raw, name, None)
-
-
-def is_mxfp4(raw: Mapping[str, Any], kind: str) -> bool:
-    """True for gpt-oss's experts in blocks of 4 bits, which are widened when they are read."""
-    settings = raw.get("quantization_config")
-    return kind == "gpt_oss" and isinstance(settings, dict) and settings.get("quant_method") == "mxfp4"
 
 
 def _is_null(raw: Mapping[str, Any], kind: str) -> bool:

@@ -59,6 +59,8 @@ class PackedLinear:
     inputs: int
     outputs: int
     type: int
+    order: torch.Tensor | None = None
+    """int32 [inputs]: which input each column is multiplied with, where they do not follow one another."""
 
     def matrix(self) -> Matrix:
         """The C structure; valid as long as this object."""
@@ -68,6 +70,7 @@ class PackedLinear:
             inputs=self.inputs,
             outputs=self.outputs,
             type=self.type,
+            order=None if self.order is None else self.order.data_ptr(),
         )
 
 

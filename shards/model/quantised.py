@@ -1,6 +1,7 @@
 """Quantised weights as the native kernels read them, taken from the blocks of a file without changing a number.
 
-The blocks are those of https://github.com/ggml-org/ggml (ggml-common.h); what the kernels read is drawn in quant.h.
+The blocks are those of https://github.com/ggml-org/ggml (ggml-common.h) and of checkpoint/packed/numbers.py; what the
+kernels read is drawn in quant.h.
 """
 
 from __future__ import annotations
@@ -12,7 +13,22 @@ import torch
 
 from shards.model import mxfp4
 from shards.model.packing import PackedLinear, Packer, WeightMemory
-from shards.native.library import Q2K, Q3K, Q4, Q4K, Q5, Q5K, Q6K, Q8_0
+from shards.native.library import (
+    F8_32,
+    F8_128,
+    I4_32,
+    I4_128,
+    I8_32,
+    I8_128,
+    Q2K,
+    Q3K,
+    Q4,
+    Q4K,
+    Q5,
+    Q5K,
+    Q6K,
+    Q8_0,
+)
 
 SLICE: Final = 32
 """Inputs whose numbers lie together."""
@@ -131,6 +147,18 @@ def _mxfp4(blocks: torch.Tensor) -> list[torch.Tensor]:
     return [scale, -12 * scale, _words(doubles[mxfp4.nibbles(blocks[:, :, 1:]).int()], 1)]
 
 
+def _scaled(blocks: torch.Tensor) -> list[torch.Tensor]:
+    return [blocks[:, :, :4].contiguous().view(torch.float32), blocks[:, :, 4:]]
+
+
+def _shifted(blocks: torch.Tensor) -> list[torch.Tensor]:
+    return [blocks[:, :, :4].contiguous().view(torch.float32), blocks[:, :, 4:5], blocks[:, :, 5:]]
+
+
+def _shifted4(blocks: torch.Tensor) -> list[torch.Tensor]:
+    return [*_shifted(blocks)[:2], _words(_nibbles(blocks[:, :, 5:]), 0)]
+
+
 KERNELS: Final[Mapping[str, tuple[int, int, Callable[[torch.Tensor], list[torch.Tensor]]]]] = {
     "Q8_0": (Q8_0, 32, _q8_0),
     "Q4_0": (Q4, 32, _q4_0),
@@ -143,6 +171,12 @@ KERNELS: Final[Mapping[str, tuple[int, int, Callable[[torch.Tensor], list[torch.
     "Q5_K": (Q5K, 256, _q5_k),
     "Q6_K": (Q6K, 256, _q6_k),
     mxfp4.NARROW.name: (Q5, 32, _mxfp4),
+    "int4/32": (I4_32, 32, _shifted4),
+    "int4/128": (I4_128, 128, _shifted4),
+    "int8/32": (I8_32, 32, _shifted),
+    "int8/128": (I8_128, 128, _shifted),
+    "fp8/32": (F8_32, 32, _scaled),
+    "fp8/128": (F8_128, 128, _scaled),
 }
 """By the type of a file's blocks: what the kernels call it, numbers of a block, and how one is taken apart into what
 a group has for each output, in order: [rows, blocks, n] numbers of one, two or four bytes."""
@@ -154,10 +188,18 @@ def kernel_of(block_type: str) -> int | None:
     return None if found is None else found[0]
 
 
+def bytes_of(block_type: str, count: int) -> int | None:
+    """What `count` weights in such blocks take for the kernels; None where these have none."""
+    if block_type not in KERNELS:
+        return None
+    kernel, items, _ = KERNELS[block_type]
+    return count // items * GROUP_BYTES[kernel]
+
+
 class QuantisedPacker(Packer):
     """Packs the linear layers `sizes` (outputs each, all over `inputs`) as `LinearPacker` does, from stored blocks.
 
-    All are of types that have the same kernel.
+    All are of types that have the same kernel, and have their inputs in the same `order` (None: one after another).
     """
 
     def __init__(
@@ -169,9 +211,11 @@ class QuantisedPacker(Packer):
         bias: bool,
         whole_panels: bool,
         memory: WeightMemory,
+        order: torch.Tensor | None = None,
     ) -> None:
         super().__init__(sizes, panel, bias=bias, whole_panels=whole_panels)
         self._inputs, self._memory = inputs, memory
+        self._order = None if order is None else order.to(torch.int32)
         self._panels: torch.Tensor | None = None
         self._type = 0
 
@@ -206,11 +250,12 @@ class QuantisedPacker(Packer):
         """The layer, once all parts were given."""
         if self._panels is None:
             raise ValueError("this layer was given no weights")
-        return PackedLinear(self._panels, self._bias, self._inputs, self._places.outputs, self._type)
+        return PackedLinear(self._panels, self._bias, self._inputs, self._places.outputs, self._type, self._order)
 
 
 GROUP_BYTES: Final = {
     Q8_0: 2 + 32, Q4: 4 + 16, Q5: 4 + 20,
     Q2K: 36 + 128, Q3K: 18 + 128, Q4K: 20 + 128, Q5K: 20 + 160, Q6K: 18 + 192,
+    I4_32: 5 + 16, I4_128: 5 + 64, I8_32: 5 + 32, I8_128: 5 + 128, F8_32: 4 + 32, F8_128: 4 + 128,
 }  # fmt: skip
 """Of a group, for each output (`Form::kBytes` of quant.h)."""

@@ -2,11 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <type_traits>
 
+#include "buffer.h"
 #include "finish.h"
 #include "pool.h"
 #include "quant.h"
@@ -15,23 +13,6 @@
 namespace mesh {
 
 constexpr int64_t kTurns = 4;  // in which each thread takes its share of a layer
-
-struct Buffer {
-  std::unique_ptr<float, void (*)(void *)> data{nullptr, std::free};
-  int64_t size = 0;
-
-  // At least `count` floats at a cache line's start, zeros when new.
-  float *at_least(int64_t count) {
-    if (count > size) {
-      void *memory = nullptr;
-      if (posix_memalign(&memory, 64, size_t(count) * sizeof(float))) throw std::bad_alloc();
-      std::memset(memory, 0, size_t(count) * sizeof(float));
-      data.reset((float *)memory);
-      size = count;
-    }
-    return data.get();
-  }
-};
 
 template <class Input> constexpr bool in_pairs(int64_t rows) {
   return std::is_same<Input, float>::value && rows <= kPairRows;

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 FLOAT32, BFLOAT16, Q8_0, Q4, Q5, Q2K, Q3K, Q4K, Q5K, Q6K = range(10)
 MAX_ROPES = 2
 """Rotary embeddings that the blocks of a model can have (`kRopes` of interface.h)."""
+I4_32, I4_128, I8_32, I8_128, F8_32, F8_128 = range(10, 16)
 
 
 class Matrix(Structure):
@@ -27,6 +28,7 @@ class Matrix(Structure):
         ("inputs", c_int64),
         ("outputs", c_int64),
         ("type", c_int64),
+        ("order", c_void_p),
     )
 
 

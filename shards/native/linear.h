@@ -20,6 +20,7 @@ constexpr int kPairRows = 2;
 
 enum WeightType {
   kFloat32, kBfloat16, kQ8_0, kQ4, kQ5, kQ2K, kQ3K, kQ4K, kQ5K, kQ6K,  // from the third on: quant.h
+  kI4_32, kI4_128, kI8_32, kI8_128, kF8_32, kF8_128,
 };
 
 // Weights of [outputs, inputs] as panels of kPanel outputs. float32: [panel][input][kPanel]. bfloat16:
@@ -30,6 +31,7 @@ struct Matrix {
   int64_t inputs;
   int64_t outputs;
   int64_t type;
+  const int32_t *order;  // [inputs]: which input each is multiplied with, or null where they follow one another
 };
 
 // Rows of the next tile, where `left` are to be done: none is much smaller than the others.

@@ -57,11 +57,28 @@ MESH_INLINE Vec load_small(const char *from) {
 struct Bytes {
   static constexpr int kSliceBytes = kSlice * kPanel;
 
-  MESH_INLINE static IntPart whole(const char *slice, int input, int lane) {
-    return load_bytes(slice + input * kPanel + lane);
+  MESH_INLINE static FloatPart values(const char *slice, int input, int lane) {
+    return __builtin_convertvector(load_bytes(slice + input * kPanel + lane), FloatPart);
   }
-  static int one(const char *slice, int64_t input, int64_t lane) {
-    return ((const int8_t *)slice)[input * kPanel + lane];
+  static float one(const char *slice, int64_t input, int64_t lane) {
+    return float(((const int8_t *)slice)[input * kPanel + lane]);
+  }
+};
+
+// [input][kPanel] floats of eight bits: a sign, four bits of exponent and three of fraction (E4M3, no infinities). Put
+// where a float32 has these they are 2^120 too small, also those below the smallest normal one.
+struct Floats8 {
+  static constexpr int kSliceBytes = kSlice * kPanel;
+
+  MESH_INLINE static FloatPart values(const char *slice, int input, int lane) {
+    const WordPart word = (WordPart)load_bytes(slice + input * kPanel + lane);  // the sign is in all upper bits
+    return (FloatPart)((word << 20) & 0x87f00000u) * 0x1p120f;
+  }
+  static float one(const char *slice, int64_t input, int64_t lane) {
+    const uint32_t word = uint32_t(int32_t(((const int8_t *)slice)[input * kPanel + lane])) << 20 & 0x87f00000u;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value * 0x1p120f;
   }
 };
 
@@ -70,7 +87,7 @@ struct Bytes {
 template <int EXTRA> struct Bits {
   static constexpr int kSliceBytes = (4 + EXTRA) * kPanel * 4;
 
-  MESH_INLINE static IntPart whole(const char *slice, int input, int lane) {
+  MESH_INLINE static FloatPart values(const char *slice, int input, int lane) {
     const WordPart low = *(const LooseWord *)(slice + 4 * (input / 8 * kPanel + lane));
     WordPart out = (low >> (input % 8 * 4)) & 15u;
     if constexpr (EXTRA > 0) {
@@ -78,9 +95,9 @@ template <int EXTRA> struct Bits {
       const WordPart high = *(const LooseWord *)(slice + 4 * ((4 + input / kEach) * kPanel + lane));
       out |= ((high >> (input % kEach * EXTRA)) & ((1u << EXTRA) - 1)) << 4;
     }
-    return (IntPart)out;
+    return __builtin_convertvector((IntPart)out, FloatPart);
   }
-  static int one(const char *slice, int64_t input, int64_t lane) {
+  static float one(const char *slice, int64_t input, int64_t lane) {
     uint32_t low, high = 0;
     std::memcpy(&low, slice + 4 * (input / 8 * kPanel + lane), 4);
     if constexpr (EXTRA > 0) {
@@ -88,7 +105,7 @@ template <int EXTRA> struct Bits {
       std::memcpy(&high, slice + 4 * ((4 + input / kEach) * kPanel + lane), 4);
       high = (high >> (input % kEach * EXTRA)) & ((1u << EXTRA) - 1);
     }
-    return int(((low >> (input % 8 * 4)) & 15u) | high << 4);
+    return float(((low >> (input % 8 * 4)) & 15u) | high << 4);
   }
 };
 
@@ -139,6 +156,28 @@ template <int SUB, int BIAS> struct Super {
   }
 };
 
+// A group is SLICES slices: [kPanel] scales in float32, and where ZEROS as many signed bytes that are taken off the
+// numbers first: any float32 scale gives the bits of (number - zero) * scale, which one fused operation would not.
+template <int SLICES, bool ZEROS> struct Shifted {
+  static constexpr int kSlices = SLICES, kSub = kSlice;
+  static constexpr int kHead = (ZEROS ? 5 : 4) * kPanel;
+  Vec scale, zero;
+
+  MESH_INLINE void enter(const char *group, int, int lane) {
+    scale = load((const float *)(group + 4 * lane));
+    if constexpr (ZEROS) zero = load_small(group + 4 * kPanel + lane);
+  }
+  MESH_INLINE FloatPart apply(FloatPart value, int i) const {
+    if constexpr (ZEROS) return (value - zero.part[i]) * scale.part[i];
+    return value * scale.part[i];
+  }
+  static float one(const char *group, int64_t, int64_t lane, float value) {
+    float scale;
+    std::memcpy(&scale, group + 4 * lane, 4);
+    return ZEROS ? (value - float(((const int8_t *)group)[4 * kPanel + lane])) * scale : value * scale;
+  }
+};
+
 template <class SCALES, class NUMBERS> struct Form {
   using Scales = SCALES;
   using Numbers = NUMBERS;
@@ -157,6 +196,12 @@ template <class With> MESH_INLINE bool with_form(int64_t type, With with) {
     case kQ4K: with(Form<Super<32, 0>, Bits<0>>{}); return true;
     case kQ5K: with(Form<Super<32, 0>, Bits<1>>{}); return true;
     case kQ6K: with(Form<Super<16, 32>, Bits<2>>{}); return true;
+    case kI4_32: with(Form<Shifted<1, true>, Bits<0>>{}); return true;
+    case kI4_128: with(Form<Shifted<4, true>, Bits<0>>{}); return true;
+    case kI8_32: with(Form<Shifted<1, true>, Bytes>{}); return true;
+    case kI8_128: with(Form<Shifted<4, true>, Bytes>{}); return true;
+    case kF8_32: with(Form<Shifted<1, false>, Floats8>{}); return true;
+    case kF8_128: with(Form<Shifted<4, false>, Floats8>{}); return true;
     default: return false;
   }
 }
@@ -179,9 +224,9 @@ MESH_INLINE void widen_slice(const char *group, int64_t next, int slice, Use use
         Vec w[VECS];
         for (int v = 0; v < VECS; v++)
           MESH_EACH {
-            const IntPart whole =
-                F::Numbers::whole(numbers + v / kEach * next, input, v % kEach * kLanes + i * kPerPart);
-            w[v].part[i] = scales[v].apply(__builtin_convertvector(whole, FloatPart), i);
+            const FloatPart value =
+                F::Numbers::values(numbers + v / kEach * next, input, v % kEach * kLanes + i * kPerPart);
+            w[v].part[i] = scales[v].apply(value, i);
           }
         use(input, w);
       }
@@ -273,7 +318,7 @@ inline void read_output(const Matrix &m, int64_t output, float *to) {
       const char *group = groups + i / F::kInputs * F::kBytes;
       const int64_t at = i % F::kInputs;
       const char *slice = group + F::Scales::kHead + at / kSlice * F::Numbers::kSliceBytes;
-      to[i] = F::Scales::one(group, at / F::Scales::kSub, lane, float(F::Numbers::one(slice, at % kSlice, lane)));
+      to[i] = F::Scales::one(group, at / F::Scales::kSub, lane, F::Numbers::one(slice, at % kSlice, lane));
     }
   });
 }

@@ -10,7 +10,12 @@ namespace mesh {
 
 class Stage {
  public:
-  explicit Stage(const StageDesc &desc) : d_(desc) { blocks_.assign(desc.block, desc.block + desc.blocks); }
+  explicit Stage(const StageDesc &desc) : d_(desc) {
+    blocks_.assign(desc.block, desc.block + desc.blocks);
+    for (const BlockDesc &block : blocks_)
+      for (const Matrix *m : {&block.qkv[0], &block.qkv[1], &block.qkv[2], &block.o, &block.gate_up, &block.down})
+        if (m->order) has_orders_ = true;
+  }
 
   void forward(const Batch &batch) {
     if (!pool_ || pool_->threads() != batch.threads) {
@@ -51,6 +56,8 @@ class Stage {
       gathered_ = gathered_buffer_.at_least(routing_.pairs() * hidden_stride_);
       expert_inner_ = expert_buffer_.at_least(routing_.pairs() * expert_stride_);
     }
+    if (has_orders_)
+      ordered_ = ordered_buffer_.at_least(rows * std::max({hidden_stride_, attended_stride_, inner_stride_}));
     tiles_.clear();
     int64_t longest = 0;
     row_piece_.resize(rows);
@@ -201,7 +208,20 @@ class Stage {
 
   template <class Input, class Finish>
   void linear(Scratch &own, const Matrix &m, const float *buffer, int64_t stride, int64_t rows, Finish finish) {
-    mesh::linear(*pool_, own.product.at_least(1), m, (const Input *)buffer, stride, rows, finish);
+    mesh::linear(*pool_, own.product.at_least(1), m, in_order(m, (const Input *)buffer, stride, rows), stride, rows,
+                 finish);
+  }
+
+  // The rows with their inputs as a matrix has them.
+  template <class Input> const Input *in_order(const Matrix &m, const Input *x, int64_t stride, int64_t rows) {
+    if (!m.order) return x;
+    for (int64_t row; (row = pool_->take()) < rows;) {
+      const Input *from = x + row * stride;
+      Input *to = (Input *)ordered_ + row * stride;
+      for (int64_t i = 0; i < m.inputs; i++) to[i] = from[m.order[i]];
+    }
+    pool_->barrier();
+    return (const Input *)ordered_;
   }
 
   // Rows of `in` to `out` through the layers that their tiles name, all of one shape. The gate's outputs are padded to
@@ -241,11 +261,11 @@ class Stage {
   }
 
   template <class Input> void mlp(Scratch &own, const BlockDesc &block) {
+    const float *in = (const float *)in_order(block.gate_up, (const Input *)normed_, hidden_stride_, batch_.rows);
     if (d_.activation == kSilu)
-      gate_up<Input>(own, &block.gate_up, row_tiles_, normed_, hidden_stride_, inner_, inner_stride_, d_.inner, Silu{});
+      gate_up<Input>(own, &block.gate_up, row_tiles_, in, hidden_stride_, inner_, inner_stride_, d_.inner, Silu{});
     else
-      gate_up<Input>(own, &block.gate_up, row_tiles_, normed_, hidden_stride_, inner_, inner_stride_, d_.inner,
-                     GeluTanh{});
+      gate_up<Input>(own, &block.gate_up, row_tiles_, in, hidden_stride_, inner_, inner_stride_, d_.inner, GeluTanh{});
     branch<Input>(own, block.down, inner_, inner_stride_, block.mlp_out_norm);
   }
 
@@ -348,6 +368,9 @@ class Stage {
   Buffer expert_buffer_;
   float *branch_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
   float *gathered_ = nullptr, *expert_inner_ = nullptr;
+  Buffer ordered_buffer_;
+  float *ordered_ = nullptr;
+  bool has_orders_ = false;
   int64_t qkv_stride_ = 0, hidden_stride_ = 0, attended_stride_ = 0, inner_stride_ = 0, score_stride_ = 0;
   int64_t expert_stride_ = 0;
 };

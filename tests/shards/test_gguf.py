@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mesh.provider.model_files import read_model_files
+from mesh.provider.planner.capacity import loaded_size
 from shards.checkpoint.gguf import GgufCheckpoint
 from shards.checkpoint.gguf_header import TYPES
 from shards.checkpoint.opening import open_checkpoint
@@ -167,6 +168,15 @@ def test_weights_stay_about_as_small_as_they_are_stored(kind: str, growth: float
     weights = load_packed_span(checkpoint, config, span, panel=16, dtype=torch.float32, progress=silent)
     kept = sum(layer.panels.nbytes for block in weights.blocks for layer in block.linears())
     assert kept <= growth * checkpoint.nbytes(Span(1, 4))
+
+
+def test_a_plan_counts_what_blocks_take_where_they_stay_and_where_they_are_widened(tmp_path: Path) -> None:
+    path, _ = make_gguf(tmp_path, "llama", "Q4_K", **WIDE)
+    files, checkpoint, cpu = read_model_files("m", path), GgufCheckpoint.open(path), torch.device("cpu")
+    stored = checkpoint.nbytes(Span(0, 5))
+    weights = sum(checkpoint.read(name).numel() for name in checkpoint.names())
+    assert stored <= loaded_size(path, files, stored, cpu, torch.float32) <= 1.1 * stored
+    assert loaded_size(path, files, stored, cpu, torch.float16) == 2 * weights  # which torch computes in
 
 
 def test_what_cannot_be_stacked_is_widened_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

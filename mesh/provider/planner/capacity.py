@@ -24,12 +24,15 @@ from mesh.provider.planner.stages import Place, Room, Stage, assign, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
 from shards.checkpoint.gguf_header import is_gguf
-from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES
+from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES, is_tied
 from shards.checkpoint.model_folder import read
+from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.devices import choose_device
 from shards.model.experts_config import expert_numbers, read_share
+from shards.model.footprint import loaded_bytes
+from shards.model.llama import kernels_for
 from shards.model.loading import choose_dtype
 from shards.model.span import Span
 from shards.progress import Progress, silent
@@ -44,6 +47,8 @@ RUNS = 5
 SMALL = 64
 OPERATIONS = 7
 """Rounds of three small operations: about as many as a decoder block has."""
+KERNEL_GROWTH = 1.15
+"""Of quantised weights, for scales and zero points as the kernels read them."""
 CACHE_BYTES = 1 << 30
 CACHE_FRACTION = 0.25
 """Of what a stage may take, for caches: at most so much where the operator did not say."""
@@ -97,8 +102,9 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
     }
     rooms: dict[str, Room] = {}
     for stage in stages:
-        files, _, size = found[stage.model]
-        rooms[stage.label] = _room(wanted, stage, files, size, usable[stage.label] - caches[stage.label])
+        files, folder, size = found[stage.model]
+        free_for_it = usable[stage.label] - caches[stage.label]
+        rooms[stage.label] = await asyncio.to_thread(_room, wanted, stage, files, folder, size, free_for_it)
     spans: dict[str, Span] = {}
     speeds: dict[tuple[str, str], Speed] = {}
     for model, views in zip(together, others, strict=True):
@@ -169,16 +175,32 @@ def _usable(stage: Stage, free: int) -> float:
     return free * FRACTION.get(torch.device(stage.place.device).type, DEVICE_FRACTION) * stage.share
 
 
-def _room(wanted: Wanted, stage: Stage, files: ModelFiles, size: int, usable: float) -> Room:
+def _room(wanted: Wanted, stage: Stage, files: ModelFiles, folder: Path, size: int, usable: float) -> Room:
     """What a stage's part of its device has room for. Raises `ConfigError` when not one block fits."""
-    spec = files.spec
-    dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
-    grown = int(size * growth(spec, str(dtype).removeprefix("torch."), stage.place.device))
+    spec, device = files.spec, torch.device(stage.place.device)
+    dtype = choose_dtype(wanted.dtype, device, spec.dtype)
+    grown = int(loaded_size(folder, files, size, device, dtype))
     edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
     room = Room.of(spec.n_blocks, usable, grown, min(edge, grown // 2))
     if room.fits < 1:
         raise ConfigError(room.what_is_missing(stage, files.name))
     return room
+
+
+def loaded_size(folder: Path, files: ModelFiles, size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Bytes of the weights once they are loaded, of `size` as stored: of a GGUF file counted, of a folder, whose
+    weights need not be here yet, estimated."""
+    spec = files.spec
+    if is_gguf(folder):
+        return loaded_bytes(open_checkpoint(folder), Span(0, spec.n_blocks), device=device, dtype=dtype)
+    floats = growth(spec, str(dtype).removeprefix("torch."), str(device))
+    if not files.bits:
+        return size * floats
+    tables = 1 if is_tied(spec) else 2  # which are mostly not quantised
+    edge = min(size, tables * spec.vocab_size * spec.hidden_size * DTYPE_BYTES.get(spec.dtype, 4))
+    if kernels_for(device, dtype) is not None:
+        return edge * (1.0 if spec.dtype == "bfloat16" else floats) + (size - edge) * KERNEL_GROWTH
+    return edge * floats + (size - edge) * 8 * dtype.itemsize / files.bits
 
 
 async def _device(

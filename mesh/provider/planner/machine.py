@@ -11,8 +11,8 @@ import psutil
 import torch
 
 from mesh.errors import Cancelled, ConfigError
+from shards.checkpoint.packed.config import is_mxfp4
 from shards.engine.measure import best_threads, measure_block_rate
-from shards.model.native_config import is_mxfp4
 from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
 from shards.native.library import native_library

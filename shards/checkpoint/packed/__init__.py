@@ -1,0 +1,1 @@
+"""Quantised safetensors checkpoints, AWQ, GPTQ, FP8 and compressed-tensors, read exactly."""
