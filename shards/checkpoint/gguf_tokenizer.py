@@ -25,6 +25,8 @@ _KEEPS_SPACES: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 """Of Phi-3's tokens that are found in a text as they are written: the others take the spaces after them along. No file
 says so, which llama.cpp makes good in the same way."""
 
+_TURN_ENDS: Final = (("gemma2", "<end_of_turn>"), ("gemma3", "<end_of_turn>"), ("phi3", "<|end|>"))
+
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer.json. Raises `UnsupportedModel` for a kind that is not read, `CheckpointError` for a malformed one."""
@@ -74,9 +76,14 @@ def settings_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ends_of(metadata: Mapping[str, Any]) -> list[int]:
-    """The tokens that end an answer: the file's end of text, of a turn and of a message. Raises `CheckpointError`."""
+    """The tokens that end an answer: the file's end of text, of a turn and of a message. Raises `CheckpointError`.
+
+    Files of Gemma and Phi-3 seldom name the one that ends a turn: it is known by its text, as in llama.cpp.
+    """
     tokens = _texts(metadata, "tokenizer.ggml.tokens")
     found = [_token(metadata, key, tokens) for key in ("eos", "eot", "eom")]
+    kind = metadata.get("general.architecture")
+    found += [tokens.index(end) for of, end in _TURN_ENDS if of == kind and end in tokens]
     return sorted({number for number in found if number is not None})
 
 

@@ -20,22 +20,6 @@ struct Plain {
   }
 };
 
-// They are written, capped softly.
-struct Logits {
-  Plain plain;
-  float cap;  // or 0
-  MESH_INLINE void operator()(int64_t row, int64_t column, const float *values, const Matrix &m) const {
-    plain(row, column, values, m);
-    if (cap == 0.0f) return;
-    const int64_t count = std::min<int64_t>(kPanel, plain.width - column);
-    float *to = plain.out + row * plain.stride + column;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const int some = int(std::min<int64_t>(kLanes, count - i));
-      store_some(to + i, soft_cap(load_some(to + i, some), cap), some);
-    }
-  }
-};
-
 // They are added to what is there.
 struct Added {
   float *out;

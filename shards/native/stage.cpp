@@ -35,6 +35,7 @@ class Stage {
     int64_t piece, row, tokens;
   };
 
+  static constexpr int64_t kCapped = 4096;  // logits that a thread caps at once
   static constexpr int64_t kTileHeads = 24;  // rows of attention that share a walk over the keys
 
   void plan() {
@@ -123,12 +124,22 @@ class Stage {
     }
     if (batch_.wanted) {
       norm_rows<Input>(d_.final_norm, due, batch_.wanted_rows, batch_.wanted);
-      linear<Input>(own, d_.head, normed_, hidden_stride_, batch_.wanted,
-                    Logits{{batch_.logits, d_.vocab, d_.vocab}, float(d_.logit_cap)});
+      linear<Input>(own, d_.head, normed_, hidden_stride_, batch_.wanted, Plain{batch_.logits, d_.vocab, d_.vocab});
+      if (d_.logit_cap != 0.0) cap_logits(float(d_.logit_cap));
     } else if (due) {
       for (int64_t row; (row = pool_->take()) < batch_.rows;) add_branch(row, due);
     }
     if (d_.rounds_inputs) release_tiles();
+  }
+
+  void cap_logits(float cap) {
+    const int64_t count = batch_.wanted * d_.vocab;
+    for (int64_t at; (at = pool_->take() * kCapped) < count;)
+      for (int64_t end = std::min(at + kCapped, count); at < end; at += kLanes) {
+        const int some = int(std::min<int64_t>(kLanes, end - at));
+        float *logits = batch_.logits + at;
+        store_some(logits, soft_cap(load_some(logits, some), cap), some);
+      }
   }
 
   void embed(int64_t row) {

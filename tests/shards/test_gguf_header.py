@@ -14,7 +14,7 @@ import pytest
 from shards.checkpoint.gguf import GgufCheckpoint
 from shards.checkpoint.gguf_config import config_of
 from shards.checkpoint.gguf_header import MAX_HEAD_BYTES, GgufHead, read_head
-from shards.checkpoint.gguf_tokenizer import tokenizer_of
+from shards.checkpoint.gguf_tokenizer import ends_of, tokenizer_of
 from shards.errors import CheckpointError, ShardError, UnsupportedModel
 from shards.text.fast import tokenizer_from_files
 from tests.shards.gguf_bytes import build, entry, number, text
@@ -329,3 +329,15 @@ def test_tokens_of_phi3_take_the_spaces_after_them_along(architecture: str, drop
     space = [] if dropped else ["▁", "<0x0A>"]
     assert encode(metadata, "<|user|>\na b") == ["<s>", "<|user|>", *(["▁a"] if dropped else [*space, "a"]), "▁", "b"]
     assert encode(metadata, "<s> a") == ["<s>", "<s>", "▁", "▁a"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "ends"), [("gemma2", [1, 2]), ("gemma3", [1, 2]), ("phi3", [1, 3]), ("llama", [1])]
+)
+def test_a_turn_of_gemma_and_phi3_ends_with_their_own_token(architecture: str, ends: list[int]) -> None:
+    metadata = {
+        "general.architecture": architecture,
+        "tokenizer.ggml.tokens": ["a", "<eos>", "<end_of_turn>", "<|end|>"],
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    assert ends_of(metadata) == ends

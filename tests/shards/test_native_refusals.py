@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from shards.checkpoint.folder import Checkpoint
 from shards.errors import BadActivation, CapacityExceeded, CheckpointError, UnsupportedModel
@@ -142,6 +143,32 @@ def test_an_empty_micro_batch_gives_nothing(first: StageModel) -> None:
 def test_blocks_that_the_model_lacks_cannot_be_loaded(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="model of 5 blocks"):
         load_stage(Checkpoint.open(folder), Span(4, 6))
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("phi3", "self_attn.qkv_proj"),
+        ("phi3", "mlp.gate_up_proj"),
+        ("gemma2", "pre_feedforward_layernorm"),
+        ("gemma3", "self_attn.q_norm"),
+    ],
+)
+def test_a_tensor_of_gemma_or_phi_that_is_missing_or_too_small_is_named(
+    tmp_path: Path, family: str, name: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "torch":
+        monkeypatch.setattr("shards.model.llama.native_library", lambda: None)
+    file = make_checkpoint(tmp_path, family) / "model.safetensors"
+    tensors, full = load_file(file), f"model.layers.1.{name}.weight"
+    save_file({**tensors, full: tensors[full][:-1].clone()}, file)
+    with pytest.raises(CheckpointError, match=f"{full} has shape"):
+        load_stage(Checkpoint.open(tmp_path), Span(0, 2))
+    save_file({key: value for key, value in tensors.items() if key != full}, file)
+    with pytest.raises(CheckpointError, match=full):
+        load_stage(Checkpoint.open(tmp_path), Span(0, 2))
+    load_stage(Checkpoint.open(tmp_path), Span(2, 5))
 
 
 def test_the_dtype_follows_device_and_checkpoint() -> None:
