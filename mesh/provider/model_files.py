@@ -10,6 +10,7 @@ from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from shards.checkpoint.model_folder import find, read
 from shards.errors import CheckpointError, TokenizerError
+from shards.model.precision import Precision
 from shards.model.spec import ModelSpec, parse_config
 from shards.text.chat_template import SANDBOX
 from shards.text.fast import check_tokenizer, tokenizer_from_files
@@ -34,7 +35,8 @@ class ModelFiles:
     digest: str
     """sha256 in hex over name, config.json and the manifest, where there is one: equal on every node that has the
     same model, whichever of its weights it has downloaded. Only a manifest covers the weights' values. Of a GGUF file
-    its head counts, with the types of all tensors, and its size."""
+    its head counts, with the types of all tensors, and its size; of weights that are quantised as they are loaded, to
+    what and by which version."""
     contents: dict[str, bytes]
 
     @property
@@ -43,15 +45,22 @@ class ModelFiles:
         return {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in self.contents.items()}
 
 
-def model_name(asked: str, folder: Path) -> str:
-    """A folder is known by its last name, a file by its own without the end, any other model as it was asked for."""
+def model_name(asked: str, folder: Path, precision: Precision | None = None) -> str:
+    """A folder is known by its last name, a file by its own without the end, any other model as it was asked for.
+
+    A model that is quantised as it is loaded is another one, and says so: clients hold a name to one digest.
+    """
     if is_gguf(folder):
         return folder.stem
-    return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+    name = folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+    return name if precision is None else f"{name}-{precision}"
 
 
-def read_model_files(name: str, folder: Path) -> ModelFiles:
-    """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
+def read_model_files(name: str, folder: Path, precision: Precision | None = None) -> ModelFiles:
+    """Read and check them; `precision` is what the weights are quantised to as they are loaded.
+
+    Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer.
+    """
     contents, identity = _of_gguf(folder) if is_gguf(folder) else _of_folder(folder)
     if "config.json" not in contents:
         raise CheckpointError(f"{folder} has no config.json")
@@ -61,7 +70,8 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
     hasher = hashlib.sha256(b"inference-mesh model 2\0")
-    for part in (name.encode(), contents["config.json"], *identity):
+    quantised = [] if precision is None else [precision.identity]
+    for part in (name.encode(), contents["config.json"], *identity, *quantised):
         hasher.update(len(part).to_bytes(8, "little") + part)
     return ModelFiles(name, spec, hasher.hexdigest(), contents)
 

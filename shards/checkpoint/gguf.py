@@ -112,7 +112,7 @@ class GgufCheckpoint:
         rows = self.read_blocks(name)
         if tensor.type.name in _FLOATS:
             return rows.view(_FLOATS[tensor.type.name]).view(tensor.shape)
-        return _widen(rows, tensor.type).view(tensor.shape)
+        return widened(rows, tensor.type).view(tensor.shape)
 
     def read_blocks(self, name: str) -> torch.Tensor:
         """The bytes of a tensor's rows as they are stored, uint8 [outputs, bytes of a row]."""
@@ -165,7 +165,7 @@ def _rope_factors(path: Path, known: Identity, tensor: GgufTensor) -> list[float
     return factors
 
 
-def _widen(rows: torch.Tensor, kind: TensorType) -> torch.Tensor:
+def widened(rows: torch.Tensor, kind: TensorType) -> torch.Tensor:
     """The numbers of blocks, by the format's own library, which defines them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a block's scale may be infinite: what follows says so

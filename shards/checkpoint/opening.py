@@ -7,10 +7,11 @@ from pathlib import Path
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.gguf import GgufCheckpoint
 from shards.checkpoint.gguf_header import is_gguf
+from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.model.span import Span
 from shards.progress import Progress, silent
 
-AnyCheckpoint = Checkpoint | GgufCheckpoint
+AnyCheckpoint = Checkpoint | GgufCheckpoint | QuantisedCheckpoint
 
 
 def open_checkpoint(path: Path, *, span: Span | None = None, progress: Progress = silent) -> AnyCheckpoint:

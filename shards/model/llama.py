@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from shards.checkpoint.opening import AnyCheckpoint
+from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.errors import BadActivation, CapacityExceeded
 from shards.model.blocks import Blocks, Rows
 from shards.model.native_blocks import NativeBlocks
 from shards.model.native_config import NativeConfig, parse_native
+from shards.model.precision import Precision
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
 from shards.model.stage import PAGE, LogitsMode, Piece
@@ -36,12 +38,14 @@ class NativeStage:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        precision: Precision | None = None,
     ) -> None:
         self.spec = spec
         self.span = span
         self.device = device
         self.dtype = dtype
-        self.numerics = f"{str(dtype).removeprefix('torch.')}/{device.type}/{blocks.kernels}"
+        weights = f"/{precision}" if precision is not None else ""
+        self.numerics = f"{str(dtype).removeprefix('torch.')}/{device.type}/{blocks.kernels}{weights}"
         self.longest = spec.context_length
         self.shares_pages = True
         self.page_bytes = blocks.page_bytes
@@ -164,4 +168,5 @@ def load_native_stage(
     else:
         weights = load_span(checkpoint, config, span, device=device, dtype=dtype, progress=progress)
         blocks = TorchBlocks(config, span, weights, device=device, dtype=dtype)
-    return NativeStage(checkpoint.spec, config, span, blocks, device=device, dtype=dtype)
+    precision = checkpoint.precision if isinstance(checkpoint, QuantisedCheckpoint) else None
+    return NativeStage(checkpoint.spec, config, span, blocks, device=device, dtype=dtype, precision=precision)

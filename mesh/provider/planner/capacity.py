@@ -29,8 +29,10 @@ from shards.checkpoint.model_folder import read
 from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.devices import choose_device
-from shards.model.loading import choose_dtype
+from shards.model.loading import check_quantisable, choose_dtype
+from shards.model.precision import Precision
 from shards.model.span import Span
+from shards.model.spec import ModelSpec
 from shards.progress import Progress, silent
 
 FRACTION = {"cpu": 0.5, "mps": 0.5}
@@ -57,6 +59,7 @@ class Wanted:
     peers: tuple[str, ...] = ()
     name: str | None = None
     dtype: str = "auto"
+    quantize: Precision | None = None
     max_blocks: int | None = None
     kv_bytes: int | None = None
     cache: Path | None = None
@@ -84,8 +87,11 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
         await asyncio.to_thread(check_device, device)
     free = {place.physical: free_bytes(place.device) for place in places}
     found = {model: await _read(wanted, model, progress) for model in dict.fromkeys(wanted.models)}
-    sizes = {model: size for model, (_, _, size) in found.items()}
+    sizes = {model: _size(wanted, files.spec, size) for model, (files, _, size) in found.items()}
     stages = assign(sizes, places, free, cores=torch.get_num_threads())
+    if wanted.quantize is not None:
+        for stage in stages:
+            await _check_quantisable(wanted, stage, *found[stage.model][:2])
     together = [model for model in found if sum(stage.model == model for stage in stages) > 1]
     own = own_peers(wanted.key, [stage.label for stage in stages]) if wanted.key is not None else set()
     others = await _look(wanted, [found[model][0] for model in together], own)
@@ -120,8 +126,20 @@ def _expanded(places: Sequence[Place]) -> list[Place]:
 
 async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFiles, Path, int]:
     folder = await stoppable(lambda report: resolve(model, cache=wanted.cache, progress=report), progress)
-    files = await asyncio.to_thread(read_model_files, wanted.name or model_name(model, folder), folder)
+    name = wanted.name or model_name(model, folder, wanted.quantize)
+    files = await asyncio.to_thread(read_model_files, name, folder, wanted.quantize)
     return files, folder, model_bytes(folder, files)
+
+
+def _size(wanted: Wanted, spec: ModelSpec, stored: int) -> int:
+    """Of a model, where it is to be compared with free memory."""
+    return stored if wanted.quantize is None else loaded_bytes(stored, spec, torch.float32, wanted.quantize)[0]
+
+
+async def _check_quantisable(wanted: Wanted, stage: Stage, files: ModelFiles, folder: Path) -> None:
+    device = torch.device(stage.place.device)
+    dtype = choose_dtype(wanted.dtype, device, files.spec.dtype)
+    await asyncio.to_thread(check_quantisable, files.spec, device, dtype, folder)
 
 
 def model_bytes(folder: Path, files: ModelFiles) -> int:
@@ -173,9 +191,8 @@ async def _device(
     """
     spec = files.spec
     dtype = choose_dtype(wanted.dtype, torch.device(stage.place.device), spec.dtype)
-    grown = size * growth(spec.dtype, str(dtype).removeprefix("torch."))
-    edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
-    fits = capacity(spec.n_blocks, usable, int(grown), min(edge, int(grown / 2)))
+    grown, edge = loaded_bytes(size, spec, dtype, wanted.quantize)
+    fits = capacity(spec.n_blocks, usable, grown, edge)
     if fits < 1:
         raise ConfigError(
             f"stage {stage.label} may take {int(usable) >> 20} MiB of {stage.place.device} for weights, in which not "
@@ -186,6 +203,17 @@ async def _device(
         speeds[measured] = await asyncio.to_thread(measure_speed, stage.place.device, dtype)
     block = max(1.0, (grown - edge) / spec.n_blocks)
     return Device(min(fits, wanted.max_blocks or fits), stage.share / speeds[measured].seconds(block))
+
+
+def loaded_bytes(stored: int, spec: ModelSpec, dtype: torch.dtype, precision: Precision | None) -> tuple[int, int]:
+    """What a model of `stored` bytes takes when all of it is loaded, and how much of that are embedding and head."""
+    loaded = stored * growth(spec.dtype, str(dtype).removeprefix("torch."), precision)
+    vocabulary = 2 * spec.vocab_size * spec.hidden_size
+    if precision is None:
+        return int(loaded), int(min(vocabulary * dtype.itemsize, loaded / 2))
+    edge = min(vocabulary, loaded / precision.block_bytes / 2)
+    finer = precision.vocabulary_bytes - precision.block_bytes
+    return int(loaded + edge * finer), int(edge * precision.vocabulary_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pytest
 from mesh.provider.model_files import read_model_files
 from shards.checkpoint.manifest import write_manifest
 from shards.errors import CheckpointError, TokenizerError
+from shards.model.precision import Precision
 from tests.shards.models import make_checkpoint
 
 
@@ -42,6 +43,11 @@ def test_name_config_and_manifest_each_change_the_digest(whole: Path, copy: Path
     write_manifest(copy)
     seen.add(digest(copy))
     assert len(seen) == 4
+
+
+def test_what_weights_are_quantised_to_changes_the_digest(whole: Path) -> None:
+    digests = {read_model_files("m", whole, precision).digest for precision in (None, *Precision)}
+    assert len(digests) == 3 and digest(whole) in digests
 
 
 def test_a_manifest_ties_the_digest_to_the_weights(copy: Path, tmp_path: Path) -> None:
