@@ -3,10 +3,10 @@
     python -m benchmarks.quantisation [MODEL_FOLDER] [--rescale] [--windows 32] [--length 512] [--repeats 5]
                                       [--threads 1] [--json FILE] [--smoke]
 
-The loss is the mean cross-entropy of the next token in nats, over text that comes with Python: half prose (the language
-reference in `pydoc_data.topics`) and half code (modules of the standard library), in windows of `--length` tokens. Every
-precision sees the same windows; beside its loss stands the mean over windows of the difference to float32, with its
-standard error. As a comparison the int4 blocks are also made by rounding to nearest, as the `gguf` library does.
+The loss is the mean cross-entropy of the next token in nats, over text that comes with Python: half prose (the
+language reference in `pydoc_data.topics`) and half code (modules of the standard library), in windows of `--length`
+tokens. Every precision sees the same windows; beside its loss stands the mean over windows of the difference to
+float32, with its standard error. As a comparison the int4 blocks are also made by rounding to nearest, as the `gguf` library does.
 A checkpoint that was widened from 4 bits loses nothing when it is quantised to them again: --rescale first gives it
 other weights that compute the same (see `rescaled.py`).
 
@@ -39,9 +39,9 @@ from shards.checkpoint.source import resolve
 from shards.model.loading import load_stage
 from shards.model.paging import pages_for
 from shards.model.precision import Precision
+from shards.model.quantise import quantise
 from shards.model.span import Span
 from shards.model.stage import LogitsMode, Piece, StageModel
-from shards.model.quantise import quantise
 from shards.text.fast import load_tokenizer
 
 CODE = ("argparse", "heapq", "textwrap", "statistics", "configparser", "ast", "csv", "fractions")
@@ -80,7 +80,9 @@ def nearest(weight: torch.Tensor, block_type: str) -> torch.Tensor:
 def main() -> None:
     """Parse options and run."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quantisation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.quantisation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", default="tiny-python", help="an unquantised checkpoint folder")
     parser.add_argument("--rescale", action="store_true", help="for a checkpoint that was quantised once before")
@@ -186,11 +188,10 @@ def _report(options: argparse.Namespace, facts: dict[str, Any], variants: Sequen
             },
         }
         results.append(result)
+        rates, ratios = result["tokens_per_second"], result["rate_ratio_to_float32"]
         speeds = [
-            f"{result['tokens_per_second'][str(count)]['median']:.1f} ({result['rate_ratio_to_float32'][str(count)]:.2f})"
-            if each.rates
-            else ""
-            for count, _ in CASES
+            f"{rates[count]['median']:.1f} ({ratios[count]:.2f})" if count in rates else ""
+            for count in (str(sessions) for sessions, _ in CASES)
         ]
         rows.append(
             [

@@ -1,9 +1,9 @@
 """The same function by other weights: for checkpoints that were quantised once, and lie where a few bits put them.
 
-A float32 checkpoint made from a 4-bit file is not changed by quantising it to those 4 bits again, which says nothing of a
-method. Here the columns of every linear layer are multiplied by factors near 1 that what comes before divides by: norms
-for queries, keys, values, gate and up; the rows of values for the output, and of up for down. No block of 32 weights
-lies on evenly spaced levels any more, and the model computes what it did, but for rounding.
+A float32 checkpoint made from a 4-bit file is not changed by quantising it to those 4 bits again, which says nothing
+of a method. Here the columns of every linear layer are multiplied by factors near 1 that what comes before divides by:
+norms for queries, keys, values, gate and up; the rows of values for the output, and of up for down. No block of 32
+weights lies on evenly spaced levels any more, and the model computes what it did, but for rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from mesh.provider.model_files import SERVED_FILES
 from shards.checkpoint.folder import Checkpoint
 from shards.model.native_config import parse_native
 
@@ -52,8 +53,8 @@ def write_rescaled(source: Path, target: Path) -> Path:
         tensors[f"{mlp}up_proj.weight"] /= factor.unsqueeze(1)
         tensors[f"{mlp}down_proj.weight"] *= factor
     target.mkdir(parents=True)
-    for path in source.iterdir():
-        if path.suffix == ".jinja" or (path.suffix == ".json" and not path.name.endswith((".index.json", "manifest.json"))):
-            shutil.copy(path, target / path.name)
+    for name in SERVED_FILES:
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     return target

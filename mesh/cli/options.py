@@ -32,8 +32,8 @@ Quantize = Annotated[
     Precision | None,
     typer.Option(
         "--quantize",
-        help="Keep the weights of an unquantised checkpoint in 8 or 4 bits: less memory, faster on a CPU, a little less "
-        "exact. Only providers with the same choice serve the model together.",
+        help="Keep the weights of an unquantised checkpoint in 8 or 4 bits: less memory, faster on a CPU, a little "
+        "less exact. Only providers with the same choice serve the model together.",
         show_default="as stored",
     ),
 ]

@@ -346,9 +346,7 @@ class _Provider:
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
-            each = checkpoint.nbytes(span) / len(span) * growth(
-                self._files.spec.dtype, self._dtype, config.quantize
-            )
+            each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype, config.quantize)
             self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)
         return model

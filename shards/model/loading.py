@@ -74,7 +74,9 @@ def check_quantisable(spec: ModelSpec, device: torch.device, dtype: torch.dtype,
     except UnsupportedModel as error:
         raise UnsupportedModel(f"--quantize needs the native path, but {error}: leave it out") from error
     if device.type != "cpu":
-        raise UnsupportedModel(f"--quantize has kernels for CPUs only, not for {device}: leave it out or use --device cpu")
+        raise UnsupportedModel(
+            f"--quantize has kernels for CPUs only, not for {device}: leave it out or use --device cpu"
+        )
     if dtype not in (torch.float32, torch.bfloat16):
         raise UnsupportedModel(f"--quantize computes in float32 or bfloat16, not in {dtype}: choose one with --dtype")
     uneven = {name: width for name, width in _widths(config).items() if width % SLICE}

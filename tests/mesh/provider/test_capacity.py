@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mesh.errors import ConfigError
+from mesh.provider.model_files import read_model_files
 from mesh.provider.planner import capacity
 from mesh.provider.planner.capacity import Wanted, loaded_bytes, model_bytes, survey
 from mesh.provider.planner.machine import growth
 from mesh.provider.planner.stages import Place
-from mesh.provider.model_files import read_model_files
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.errors import UnsupportedModel
