@@ -42,9 +42,9 @@ def engine(folder: Path, dtype: str, threads: int, precision: Precision | None =
     from shards.model.span import Span
 
     torch.set_num_threads(threads)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, precision=precision)
     span = Span(0, checkpoint.spec.n_blocks)
-    core = EngineCore(load_stage(checkpoint, span, dtype=dtype, precision=precision), 4096)
+    core = EngineCore(load_stage(checkpoint, span, dtype=dtype), 4096)
     greedy = SamplingParams(temperature=0.0)
 
     def answer(prompts: list[list[int]], new: int) -> tuple[float, float, list[list[int]]]:

@@ -6,7 +6,8 @@
 The loss is the mean cross-entropy of the next token in nats, over text that comes with Python: half prose (the
 language reference in `pydoc_data.topics`) and half code (modules of the standard library), in windows of `--length`
 tokens. Every precision sees the same windows; beside its loss stands the mean over windows of the difference to
-float32, with its standard error. As a comparison the int4 blocks are also made by rounding to nearest, as the `gguf` library does.
+float32, with its standard error. As a comparison the int4 blocks are also made by rounding to nearest, as the `gguf`
+library does.
 A checkpoint that was widened from 4 bits loses nothing when it is quantised to them again: --rescale first gives it
 other weights that compute the same (see `rescaled.py`).
 

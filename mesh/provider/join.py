@@ -334,19 +334,14 @@ class _Provider:
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
-        checkpoint = open_checkpoint(folder, span=span, progress=progress)
-        model = load_stage(
-            checkpoint,
-            span,
-            device=config.device,
-            dtype=self._dtype,
-            precision=config.quantize,
-            progress=progress,
-        )
+        checkpoint = open_checkpoint(folder, span=span, precision=config.quantize, progress=progress)
+        model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
-            each = checkpoint.nbytes(span) / len(span) * growth(self._files.spec.dtype, self._dtype, config.quantize)
+            each = checkpoint.nbytes(span) / len(span)
+            if config.quantize is None:
+                each *= growth(self._files.spec.dtype, self._dtype)
             self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)
         return model

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 
-from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.opening import AnyCheckpoint
 from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.errors import UnsupportedModel
 from shards.model.llama import load_native_stage
 from shards.model.native_config import NativeConfig, parse_native
-from shards.model.precision import SLICE, Precision
+from shards.model.precision import SLICE
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
@@ -29,21 +28,17 @@ def load_stage(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "auto",
-    precision: Precision | None = None,
     progress: Progress = silent,
 ) -> StageModel:
     """Load `span` with the native path where it fully supports the model, else with the transformers adapter.
 
-    With a `precision` the weights are quantised as they are read. Raises `CheckpointError` naming a tensor that is
-    missing or has the wrong shape, `UnsupportedModel` when neither implementation can serve the model.
+    Raises `CheckpointError` naming a tensor that is missing or has the wrong shape, `UnsupportedModel`
+    when neither implementation can serve the model.
     """
     target = torch.device(device)
     chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
-    if precision is not None:
+    if isinstance(checkpoint, QuantisedCheckpoint):
         check_quantisable(checkpoint.spec, target, chosen)
-        if not isinstance(checkpoint, Checkpoint):
-            raise UnsupportedModel(f"{checkpoint.folder} is quantised already")
-        checkpoint = QuantisedCheckpoint(checkpoint, precision)
     if is_native(checkpoint):
         return load_native_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
     from shards.adapter import load_adapter_stage  # imports transformers, which takes seconds
@@ -66,7 +61,7 @@ def check_quantisable(spec: ModelSpec, device: torch.device, dtype: torch.dtype,
     Raises `UnsupportedModel` with the reason and a way out. `path` is where the model is, if that is known.
     """
     if path is not None and is_gguf(path):
-        raise UnsupportedModel(f"--quantize: {path.name} is a GGUF file, which says its precision itself: leave it out")
+        raise UnsupportedModel(f"--quantize: {path.name} is a GGUF file, which has its own precision: leave it out")
     if spec.raw.get("quantization_config"):
         raise UnsupportedModel("--quantize: the weights are quantised already (quantization_config): leave it out")
     try:

@@ -90,8 +90,8 @@ class Pipeline:
     def __init__(
         self, folder: Path, spans: Sequence[Span] = THREE_STAGES, *, precision: Precision | None = None
     ) -> None:
-        checkpoint = open_checkpoint(folder)
-        self.stages: list[StageModel] = [load_stage(checkpoint, span, precision=precision) for span in spans]
+        checkpoint = open_checkpoint(folder, precision=precision)
+        self.stages: list[StageModel] = [load_stage(checkpoint, span) for span in spans]
         self._memories = [Memory(stage) for stage in self.stages]
 
     def session(self, capacity: int = 256) -> Session:

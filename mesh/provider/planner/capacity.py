@@ -30,6 +30,7 @@ from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.devices import choose_device
 from shards.model.loading import check_quantisable, choose_dtype
+from shards.model.native_config import parse_native
 from shards.model.precision import Precision
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
@@ -87,8 +88,7 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
         await asyncio.to_thread(check_device, device)
     free = {place.physical: free_bytes(place.device) for place in places}
     found = {model: await _read(wanted, model, progress) for model in dict.fromkeys(wanted.models)}
-    sizes = {model: _size(wanted, files.spec, size) for model, (files, _, size) in found.items()}
-    stages = assign(sizes, places, free, cores=torch.get_num_threads())
+    stages = assign({model: size for model, (_, _, size) in found.items()}, places, free, cores=torch.get_num_threads())
     if wanted.quantize is not None:
         for stage in stages:
             await _check_quantisable(wanted, stage, *found[stage.model][:2])
@@ -129,11 +129,6 @@ async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFi
     name = wanted.name or model_name(model, folder, wanted.quantize)
     files = await asyncio.to_thread(read_model_files, name, folder, wanted.quantize)
     return files, folder, model_bytes(folder, files)
-
-
-def _size(wanted: Wanted, spec: ModelSpec, stored: int) -> int:
-    """Of a model, where it is to be compared with free memory."""
-    return stored if wanted.quantize is None else loaded_bytes(stored, spec, torch.float32, wanted.quantize)[0]
 
 
 async def _check_quantisable(wanted: Wanted, stage: Stage, files: ModelFiles, folder: Path) -> None:
@@ -207,13 +202,14 @@ async def _device(
 
 def loaded_bytes(stored: int, spec: ModelSpec, dtype: torch.dtype, precision: Precision | None) -> tuple[int, int]:
     """What a model of `stored` bytes takes when all of it is loaded, and how much of that are embedding and head."""
-    loaded = stored * growth(spec.dtype, str(dtype).removeprefix("torch."), precision)
     vocabulary = 2 * spec.vocab_size * spec.hidden_size
     if precision is None:
-        return int(loaded), int(min(vocabulary * dtype.itemsize, loaded / 2))
-    edge = min(vocabulary, loaded / precision.block_bytes / 2)
-    finer = precision.vocabulary_bytes - precision.block_bytes
-    return int(loaded + edge * finer), int(edge * precision.vocabulary_bytes)
+        loaded = stored * growth(spec.dtype, str(dtype).removeprefix("torch."))
+        return int(loaded), min(vocabulary * dtype.itemsize, int(loaded / 2))
+    parameters = stored / DTYPE_BYTES.get(spec.dtype, 4)
+    edge = min(vocabulary, parameters / 2) * precision.vocabulary_bytes
+    blocks = (parameters - edge / precision.vocabulary_bytes) * precision.block_bytes(parse_native(spec))
+    return int(blocks + edge), int(edge)
 
 
 @dataclass(frozen=True, slots=True)

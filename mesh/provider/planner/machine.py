@@ -12,7 +12,6 @@ import torch
 
 from mesh.errors import Cancelled, ConfigError
 from shards.engine.measure import best_threads, measure_block_rate
-from shards.model.precision import Precision
 from shards.model.stage import StageModel
 from shards.progress import Progress
 
@@ -46,10 +45,10 @@ def measure(model: StageModel, threads: int | None) -> tuple[int, float]:
     return threads, measure_block_rate(model)
 
 
-def growth(stored: str, loaded: str, precision: Precision | None = None) -> float:
-    """How many times the stored bytes a block's weights take when they are loaded."""
+def growth(stored: str, loaded: str) -> float:
+    """How many times more bytes weights take when they are loaded."""
     before, after = (DTYPE_BYTES.get(name, 4) for name in (stored, loaded))
-    return max(1.0, after / before) if precision is None else precision.block_bytes / before
+    return max(1.0, after / before)
 
 
 def free_bytes(device: str) -> int:
