@@ -50,7 +50,7 @@ class QuantisedCheckpoint:
 
     def blocks(self, name: str) -> TensorType | None:
         """How a tensor's numbers are quantised; None for one that stays as it is."""
-        kind = self.precision.type_of(name)
+        kind = self.precision.type_of(name, self.spec.n_blocks)
         if kind is None or not self._checkpoint.dtype(name).is_floating_point:
             return None
         shape = self._checkpoint.shape(name)

@@ -122,6 +122,10 @@ def test_three_processes_say_what_transformers_says(
     swarm = serve(folder, family.spans, *(("--quantize", family.quantize.value) if family.quantize else ()))
     expected = expect(family, folder)  # while the processes start
     swarm.wait_serving()
+    if family.quantize is not None:
+        (served,) = (model for model in anchor.world.status(anchor.address) if model["name"] == swarm.model)
+        assert served["name"].endswith(f"-{family.quantize}")
+        assert {each["numerics"] for each in served["providers"]} == {f"float32/cpu/native/{family.quantize}"}
     answers = asyncio.run(ask(anchor.address, swarm.model, family))
     for prompt, answer, tokens, logprobs in zip(
         family.prompts, answers, expected.tokens, expected.logprobs, strict=True
