@@ -88,10 +88,13 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
         await asyncio.to_thread(check_device, device)
     free = {place.physical: free_bytes(place.device) for place in places}
     found = {model: await _read(wanted, model, progress) for model in dict.fromkeys(wanted.models)}
-    stages = assign({model: size for model, (_, _, size) in found.items()}, places, free, cores=torch.get_num_threads())
+    sizes = {model: size for model, (_, _, size) in found.items()}
     if wanted.quantize is not None:
-        for stage in stages:
-            await _check_quantisable(wanted, stage, *found[stage.model][:2])
+        for model, (files, folder, size) in found.items():
+            for place in places:
+                await _check_quantisable(wanted, place, files, folder)
+            sizes[model] = loaded_bytes(size, files.spec, torch.float32, wanted.quantize)[0]
+    stages = assign(sizes, places, free, cores=torch.get_num_threads())
     together = [model for model in found if sum(stage.model == model for stage in stages) > 1]
     own = own_peers(wanted.key, [stage.label for stage in stages]) if wanted.key is not None else set()
     others = await _look(wanted, [found[model][0] for model in together], own)
@@ -131,8 +134,8 @@ async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFi
     return files, folder, model_bytes(folder, files)
 
 
-async def _check_quantisable(wanted: Wanted, stage: Stage, files: ModelFiles, folder: Path) -> None:
-    device = torch.device(stage.place.device)
+async def _check_quantisable(wanted: Wanted, place: Place, files: ModelFiles, folder: Path) -> None:
+    device = torch.device(place.device)
     dtype = choose_dtype(wanted.dtype, device, files.spec.dtype)
     await asyncio.to_thread(check_quantisable, files.spec, device, dtype, folder)
 
