@@ -96,6 +96,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.windows, options.length, options.repeats = 2, 64, 1
+    if options.windows < 2:
+        parser.error("--windows must be at least 2: one of prose, one of code")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as scratch:
         folder = resolve(options.model)
