@@ -20,6 +20,7 @@ import torch
 
 from shards.checkpoint.gguf import GgufCheckpoint
 from shards.checkpoint.gguf_header import is_gguf
+from shards.model.precision import Precision
 
 Answer = Callable[[list[list[int]], int], tuple[float, float, list[list[int]]]]
 
@@ -30,7 +31,7 @@ def prompts_of(sessions: int, prompt: int, number: int, vocab: int) -> list[list
     return [[low + (i * 7919 + s * 31 + number * 101) % (vocab - low) for i in range(prompt)] for s in range(sessions)]
 
 
-def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
+def engine(folder: Path, dtype: str, threads: int, precision: Precision | None = None) -> tuple[int, Answer]:
     """Our engine over a stage that has the whole model, driven without a thread of its own."""
     from shards.checkpoint.opening import open_checkpoint
     from shards.engine.core import EngineCore
@@ -41,7 +42,7 @@ def engine(folder: Path, dtype: str, threads: int) -> tuple[int, Answer]:
     from shards.model.span import Span
 
     torch.set_num_threads(threads)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, precision=precision)
     span = Span(0, checkpoint.spec.n_blocks)
     core = EngineCore(load_stage(checkpoint, span, dtype=dtype), 4096)
     greedy = SamplingParams(temperature=0.0)

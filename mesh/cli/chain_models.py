@@ -13,6 +13,8 @@ from chain.errors import InvalidArgument
 from chain.units import format_func
 from mesh.cli.chain_session import Session, chain_command, chain_group, pairs, plain, read_amount, show, yes
 from mesh.cli.console import out, print_json, safe
+from mesh.cli.options import Quantize
+from shards.model.precision import Precision
 
 if TYPE_CHECKING:
     from chain.client.calls.models import ModelInfo
@@ -40,6 +42,7 @@ async def publish(
     blocks: Annotated[
         int | None, typer.Option("--blocks", min=1, max=4096, help="Decoder blocks of the model, with --manifest.")
     ] = None,
+    quantize: Quantize = None,
     royalty: Annotated[float, typer.Option("--royalty", min=0, max=50, help="Your percentage of every fee.")] = 5.0,
     uri: Annotated[str, typer.Option("--uri", help="Where to read about it (at most 1024 bytes).")] = "",
 ) -> None:
@@ -47,7 +50,7 @@ async def publish(
     royalty_bps = round(royalty * 100)
     if abs(royalty_bps - royalty * 100) > 1e-6:
         raise typer.BadParameter("a royalty has at most two decimals", param_hint="--royalty")
-    digest, n_blocks = _identify(name, checkpoint, manifest, blocks)
+    digest, n_blocks = _identify(name, checkpoint, manifest, blocks, quantize)
     async with session.signing() as client:
         await session.send(
             client.models.create_model(
@@ -156,7 +159,9 @@ def _rating(model: ModelInfo) -> str:
     return "none" if model.rating is None else f"{model.rating / 100:.2f} of 5"
 
 
-def _identify(name: str, checkpoint: str | None, manifest: str | None, blocks: int | None) -> tuple[bytes, int]:
+def _identify(
+    name: str, checkpoint: str | None, manifest: str | None, blocks: int | None, quantize: Precision | None
+) -> tuple[bytes, int]:
     """What tells the model's weights from others, and its blocks. Raises `typer.BadParameter`."""
     if checkpoint is not None:
         if manifest is not None or blocks is not None:
@@ -164,8 +169,10 @@ def _identify(name: str, checkpoint: str | None, manifest: str | None, blocks: i
         from mesh.provider.model_files import read_model_files
         from shards.checkpoint.source import resolve
 
-        files = read_model_files(name, resolve(checkpoint))
+        files = read_model_files(name, resolve(checkpoint), quantize)
         return bytes.fromhex(files.digest), files.spec.n_blocks
+    if quantize is not None:
+        raise typer.BadParameter("goes with --checkpoint, whose digest depends on it", param_hint="--quantize")
     if manifest is None or blocks is None:
         raise typer.BadParameter("give --checkpoint, or --manifest and --blocks", param_hint="--checkpoint")
     return _manifest_hash(manifest), blocks

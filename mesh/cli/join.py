@@ -26,6 +26,7 @@ from mesh.cli.options import (
     IdentityFile,
     LogLevel,
     Peers,
+    Quantize,
     Relays,
     choose_relays,
     read_blocks,
@@ -71,6 +72,7 @@ def join(
     dtype: Annotated[
         str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")
     ] = "auto",
+    quantize: Quantize = None,
     host_maddrs: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,6 +154,7 @@ def join(
                 peers=initial_peers,
                 name=name,
                 dtype=dtype,
+                quantize=quantize,
                 max_blocks=max_blocks,
                 kv_bytes=kv_bytes if kv_cache else None,
                 cache=cache,
@@ -218,6 +221,7 @@ def join(
             device_share=device_share,
             device=choose_device(device[0] if device else "auto"),
             dtype=dtype,
+            quantize=quantize,
             cache=cache,
             kv_bytes=kv_bytes,
             threads=threads,

@@ -44,9 +44,10 @@ def lines(event: JoinEvent) -> list[str]:
             return [f"loading blocks [bold]{chosen}[/] of {total} of {served}"]
         case Staked(what=what, tx=tx):
             return [f"{what} [dim]({tx})[/]"]
-        case Serving(span=served_span, tokens_per_second=speed, dtype=used, device=where):
+        case Serving(span=served_span, tokens_per_second=speed, dtype=used, device=where, quantize=precision):
+            weights = f" with weights in {precision}" if precision else ""
             return [
-                f"serving blocks [bold]{served_span}[/] in {used} on {where}: "
+                f"serving blocks [bold]{served_span}[/] in {used}{weights} on {where}: "
                 f"{speed:,.0f} tokens/s. Ctrl-C leaves the swarm."
             ]
         case Differs(model=named, peer=other, files=files):

@@ -21,6 +21,7 @@ from mesh.cli.processes import Children, children
 from mesh.cli.stages import Supervisor, why_it_ended
 from mesh.errors import MeshError
 from mesh.provider.planner.stages import key_file, own_port, port_of, read_places
+from shards.model.precision import Precision
 
 if TYPE_CHECKING:
     from mesh.provider.planner.capacity import Planned
@@ -60,6 +61,7 @@ class PlanOptions:
     peers: tuple[str, ...]
     name: str | None
     dtype: str
+    quantize: Precision | None
     max_blocks: int | None
     kv_bytes: int | None
     cache: Path | None
@@ -135,6 +137,7 @@ def show_plan(options: PlanOptions, *, as_json: bool) -> None:
         peers=options.peers,
         name=options.name,
         dtype=options.dtype,
+        quantize=options.quantize,
         max_blocks=options.max_blocks,
         kv_bytes=options.kv_bytes,
         cache=options.cache,

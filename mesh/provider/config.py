@@ -13,6 +13,7 @@ from mesh.provider.model_files import ModelFiles
 from mesh.provider.planner.machine import check_device
 from mesh.provider.stage.admission import AdmissionLimits
 from shards.engine.scheduler import BatchLimits
+from shards.model.precision import Precision
 from shards.model.span import Span
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class JoinConfig:
     """Which part of the device's free memory is for this stage."""
     device: str = "cpu"
     dtype: str = "auto"
+    quantize: Precision | None = None
+    """What weights are quantised to as they are loaded; None leaves them as they are stored."""
     cache: Path | None = None
     kv_bytes: int = 1 << 30
     threads: int | None = None

@@ -46,6 +46,8 @@ class Serving:
     tokens_per_second: float
     dtype: str
     device: str
+    quantize: str | None = None
+    """What the weights were quantised to; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

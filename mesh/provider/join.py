@@ -36,7 +36,7 @@ from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.packed.config import is_mxfp4
 from shards.checkpoint.source import resolve
 from shards.model.footprint import loaded_bytes
-from shards.model.loading import choose_dtype, load_stage
+from shards.model.loading import check_quantisable, choose_dtype, load_stage
 from shards.model.paging import PAGE
 from shards.model.span import Span
 from shards.model.stage import StageModel
@@ -66,10 +66,13 @@ async def join(
     Asked by `leaving`, we admit no session any more, those that run have `drain_seconds` to end, and then we go.
     """
     folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
-    name = config.name or model_name(config.model, folder)
-    files = await stoppable(lambda report: read_model_files(name, folder, progress=report), progress)
+    name = config.name or model_name(config.model, folder, config.quantize)
+    files = await stoppable(lambda report: read_model_files(name, folder, config.quantize, progress=report), progress)
     check_options(config, files)
-    dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
+    device = torch.device(config.device)
+    dtype = choose_dtype(config.dtype, device, files.spec.dtype)
+    if config.quantize is not None:
+        await asyncio.to_thread(check_quantisable, files.spec, device, dtype, folder)
     async with AsyncExitStack() as stack:
         registration = None
         if config.payment is not None:
@@ -115,7 +118,8 @@ class _Provider:
         self._announcer = Announcer(node.directory)
         self._files = files
         self._dtype = dtype
-        self._numerics = f"{dtype}/{config.device.partition(':')[0]}"
+        weights = f"/{config.quantize}" if config.quantize is not None else ""
+        self._numerics = f"{dtype}/{config.device.partition(':')[0]}{weights}"
         self._rate = UNKNOWN_RATE
         self._uplink = Uplink(node.transport, files.spec.hidden_size * getattr(torch, dtype).itemsize, self._others)
         self._threads = config.threads
@@ -233,7 +237,15 @@ class _Provider:
             self._serving = service, span
             await self._announcer.try_announce(self._current_record())
             tell(
-                Serving(files.name, span, files.spec.n_blocks, self._rate / len(span), self._dtype, self._config.device)
+                Serving(
+                    files.name,
+                    span,
+                    files.spec.n_blocks,
+                    self._rate / len(span),
+                    self._dtype,
+                    self._config.device,
+                    self._config.quantize,
+                )
             )
             self._leaving.serving = True
             keeper = tasks.create_task(self._announcer.keep(self._current_record))
@@ -336,12 +348,14 @@ class _Provider:
     def _load(self, span: Span, progress: Progress) -> StageModel:
         config = self._config
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
-        checkpoint = open_checkpoint(folder, span=span, progress=progress)
+        checkpoint = open_checkpoint(folder, span=span, precision=config.quantize, progress=progress)
         model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
-            if is_mxfp4(self._files.spec.raw, self._files.spec.model_type):
+            if config.quantize is not None:
+                taken = float(checkpoint.nbytes(span))
+            elif is_mxfp4(self._files.spec.raw, self._files.spec.model_type):
                 taken = checkpoint.nbytes(span) * growth(self._files.spec, self._dtype, config.device)
             else:
                 taken = loaded_bytes(checkpoint, span, device=torch.device(config.device), dtype=model.dtype)

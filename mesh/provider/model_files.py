@@ -19,6 +19,7 @@ from shards.checkpoint.manifest import (
 from shards.checkpoint.model_folder import exists, find, opened
 from shards.checkpoint.packed.config import beside
 from shards.errors import CheckpointError, TokenizerError
+from shards.model.precision import Precision
 from shards.model.served import served_form
 from shards.model.spec import ModelSpec, parse_config
 from shards.progress import Progress, silent
@@ -58,15 +59,22 @@ class ModelFiles:
         return digest_of(self.contents[MANIFEST_NAME])
 
 
-def model_name(asked: str, folder: Path) -> str:
-    """A folder is known by its last name, a file by its own without the end, any other model as it was asked for."""
+def model_name(asked: str, folder: Path, precision: Precision | None = None) -> str:
+    """A folder is known by its last name, a file by its own without the end, any other model as it was asked for.
+
+    A model that is quantised as it is loaded is another one, and says so: clients hold a name to one digest.
+    """
     if is_gguf(folder):
         return folder.stem
-    return folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+    name = folder.resolve().name if Path(asked).expanduser().is_dir() else asked
+    return name if precision is None else f"{name}-{precision}"
 
 
-def read_model_files(name: str, folder: Path, *, progress: Progress = silent) -> ModelFiles:
-    """Read and check them; weights that nobody has hashed for us yet are hashed.
+def read_model_files(
+    name: str, folder: Path, precision: Precision | None = None, *, progress: Progress = silent
+) -> ModelFiles:
+    """Read and check them; weights that nobody has hashed for us yet are hashed. `precision` is what the weights are
+    quantised to as they are loaded.
 
     Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer. What of a quantised model
     can be refused without its weights is refused here, before anything is joined or loaded.
@@ -82,7 +90,8 @@ def read_model_files(name: str, folder: Path, *, progress: Progress = silent) ->
         weights[form.source] = digest_of(beside(folder)[form.source])
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
-    manifest = Manifest({file: digest_of(data) for file, data in contents.items()} | weights)
+    listed = {file: digest_of(data) for file, data in contents.items()} | weights
+    manifest = Manifest(listed, "" if precision is None else precision.identity)
     contents[MANIFEST_NAME] = manifest.to_bytes()
     digest = model_digest(name, digest_of(contents[MANIFEST_NAME]).sha256)
     return ModelFiles(name, spec, digest, contents, 0 if form is None else form.bits)

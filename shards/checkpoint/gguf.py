@@ -120,7 +120,7 @@ class GgufCheckpoint:
         if tensor.type.name in _FLOATS:
             values = rows.view(_FLOATS[tensor.type.name]).view(shape)
             return values - 1 if self._centred and name.endswith("norm.weight") else values
-        return _widen(rows, tensor.type).view(shape)
+        return widened(rows, tensor.type).view(shape)
 
     def order(self, name: str) -> torch.Tensor | None:
         """Which input each column of a quantised tensor's blocks is multiplied with: each with its own, always."""
@@ -178,7 +178,7 @@ def _rope_factors(path: Path, known: Identity, name: str, tensor: GgufTensor) ->
     return factors
 
 
-def _widen(rows: torch.Tensor, kind: TensorType) -> torch.Tensor:
+def widened(rows: torch.Tensor, kind: TensorType) -> torch.Tensor:
     """The numbers of blocks, by the format's own library, which defines them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a block's scale may be infinite: what follows says so

@@ -20,9 +20,11 @@ from shards.checkpoint.model_folder import exists, find, opened, write
 from shards.checkpoint.packed.config import BESIDE
 from shards.errors import CheckpointError
 from shards.progress import Progress, silent
+from shards.shown import shown
 
 MANIFEST_NAME = "mesh.manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
+_MAX_WEIGHTS = 100
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LISTED = (
     "config.json",
@@ -49,6 +51,8 @@ class Manifest:
     """The files that a checkpoint's creator vouches for, by name."""
 
     files: dict[str, FileDigest]
+    weights: str = ""
+    """What the weights are made into as they are loaded; nothing where they stay as they are."""
 
     def check(self, path: Path, *, progress: Progress = silent) -> None:
         """Hash `path` and compare. Raises `CheckpointError` when it is not listed or differs."""
@@ -77,7 +81,8 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """As a file that is the same wherever the files are."""
         listed = {name: {"sha256": each.sha256, "size": each.size} for name, each in self.files.items()}
-        return (json.dumps({"files": listed}, indent=2, sort_keys=True) + "\n").encode()
+        said = {"files": listed} | ({"weights": self.weights} if self.weights else {})
+        return (json.dumps(said, indent=2, sort_keys=True) + "\n").encode()
 
     def _compare(self, name: str, found: FileDigest) -> None:
         expected = self.entry(name)
@@ -104,7 +109,10 @@ def parse_manifest(data: bytes, path: str = MANIFEST_NAME) -> Manifest:
     listed = raw.get("files") if isinstance(raw, dict) else None
     if not isinstance(listed, dict):
         raise CheckpointError(f"{path} lists no files")
-    return Manifest({name: _digest(name, entry, path) for name, entry in listed.items()})
+    weights = raw.get("weights", "")
+    if not isinstance(weights, str) or not weights.isprintable() or len(weights) > _MAX_WEIGHTS:
+        raise CheckpointError(f"{path}: {shown(weights)} says nothing of weights")
+    return Manifest({name: _digest(name, entry, path) for name, entry in listed.items()}, weights)
 
 
 def write_manifest(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.opening import AnyCheckpoint
+from shards.checkpoint.packed.config import is_quantised
+from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.errors import UnsupportedModel
 from shards.model.llama import load_native_stage
-from shards.model.native_config import parse_native
+from shards.model.native_config import NativeConfig, parse_native
+from shards.model.precision import SLICE
 from shards.model.served import check_native
 from shards.model.span import Span
+from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
+from shards.native.library import native_library
 from shards.progress import Progress, silent
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,6 +39,8 @@ def load_stage(
     """
     target = torch.device(device)
     chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
+    if isinstance(checkpoint, QuantisedCheckpoint):
+        check_quantisable(checkpoint.spec, target, chosen)
     if is_native(checkpoint):
         return load_native_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
     if checkpoint.form:
@@ -47,6 +57,47 @@ def is_native(checkpoint: AnyCheckpoint) -> bool:
     except UnsupportedModel:
         return False
     return True
+
+
+def check_quantisable(spec: ModelSpec, device: torch.device, dtype: torch.dtype, path: Path | None = None) -> None:
+    """Whether weights can be quantised for this; looks at no weight, but may have to build the kernels.
+
+    Raises `UnsupportedModel` with the reason and a way out. `path` is where the model is, if that is known.
+    """
+    if path is not None and is_gguf(path):
+        raise UnsupportedModel(f"--quantize: {path.name} is a GGUF file, which has its own precision: leave it out")
+    if is_quantised(spec.raw):
+        raise UnsupportedModel("--quantize: the weights are quantised already (quantization_config): leave it out")
+    try:
+        config = parse_native(spec)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"--quantize needs the native path, but {error}: leave it out") from error
+    if config.experts is not None:
+        raise UnsupportedModel("--quantize does not quantise mixtures of experts yet: take a GGUF file of the model")
+    if device.type != "cpu":
+        raise UnsupportedModel(
+            f"--quantize has kernels for CPUs only, not for {device}: leave it out or use --device cpu"
+        )
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UnsupportedModel(f"--quantize computes in float32 or bfloat16, not in {dtype}: choose one with --dtype")
+    uneven = {name: width for name, width in _widths(config).items() if width % SLICE}
+    if uneven:
+        name, width = next(iter(uneven.items()))
+        raise UnsupportedModel(f"--quantize needs widths in multiples of {SLICE}, but {name} is {width}: leave it out")
+    if native_library() is None:
+        raise UnsupportedModel(
+            "--quantize needs the native kernels, which cannot be had here (the log says why): install a C++ compiler "
+            "and leave MESH_NATIVE unset, or leave --quantize out"
+        )
+
+
+def _widths(config: NativeConfig) -> dict[str, int]:
+    """Over how many inputs the linear layers go."""
+    return {
+        "hidden_size": config.hidden_size,
+        "heads × head_dim": config.n_heads * config.head_dim,
+        "intermediate_size": config.intermediate_size,
+    }
 
 
 def choose_dtype(asked: str | torch.dtype, device: torch.device, stored: str) -> torch.dtype:

@@ -1,5 +1,5 @@
 // Linear layers over weights of 2 to 8 bits. Each is widened to the very float32 that it stands for before it is used:
-// in registers for a few rows, into a small buffer for many. So results have the bits that widened weights would give.
+// in registers for up to eight rows, into a small buffer for more. So results have the bits that widened weights would give.
 #pragma once
 
 #include "linear.h"
@@ -12,6 +12,7 @@ namespace mesh {
 
 constexpr int kSlice = 32;         // inputs that are widened together
 constexpr int kWidenedInputs = 256;
+constexpr int kPortion = kVectorBytes == 32 ? 1 : 2;  // 8 x 1 sums of 16 registers with AVX2, 8 x 2 of 32 elsewhere
 
 // A panel is group after group of inputs. A group begins with numbers that its weights are scaled by, and goes on with
 // whole numbers, slice after slice: Bytes or Bits.
@@ -207,27 +208,28 @@ template <class With> MESH_INLINE bool with_form(int64_t type, With with) {
 }
 MESH_INLINE bool is_quantised(const Matrix &m) { return m.type != kFloat32 && m.type != kBfloat16; }
 
-// The inputs of a slice in order, each with its weights [VECS] of PANELS panels, `next` bytes apart.
-template <class F, int PANELS, int VECS, class Use>
+// The inputs of a slice in order, each with the weights of PARTS parts from LANE on: of one panel, or half of them of a
+// second that lies `next` bytes further.
+template <class F, int PANELS, int PARTS, int LANE = 0, class Use>
 MESH_INLINE void widen_slice(const char *group, int64_t next, int slice, Use use) {
-  constexpr int kEach = VECS / PANELS, kSub = F::Scales::kSub;
+  constexpr int kEach = PARTS / PANELS, kSub = F::Scales::kSub;
   const char *numbers = group + F::Scales::kHead + slice * F::Numbers::kSliceBytes;
   for (int begin = 0; begin < kSlice; begin += kSub) {
-    typename F::Scales scales[VECS];
-    for (int v = 0; v < VECS; v++)
-      scales[v].enter(group + v / kEach * next, (slice * kSlice + begin) / kSub, v % kEach * kLanes);
+    typename F::Scales scales[PARTS];
+    for (int p = 0; p < PARTS; p++)
+      scales[p].enter(group + p / kEach * next, (slice * kSlice + begin) / kSub,
+                      (LANE + p % kEach * kPerPart) / kLanes * kLanes);
     constexpr int kUnrolled = kSub < 8 ? kSub : 8;
     for (int eight = 0; eight < kSub; eight += kUnrolled)
 #pragma GCC unroll 8
       for (int n = 0; n < kUnrolled; n++) {
         const int input = begin + eight + n;
-        Vec w[VECS];
-        for (int v = 0; v < VECS; v++)
-          MESH_EACH {
-            const FloatPart value =
-                F::Numbers::values(numbers + v / kEach * next, input, v % kEach * kLanes + i * kPerPart);
-            w[v].part[i] = scales[v].apply(value, i);
-          }
+        FloatPart w[PARTS];
+        for (int p = 0; p < PARTS; p++) {
+          const int lane = LANE + p % kEach * kPerPart;
+          const FloatPart value = F::Numbers::values(numbers + p / kEach * next, input, lane);
+          w[p] = scales[p].apply(value, lane % kLanes / kPerPart);
+        }
         use(input, w);
       }
   }
@@ -244,13 +246,33 @@ template <class F, int PANELS = 1> struct QuantPanel {
     for (int64_t k = 0; k < depth; k += F::kInputs, group += F::kBytes)
       for (int slice = 0; slice < F::Scales::kSlices; slice++) {
         const float *at = x + k + slice * kSlice;
-        widen_slice<F, PANELS, VECS>(group, next, slice, [&](int input, const Vec(&w)[VECS]) {
+        widen_slice<F, PANELS, VECS * kParts>(group, next, slice, [&](int input, const FloatPart(&w)[VECS * kParts]) {
           for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < VECS; v++) add_product(sums[r][v], at[r * stride + input], w[v]);
+            for (int v = 0; v < VECS; v++)
+              MESH_EACH sums[r][v].part[i] += at[r * stride + input] * w[v * kParts + i];
         });
       }
   }
 };
+
+// A portion of a panel for more rows: their sums are as many as the registers can hold beside what is widened.
+template <class F, int ROWS, int LANE>
+inline void portion_rows(const char *panel, int64_t depth, const float *x, int64_t stride, float *out) {
+  FloatPart sums[ROWS][kPortion] = {};
+  const char *group = panel;
+  for (int64_t k = 0; k < depth; k += F::kInputs, group += F::kBytes)
+    for (int slice = 0; slice < F::Scales::kSlices; slice++) {
+      const float *at = x + k + slice * kSlice;
+      widen_slice<F, 1, kPortion, LANE>(group, 0, slice, [&](int input, const FloatPart(&w)[kPortion]) {
+        for (int r = 0; r < ROWS; r++)
+          for (int p = 0; p < kPortion; p++) sums[r][p] += at[r * stride + input] * w[p];
+      });
+    }
+  for (int r = 0; r < ROWS; r++)
+    for (int p = 0; p < kPortion; p++) *(LooseFloat *)(out + r * kPanel + LANE + p * kPerPart) = sums[r][p];
+  constexpr int kNext = LANE + kPortion * kPerPart;
+  if constexpr (kNext < kPanel) portion_rows<F, ROWS, kNext>(panel, depth, x, stride, out);
+}
 
 template <class F, int ROWS>
 inline void register_rows(const char *panel, int64_t depth, const float *x, int64_t stride, float *out) {
@@ -265,17 +287,22 @@ inline void quant_product(const char *panel, int64_t depth, const float *x, int6
     case 2: return register_rows<F, 2>(panel, depth, x, stride, out);
     case 3: return register_rows<F, 3>(panel, depth, x, stride, out);
     case 4: return register_rows<F, 4>(panel, depth, x, stride, out);
+    case 5: return portion_rows<F, 5, 0>(panel, depth, x, stride, out);
+    case 6: return portion_rows<F, 6, 0>(panel, depth, x, stride, out);
+    case 7: return portion_rows<F, 7, 0>(panel, depth, x, stride, out);
+    case 8: return portion_rows<F, 8, 0>(panel, depth, x, stride, out);
   }
   alignas(64) float wide[kWidenedInputs * kPanel];
   for (int64_t k = 0; k < depth; k += kWidenedInputs) {
     const int64_t count = depth - k < kWidenedInputs ? depth - k : kWidenedInputs;
     float *to = wide;
     for (int64_t i = 0; i < count; i += kSlice, to += kSlice * kPanel)
-      widen_slice<F, 1, kPanelVecs>(panel + (k + i) / F::kInputs * F::kBytes, 0, int((k + i) % F::kInputs / kSlice),
-                                    [&](int input, const Vec(&w)[kPanelVecs]) {
-                                      for (int v = 0; v < kPanelVecs; v++)
-                                        store(to + input * kPanel + v * kLanes, w[v]);
-                                    });
+      widen_slice<F, 1, kPanel / kPerPart>(
+          panel + (k + i) / F::kInputs * F::kBytes, 0, int((k + i) % F::kInputs / kSlice),
+          [&](int input, const FloatPart(&w)[kPanel / kPerPart]) {
+            for (int p = 0; p < kPanel / kPerPart; p++)
+              *(LooseFloat *)(to + input * kPanel + p * kPerPart) = w[p];
+          });
     for (int64_t row = 0, n; row < rows; row += n) {
       n = tile_rows(rows - row);
       const FloatPanel<0, 1> at{wide, nullptr};

@@ -147,6 +147,12 @@ def test_a_corrupt_checkpoint(world: World, model_copy: Path):
     refused(join(world, model_copy, "--blocks", "0:5"), "model.safetensors")
 
 
+def test_weights_that_cannot_be_quantised(world: World, checkpoint: Path):
+    refused(join(world, checkpoint, "--quantize", "int3"), "int3", "int4", code=EXIT_USAGE)
+    refused(join(world, checkpoint, "--quantize", "int4"), "hidden_size is 48", "leave it out")
+    refused(join(world, checkpoint, "--quantize", "int8", "--plan"), "hidden_size is 48", "leave it out")
+
+
 def test_a_broken_config(world: World, model_copy: Path):
     (model_copy / "config.json").write_text("{")
     refused(join(world, model_copy), "config.json")

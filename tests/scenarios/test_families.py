@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from mesh.client.client import Answer, Client
+from shards.model.precision import Precision
 from tests.leftovers import lasting
 from tests.scenarios.processes import Swarm, World, start_stages, stop_all
 from tests.shards import adapter_models, models
 from tests.shards.gguf_files import NARROW, make_gguf
+from tests.shards.widened import write_widened
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4
@@ -34,6 +36,8 @@ class Family:
     native: bool = True
     blocks: str = ""
     """The type of its blocks, where it is a GGUF file."""
+    quantize: Precision | None = None
+    """What its providers quantise it to."""
 
     def make(self, folder: Path) -> Path:
         if self.blocks:
@@ -43,6 +47,8 @@ class Family:
         return adapter_models.make_adapter_checkpoint(folder, self.name, **self.shape)
 
     def reference(self, folder: Path) -> Any:
+        if self.quantize is not None:
+            return models.reference(write_widened(folder, self.quantize, folder.parent / "widened"))
         if self.blocks:
             return models.reference(folder.parent / "widened")
         return models.reference(folder) if self.native else adapter_models.reference(folder)
@@ -71,6 +77,7 @@ FAMILIES = {
     "gpt-oss": Family("gpt-oss"),
     "GGUF, Q4_1": Family("llama-tied", NARROW, blocks="Q4_1"),
     "GGUF, Q5_0": Family("qwen2", NARROW, blocks="Q5_0"),
+    "quantised to int4": Family("llama-tied", NARROW, ("0:1", "1:3", "3:5"), quantize=Precision.INT4),
     "Gemma 2": Family("gemma2", {"hidden_size": 52, "n_heads": 4, "n_kv_heads": 2}, ("0:1", "1:3", "3:5")),
     "Gemma 3": Family("gemma3", {"intermediate_size": 91}),
     "Phi-3": Family("phi3", {"n_kv_heads": 3}, ("0:3", "3:4", "4:5")),
@@ -97,11 +104,11 @@ def anchor(checkpoint: Path) -> Iterator[Swarm]:
 
 
 @pytest.fixture
-def serve(anchor: Swarm) -> Iterator[Callable[[Path, Sequence[str]], Swarm]]:
+def serve(anchor: Swarm) -> Iterator[Callable[..., Swarm]]:
     started: list[Swarm] = []
 
-    def start(folder: Path, spans: Sequence[str]) -> Swarm:
-        started.append(start_stages(anchor.world, folder, spans, peers=anchor.address))
+    def start(folder: Path, spans: Sequence[str], *options: str) -> Swarm:
+        started.append(start_stages(anchor.world, folder, spans, *options, peers=anchor.address))
         return started[-1]
 
     yield start
@@ -111,12 +118,16 @@ def serve(anchor: Swarm) -> Iterator[Callable[[Path, Sequence[str]], Swarm]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_three_processes_say_what_transformers_says(
-    family: Family, anchor: Swarm, serve: Callable[[Path, Sequence[str]], Swarm], tmp_path: Path
+    family: Family, anchor: Swarm, serve: Callable[..., Swarm], tmp_path: Path
 ):
     folder = family.make(tmp_path / family.name)
-    swarm = serve(folder, family.spans)
+    swarm = serve(folder, family.spans, *(("--quantize", family.quantize.value) if family.quantize else ()))
     expected = expect(family, folder)  # while the processes start
     swarm.wait_serving()
+    if family.quantize is not None:
+        (served,) = (model for model in anchor.world.status(anchor.address) if model["name"] == swarm.model)
+        assert served["name"].endswith(f"-{family.quantize}")
+        assert {each["numerics"] for each in served["providers"]} == {f"float32/cpu/native/{family.quantize}"}
     answers = asyncio.run(ask(anchor.address, swarm.model, family))
     for prompt, answer, tokens, logprobs in zip(
         family.prompts, answers, expected.tokens, expected.logprobs, strict=True

@@ -13,6 +13,7 @@ import torch
 from shards.checkpoint.opening import open_checkpoint
 from shards.model.loading import load_stage
 from shards.model.paging import pages_for
+from shards.model.precision import Precision
 from shards.model.span import Span
 from shards.model.stage import LogitsMode, Piece, StageModel
 
@@ -86,8 +87,10 @@ class Session:
 class Pipeline:
     """The stages of one model, one after the other."""
 
-    def __init__(self, folder: Path, spans: Sequence[Span] = THREE_STAGES) -> None:
-        checkpoint = open_checkpoint(folder)
+    def __init__(
+        self, folder: Path, spans: Sequence[Span] = THREE_STAGES, *, precision: Precision | None = None
+    ) -> None:
+        checkpoint = open_checkpoint(folder, precision=precision)
         self.stages: list[StageModel] = [load_stage(checkpoint, span) for span in spans]
         self._memories = [Memory(stage) for stage in self.stages]
 

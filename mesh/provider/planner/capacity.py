@@ -33,8 +33,11 @@ from shards.model.devices import choose_device
 from shards.model.experts_config import expert_numbers, read_share
 from shards.model.footprint import loaded_bytes
 from shards.model.llama import kernels_for
-from shards.model.loading import choose_dtype
+from shards.model.loading import check_quantisable, choose_dtype
+from shards.model.native_config import parse_native
+from shards.model.precision import Precision
 from shards.model.span import Span
+from shards.model.spec import ModelSpec
 from shards.progress import Progress, silent
 
 FRACTION = {"cpu": 0.5, "mps": 0.5}
@@ -63,6 +66,7 @@ class Wanted:
     peers: tuple[str, ...] = ()
     name: str | None = None
     dtype: str = "auto"
+    quantize: Precision | None = None
     max_blocks: int | None = None
     kv_bytes: int | None = None
     cache: Path | None = None
@@ -92,6 +96,11 @@ async def survey(wanted: Wanted, progress: Progress = silent) -> list[Planned]:
     free = {place.physical: free_bytes(place.device) for place in places}
     found = {model: await _read(wanted, model, progress) for model in dict.fromkeys(wanted.models)}
     sizes = {model: size for model, (_, _, size) in found.items()}
+    if wanted.quantize is not None:
+        for model, (files, folder, size) in found.items():
+            for place in places:
+                await _check_quantisable(wanted, place, files, folder)
+            sizes[model] = quantised_bytes(size, files.spec, wanted.quantize)[0]
     stages = assign(sizes, places, free, cores=torch.get_num_threads())
     together = [model for model in found if sum(stage.model == model for stage in stages) > 1]
     own = own_peers(wanted.key, [stage.label for stage in stages]) if wanted.key is not None else set()
@@ -129,8 +138,15 @@ def _expanded(places: Sequence[Place]) -> list[Place]:
 
 async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFiles, Path, int]:
     folder = await stoppable(lambda report: resolve(model, cache=wanted.cache, progress=report), progress)
-    files = await asyncio.to_thread(read_model_files, wanted.name or model_name(model, folder), folder)
+    name = wanted.name or model_name(model, folder, wanted.quantize)
+    files = await asyncio.to_thread(read_model_files, name, folder, wanted.quantize)
     return files, folder, model_bytes(folder, files)
+
+
+async def _check_quantisable(wanted: Wanted, place: Place, files: ModelFiles, folder: Path) -> None:
+    device = torch.device(place.device)
+    dtype = choose_dtype(wanted.dtype, device, files.spec.dtype)
+    await asyncio.to_thread(check_quantisable, files.spec, device, dtype, folder)
 
 
 def model_bytes(folder: Path, files: ModelFiles) -> int:
@@ -179,9 +195,12 @@ def _room(wanted: Wanted, stage: Stage, files: ModelFiles, folder: Path, size: i
     """What a stage's part of its device has room for. Raises `ConfigError` when not one block fits."""
     spec, device = files.spec, torch.device(stage.place.device)
     dtype = choose_dtype(wanted.dtype, device, spec.dtype)
-    grown = int(loaded_size(folder, files, size, device, dtype))
-    edge = 2 * spec.vocab_size * spec.hidden_size * dtype.itemsize
-    room = Room.of(spec.n_blocks, usable, grown, min(edge, grown // 2))
+    if wanted.quantize is not None:
+        grown, edge = quantised_bytes(size, spec, wanted.quantize)
+    else:
+        grown = int(loaded_size(folder, files, size, device, dtype))
+        edge = min(2 * spec.vocab_size * spec.hidden_size * dtype.itemsize, grown // 2)
+    room = Room.of(spec.n_blocks, usable, grown, edge)
     if room.fits < 1:
         raise ConfigError(room.what_is_missing(stage, files.name))
     return room
@@ -216,6 +235,15 @@ async def _device(
         speeds[measured] = await asyncio.to_thread(measure_speed, stage.place.device, dtype)
     read = room.block_bytes * read_share(files.spec)
     return Device(min(room.fits, wanted.max_blocks or room.fits), stage.share / speeds[measured].seconds(read))
+
+
+def quantised_bytes(stored: int, spec: ModelSpec, precision: Precision) -> tuple[int, int]:
+    """What a model of `stored` bytes takes once it is quantised, and how much of that are embedding and head."""
+    vocabulary = 2 * spec.vocab_size * spec.hidden_size
+    parameters = stored / DTYPE_BYTES.get(spec.dtype, 4)
+    edge = min(vocabulary, parameters / 2) * precision.vocabulary_bytes
+    blocks = (parameters - edge / precision.vocabulary_bytes) * precision.block_bytes(parse_native(spec))
+    return int(blocks + edge), int(edge)
 
 
 @dataclass(frozen=True, slots=True)

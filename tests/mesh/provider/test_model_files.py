@@ -11,6 +11,7 @@ import pytest
 from mesh.provider.model_files import read_model_files
 from shards.checkpoint.manifest import MANIFEST_NAME, model_digest, parse_manifest, write_manifest
 from shards.errors import CheckpointError, TokenizerError
+from shards.model.precision import Precision
 from tests.shards.models import make_checkpoint
 
 
@@ -50,6 +51,11 @@ def test_name_config_and_tokenizer_each_change_the_digest_and_a_manifest_does_no
         (copy / name).write_text(json.dumps({**content, "unknown_to_us": 1}))
         seen.add(digest(copy))
     assert len(seen) == 4
+
+
+def test_what_weights_are_quantised_to_changes_the_digest(whole: Path) -> None:
+    digests = {read_model_files("m", whole, precision).digest for precision in (None, *Precision)}
+    assert len(digests) == 3 and digest(whole) in digests
 
 
 def test_two_trainings_of_one_config_are_two_models(whole: Path, tmp_path: Path) -> None:
