@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,7 @@ from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
-from shards.model.loading import choose_dtype, load_stage
+from shards.model.loading import check_servable, choose_dtype, load_stage
 from shards.model.paging import PAGE
 from shards.model.span import Span
 from shards.model.stage import StageModel
@@ -64,6 +65,7 @@ async def join(
     folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, config.name or model_name(config.model, folder), folder)
     check_options(config, files)
+    await asyncio.to_thread(check_servable, folder, files.spec, _here(config, files.spec.n_blocks))
     dtype = choose_dtype(config.dtype, torch.device(config.device), files.spec.dtype)
     async with AsyncExitStack() as stack:
         registration = None
@@ -96,6 +98,13 @@ async def join(
                 await provider.withdraw()
                 for watcher in watchers:
                     watcher.cancel()
+
+
+def _here(config: JoinConfig, n_blocks: int) -> Span | None:
+    """The blocks whose weights must be here already, as nobody fetches them: those of a folder that we may serve."""
+    if not Path(config.model).expanduser().is_dir():
+        return None
+    return config.blocks or config.start_at or Span(0, n_blocks)
 
 
 class _Provider:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
-from shards.checkpoint.model_folder import find, read
-from shards.errors import CheckpointError, TokenizerError
+from shards.checkpoint.model_folder import exists, find, read
+from shards.errors import CheckpointError
 from shards.model.spec import ModelSpec, parse_config
 from shards.text.chat_template import SANDBOX
+from shards.text.convert import ensure_fast_tokenizer
 from shards.text.fast import check_tokenizer, tokenizer_from_files
 
 SERVED_FILES = (
@@ -53,10 +54,6 @@ def model_name(asked: str, folder: Path) -> str:
 def read_model_files(name: str, folder: Path) -> ModelFiles:
     """Read and check them. Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer."""
     contents, identity = _of_gguf(folder) if is_gguf(folder) else _of_folder(folder)
-    if "config.json" not in contents:
-        raise CheckpointError(f"{folder} has no config.json")
-    if "tokenizer.json" not in contents:
-        raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
     spec = parse_config(contents["config.json"])
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
@@ -68,6 +65,9 @@ def read_model_files(name: str, folder: Path) -> ModelFiles:
 
 def _of_folder(folder: Path) -> tuple[dict[str, bytes], list[bytes]]:
     """The small files, and what else of the weights counts for the digest."""
+    if not exists(folder / "config.json"):
+        raise CheckpointError(f"{folder} has no config.json")
+    ensure_fast_tokenizer(folder)
     manifest = read_manifest(folder)
     contents: dict[str, bytes] = {}
     for file in SERVED_FILES:

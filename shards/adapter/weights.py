@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,8 @@ from shards.checkpoint.opening import AnyCheckpoint
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.progress import Progress
+
+_TEXT_PREFIX = re.compile(r"^model\.(language_model|text_model)\.")
 
 
 class LazyTensor:
@@ -64,13 +67,13 @@ def fill(
     from transformers.modeling_utils import LoadStateDictConfig
 
     model, n_blocks = family.model, checkpoint.spec.n_blocks
-    tied = bool(model.all_tied_weights_keys)
-    cut(family, span, tensor_names.tensors_of(list(model.state_dict()), span, n_blocks, tied=tied))
+    names = tensor_names.tensors_of(checkpoint.names(), span, n_blocks)
+    with_head = tensor_names.has_head(checkpoint.names())
+    cut(family, span, tensor_names.tensors_of(list(model.state_dict()), span, n_blocks, with_head=with_head))
     keys = set(model.state_dict())
     model.all_tied_weights_keys = {
         target: source for target, source in model.all_tied_weights_keys.items() if target in keys and source in keys
     }
-    names = tensor_names.tensors_of(checkpoint.names(), span, n_blocks, tied=tied)
     checkpoint.check(span)
     reader = _Reader(checkpoint.nbytes(span), f"blocks {span}", progress)
     state = {_text_name(name, family): LazyTensor(checkpoint, name, reader) for name in names}
@@ -98,10 +101,10 @@ def fill(
 
 
 def _text_name(name: str, family: Family) -> str:
-    """A tensor's name in the text part: composite checkpoints say `[model.]language_model.` before it."""
+    """A tensor's name in the text part: composite checkpoints say `[model.]language_model.` or the like before it."""
     if not family.composite:
         return name
-    return name.removeprefix("language_model.").replace("model.language_model.", "model.", 1)
+    return _TEXT_PREFIX.sub("model.", name.removeprefix("language_model."))
 
 
 def _refuse(what: str, names: Iterable[str]) -> None:

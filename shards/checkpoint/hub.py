@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from shards.checkpoint.forms import check_form
 from shards.errors import CheckpointError
 from shards.progress import Progress
 
@@ -39,6 +40,7 @@ class HubModel:
         self._revision = "main"
         config = self._fetch("config.json")
         if config is None:
+            check_form(name, self.names())
             raise CheckpointError(f"{name} has no config.json: it is not a model that transformers can read")
         self.folder = config.parent
         self._revision = self.folder.name  # snapshots/<commit>: later files come from the same commit
@@ -51,6 +53,23 @@ class HubModel:
         if known is huggingface_hub._CACHED_NO_EXIST:
             return False
         return self._fetch(filename) is not None
+
+    def has(self, filename: str) -> bool:
+        """Whether the model has such a file, without fetching it."""
+        known = huggingface_hub.try_to_load_from_cache(
+            self._name, filename, cache_dir=self._cache, revision=self._revision
+        )
+        if known is not None:
+            return isinstance(known, str)
+        with _explained(self._name, filename):
+            return huggingface_hub.file_exists(self._name, filename, revision=self._revision)
+
+    def names(self) -> set[str]:
+        """The names of all files, for messages: none where the hub does not tell."""
+        try:
+            return set(huggingface_hub.list_repo_files(self._name, revision=self._revision))
+        except _TRANSPORT_ERRORS:
+            return set()
 
     def _fetch(self, filename: str) -> Path | None:
         with _explained(self._name, filename):

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.model.fields import check_class
 from shards.model.spec import ModelSpec
 from shards.shown import shown
 
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_CLASSES = {
+    kind: (f"{name}ForCausalLM", f"{name}Model")
+    for kind, name in zip(LEAN_MODEL_TYPES, ("Llama", "Mistral", "Qwen2", "Qwen3"), strict=True)
+}
 MAX_BLOCKS = 4096
 _DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 _DEFAULT_WINDOW = 4096
@@ -56,6 +61,7 @@ class NativeConfig:
     mlp_bias: bool
     qk_norm: bool
     tied: bool
+    """Whether the embedding is the head where the checkpoint has no head."""
 
 
 def parse_native(spec: ModelSpec) -> NativeConfig:
@@ -71,6 +77,7 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
         raise UnsupportedModel(f"the native path serves at most {MAX_BLOCKS} blocks, not {spec.n_blocks}")
     if raw.get("quantization_config"):
         raise UnsupportedModel("the native path has no quantised weights")
+    check_class(raw, _CLASSES[kind])
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"the native path has no activation {shown(raw['hidden_act'])}")
     n_heads = _count(raw, "num_attention_heads", 32)
@@ -113,16 +120,22 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
     settings = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(settings, dict):
         raise CheckpointError(f"config.json: rope settings must be an object, got {shown(settings)}")
+    if any(isinstance(value, dict) for value in settings.values()):
+        raise UnsupportedModel("the native path has one rotary embedding for all blocks, not one for each layer type")
     theta = _number(settings, "rope_theta", _number(raw, "rope_theta", _DEFAULT_THETA))
     if settings.get("partial_rotary_factor", raw.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise UnsupportedModel("the native path has no partial rotary embedding")
     match settings.get("rope_type", settings.get("type", "default")):
         case "default" | None:
             return RopeConfig(theta)
+        case "dynamic":
+            _number(settings, "factor", None)
+            return RopeConfig(theta)  # other frequencies only count beyond the context, where no session goes
         case "linear":
             return RopeConfig(theta, linear_factor=_number(settings, "factor", None))
         case "llama3":
             original = settings.get("original_max_position_embeddings", context_length)
+            original = raw.get("original_max_position_embeddings", original)  # transformers lets it stand outside
             if type(original) is not int or original < 1:
                 raise CheckpointError(f"config.json: {shown(original)} is no original_max_position_embeddings")
             scaling = Llama3Scaling(
@@ -139,7 +152,12 @@ def _rope(raw: Mapping[str, Any], context_length: int) -> RopeConfig:
 
 
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
-    if kind == "llama" or (kind != "mistral" and not _flag(raw, "use_sliding_window")):
+    if kind == "llama":
+        return (None,) * n_blocks
+    if kind != "mistral" and not _flag(raw, "use_sliding_window"):
+        listed = raw.get("layer_types")
+        if isinstance(listed, list) and any(item != "full_attention" for item in listed):
+            raise UnsupportedModel("the native path has no layer_types that use_sliding_window does not allow")
         return (None,) * n_blocks
     window = raw.get("sliding_window", _DEFAULT_WINDOW)
     if window is None:
@@ -156,11 +174,11 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
         if type(from_block) is not int:
             raise CheckpointError(f"config.json: max_window_layers must be an integer, got {shown(from_block)}")
         types = ["sliding_attention" if block >= from_block else "full_attention" for block in range(n_blocks)]
-    if not isinstance(types, list) or len(types) < n_blocks:
-        raise CheckpointError("config.json: layer_types must have an entry for every block")
+    if not isinstance(types, list) or len(types) != n_blocks:
+        raise CheckpointError(f"config.json: layer_types must have an entry for each of {n_blocks} blocks")
     if not all(item in ("full_attention", "sliding_attention") for item in types):
         raise UnsupportedModel("the native path has only full and sliding attention")
-    return tuple(window if item == "sliding_attention" else None for item in types[:n_blocks])
+    return tuple(window if item == "sliding_attention" else None for item in types)
 
 
 def _count(raw: Mapping[str, Any], name: str, default: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 L = TypeVar("L")
 L_co = TypeVar("L_co", covariant=True)
+_EMBEDDING = "model.embed_tokens"
+_HEAD = "lm_head"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -70,17 +72,16 @@ def load_span(
     reader = _TorchReader(checkpoint, span, device, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
-    table = reader.matrix("model.embed_tokens.weight", vocabulary) if first else None
+    table = reader.matrix(f"{_EMBEDDING}.weight", vocabulary) if first else None
     blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
     if not last:
         return SpanWeights(blocks, table, None, None)
     final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
-    if not config.tied:
-        head = Linear(reader.matrix("lm_head.weight", vocabulary))
-    elif table is not None:
-        head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
+    name = head_of(checkpoint, config)
+    if name != _EMBEDDING or table is None:
+        head = Linear(reader.matrix(f"{name}.weight", vocabulary))
     else:
-        head = Linear(reader.matrix("model.embed_tokens.weight", vocabulary))
+        head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
     return SpanWeights(blocks, table, final_norm, head)
 
 
@@ -102,17 +103,32 @@ def load_packed_span(
     reader = _PackedReader(checkpoint, span, panel, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
-    table = reader.table("model.embed_tokens", vocabulary) if first and not (last and config.tied) else None
+    name = head_of(checkpoint, config) if last else None
+    table = reader.table(_EMBEDDING, vocabulary) if first and name != _EMBEDDING else None
     embedding, quantised = (None, table) if isinstance(table, PackedLinear) else (table, None)
     blocks = [_load_block(reader, config, f"model.layers.{block}.") for block in span]
     final_norm, head = None, None
-    if last:
+    if name is not None:
         final_norm = reader.matrix("model.norm.weight", (config.hidden_size,))
-        name = "model.embed_tokens" if config.tied else "lm_head"
         head = reader.linear([(name, config.vocab_size)], config.hidden_size, bias=False)
     if reader.widened:
         logger.warning("no kernel for %s in one layer: widened to 32 bits", ", ".join(sorted(reader.widened)))
     return SpanWeights(blocks, embedding, final_norm, head, quantised)
+
+
+def head_of(names: Container[str], config: NativeConfig) -> str:
+    """The layer that is the head, in a checkpoint of such tensors: its own where it has one, as transformers takes it.
+
+    Raises `CheckpointError` where it has none.
+    """
+    if f"{_HEAD}.weight" in names:
+        return _HEAD
+    if config.tied:
+        return _EMBEDDING
+    raise CheckpointError(
+        f"there is no tensor {_HEAD}.weight, and config.json does not say that the embedding is the head: if it is, "
+        "set tie_word_embeddings to true there, else take a copy of the model that was saved with its head"
+    )
 
 
 class _Layers(Protocol[L_co]):

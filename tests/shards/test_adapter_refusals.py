@@ -105,11 +105,6 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path):
         ("llama", {"model_type": "mamba"}, "running state"),
         ("llama", {"model_type": "t5"}, "t5"),
         ("gemma3", {"layer_types": ["linear_attention"] * 5}, "linear_attention"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
-            "dynamic",
-        ),
     ],
 )
 def test_a_model_that_cannot_be_cut_is_refused_with_the_reason(

@@ -297,7 +297,7 @@ def test_an_older_tokenizer_is_converted_once(tmp_path: Path) -> None:
 
 
 def test_a_sentencepiece_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="neither"):
+    with pytest.raises(TokenizerError, match="nor an older"):
         ensure_fast_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")

@@ -29,7 +29,7 @@ from shards.checkpoint.model_folder import read
 from shards.checkpoint.source import resolve
 from shards.errors import CheckpointError
 from shards.model.devices import choose_device
-from shards.model.loading import choose_dtype
+from shards.model.loading import check_servable, choose_dtype
 from shards.model.span import Span
 from shards.progress import Progress, silent
 
@@ -121,6 +121,7 @@ def _expanded(places: Sequence[Place]) -> list[Place]:
 async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFiles, Path, int]:
     folder = await stoppable(lambda report: resolve(model, cache=wanted.cache, progress=report), progress)
     files = await asyncio.to_thread(read_model_files, wanted.name or model_name(model, folder), folder)
+    await asyncio.to_thread(check_servable, folder, files.spec)
     return files, folder, model_bytes(folder, files)
 
 

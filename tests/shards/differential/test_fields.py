@@ -1,0 +1,40 @@
+"""Every field of every family's config.json, changed one at a time: computed as transformers does, or refused by name.
+
+With `TESTS_PROFILE=long` all of them (an hour), else a few of each family, always the same ones;
+`python -m tests.shards.differential FAMILY` tells about one family.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.profile import LONG
+from tests.shards.differential.compare import Outcome
+from tests.shards.differential.families import FAMILIES
+from tests.shards.differential.fields import Subject, named
+
+torch.set_num_threads(1)
+EACH = 2
+"""So many edits of each family in the everyday tests."""
+
+
+@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_is_honoured_or_refused_by_name(tmp_path: Path, family: str):
+    subject = Subject(tmp_path, family)
+    plain = subject.check(None)
+    assert plain.outcome is Outcome.EQUAL, plain
+    edits = subject.edits if LONG else random.Random(family).sample(subject.edits, EACH)
+    results = [(str(edit), edit, subject.check(edit)) for edit in edits]
+    wrong = {name: result for name, _, result in results if not result.outcome.allowed}
+    assert not wrong
+    unnamed = {
+        name: result.said
+        for name, edit, result in results
+        if result.outcome is Outcome.REFUSED and not named(edit, result.said)
+    }
+    assert not unnamed
