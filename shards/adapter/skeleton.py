@@ -69,7 +69,7 @@ def build(spec: ModelSpec, dtype: torch.dtype) -> Family:
     for a config that makes no sense.
     """
     hush_transformers()
-    config, model_class = _config(spec)
+    config, model_class, composite = _config(spec)
     from transformers.initialization import no_tie_weights
 
     attention = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
@@ -84,7 +84,6 @@ def build(spec: ModelSpec, dtype: torch.dtype) -> Family:
         for list_name in _BLOCK_LISTS:
             blocks = getattr(base, list_name, None)
             if isinstance(blocks, nn.ModuleList) and len(blocks) == spec.n_blocks:
-                composite = config.model_type != spec.model_type
                 return Family(model, base_path, list_name, composite, _longest(config))
     raise UnsupportedModel(f"the adapter finds no list of {spec.n_blocks} blocks in a {spec.model_type} model")
 
@@ -112,10 +111,10 @@ def cut(family: Family, span: Span, needed: Collection[str]) -> None:
                 setattr(parent, name, Absent(embeds=isinstance(child, nn.Embedding)))
 
 
-def _config(spec: ModelSpec) -> tuple[Any, Any]:
-    """The decoder's config and its model class."""
+def _config(spec: ModelSpec) -> tuple[Any, Any, bool]:
+    """The decoder's config, its model class, and whether it is the text part of another model."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
     if spec.raw.get("quantization_config"):
         raise UnsupportedModel("the adapter has no quantised weights")
@@ -123,7 +122,9 @@ def _config(spec: ModelSpec) -> tuple[Any, Any]:
         raise UnsupportedModel(
             f"transformers has no model type {spec.model_type!r} of its own, and code from checkpoints is never run"
         )
-    config_class = CONFIG_MAPPING[spec.model_type]
+    # transformers takes a mistral with layer_types, even null ones, for this family, where they count.
+    is_ministral = spec.model_type == "mistral" and "layer_types" in spec.raw
+    config_class = CONFIG_MAPPING["ministral" if is_ministral else spec.model_type]
     own = {each.name for each in dataclasses.fields(config_class)}
     raw = {
         name: value
@@ -135,6 +136,8 @@ def _config(spec: ModelSpec) -> tuple[Any, Any]:
         config = whole.get_text_config(decoder=True)
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(f"config.json is no {spec.model_type} config: {error}") from error
+    if not isinstance(config, PreTrainedConfig):
+        raise CheckpointError(f"config.json is no {spec.model_type} config: its decoder or generator is none")
     if isinstance(raw.get("tie_word_embeddings"), bool):
         config.tie_word_embeddings = raw["tie_word_embeddings"]
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -143,10 +146,10 @@ def _config(spec: ModelSpec) -> tuple[Any, Any]:
     if isinstance(model_class, (tuple, list)):
         model_class = model_class[0]
     _check(spec, config, model_class)
-    check_class(spec.raw, _classes(type(whole).model_type, type(config).model_type))
+    check_class(spec.raw, _classes(spec.model_type, type(whole).model_type, type(config).model_type))
     config.use_cache = True
     config.return_dict = True
-    return config, model_class
+    return config, model_class, config is not whole
 
 
 def _classes(*model_types: str) -> set[str]:

@@ -78,6 +78,8 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
     if raw.get("quantization_config"):
         raise UnsupportedModel("the native path has no quantised weights")
     check_class(raw, _CLASSES[kind])
+    if kind == "mistral" and "layer_types" in raw:
+        raise UnsupportedModel("the native path has no mistral with layer_types")
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"the native path has no activation {shown(raw['hidden_act'])}")
     n_heads = _count(raw, "num_attention_heads", 32)
@@ -165,8 +167,6 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
     if type(window) is not int or window < 1:
         raise CheckpointError(f"config.json: sliding_window must be a positive integer, got {shown(window)}")
     if kind == "mistral":
-        if raw.get("layer_types") is not None:
-            raise UnsupportedModel("the native path has no mistral with layer_types")
         return (window,) * n_blocks
     types = raw.get("layer_types")
     if types is None:

@@ -71,7 +71,9 @@ def _with_floats(value: Any) -> Any:
 def _text_part(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Shape]:
     """What describes the language model, all of the config or its `text_config`, and how its class reads that."""
     kind, inner = raw["model_type"], raw.get("text_config")
-    if kind in SHAPES or not isinstance(inner, dict):
+    if kind in SHAPES and isinstance(inner, dict):
+        raise CheckpointError(f"config.json has a text_config, which {kind} models do not have: remove it")
+    if not isinstance(inner, dict):
         return raw, SHAPES.get(kind, GUESSED)
     named = inner.get("model_type", TEXT_PARTS.get(kind))
     return inner, SHAPES.get(named, GUESSED) if isinstance(named, str) else GUESSED

@@ -177,6 +177,10 @@ def test_offline_an_uncached_model_says_so(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_local_folder_is_itself(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        resolve(str(tmp_path))
+    for name in ("config.json", SINGLE_NAME):
+        (tmp_path / name).touch()
     assert resolve(str(tmp_path)) == tmp_path
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import transformers
 
+from shards.checkpoint.opening import open_checkpoint
 from shards.errors import ShardError
 from shards.model.span import Span
-from tests.shards.differential.families import N_BLOCKS, VOCAB
+from tests.shards.differential.families import VOCAB
 from tests.shards.quiet import quiet
 from tests.shards.stages import Pipeline
 
-ROUTES = ((Span(0, N_BLOCKS),), (Span(0, 1), Span(1, N_BLOCKS)))
 TOKENS = torch.randint(3, VOCAB - 20, (40,), generator=torch.Generator().manual_seed(1)).tolist()
 """More than any window of the families."""
 FIRST = 27
@@ -63,7 +63,7 @@ class Refused:
 
 def compare(folder: Path) -> Result:
     """Load and run it both ways."""
-    results = [ours(folder, route) for route in ROUTES]
+    results = [ours(folder, whole=True), ours(folder, whole=False)]
     for result in results:
         if isinstance(result, Refused) and not result.known:
             return Result(Outcome.CRASHED, result.said)
@@ -85,10 +85,12 @@ def compare(folder: Path) -> Result:
     return Result(Outcome.EQUAL)
 
 
-def ours(folder: Path, route: Sequence[Span]) -> torch.Tensor | Refused:
-    """Our logits [n, vocab] of `TOKENS`, or of as many as a session may hold."""
+def ours(folder: Path, *, whole: bool) -> torch.Tensor | Refused:
+    """Our logits [n, vocab] of `TOKENS`, or of as many as a session may hold, from one stage or from two."""
     try:
         with quiet():
+            n_blocks = open_checkpoint(folder).spec.n_blocks
+            route = [Span(0, n_blocks)] if whole or n_blocks == 1 else [Span(0, 1), Span(1, n_blocks)]
             pipeline = Pipeline(folder, route)
             tokens = TOKENS[: min(stage.longest for stage in pipeline.stages)]
             session = pipeline.session(len(TOKENS))

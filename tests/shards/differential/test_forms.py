@@ -60,7 +60,7 @@ def test_a_bad_form_is_refused_with_a_way_out(made, tmp_path: Path, family: str,
     folder = Path(shutil.copytree(made(family), tmp_path / "copy"))
     change, said = BAD[form]
     change(folder)
-    result = ours(folder, [WHOLE])
+    result = ours(folder, whole=True)
     assert isinstance(result, Refused) and result.known, result
     with pytest.raises(ShardError, match=f"(?s){said}"):
         raise ShardError(result.said)
