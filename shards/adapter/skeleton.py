@@ -18,7 +18,13 @@ from shards.quiet import hush_transformers
 from shards.shown import shown
 
 PROVEN = (
-    "llama", "qwen3", "gemma3_text", "gemma3", "mixtral", "gpt2", "falcon", "bloom", "phi3",
+    "apertus", "arcee", "biogpt", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v2", "deepseek_v3",
+    "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "glm", "glm4", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid",
+    "granitemoeshared", "helium", "hunyuan_v1_dense", "idefics3", "llama", "llava", "ministral", "ministral3",
+    "mistral", "mistral3", "mixtral", "modernbert-decoder", "mpt", "nemotron", "olmo", "olmo2", "olmo3",
+    "olmoe", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
+    "seed_oss", "smollm3", "smolvlm", "stablelm", "starcoder2", "xglm",
 )  # fmt: skip
 """Model types whose stages the tests compare with the whole model."""
 _BLOCK_LISTS = ("layers", "h", "blocks", "block")
@@ -77,7 +83,7 @@ def build(spec: ModelSpec, dtype: torch.dtype) -> Family:
         with torch.device("meta"), no_tie_weights():
             model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ImportError) as error:
-        raise UnsupportedModel(f"transformers cannot build this {spec.model_type} model: {error}") from error
+        raise UnsupportedModel(f"transformers cannot build this {spec.model_type} model: {_line(error)}") from error
     model.eval()
     for base_path in ((model.base_model_prefix,), (model.base_model_prefix, "decoder")):
         base = parent_of(model, base_path)
@@ -135,7 +141,7 @@ def _config(spec: ModelSpec) -> tuple[Any, Any, bool]:
         whole = config_class.from_dict(raw)
         config = whole.get_text_config(decoder=True)
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-        raise CheckpointError(f"config.json is no {spec.model_type} config: {error}") from error
+        raise CheckpointError(f"config.json is no {spec.model_type} config: {_line(error)}") from error
     if not isinstance(config, PreTrainedConfig):
         raise CheckpointError(f"config.json is no {spec.model_type} config: its decoder or generator is none")
     if isinstance(raw.get("tie_word_embeddings"), bool):
@@ -187,6 +193,10 @@ def _check(spec: ModelSpec, config: Any, model_class: Any) -> None:
     for name in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
         if getattr(config, name, None):
             raise UnsupportedModel(f"the blocks of {spec.model_type} share more than hidden states ({name})")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _longest(config: Any) -> int | None:

@@ -62,7 +62,8 @@ class HubModel:
         if known is not None:
             return isinstance(known, str)
         with _explained(self._name, filename):
-            return huggingface_hub.file_exists(self._name, filename, revision=self._revision)
+            found: bool = huggingface_hub.file_exists(self._name, filename, revision=self._revision)
+        return found
 
     def names(self) -> set[str]:
         """The names of all files, for messages: none where the hub does not tell."""

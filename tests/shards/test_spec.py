@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import transformers
-from shards.model.class_defaults import SHAPES, TEXT_PARTS
 
 from shards.errors import CheckpointError, UnsupportedModel
+from shards.model.class_defaults import SHAPES, TEXT_PARTS
 from shards.model.fields import check_class
 from shards.model.spec import ModelSpec, parse_config
 from tests.profile import LONG

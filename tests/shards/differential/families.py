@@ -124,6 +124,36 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """By model_type, after a slash with options of its own."""
 
+_TEXT: Final[dict[str, Any]] = {
+    name: SMALL[name]
+    for name in (
+        "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+        "head_dim", "vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id",
+    )
+} | {"pad_token_id": 2}  # fmt: skip
+_EYE: Final = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8,
+    "patch_size": 4,
+}  # fmt: skip
+COMPOSITES: Final[dict[str, dict[str, Any]]] = {
+    "llava": {
+        "text_config": {"model_type": "llama", **_TEXT},
+        "vision_config": {"model_type": "clip_vision_model", **_EYE},
+    },
+    "mistral3": {
+        "text_config": {"model_type": "mistral", **_TEXT, "sliding_window": WINDOW},
+        "vision_config": {"model_type": "pixtral", **_EYE},
+    },
+    "gemma3": {
+        "text_config": {**_TEXT, **_TYPES, "sliding_window": WINDOW},
+        "vision_config": {"model_type": "siglip_vision_model", **_EYE},
+        "mm_tokens_per_image": 1,
+    },
+    "smolvlm": {"text_config": {"model_type": "llama", **_TEXT}, "vision_config": _EYE, "pad_token_id": 2},
+    "idefics3": {"text_config": {"model_type": "llama", **_TEXT}, "vision_config": _EYE, "pad_token_id": 2},
+}
+"""Models that also see, by model_type."""
+
 
 def config_of(family: str) -> transformers.PretrainedConfig:
     """The family's tiny config."""

@@ -246,7 +246,10 @@ GOOD: Final[Mapping[str, Form]] = {
 """What must be served, as transformers does."""
 BAD: Final[Mapping[str, tuple[Form, str]]] = {
     "a shard that is missing": (shard_missing, "model-00002-of-00002.safetensors is missing"),
-    "an index that lacks a tensor": (index_lacks_a_tensor, "block 1 has no|is missing|has no tensor|could not be converted"),
+    "an index that lacks a tensor": (
+        index_lacks_a_tensor,
+        "block 1 has no|is missing|has no tensor|could not be converted",
+    ),
     "an index that names the wrong file": (index_names_the_wrong_file, "but it is not"),
     "a block that is missing": (block_missing, "no tensors for block 1"),
     "no head where config.json says that it has one": (no_head_and_not_tied, "lm_head.*"),

@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from shards.adapter.skeleton import PROVEN
 from tests.profile import LONG
 from tests.shards.differential.compare import Outcome
-from tests.shards.differential.families import FAMILIES
+from tests.shards.differential.families import COMPOSITES, FAMILIES
 from tests.shards.differential.fields import Subject, named
 
 torch.set_num_threads(1)
 EACH = 2
 """So many edits of each family in the everyday tests."""
+
+
+def test_the_families_are_those_that_the_adapter_takes_for_proven():
+    assert {family.partition("/")[0] for family in FAMILIES} | COMPOSITES.keys() == set(PROVEN)
 
 
 @pytest.mark.timeout(3600 if LONG else 120)
