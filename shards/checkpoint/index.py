@@ -24,10 +24,7 @@ def read_spec(folder: Path, manifest: Manifest | None = None) -> ModelSpec:
     data = read(path, MAX_CONFIG_BYTES)
     if manifest is not None:
         manifest.check_bytes(path.name, data)
-    try:
-        return parse_config(data)
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply") from error
+    return parse_config(data)
 
 
 def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:

@@ -41,6 +41,8 @@ def parse_config(text: str | bytes) -> ModelSpec:
         raw = _with_floats(json.loads(text))
     except ValueError as error:
         raise CheckpointError(f"config.json is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError("config.json is nested too deeply") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise CheckpointError("config.json names no model_type")
     refuse_unserved(raw)

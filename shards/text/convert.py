@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -60,8 +59,8 @@ def ensure_fast_tokenizer(folder: Path) -> Path:
 
 
 def _remedy(name: str) -> str:
-    if name.endswith(".model") and importlib.util.find_spec("sentencepiece") is None:
-        return "; if it is a SentencePiece model, install what reads it: pip install sentencepiece"
+    if name.endswith(".model"):  # later versions want a protobuf that hivemind does not go with
+        return "; if it is a SentencePiece model, install what reads it: pip install sentencepiece==0.2.1"
     return f"; convert it elsewhere (transformers' save_pretrained of the tokenizer writes {TOKENIZER})"
 
 

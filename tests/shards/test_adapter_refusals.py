@@ -136,7 +136,7 @@ def test_a_config_that_makes_no_sense_is_refused(tmp_path: Path):
 
 
 def test_a_family_that_was_not_compared_is_checked_against_itself(tmp_path: Path, caplog):
-    config = transformers.GPTNeoXConfig(
+    config = transformers.Jais2Config(
         vocab_size=300,
         hidden_size=36,
         intermediate_size=52,
@@ -148,7 +148,7 @@ def test_a_family_that_was_not_compared_is_checked_against_itself(tmp_path: Path
     )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     load(tmp_path, Span(1, 3))
-    assert "gpt_neox stages have not been compared" in caplog.text
+    assert "jais2 stages have not been compared" in caplog.text
 
 
 def test_a_family_that_changes_when_it_is_cut_is_refused(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -64,6 +65,12 @@ def test_numbers_that_json_lacks_are_read_as_transformers_writes_them():
     assert spec(model_type="llama", x={"__float__": "1"}).raw["x"] == {"__float__": "1"}
     with pytest.raises(CheckpointError, match="hidden_size"):
         spec(model_type="llama", hidden_size={"__float__": "Infinity"})
+
+
+@pytest.mark.parametrize("depth", [500, 5_000, 100_000])
+def test_a_config_that_is_nested_deeply_is_no_traceback(depth: int):
+    with contextlib.suppress(CheckpointError):
+        parse_config('{"model_type": "llama", "x": ' + "[" * depth + "]" * depth + "}")
 
 
 @pytest.mark.parametrize(
