@@ -29,7 +29,7 @@ PROVEN = (
 """Model types whose stages the tests compare with the whole model."""
 _BLOCK_LISTS = ("layers", "h", "blocks", "block")
 _ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention"})
-_THEIR_ERRORS = (
+THEIR_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, ImportError,
 )  # fmt: skip
 """What transformers raises on a config that makes no sense."""
@@ -86,7 +86,7 @@ def build(spec: ModelSpec, dtype: torch.dtype) -> Family:
     try:
         with torch.device("meta"), no_tie_weights():
             model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
-    except _THEIR_ERRORS as error:
+    except THEIR_ERRORS as error:
         raise UnsupportedModel(f"transformers cannot build this {spec.model_type} model: {_line(error)}") from error
     model.eval()
     for base_path in ((model.base_model_prefix,), (model.base_model_prefix, "decoder")):
@@ -144,7 +144,7 @@ def _config(spec: ModelSpec) -> tuple[Any, Any, bool]:
     try:
         whole = config_class.from_dict(raw)
         config = whole.get_text_config(decoder=True)
-    except (*_THEIR_ERRORS, StrictDataclassError) as error:
+    except (*THEIR_ERRORS, StrictDataclassError) as error:
         raise CheckpointError(f"config.json is no {spec.model_type} config: {_line(error)}") from error
     if not isinstance(config, PreTrainedConfig):
         raise CheckpointError(f"config.json is no {spec.model_type} config: its decoder or generator is none")
@@ -206,7 +206,9 @@ def _line(error: Exception) -> str:
 def _longest(config: Any) -> int | None:
     """Where a rotary embedding begins to encode tokens in another way, cached keys of before no longer fit."""
     limits = [
-        getattr(config, "max_position_embeddings", None) if kind == "dynamic" else settings.get("original_max_position_embeddings")
+        getattr(config, "max_position_embeddings", None)
+        if kind == "dynamic"
+        else settings.get("original_max_position_embeddings")
         for settings in _rope_settings(config)
         if (kind := settings.get("rope_type")) in ("dynamic", "longrope")
     ]

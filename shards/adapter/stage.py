@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from shards.adapter.cache import AdapterCache, CacheShape
-from shards.adapter.skeleton import Family, parent_of
+from shards.adapter.skeleton import THEIR_ERRORS, Family, parent_of
 from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
@@ -225,7 +225,7 @@ class AdapterStage:
             value = torch.ones(_PROBE_TOKENS, self.spec.hidden_size, device=self.device, dtype=self.dtype)
         try:
             self._run(cache, value, LogitsMode.LAST)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        except THEIR_ERRORS as error:
             raise UnsupportedModel(f"{self.spec.model_type} does not run as a stage: {error}") from error
         if set(cache.shapes) != set(self.span):
             raise UnsupportedModel(f"not every block of this {self.spec.model_type} model caches keys and values")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 Path = tuple[str | int, ...]
 REMOVED: Final = object()
+_OLDER: Final = ("torch_dtype", "rope_theta", "rope_scaling", "partial_rotary_factor")
 IGNORED: Final = frozenset({"transformers_version", "model_type", "id2label", "label2id"})
 """Of no use here: the first does nothing, another model_type is another family, labels are of classifiers."""
 
@@ -119,6 +120,7 @@ GENERIC: Final[tuple[tuple[str, Any], ...]] = (
     ("text_config", {"hidden_size": 16}),
     ("quantization_config", {"quant_method": "gptq", "bits": 4}),
     ("compression_config", {"quant_method": "compressed-tensors"}),
+    ("_remove_final_layer_norm", True),
     ("num_kv_shared_layers", 1),
     ("hidden_size_per_layer_input", 4),
     ("hidden_size", {"__float__": "Infinity"}),
@@ -144,7 +146,9 @@ class Edit:
     to: str | None = None
 
     def __str__(self) -> str:
-        name = ".".join(map(str, self.path)) or "the whole file"
+        if not self.path:
+            return f"as an older file: { {key: self.value[key] for key in _OLDER if key in self.value} }"
+        name = ".".join(map(str, self.path))
         if self.to is not None:
             return f"{name} named {self.to}"
         return f"{name} removed" if self.value is REMOVED else f"{name} = {self.value!r}"
