@@ -31,6 +31,7 @@ _BLOCK_LISTS = ("layers", "h", "blocks", "block")
 _ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention"})
 THEIR_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, ImportError,
+    NameError,
 )  # fmt: skip
 """What transformers raises on a config that makes no sense."""
 # What a config could use to choose code, and what must not depend on it.
@@ -130,7 +131,8 @@ def _config(spec: ModelSpec) -> tuple[Any, Any, bool]:
         raise UnsupportedModel("the adapter has no quantised weights")
     if spec.model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(
-            f"transformers has no model type {spec.model_type!r} of its own, and code from checkpoints is never run"
+            f"transformers has no model type {spec.model_type!r} of its own, and code from checkpoints is never run: "
+            "choose a model that a class of transformers runs"
         )
     # transformers takes a mistral with layer_types, even null ones, for this family, where they count.
     is_ministral = spec.model_type == "mistral" and "layer_types" in spec.raw
@@ -151,7 +153,7 @@ def _config(spec: ModelSpec) -> tuple[Any, Any, bool]:
     if isinstance(raw.get("tie_word_embeddings"), bool):
         config.tie_word_embeddings = raw["tie_word_embeddings"]
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModel(f"{spec.model_type} is no decoder-only language model")
+        raise UnsupportedModel(f"{spec.model_type} is no decoder-only language model: choose one that is")
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if isinstance(model_class, (tuple, list)):
         model_class = model_class[0]
@@ -188,15 +190,21 @@ def _check(spec: ModelSpec, config: Any, model_class: Any) -> None:
             )
     kinds = set(getattr(config, "layer_types", None) or ())
     if getattr(model_class, "_is_stateful", False) and not (kinds and kinds <= _ATTENTION_KINDS):
-        raise UnsupportedModel(f"{spec.model_type} keeps a running state, from which no token can be taken back")
+        raise UnsupportedModel(
+            f"{spec.model_type} keeps a running state, from which no token can be taken back: choose a model whose "
+            "blocks all have attention"
+        )
     others = kinds - _ATTENTION_KINDS
     if others:
         raise UnsupportedModel(
-            f"the adapter has no blocks of kind {', '.join(sorted(map(str, others)))}, which layer_types names"
+            f"the adapter has no blocks of kind {', '.join(sorted(map(str, others)))}, which layer_types names: choose "
+            "a model whose blocks all have full or sliding attention"
         )
     for name in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
         if getattr(config, name, None):
-            raise UnsupportedModel(f"the blocks of {spec.model_type} share more than hidden states ({name})")
+            raise UnsupportedModel(
+                f"the blocks of {spec.model_type} share more than hidden states ({name}): choose another model"
+            )
 
 
 def _line(error: Exception) -> str:
