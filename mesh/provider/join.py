@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,7 @@ from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.packed.config import is_mxfp4
 from shards.checkpoint.source import resolve
 from shards.model.footprint import loaded_bytes
-from shards.model.loading import check_quantisable, choose_dtype, load_stage
+from shards.model.loading import check_quantisable, check_servable, choose_dtype, load_stage
 from shards.model.paging import PAGE
 from shards.model.span import Span
 from shards.model.stage import StageModel
@@ -69,6 +70,7 @@ async def join(
     name = config.name or model_name(config.model, folder, config.quantize)
     files = await stoppable(lambda report: read_model_files(name, folder, config.quantize, progress=report), progress)
     check_options(config, files)
+    await asyncio.to_thread(check_servable, folder, files.spec, _here(config, files.spec.n_blocks))
     device = torch.device(config.device)
     dtype = choose_dtype(config.dtype, device, files.spec.dtype)
     if config.quantize is not None:
@@ -104,6 +106,13 @@ async def join(
                 await provider.withdraw()
                 for watcher in watchers:
                     watcher.cancel()
+
+
+def _here(config: JoinConfig, n_blocks: int) -> Span | None:
+    """The blocks whose weights must be here already, as nobody fetches them: those of a folder that we may serve."""
+    if not Path(config.model).expanduser().is_dir():
+        return None
+    return config.blocks or config.start_at or Span(0, n_blocks)
 
 
 class _Provider:

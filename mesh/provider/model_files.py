@@ -18,12 +18,13 @@ from shards.checkpoint.manifest import (
 )
 from shards.checkpoint.model_folder import exists, find, opened
 from shards.checkpoint.packed.config import beside
-from shards.errors import CheckpointError, TokenizerError
+from shards.errors import CheckpointError
 from shards.model.precision import Precision
 from shards.model.served import served_form
 from shards.model.spec import ModelSpec, parse_config
 from shards.progress import Progress, silent
 from shards.text.chat_template import SANDBOX
+from shards.text.convert import ensure_fast_tokenizer
 from shards.text.fast import check_tokenizer, tokenizer_from_files
 
 SERVED_FILES = (
@@ -80,10 +81,6 @@ def read_model_files(
     can be refused without its weights is refused here, before anything is joined or loaded.
     """
     contents, weights = _of_gguf(folder, progress) if is_gguf(folder) else _of_folder(folder, progress)
-    if "config.json" not in contents:
-        raise CheckpointError(f"{folder} has no config.json")
-    if "tokenizer.json" not in contents:
-        raise TokenizerError(f"{folder} has no tokenizer.json: clients could not turn text into tokens")
     spec = parse_config(contents["config.json"])
     form = None if is_gguf(folder) else served_form(folder, spec)
     if form is not None and form.source != "config.json":
@@ -99,6 +96,9 @@ def read_model_files(
 
 def _of_folder(folder: Path, progress: Progress) -> tuple[dict[str, bytes], dict[str, FileDigest]]:
     """The small files, and what the files of the weights are."""
+    if not exists(folder / "config.json"):
+        raise CheckpointError(f"{folder} has no config.json")
+    ensure_fast_tokenizer(folder)
     manifest = read_manifest(folder)
     contents: dict[str, bytes] = {}
     for file in SERVED_FILES:

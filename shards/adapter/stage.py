@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from shards.adapter.cache import AdapterCache, CacheShape
-from shards.adapter.skeleton import Family
+from shards.adapter.skeleton import THEIR_ERRORS, Family, parent_of
 from shards.errors import BadActivation, CapacityExceeded, UnsupportedModel
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
@@ -38,7 +38,7 @@ class AdapterStage:
         self.device = device
         self.dtype = dtype
         self._family = family
-        self._base = getattr(family.model, family.base_name)
+        self._base = parent_of(family.model, family.base_path)
         self._blocks: dict[int, nn.Module] = {block: getattr(self._base, family.list_name)[block] for block in span}
         self._views: dict[Span, tuple[Any, Any]] = {}
         self._base_takes = set(inspect.signature(type(self._base).forward).parameters)
@@ -189,12 +189,11 @@ class AdapterStage:
     def _view(self, span: Span) -> tuple[Any, Any]:
         """The decoder and the model around it, with only `span`'s blocks; all other modules are shared."""
         if span not in self._views:
-            base, model = copy.copy(self._base), copy.copy(self._family.model)
-            base._modules = dict(self._base._modules)
-            base._modules[self._family.list_name] = nn.ModuleList(self._blocks[block] for block in span)
+            base = _copy(self._base, self._family.list_name, nn.ModuleList(self._blocks[block] for block in span))
             base.config = self._config(span)
-            model._modules = dict(self._family.model._modules)
-            model._modules[self._family.base_name] = base
+            model, path = base, self._family.base_path
+            for depth in reversed(range(len(path))):
+                model = _copy(parent_of(self._family.model, path[:depth]), path[depth], model)
             self._views[span] = base, model
         return self._views[span]
 
@@ -226,8 +225,15 @@ class AdapterStage:
             value = torch.ones(_PROBE_TOKENS, self.spec.hidden_size, device=self.device, dtype=self.dtype)
         try:
             self._run(cache, value, LogitsMode.LAST)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        except THEIR_ERRORS as error:
             raise UnsupportedModel(f"{self.spec.model_type} does not run as a stage: {error}") from error
         if set(cache.shapes) != set(self.span):
             raise UnsupportedModel(f"not every block of this {self.spec.model_type} model caches keys and values")
         return cache.shapes
+
+
+def _copy(module: Any, name: str, child: nn.Module) -> Any:
+    """`module` with another child of that name; all else is shared."""
+    copied = copy.copy(module)
+    copied._modules = {**module._modules, name: child}
+    return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from shards.model.span import Span
 from shards.progress import Progress
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_TEXT_PREFIX = re.compile(r"^model\.(language_model|text_model)\.")
 
 
 class LazyTensor:
@@ -66,13 +68,13 @@ def fill(
     from transformers.modeling_utils import LoadStateDictConfig
 
     model, n_blocks = family.model, checkpoint.spec.n_blocks
-    tied = bool(model.all_tied_weights_keys)
-    cut(family, span, tensor_names.tensors_of(list(model.state_dict()), span, n_blocks, tied=tied))
+    names = tensor_names.tensors_of(checkpoint.names(), span, n_blocks)
+    with_head = tensor_names.has_head(checkpoint.names())
+    cut(family, span, tensor_names.tensors_of(list(model.state_dict()), span, n_blocks, with_head=with_head))
     keys = set(model.state_dict())
     model.all_tied_weights_keys = {
         target: source for target, source in model.all_tied_weights_keys.items() if target in keys and source in keys
     }
-    names = tensor_names.tensors_of(checkpoint.names(), span, n_blocks, tied=tied)
     checkpoint.check(span)
     coded = (name for name in names if name.endswith("weight") and checkpoint.dtype(name) not in _FLOATS)
     _refuse("is quantised, and nothing says what its numbers stand for", coded)
@@ -102,10 +104,10 @@ def fill(
 
 
 def _text_name(name: str, family: Family) -> str:
-    """A tensor's name in the text part: composite checkpoints say `[model.]language_model.` before it."""
+    """A tensor's name in the text part: composite checkpoints say `[model.]language_model.` or the like before it."""
     if not family.composite:
         return name
-    return name.removeprefix("language_model.").replace("model.language_model.", "model.", 1)
+    return _TEXT_PREFIX.sub("model.", name.removeprefix("language_model."))
 
 
 def _refuse(what: str, names: Iterable[str]) -> None:

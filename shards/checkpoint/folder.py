@@ -9,16 +9,11 @@ from pathlib import Path
 import torch
 
 from shards.checkpoint import names as tensor_names
+from shards.checkpoint.forms import check_form
 from shards.checkpoint.gguf_header import TensorType
-from shards.checkpoint.index import (
-    INDEX_NAME,
-    SINGLE_NAME,
-    is_tied,
-    read_spec,
-    read_weight_map,
-)
+from shards.checkpoint.index import INDEX_NAME, SINGLE_NAME, read_spec, read_weight_map
 from shards.checkpoint.manifest import Manifest, read_manifest
-from shards.checkpoint.model_folder import Identity, exists, identity, opened, read_into
+from shards.checkpoint.model_folder import Identity, exists, identity, names_in, opened, read_into
 from shards.checkpoint.safetensors_header import TensorEntry, read_header
 from shards.errors import CheckpointError
 from shards.model.span import Span
@@ -79,16 +74,15 @@ class Checkpoint:
         """
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder")
+        check_form(str(folder), names_in(folder))
         manifest = read_manifest(folder)
         spec = read_spec(folder, manifest)
         files: dict[str, _WeightFile] = {}
         if exists(folder / SINGLE_NAME):  # an index beside it is left from before, and transformers ignores it too
             files[SINGLE_NAME] = _open_weights(folder, SINGLE_NAME, manifest, progress)
             weight_map = dict.fromkeys(files[SINGLE_NAME].entries, SINGLE_NAME)
-        elif exists(folder / INDEX_NAME):
-            weight_map = read_weight_map(folder, manifest)
         else:
-            raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}")
+            weight_map = read_weight_map(folder, manifest)
         checkpoint = cls(folder, spec, weight_map, files, manifest, progress)
         if span is not None:
             checkpoint.check(span)
@@ -144,7 +138,7 @@ class Checkpoint:
         """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""
         if span.end > self.spec.n_blocks:
             raise CheckpointError(f"blocks {span} are not all in a model of {self.spec.n_blocks} blocks")
-        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=is_tied(self.spec))
+        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks)
 
     def nbytes(self, span: Span) -> int:
         """Bytes of the tensors that a stage over `span` reads, as stored."""
@@ -174,6 +168,17 @@ class Checkpoint:
         if entry is None:
             raise CheckpointError(f"{INDEX_NAME} says that {name} is in {file_name}, but it is not")
         return file, entry
+
+
+def tensor_files(folder: Path) -> Mapping[str, str]:
+    """The file of each tensor, by the whole file's header or the index; the weights need not be there, nor are read.
+
+    Empty where there is neither: then a hub's model has one file, which is fetched later. Raises `CheckpointError`.
+    """
+    if exists(folder / SINGLE_NAME):
+        with opened(folder / SINGLE_NAME) as file:
+            return dict.fromkeys(read_header(file, identity(file)[1], str(folder / SINGLE_NAME)), SINGLE_NAME)
+    return read_weight_map(folder) if exists(folder / INDEX_NAME) else {}
 
 
 def _open_weights(folder: Path, name: str, manifest: Manifest | None, progress: Progress) -> _WeightFile:

@@ -15,7 +15,6 @@ from shards.checkpoint.gguf_config import CENTRED, INTERLEAVED, config_of
 from shards.checkpoint.gguf_header import GgufHead, GgufTensor, TensorType, read_head
 from shards.checkpoint.gguf_names import ROPE_TENSORS, tensor_name
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
-from shards.checkpoint.index import is_tied
 from shards.checkpoint.manifest import FileDigest, hash_file
 from shards.checkpoint.model_folder import Identity, identity, opened, read_into
 from shards.errors import CheckpointError
@@ -141,7 +140,7 @@ class GgufCheckpoint:
         """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""
         if span.end > self.spec.n_blocks:
             raise CheckpointError(f"blocks {span} are not all in a model of {self.spec.n_blocks} blocks")
-        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=is_tied(self.spec))
+        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks)
 
     def nbytes(self, span: Span) -> int:
         """Bytes of the tensors that a stage over `span` reads, as stored."""

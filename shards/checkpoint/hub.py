@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from shards.checkpoint.forms import check_form
 from shards.checkpoint.manifest import FileDigest
 from shards.errors import CheckpointError
 from shards.progress import Progress
@@ -46,6 +47,7 @@ class HubModel:
         self._revision = "main"
         config = self._fetch("config.json")
         if config is None:
+            check_form(name, self.names())
             raise CheckpointError(f"{name} has no config.json: it is not a model that transformers can read")
         self.folder = config.parent
         self._revision = self.folder.name  # snapshots/<commit>: later files come from the same commit
@@ -78,6 +80,24 @@ class HubModel:
             found = dict(zip(names, threads.map(self.pin, names), strict=True))
         known = {name: pin for name, pin in found.items() if pin is not None}
         return known if len(known) == len(names) else None
+
+    def has(self, filename: str) -> bool:
+        """Whether the model has such a file, without fetching it."""
+        known = huggingface_hub.try_to_load_from_cache(
+            self._name, filename, cache_dir=self._cache, revision=self._revision
+        )
+        if known is not None:
+            return isinstance(known, str)
+        with _explained(self._name, filename):
+            found: bool = huggingface_hub.file_exists(self._name, filename, revision=self._revision)
+        return found
+
+    def names(self) -> set[str]:
+        """The names of all files, for messages: none where the hub does not tell."""
+        try:
+            return set(huggingface_hub.list_repo_files(self._name, revision=self._revision))
+        except _TRANSPORT_ERRORS:
+            return set()
 
     def _fetch(self, filename: str) -> Path | None:
         with _explained(self._name, filename):

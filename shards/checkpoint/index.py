@@ -11,6 +11,7 @@ from shards.errors import CheckpointError
 from shards.model.spec import ModelSpec, parse_config
 from shards.shown import shown
 
+CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 4 << 20
@@ -19,21 +20,11 @@ MAX_INDEX_BYTES = 64 << 20
 
 def read_spec(folder: Path, manifest: Manifest | None = None) -> ModelSpec:
     """config.json, checked against the manifest where there is one."""
-    path = folder / "config.json"
+    path = folder / CONFIG_NAME
     data = read(path, MAX_CONFIG_BYTES)
     if manifest is not None:
         manifest.check_bytes(path.name, data)
-    try:
-        return parse_config(data)
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply") from error
-
-
-def is_tied(spec: ModelSpec) -> bool:
-    """True when config.json says that the head is the embedding."""
-    inner = spec.raw.get("text_config")
-    sources = (spec.raw, inner) if isinstance(inner, dict) else (spec.raw,)
-    return any(source.get("tie_word_embeddings") is True for source in sources)
+    return parse_config(data)
 
 
 def read_weight_map(folder: Path, manifest: Manifest | None = None) -> dict[str, str]:

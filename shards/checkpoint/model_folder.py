@@ -86,6 +86,12 @@ def exists(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def names_in(folder: Path) -> set[str]:
+    """Of all that the folder holds. Raises `CheckpointError` where it cannot be looked into."""
+    with _explained(folder):
+        return {path.name for path in folder.iterdir()}
+
+
 def write(path: Path, data: bytes) -> None:
     """Put a whole file into the folder, in place of what has the name. Raises `CheckpointError`."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")

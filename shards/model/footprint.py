@@ -19,7 +19,7 @@ def loaded_bytes(checkpoint: AnyCheckpoint, span: Span, *, device: torch.device,
     Blocks that are widened only because what they are stacked with is of another type are counted as if they stayed.
     Raises `CheckpointError` as loading would.
     """
-    native = is_native(checkpoint) and kernels_for(device, dtype) is not None
+    native = is_native(checkpoint.spec) and kernels_for(device, dtype) is not None
     return sum(
         _kept(checkpoint, name, dtype) if native else math.prod(checkpoint.shape(name)) * dtype.itemsize
         for name in checkpoint.tensors_of(span)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from shards.checkpoint.folder import tensor_files
 from shards.checkpoint.gguf_header import is_gguf
-from shards.checkpoint.opening import AnyCheckpoint
+from shards.checkpoint.model_folder import exists
+from shards.checkpoint.names import check_parts, tensors_of
+from shards.checkpoint.opening import AnyCheckpoint, open_checkpoint
 from shards.checkpoint.packed.config import is_quantised
 from shards.checkpoint.quantising import QuantisedCheckpoint
-from shards.errors import UnsupportedModel
+from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.llama import load_native_stage
 from shards.model.native_config import NativeConfig, parse_native
 from shards.model.precision import SLICE
@@ -18,6 +22,7 @@ from shards.model.served import check_native
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
+from shards.model.weights import head_of
 from shards.native.library import native_library
 from shards.progress import Progress, silent
 
@@ -41,7 +46,7 @@ def load_stage(
     chosen = choose_dtype(dtype, target, checkpoint.spec.dtype)
     if isinstance(checkpoint, QuantisedCheckpoint):
         check_quantisable(checkpoint.spec, target, chosen)
-    if is_native(checkpoint):
+    if is_native(checkpoint.spec):
         return load_native_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
     if checkpoint.form:
         check_native(checkpoint.spec, checkpoint.form)
@@ -50,10 +55,37 @@ def load_stage(
     return load_adapter_stage(checkpoint, span, device=target, dtype=chosen, progress=progress)
 
 
-def is_native(checkpoint: AnyCheckpoint) -> bool:
+def check_servable(path: Path, spec: ModelSpec, span: Span | None = None) -> None:
+    """All that can be told of a model before its weights are read, or even fetched, so that no swarm hears of it.
+
+    With a `span`, its weight files must be there. Raises what `load_stage` would raise later, as far as config, names
+    of tensors and names of files tell.
+    """
+    native = is_native(spec)
+    if not native:
+        from shards.adapter.skeleton import build  # imports transformers, which takes seconds
+
+        build(spec, torch.float32)
+    files: Mapping[str, str]
+    if is_gguf(path):
+        files = dict.fromkeys(open_checkpoint(path).names(), path.name)
+        path = path.parent
+    else:
+        files = tensor_files(path)
+    if not files:
+        return
+    check_parts(files, spec.n_blocks, alike=native and parse_native(spec).experts is None)
+    if native:
+        head_of(files, parse_native(spec))
+    for name in tensors_of(files, span, spec.n_blocks) if span is not None else ():
+        if not exists(path / files[name]):
+            raise CheckpointError(f"{path / files[name]} is missing, which has tensors of blocks {span}: download it")
+
+
+def is_native(spec: ModelSpec) -> bool:
     """True when the native path fully supports the model. Raises `CheckpointError` on a malformed config."""
     try:
-        parse_native(checkpoint.spec)
+        parse_native(spec)
     except UnsupportedModel:
         return False
     return True

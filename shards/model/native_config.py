@@ -10,6 +10,7 @@ from shards.checkpoint.packed.config import is_mxfp4, is_quantised
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.config_fields import count, flag, number
 from shards.model.experts_config import MIXTURES, ExpertsConfig, parse_experts
+from shards.model.fields import check_class
 from shards.model.rope_config import RopeConfig, parse_rope
 from shards.model.spec import ModelSpec
 from shards.shown import shown
@@ -17,6 +18,16 @@ from shards.shown import shown
 LEAN_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", *MIXTURES)
 """And the text part of `gemma3`, which is of type `gemma3_text`."""
 ACTIVATIONS: Final = ("silu", "gelu_pytorch_tanh")
+_NAMES: Final = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2", "phi3": "Phi3",
+    "mixtral": "Mixtral", "qwen3_moe": "Qwen3Moe", "gpt_oss": "GptOss",
+}  # fmt: skip
+_CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
+    **{kind: (f"{name}ForCausalLM", f"{name}Model") for kind, name in _NAMES.items()},
+    "gemma3_text": ("Gemma3ForCausalLM", "Gemma3TextModel"),
+    "gemma3": ("Gemma3ForConditionalGeneration", "Gemma3Model"),
+}
+"""What a config's `architectures` may say, by its model_type."""
 MAX_BLOCKS = 4096
 _DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "mixtral": 8, "qwen3_moe": 4, "gpt_oss": 8}
 _DEFAULT_HEAD_DIMS = {"qwen3": 128, "gpt_oss": 64}
@@ -64,6 +75,7 @@ class NativeConfig:
     mlp_bias: bool
     qk_norm: bool
     tied: bool
+    """Whether the embedding is the head where the checkpoint has no head."""
     local_rope: RopeConfig | None = None
     """The rotary embedding of blocks with a window, where it is another one."""
     activation: str = "silu"
@@ -116,6 +128,9 @@ def parse_native(spec: ModelSpec) -> NativeConfig:
     # What is read quantised appears here without it (`packed.config.without`).
     if any(is_quantised(each) and not is_mxfp4(each, kind) for each in (raw, spec.raw)):
         raise UnsupportedModel("the native path has no quantised weights of this kind")
+    check_class(spec.raw, _CLASSES[spec.model_type])
+    if kind == "mistral" and "layer_types" in raw:
+        raise UnsupportedModel("the native path has no mistral with layer_types")
     raw = {**_DEFAULTS.get(kind, {}), **raw}
     activation = raw.get("hidden_activation" if kind in _GEMMAS else "hidden_act", "silu")
     if activation not in ACTIVATIONS or (kind in MIXTURES and activation != "silu"):
@@ -200,7 +215,12 @@ def _is_null(raw: Mapping[str, Any], kind: str) -> bool:
 
 
 def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | None, ...]:
-    if kind == "llama" or (kind in ("qwen2", "qwen3", "qwen3_moe") and not flag(raw, "use_sliding_window")):
+    if kind == "llama":
+        return (None,) * n_blocks
+    if kind in ("qwen2", "qwen3", "qwen3_moe") and not flag(raw, "use_sliding_window"):
+        listed = raw.get("layer_types")
+        if isinstance(listed, list) and any(item != "full_attention" for item in listed):
+            raise UnsupportedModel("the native path has no layer_types that use_sliding_window does not allow")
         return (None,) * n_blocks
     window = raw.get("sliding_window", _DEFAULT_WINDOW)
     if window is None and kind in _GEMMAS:
@@ -216,11 +236,11 @@ def _windows(raw: Mapping[str, Any], kind: str, n_blocks: int) -> tuple[int | No
         return (window,) * n_blocks
     if types is None:
         types = ["sliding_attention" if each else "full_attention" for each in _slides(raw, kind, n_blocks)]
-    if not isinstance(types, list) or len(types) < n_blocks:
-        raise CheckpointError("config.json: layer_types must have an entry for every block")
+    if not isinstance(types, list) or len(types) != n_blocks:
+        raise CheckpointError(f"config.json: layer_types must have an entry for each of {n_blocks} blocks")
     if not all(item in ("full_attention", "sliding_attention") for item in types):
         raise UnsupportedModel("the native path has only full and sliding attention")
-    return tuple(window if item == "sliding_attention" else None for item in types[:n_blocks])
+    return tuple(window if item == "sliding_attention" else None for item in types)
 
 
 def _slides(raw: Mapping[str, Any], kind: str, n_blocks: int) -> list[bool]:

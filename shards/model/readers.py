@@ -48,6 +48,12 @@ def _stacked(parts: Sequence[tuple[str, int]]) -> list[tuple[str, list[int]]]:
     return [(name, [size for _, size in run]) for name, run in runs]
 
 
+def variants(name: str) -> tuple[str, ...]:
+    """The names that a tensor may have in a checkpoint (see `_Reader.stored`)."""
+    short = name.removeprefix("model.")
+    return name, short, f"model.language_model.{short}", f"language_model.{name}"
+
+
 class _Reader:
     """Reads checked tensors and counts the bytes for `progress`."""
 
@@ -65,9 +71,7 @@ class _Reader:
         One that was saved without its head has no `model.` before the others; one of a model that also sees says
         `language_model.` before those that are for text, after that or before it.
         """
-        short = name.removeprefix("model.")
-        names = (name, short, f"model.language_model.{short}", f"language_model.{name}")
-        return next((each for each in names if each in self._checkpoint), name)
+        return next((each for each in variants(name) if each in self._checkpoint), name)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         found = self._checkpoint.shape(self.stored(name))

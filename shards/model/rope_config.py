@@ -85,7 +85,7 @@ def parse_rope(
     if kind == "phi3":
         return _phi3(raw, settings, theta, head_dim, context_length), None
     _refuse_partial(raw, settings)
-    return _scaled(settings, theta, context_length), None
+    return _scaled(raw, settings, theta, context_length), None
 
 
 def _by_layer_type(raw: Mapping[str, Any], context_length: int) -> tuple[RopeConfig, RopeConfig]:
@@ -100,7 +100,7 @@ def _by_layer_type(raw: Mapping[str, Any], context_length: int) -> tuple[RopeCon
         raise UnsupportedModel("the native path reads rotary scaling of gemma3_text by `rope_type`, not by `type`")
     theta = number(full, "rope_theta", number(raw, "rope_theta", _GEMMA3_THETA))
     local_theta = number(local, "rope_theta", number(raw, "rope_local_base_freq", _THETA))
-    return _scaled(full, theta, context_length), _scaled(local, local_theta, context_length)
+    return _scaled(raw, full, theta, context_length), _scaled(raw, local, local_theta, context_length)
 
 
 def _phi3(
@@ -137,14 +137,18 @@ def _long(raw: Mapping[str, Any], settings: Mapping[str, Any], frequencies: int,
     )
 
 
-def _scaled(settings: Mapping[str, Any], theta: float, context_length: int) -> RopeConfig:
+def _scaled(raw: Mapping[str, Any], settings: Mapping[str, Any], theta: float, context_length: int) -> RopeConfig:
     match _type(settings):
         case "default" | None:
             return RopeConfig(theta)
+        case "dynamic":
+            number(settings, "factor", None)
+            return RopeConfig(theta)  # other frequencies only count beyond the context, where no session goes
         case "linear":
             return RopeConfig(theta, linear_factor=number(settings, "factor", None))
         case "llama3":
             original = settings.get("original_max_position_embeddings", context_length)
+            original = raw.get("original_max_position_embeddings", original)  # transformers lets it stand outside
             if type(original) is not int or original < 1:
                 raise CheckpointError(f"config.json: {shown(original)} is no original_max_position_embeddings")
             scaling = Llama3Scaling(

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 
 from shards.checkpoint.opening import AnyCheckpoint, Tensors
+from shards.errors import CheckpointError
 from shards.model.expert_tensors import ExpertTensors
 from shards.model.experts import ExpertWeights
 from shards.model.linear import Linear
 from shards.model.native_config import NativeConfig
 from shards.model.packing import PackedLinear
-from shards.model.readers import LayerReader, PackedReader, TorchReader
+from shards.model.readers import LayerReader, PackedReader, TorchReader, variants
 from shards.model.span import Span
 from shards.progress import Progress
 
 L = TypeVar("L")
+_EMBEDDING = "model.embed_tokens"
+_HEAD = "lm_head"
 _INPUT_NORMS = ("input_layernorm", "post_attention_layernorm")
 _SANDWICH_NORMS = ("input_layernorm", "pre_feedforward_layernorm")
 _OUTPUT_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
@@ -88,17 +91,16 @@ def load_span(
     reader = TorchReader(_tensors(checkpoint, config), span, device, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
-    table = reader.matrix("model.embed_tokens.weight", vocabulary) if first else None
+    table = reader.matrix(f"{_EMBEDDING}.weight", vocabulary) if first else None
     blocks = [_load_block(reader, config, block) for block in span]
     final_norm, head = None, None
     if last:
         final_norm = reader.norm("model.norm", config.hidden_size, centred=config.centred_norms)
-        if not config.tied:
-            head = Linear(reader.matrix("lm_head.weight", vocabulary))
-        elif table is not None:
-            head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
+        name = head_of(checkpoint, config)
+        if name != _EMBEDDING or table is None:
+            head = Linear(reader.matrix(f"{name}.weight", vocabulary))
         else:
-            head = Linear(reader.matrix("model.embed_tokens.weight", vocabulary))
+            head = Linear(table, pack=False)  # rows are also looked up in it, so it stays as it is
     reader.tell_widened("torch has no kernel for %s")
     return SpanWeights(blocks, table, final_norm, head)
 
@@ -121,13 +123,13 @@ def load_packed_span(
     reader = PackedReader(_tensors(checkpoint, config), span, panel, dtype, progress)
     vocabulary = (config.vocab_size, config.hidden_size)
     first, last = span.start == 0, span.end == config.n_blocks
-    table = reader.table("model.embed_tokens", vocabulary) if first and not (last and config.tied) else None
+    name = head_of(checkpoint, config) if last else None
+    table = reader.table(_EMBEDDING, vocabulary) if first and name != _EMBEDDING else None
     embedding, quantised = (None, table) if isinstance(table, PackedLinear) else (table, None)
     blocks = [_load_block(reader, config, block) for block in span]
     final_norm, head = None, None
-    if last:
+    if name is not None:
         final_norm = reader.norm("model.norm", config.hidden_size, centred=config.centred_norms)
-        name = "model.embed_tokens" if config.tied else "lm_head"
         head = reader.linear([(name, config.vocab_size)], config.hidden_size, bias=False)
     reader.tell_widened("no kernel for %s in one layer")
     return SpanWeights(blocks, embedding, final_norm, head, quantised)
@@ -135,6 +137,21 @@ def load_packed_span(
 
 def _tensors(checkpoint: AnyCheckpoint, config: NativeConfig) -> Tensors:
     return checkpoint if config.experts is None else ExpertTensors(checkpoint, config.experts.count)
+
+
+def head_of(names: Container[str], config: NativeConfig) -> str:
+    """The layer that is the head, in a checkpoint of such tensors: its own where it has one, as transformers takes it.
+
+    Raises `CheckpointError` where it has none.
+    """
+    if any(each in names for each in variants(f"{_HEAD}.weight")):
+        return _HEAD
+    if config.tied:
+        return _EMBEDDING
+    raise CheckpointError(
+        f"there is no tensor {_HEAD}.weight, and config.json does not say that the embedding is the head: if it is, "
+        "set tie_word_embeddings to true there, else take a copy of the model that was saved with its head"
+    )
 
 
 def _load_block(reader: LayerReader[L], config: NativeConfig, block: int) -> BlockWeights[L]:

@@ -92,7 +92,7 @@ def make_adapter_checkpoint(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)
-        _scatter(model)
+        scatter(model)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     write_tokenizer(folder)
     return folder
@@ -127,7 +127,7 @@ def reference(folder: Path) -> transformers.PreTrainedModel:
 
 
 @torch.no_grad()
-def _scatter(model: transformers.PreTrainedModel) -> None:
+def scatter(model: transformers.PreTrainedModel) -> None:
     """Weights large enough that every part changes what is said, and that tied models do not just echo."""
     tied = model.config.tie_word_embeddings
     for name, parameter in model.named_parameters():

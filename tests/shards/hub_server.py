@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 
 _RESOLVE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[\w.-]+)/(?P<file>[\w.-]+)")
+_TREE = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)/tree/[\w.-]+\?.*")
 _RANGE = re.compile(r"bytes=(\d+)-")
 
 
@@ -62,6 +63,9 @@ def serve(models: dict[str, Path]) -> Iterator[Hub]:
 
         def _answer(self, *, body: bool) -> None:
             hub.requests.append((self.command, self.path))
+            listing = _TREE.fullmatch(self.path)
+            if listing is not None and listing["repo"] in hub.models:
+                return self._list(hub.models[listing["repo"]])
             match = _RESOLVE.fullmatch(self.path)
             if match is None:
                 return self._refuse(HTTPStatus.NOT_FOUND, "EntryNotFound")
@@ -77,6 +81,15 @@ def serve(models: dict[str, Path]) -> Iterator[Hub]:
             if not path.is_file():
                 return self._refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", commit)
             return self._send(path.read_bytes(), commit, body=body)
+
+        def _list(self, folder: Path) -> None:
+            files = [{"type": "file", "path": path.name, "size": 1, "oid": "0"} for path in folder.iterdir()]
+            data = json.dumps(files).encode()
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def _send(self, data: bytes, commit: str, *, body: bool) -> None:
             asked = _RANGE.match(self.headers.get("Range", ""))

@@ -214,7 +214,7 @@ def test_an_index_that_disagrees_with_a_files_header_is_refused(sharded_copy: Pa
         Checkpoint.open(sharded_copy, span=Span(4, 5))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000, '{"model_type": "llama"}', "\xff\xfe"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000, '{"model_type": "somebodys_own"}', "\xff\xfe"])
 def test_a_malformed_config_is_refused(copy: Path, text: str) -> None:
     (copy / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises((CheckpointError, UnsupportedModel), match=r"config\.json"):
@@ -233,7 +233,7 @@ def test_a_folder_without_weights_says_so(copy: Path) -> None:
     with pytest.raises(CheckpointError, match="neither"):
         Checkpoint.open(copy)
     (copy / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
         Checkpoint.open(copy)
     with pytest.raises(CheckpointError, match="not a folder"):
         Checkpoint.open(copy / "nowhere")

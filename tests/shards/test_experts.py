@@ -75,7 +75,7 @@ def test_experts_in_four_bits_are_what_transformers_widens_them_to(
     wide = make_checkpoint(tmp_path / "wide", "gpt-oss", **MXFP4_SHAPE)
     for step in (in_mxfp4, how, widened):
         change(wide, step)
-    assert is_native(Checkpoint.open(packed))
+    assert is_native(Checkpoint.open(packed).spec)
     prompt = random_tokens(40)
     found, expected = Pipeline(packed, WHOLE), Pipeline(wide, WHOLE)
     ours = found.logits(found.session(), prompt)

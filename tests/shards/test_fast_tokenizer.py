@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -296,12 +297,30 @@ def test_an_older_tokenizer_is_converted_once(tmp_path: Path) -> None:
     assert ensure_fast_tokenizer(tmp_path).stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "tiktoken.model"])
+def test_a_tokenizer_of_tiktokens_form_is_converted(tmp_path: Path, name: str) -> None:
+    from tiktoken import Encoding
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b" t", b" the", b"er"]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(ranks)]
+    (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="ascii")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    ensure_fast_tokenizer(tmp_path)
+    pattern = TikTokenConverter(str(tmp_path / name)).pattern
+    theirs = Encoding("x", pat_str=pattern, mergeable_ranks={t: n for n, t in enumerate(ranks)}, special_tokens={})
+    ours = load_tokenizer(tmp_path)
+    for text in ("the other thing", "def add(x):\n    return x", " double  spaces ", "日本 é 🙂"):
+        assert ours.encode(text, add_special_tokens=False) == theirs.encode(text)
+        assert ours.decode(theirs.encode(text)) == text
+
+
 def test_a_sentencepiece_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="neither"):
+    with pytest.raises(TokenizerError, match="nor an older"):
         ensure_fast_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.model"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model .* pip install sentencepiece"):
         ensure_fast_tokenizer(tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
 

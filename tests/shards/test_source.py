@@ -29,7 +29,7 @@ ALWAYS = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 CLIENT = """
 import json, sys
 from pathlib import Path
-from shards.errors import CheckpointError
+from shards.errors import ShardError
 from shards.checkpoint.source import resolve
 from shards.model.span import Span
 name, span, cache = sys.argv[1:]
@@ -42,7 +42,7 @@ try:
         progress=lambda done, total, what: seen.append((done, total, what)),
     )
     print(json.dumps({"folder": str(folder), "progress": seen}))
-except CheckpointError as error:
+except ShardError as error:
     print(json.dumps({"error": str(error)}))
 """
 
@@ -57,12 +57,19 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         "someone/stale": make_checkpoint(tmp_path_factory.mktemp("g"), "llama"),
         "someone/manifest": make_checkpoint(tmp_path_factory.mktemp("e"), "llama"),
         "someone/empty": tmp_path_factory.mktemp("f"),
+        "someone/adapter": tmp_path_factory.mktemp("h"),
+        "someone/both": make_checkpoint(tmp_path_factory.mktemp("i"), "llama"),
+        "someone/gguf": tmp_path_factory.mktemp("j"),
     }
     (folders["someone/stale"] / INDEX_NAME).write_text(
         json.dumps({"weight_map": {"model.layers.0.left": "model-00001-of-00009.safetensors"}})
     )
     write_manifest(folders["someone/manifest"])
     (folders["someone/pickled"] / SINGLE_NAME).rename(folders["someone/pickled"] / "pytorch_model.bin")
+    for name in ("someone/adapter", "someone/both"):
+        (folders[name] / "adapter_config.json").write_text("{}")
+    for name in ("m-Q4_K_M.gguf", "m-Q8_0.gguf"):
+        (folders["someone/gguf"] / name).touch()
     with serve(folders) as running:
         yield running
 
@@ -180,7 +187,11 @@ def test_a_manifest_on_the_hub_is_fetched_and_checked(hub: Hub, tmp_path: Path) 
     [
         ("someone/nothing", "0:1", "the hub has no model someone/nothing: check the spelling"),
         ("someone/gated", "0:1", "someone/gated is gated: accept its terms"),
-        ("someone/pickled", "0:1", "has no model.safetensors: only safetensors are read, so convert"),
+        ("someone/pickled", "0:1", "(pytorch_model.bin): only safetensors are read. Convert"),
+        ("someone/pickled", "", "(pytorch_model.bin): only safetensors are read. Convert"),
+        ("someone/adapter", "", "from_pretrained('someone/adapter').merge_and_unload()"),
+        ("someone/both", "", "merge_and_unload()"),
+        ("someone/gguf", "", "one of them instead (m-Q4_K_M.gguf, m-Q8_0.gguf)"),
         ("someone/empty", "0:1", "has no config.json"),
         ("someone/sharded", "4:6", "not all in a model of 5 blocks"),
         ("some one/sharded", "0:1", "neither a folder"),
@@ -199,6 +210,10 @@ def test_offline_an_uncached_model_says_so(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_local_folder_is_itself(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        resolve(str(tmp_path))
+    for name in ("config.json", SINGLE_NAME):
+        (tmp_path / name).touch()
     assert resolve(str(tmp_path)) == tmp_path
 
 

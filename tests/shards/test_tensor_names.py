@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shards.checkpoint.names import block_of, tensors_of
+from shards.checkpoint.names import block_of, check_parts, has_head, tensors_of
+from shards.errors import CheckpointError
 from shards.model.span import Span
 
 LLAMA = [
@@ -31,31 +32,31 @@ GEMMA = [
 
 
 @pytest.mark.parametrize(
-    ("names", "n_blocks", "tied", "span", "expected"),
+    ("names", "n_blocks", "span", "expected"),
     [
-        (LLAMA, 12, False, Span(0, 1), LLAMA[:2]),
-        (LLAMA, 12, False, Span(1, 2), ["model.layers.1.mlp.up_proj.weight"]),
-        (LLAMA, 12, False, Span(10, 12), LLAMA[11:]),
-        (LLAMA, 12, True, Span(11, 12), [LLAMA[0], *LLAMA[12:]]),
-        (LLAMA[:-1], 12, True, Span(11, 12), [LLAMA[0], *LLAMA[12:-1]]),
-        (LLAMA, 12, False, Span(0, 12), LLAMA),
-        (GPT2, 3, True, Span(0, 1), GPT2[:3]),
-        (GPT2, 3, True, Span(2, 3), [*GPT2[:2], *GPT2[4:]]),
-        (BLOOM, 3, False, Span(0, 1), BLOOM[:3]),
-        (BLOOM, 3, False, Span(2, 3), [*BLOOM[:2], *BLOOM[4:]]),
-        (NEOX, 3, False, Span(0, 1), NEOX[:2]),
-        (NEOX, 3, False, Span(2, 3), NEOX[3:]),
-        (GEMMA, 3, True, Span(1, 2), [GEMMA[2]]),
-        (GEMMA, 3, True, Span(0, 1), GEMMA[:2]),
-        (GEMMA, 3, True, Span(2, 3), [GEMMA[0], *GEMMA[3:5]]),
-        (["rotary.freqs", *LLAMA], 12, False, Span(0, 1), ["rotary.freqs", *LLAMA[:2]]),
-        (["rotary.freqs", *LLAMA], 12, False, Span(4, 5), [LLAMA[5]]),
+        (LLAMA, 12, Span(0, 1), LLAMA[:2]),
+        (LLAMA, 12, Span(1, 2), ["model.layers.1.mlp.up_proj.weight"]),
+        (LLAMA, 12, Span(10, 12), LLAMA[11:]),
+        (LLAMA, 12, Span(11, 12), LLAMA[12:]),
+        (LLAMA[:-1], 12, Span(11, 12), [LLAMA[0], *LLAMA[12:-1]]),
+        (LLAMA, 12, Span(0, 12), LLAMA),
+        (GPT2, 3, Span(0, 1), GPT2[:3]),
+        (GPT2, 3, Span(2, 3), [*GPT2[:2], *GPT2[4:]]),
+        (BLOOM, 3, Span(0, 1), BLOOM[:3]),
+        (BLOOM, 3, Span(2, 3), [*BLOOM[:2], *BLOOM[4:]]),
+        (NEOX, 3, Span(0, 1), NEOX[:2]),
+        (NEOX, 3, Span(2, 3), NEOX[3:]),
+        (GEMMA, 3, Span(1, 2), [GEMMA[2]]),
+        (GEMMA, 3, Span(0, 1), GEMMA[:2]),
+        (GEMMA, 3, Span(2, 3), [GEMMA[0], *GEMMA[3:5]]),
+        (["rotary.freqs", *LLAMA], 12, Span(0, 1), ["rotary.freqs", *LLAMA[:2]]),
+        (["rotary.freqs", *LLAMA], 12, Span(4, 5), [LLAMA[5]]),
     ],
 )
 def test_a_span_needs_its_blocks_and_what_lies_at_its_ends(
-    names: list[str], n_blocks: int, tied: bool, span: Span, expected: list[str]
+    names: list[str], n_blocks: int, span: Span, expected: list[str]
 ) -> None:
-    assert tensors_of(names, span, n_blocks, tied=tied) == expected
+    assert tensors_of(names, span, n_blocks) == expected
 
 
 def test_a_block_is_told_from_a_similar_number() -> None:
@@ -63,3 +64,20 @@ def test_a_block_is_told_from_a_similar_number() -> None:
     assert block_of("model.layers.11.x") == 11
     assert block_of("model.sublayers.1.x") is None
     assert block_of("model.layers.1") is None
+
+
+def test_the_embedding_is_the_head_only_where_the_checkpoint_has_none() -> None:
+    assert LLAMA[0] not in tensors_of(LLAMA, Span(11, 12), 12)
+    assert LLAMA[0] in tensors_of(LLAMA, Span(11, 12), 12, with_head=False)
+    assert not has_head(["lm_head.dense.weight", "lm_head.norm.weight"])
+    assert has_head(["lm_head.weight"]) and has_head(["language_model.lm_head.qweight"])
+
+
+def test_a_part_that_is_missing_is_named() -> None:
+    check_parts(LLAMA, 12, alike=True)
+    with pytest.raises(CheckpointError, match="block 12 of 13"):
+        check_parts(LLAMA, 13, alike=True)
+    more = [*LLAMA, "model.layers.3.mlp.down_proj.qweight"]
+    check_parts(more, 12, alike=False)
+    with pytest.raises(CheckpointError, match=r"block 0 has no mlp\.down_proj"):
+        check_parts(more, 12, alike=True)

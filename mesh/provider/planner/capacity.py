@@ -24,7 +24,7 @@ from mesh.provider.planner.stages import Place, Room, Stage, assign, key_file
 from mesh.swarm.joint import Device, choose_spans
 from mesh.swarm.view import ProviderView
 from shards.checkpoint.gguf_header import is_gguf
-from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES, is_tied
+from shards.checkpoint.index import INDEX_NAME, MAX_INDEX_BYTES
 from shards.checkpoint.model_folder import read
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
@@ -33,7 +33,7 @@ from shards.model.devices import choose_device
 from shards.model.experts_config import expert_numbers, read_share
 from shards.model.footprint import loaded_bytes
 from shards.model.llama import kernels_for
-from shards.model.loading import check_quantisable, choose_dtype
+from shards.model.loading import check_quantisable, check_servable, choose_dtype
 from shards.model.native_config import parse_native
 from shards.model.precision import Precision
 from shards.model.span import Span
@@ -140,6 +140,7 @@ async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFi
     folder = await stoppable(lambda report: resolve(model, cache=wanted.cache, progress=report), progress)
     name = wanted.name or model_name(model, folder, wanted.quantize)
     files = await asyncio.to_thread(read_model_files, name, folder, wanted.quantize)
+    await asyncio.to_thread(check_servable, folder, files.spec)
     return files, folder, model_bytes(folder, files)
 
 
@@ -215,7 +216,7 @@ def loaded_size(folder: Path, files: ModelFiles, size: int, device: torch.device
     floats = growth(spec, str(dtype).removeprefix("torch."), str(device))
     if not files.bits:
         return size * floats
-    tables = 1 if is_tied(spec) else 2  # which are mostly not quantised
+    tables = 1 if spec.raw.get("tie_word_embeddings") is True else 2  # which are mostly not quantised
     edge = min(size, tables * spec.vocab_size * spec.hidden_size * DTYPE_BYTES.get(spec.dtype, 4))
     if kernels_for(device, dtype) is not None:
         return edge * (1.0 if spec.dtype == "bfloat16" else floats) + (size - edge) * KERNEL_GROWTH

@@ -11,7 +11,6 @@ import torch
 from shards.checkpoint import names as tensor_names
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.gguf_header import TensorType
-from shards.checkpoint.index import is_tied
 from shards.checkpoint.packed.config import without
 from shards.checkpoint.packed.fields import WAY_OUT
 from shards.checkpoint.packed.layouts import ASIDE, LAYOUTS, Layer, layer_of
@@ -104,7 +103,7 @@ class PackedCheckpoint:
         """The names of the tensors that a stage over `span` reads (see `tensor_names.tensors_of`)."""
         if span.end > self.spec.n_blocks:
             raise CheckpointError(f"blocks {span} are not all in a model of {self.spec.n_blocks} blocks")
-        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks, tied=is_tied(self.spec))
+        return tensor_names.tensors_of(self.names(), span, self.spec.n_blocks)
 
     def nbytes(self, span: Span) -> int:
         """Bytes of the tensors that a stage over `span` reads, as stored."""

@@ -88,6 +88,16 @@ def test_a_folder_without_a_tokenizer_is_refused(copy: Path) -> None:
         read_model_files("m", copy)
 
 
+def test_an_older_tokenizer_is_served_as_the_new_one(copy: Path) -> None:
+    state = json.loads((copy / "tokenizer.json").read_text())["model"]
+    (copy / "tokenizer.json").unlink()
+    (copy / "vocab.json").write_text(json.dumps(state["vocab"]))
+    (copy / "merges.txt").write_text("\n".join(" ".join(pair) for pair in state["merges"]))
+    (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    made = json.loads(read_model_files("m", copy).contents["tokenizer.json"])["model"]
+    assert made["vocab"] == state["vocab"]
+
+
 def test_a_small_file_that_is_not_the_manifests_is_refused(copy: Path) -> None:
     write_manifest(copy)
     (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + " ")
