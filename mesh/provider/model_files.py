@@ -80,22 +80,22 @@ def read_model_files(
     Raises `CheckpointError`, `UnsupportedModel`, or `TokenizerError` on a wrong tokenizer. What of a quantised model
     can be refused without its weights is refused here, before anything is joined or loaded.
     """
-    contents, weights = _of_gguf(folder, progress) if is_gguf(folder) else _of_folder(folder, progress)
+    contents = _small_of_gguf(folder) if is_gguf(folder) else _small_of_folder(folder)
     spec = parse_config(contents["config.json"])
     form = None if is_gguf(folder) else served_form(folder, spec)
-    if form is not None and form.source != "config.json":
-        weights[form.source] = digest_of(beside(folder)[form.source])
     check_tokenizer(tokenizer_from_files(contents), spec)
     SANDBOX.rest()  # a provider reads no texts
-    listed = {file: digest_of(data) for file, data in contents.items()} | weights
+    listed = {file: digest_of(data) for file, data in contents.items()}
+    if form is not None and form.source != "config.json":
+        listed[form.source] = digest_of(beside(folder)[form.source])
+    listed |= _weights(folder, progress)
     manifest = Manifest(listed, "" if precision is None else precision.identity)
     contents[MANIFEST_NAME] = manifest.to_bytes()
     digest = model_digest(name, digest_of(contents[MANIFEST_NAME]).sha256)
     return ModelFiles(name, spec, digest, contents, 0 if form is None else form.bits)
 
 
-def _of_folder(folder: Path, progress: Progress) -> tuple[dict[str, bytes], dict[str, FileDigest]]:
-    """The small files, and what the files of the weights are."""
+def _small_of_folder(folder: Path) -> dict[str, bytes]:
     if not exists(folder / "config.json"):
         raise CheckpointError(f"{folder} has no config.json")
     ensure_fast_tokenizer(folder)
@@ -108,10 +108,18 @@ def _of_folder(folder: Path, progress: Progress) -> tuple[dict[str, bytes], dict
         if manifest is not None and file in manifest.files:
             manifest.check_bytes(file, data)
         contents[file] = data
-    names = weight_files(folder, manifest)
-    if manifest is not None:
-        return contents, manifest.only(names).files
-    return contents, {name: _hash(folder / name, progress) for name in names}
+    return contents
+
+
+def _weights(path: Path, progress: Progress) -> dict[str, FileDigest]:
+    """What the files of the weights are."""
+    if is_gguf(path):
+        return {WEIGHTS_OF_GGUF: _hash(path, progress)}
+    manifest = read_manifest(path)
+    names = weight_files(path, manifest)
+    return (
+        manifest.only(names).files if manifest is not None else {name: _hash(path / name, progress) for name in names}
+    )
 
 
 def _hash(path: Path, progress: Progress) -> FileDigest:
@@ -124,12 +132,11 @@ def _hash(path: Path, progress: Progress) -> FileDigest:
         return hash_file(file, path.name, progress)
 
 
-def _of_gguf(path: Path, progress: Progress) -> tuple[dict[str, bytes], dict[str, FileDigest]]:
+def _small_of_gguf(path: Path) -> dict[str, bytes]:
     from shards.checkpoint.gguf import GgufCheckpoint  # imports torch
 
-    checkpoint = GgufCheckpoint.open(path)
-    contents = checkpoint.small_files()
+    contents = GgufCheckpoint.open(path).small_files()
     for file, data in contents.items():
         if len(data) > MAX_FILE_BYTES:
             raise CheckpointError(f"{path}: its {file} would have more than {MAX_FILE_BYTES} bytes")
-    return contents, {WEIGHTS_OF_GGUF: checkpoint.hash(progress)}
+    return contents

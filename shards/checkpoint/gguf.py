@@ -15,12 +15,10 @@ from shards.checkpoint.gguf_config import CENTRED, INTERLEAVED, config_of
 from shards.checkpoint.gguf_header import GgufHead, GgufTensor, TensorType, read_head
 from shards.checkpoint.gguf_names import ROPE_TENSORS, tensor_name
 from shards.checkpoint.gguf_tokenizer import ends_of, settings_of, tokenizer_of
-from shards.checkpoint.manifest import FileDigest, hash_file
 from shards.checkpoint.model_folder import Identity, identity, opened, read_into
 from shards.errors import CheckpointError
 from shards.model.span import Span
 from shards.model.spec import ModelSpec, parse_config
-from shards.progress import Progress, silent
 
 _FLOATS: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TURNED = ("self_attn.q_proj.", "self_attn.k_proj.")
@@ -78,11 +76,6 @@ class GgufCheckpoint:
         if isinstance(template, str):
             made["chat_template.jinja"] = template.encode()
         return made
-
-    def hash(self, progress: Progress = silent) -> FileDigest:
-        """What the whole file is, weights included."""
-        with opened(self._path) as file:
-            return hash_file(file, self._path.name, progress)
 
     def names(self) -> Sequence[str]:
         """The names of all tensors, sorted."""

@@ -155,9 +155,7 @@ def test_weights_stay_about_as_small_as_they_are_stored_and_that_is_planned_for(
     library = kernels_for(CPU, torch.float32)
     assert library is not None
     weights = load_packed_span(checkpoint, config, span, panel=library.panel, dtype=torch.float32, progress=silent)
-    kept = sum(
-        layer.panels.nbytes for block in weights.blocks for layer in (*block.qkv, block.o, block.gate_up, block.down)
-    )
+    kept = sum(layer.panels.nbytes for block in weights.blocks for layer in block.linears())
     norms = 2 * 4 * config.hidden_size * len(span)
     assert kept <= growth * checkpoint.nbytes(span)
     assert loaded_bytes(checkpoint, span, device=CPU, dtype=torch.float32) == kept + norms

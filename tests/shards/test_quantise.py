@@ -140,7 +140,7 @@ def test_weights_take_the_bytes_that_are_planned(
     weights = load_packed_span(
         checkpoint, parse_native(checkpoint.spec), span, panel=16, dtype=torch.float32, progress=silent
     )
-    layers = [each for block in weights.blocks for each in (*block.qkv, block.o, block.gate_up, block.down)]
+    layers = [each for block in weights.blocks for each in block.linears()]
     count = sum(layer.inputs * layer.outputs for layer in layers)
     config = parse_native(checkpoint.spec)
     assert precision.block_bytes(config) == pytest.approx(bits / 8, rel=0.01)
