@@ -47,7 +47,7 @@ def _settings() -> list[bytes]:
         {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]},
     ]
     each = [dict(form.settings) for form in FORMS.values()] + more
-    inside = {**SHAPE, "text_config": {**SHAPE, "compression_config": each[0]}}
+    inside = {"model_type": "llava", "text_config": {**SHAPE, "compression_config": each[0]}}
     return [json.dumps({**SHAPE, "quantization_config": one}).encode() for one in each] + [json.dumps(inside).encode()]
 
 

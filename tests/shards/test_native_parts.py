@@ -163,7 +163,7 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         {"model_type": "gpt2"},
         {"hidden_act": "gelu"},
         {"quantization_config": {"quant_method": "gptq"}},
-        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}},
         {"partial_rotary_factor": 0.5},
         {"model_type": "qwen2", "head_dim": 20, "num_key_value_heads": 2},
         {"model_type": "mistral", "num_key_value_heads": 2, "layer_types": ["full_attention"] * 5},
@@ -181,7 +181,7 @@ def test_old_and_new_rotary_settings_mean_the_same() -> None:
         {
             "model_type": "gemma3_text",
             "num_key_value_heads": 2,
-            "rope_scaling": {"rope_type": "dynamic", "factor": 8.0},
+            "rope_scaling": {"rope_type": "longrope", "factor": 8.0},
         },
         {"model_type": "gemma3", "text_config": {**LLAMA, "model_type": "somebodys_own"}},
         {"model_type": "gemma3", "text_config": {**LLAMA, "quantization_config": {"quant_method": "gptq"}}},

@@ -15,6 +15,7 @@ from mesh.provider.join import join
 from mesh.provider.planner.capacity import Wanted, survey
 from mesh.provider.planner.stages import Place
 from shards.checkpoint.index import INDEX_NAME
+from shards.checkpoint.manifest import write_manifest
 from shards.errors import ShardError
 from shards.model.span import Span
 from tests.shards.models import make_checkpoint
@@ -115,6 +116,7 @@ async def test_it_is_said_before_the_swarm_is_joined_and_by_plan(folder: Path, c
 async def test_a_folder_may_hold_only_the_files_of_the_blocks_that_it_is_to_serve(folder: Path) -> None:
     index = json.loads((folder / INDEX_NAME).read_text())["weight_map"]
     gone = index["lm_head.weight"]
+    write_manifest(folder)
     (folder / gone).unlink()
     for blocks in (None, Span(4, 5)):
         with pytest.raises(ShardError, match=rf"{gone} is missing.*download"):
