@@ -21,7 +21,7 @@ from mesh.provider.announcer import Announcer, committed_and_claims
 from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
 from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
-from mesh.provider.namesakes import namesakes
+from mesh.provider.namesakes import tell_of_namesakes
 from mesh.provider.placement.rebalancer import Rebalancer
 from mesh.provider.planner.machine import free_bytes, growth, measure, stoppable
 from mesh.provider.stage.admission import AdmissionLimits
@@ -193,7 +193,7 @@ class _Provider:
         async with asyncio.TaskGroup() as tasks:
             if self._registration is not None:
                 tasks.create_task(self._settle(self._registration, tell))
-            tasks.create_task(self._look_for_namesakes(tell))
+            tasks.create_task(self._tell_of_namesakes(tell))
             while True:
                 tell(Chose(self._files.name, span, self._files.spec.n_blocks))
                 # The stage is handed over, so that nobody holds it any more when another takes its place.
@@ -201,14 +201,9 @@ class _Provider:
                 await self._doors.shut()
                 gc.collect()
 
-    async def _look_for_namesakes(self, tell: Callable[[JoinEvent], None]) -> None:
-        """Once: whoever meant to serve the same model hears what is different."""
+    async def _tell_of_namesakes(self, tell: Callable[[JoinEvent], None]) -> None:
         await self._has_served.wait()
-        try:
-            for found in await namesakes(self._files, self._node.directory, self._node.transport):
-                tell(found)
-        except MeshError as error:
-            logger.debug("nobody was asked for other models of our name: %s", error)
+        await tell_of_namesakes(self._files, self._node.directory, self._node.transport, tell)
 
     async def _settle(self, registration: ChainRegistration, tell: Callable[[JoinEvent], None]) -> None:
         """Look after the money, from the first time we serve on and whatever blocks we serve later."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mesh.discovery.directory import Directory
@@ -30,6 +31,8 @@ from shards.checkpoint.manifest import (
 from shards.errors import CheckpointError
 from shards.shown import shown
 
+logger = logging.getLogger(__name__)
+
 MOST_NAMESAKES: Final = 3
 MOST_PROVIDERS: Final = 3
 """Asked about each of them, until one tells."""
@@ -37,6 +40,17 @@ MOST_NAMED: Final = 6
 ASK_SECONDS: Final = 10.0
 MAX_COMPARED: Final = 1 << 20
 """Bytes of a JSON file whose keys are compared."""
+
+
+async def tell_of_namesakes(
+    files: ModelFiles, directory: Directory, transport: Transport, tell: Callable[[Differs], None]
+) -> None:
+    """Once, so that whoever meant to serve the same model hears what is different."""
+    try:
+        for found in await namesakes(files, directory, transport):
+            tell(found)
+    except MeshError as error:
+        logger.debug("nobody was asked for other models of our name: %s", error)
 
 
 async def namesakes(files: ModelFiles, directory: Directory, transport: Transport) -> list[Differs]:

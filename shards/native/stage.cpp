@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "attention.h"
+#include "embedding.h"
 #include "experts.h"
 #include "finish.h"
 #include "interface.h"
@@ -143,31 +144,11 @@ class Stage {
   }
 
   void embed(int64_t row) {
-    look_up(row);
-    const float scale = float(d_.embedding_scale);
     float *x = batch_.x + row * d_.hidden;
+    look_up(d_, batch_.tokens[row], x);
+    const float scale = float(d_.embedding_scale);
     if (scale != 1.0f)
       for (int64_t i = 0; i < d_.hidden; i++) x[i] *= scale;
-  }
-
-  void look_up(int64_t row) {
-    const int64_t token = batch_.tokens[row];
-    float *to = batch_.x + row * d_.hidden;
-    if (d_.embedding) {
-      const int64_t from = token * d_.hidden;
-      for (int64_t i = 0; i < d_.hidden; i++)
-        to[i] = d_.embedding_type == kBfloat16 ? widen(((const Bf16 *)d_.embedding)[from + i])
-                                               : ((const float *)d_.embedding)[from + i];
-      return;
-    }
-    if (is_quantised(d_.table)) return read_output(d_.table, token, to);
-    const int64_t panel = token / kPanel * depth_of(d_.table) * kPanel, lane = token % kPanel;
-    for (int64_t i = 0; i < d_.hidden; i++) {
-      if (d_.table.type == kBfloat16)
-        to[i] = widen(((const Bf16 *)d_.table.panels)[panel + i / 2 * 2 * kPanel + 2 * lane + i % 2]);
-      else
-        to[i] = ((const float *)d_.table.panels)[panel + i * kPanel + lane];
-    }
   }
 
   // What attention or the MLP gives is added to the rows, or kept for `add_branch` where it is to be normed before.

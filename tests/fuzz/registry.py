@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz import accounts, files, frames, http, light, money, node, packed, peers, scratch, wire
+from tests.fuzz import accounts, files, frames, http, light, money, node, packed, peers, scratch, texts, wire
 from tests.fuzz.decoder import Decoder
 
 ROOT: Final = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ def all_decoders() -> tuple[Decoder, ...]:
     """Every decoder, in a fixed order."""
     return tuple(
         each
-        for module in (frames, wire, light, peers, money, node, files, packed, http, accounts)
+        for module in (frames, wire, light, peers, money, node, files, texts, packed, http, accounts)
         for each in module.decoders()
     )
 
