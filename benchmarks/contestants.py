@@ -31,8 +31,14 @@ def prompts_of(sessions: int, prompt: int, number: int, vocab: int) -> list[list
     return [[low + (i * 7919 + s * 31 + number * 101) % (vocab - low) for i in range(prompt)] for s in range(sessions)]
 
 
-def engine(folder: Path, dtype: str, threads: int, precision: Precision | None = None) -> tuple[int, Answer]:
-    """Our engine over a stage that has the whole model, driven without a thread of its own."""
+def engine(
+    folder: Path, dtype: str, threads: int, precision: Precision | None = None, *, adapter: bool = False
+) -> tuple[int, Answer]:
+    """Our engine over a stage that has the whole model, driven without a thread of its own.
+
+    `adapter`: over one that runs transformers' modelling code, also where the native path knows the model.
+    """
+    from shards.adapter import load_adapter_stage
     from shards.checkpoint.opening import open_checkpoint
     from shards.engine.core import EngineCore
     from shards.engine.sampler import SamplerState
@@ -40,11 +46,17 @@ def engine(folder: Path, dtype: str, threads: int, precision: Precision | None =
     from shards.engine.step import StepInput
     from shards.model.loading import load_stage
     from shards.model.span import Span
+    from shards.model.stage import StageModel
 
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(folder, precision=precision)
     span = Span(0, checkpoint.spec.n_blocks)
-    core = EngineCore(load_stage(checkpoint, span, dtype=dtype), 4096)
+    stage: StageModel
+    if adapter:
+        stage = load_adapter_stage(checkpoint, span, device=torch.device("cpu"), dtype=getattr(torch, dtype))
+    else:
+        stage = load_stage(checkpoint, span, dtype=dtype)
+    core = EngineCore(stage, 4096)
     greedy = SamplingParams(temperature=0.0)
 
     def answer(prompts: list[list[int]], new: int) -> tuple[float, float, list[list[int]]]:
