@@ -12,7 +12,7 @@ from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.model_folder import exists
 from shards.checkpoint.names import check_parts, tensors_of
 from shards.checkpoint.opening import AnyCheckpoint, open_checkpoint
-from shards.checkpoint.packed.config import is_quantised
+from shards.checkpoint.packed.config import is_quantised, read_packed, without
 from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.llama import load_native_stage
@@ -61,6 +61,10 @@ def check_servable(path: Path, spec: ModelSpec, span: Span | None = None) -> Non
     With a `span`, its weight files must be there. Raises what `load_stage` would raise later, as far as config, names
     of tensors and names of files tell.
     """
+    packed = None if is_gguf(path) else read_packed(path, spec)
+    if packed is not None:
+        spec = without(spec)
+        check_native(spec, packed.form)
     native = is_native(spec)
     if not native:
         from shards.adapter.skeleton import build  # imports transformers, which takes seconds
@@ -74,9 +78,10 @@ def check_servable(path: Path, spec: ModelSpec, span: Span | None = None) -> Non
         files = tensor_files(path)
     if not files:
         return
-    check_parts(files, spec.n_blocks, alike=native and parse_native(spec).experts is None)
-    if native:
-        head_of(files, parse_native(spec))
+    if packed is None:  # whose layers are of several tensors each
+        check_parts(files, spec.n_blocks, alike=native and parse_native(spec).experts is None)
+        if native:
+            head_of(files, parse_native(spec))
     for name in tensors_of(files, span, spec.n_blocks) if span is not None else ():
         if not exists(path / files[name]):
             raise CheckpointError(f"{path / files[name]} is missing, which has tensors of blocks {span}: download it")

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from mesh.provider.model_files import read_model_files
+from shards.checkpoint.index import read_spec
 from shards.checkpoint.opening import open_checkpoint
 from shards.model.footprint import loaded_bytes
 from shards.model.llama import NativeStage, kernels_for
-from shards.model.loading import load_stage
+from shards.model.loading import check_servable, load_stage
 from shards.model.native_config import parse_native
 from shards.model.span import Span
 from shards.model.weights import load_packed_span
@@ -37,6 +38,7 @@ def test_every_form_gives_the_numbers_that_it_stands_for_and_kernels_the_bits_of
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, widened = make_packed(tmp_path, FORMS[name], n_blocks=2)
+    check_servable(path, read_spec(path), Span(0, 2))
     checkpoint = open_checkpoint(path)
     expected = load_file(widened / "model.safetensors")
     assert set(checkpoint.names()) == set(expected)

@@ -18,7 +18,7 @@ from shards.checkpoint.index import INDEX_NAME
 from shards.checkpoint.manifest import write_manifest
 from shards.errors import ShardError
 from shards.model.span import Span
-from tests.shards.models import make_checkpoint
+from tests.shards.models import FAMILIES, make_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,10 @@ async def test_a_folder_may_hold_only_the_files_of_the_blocks_that_it_is_to_serv
     for blocks in (None, Span(4, 5)):
         with pytest.raises(ShardError, match=rf"{gone} is missing.*download"):
             await join(asked(folder, blocks), lambda event: pytest.fail(f"told {event}"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_what_is_served_natively_is_not_refused_early(family: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / family, family)
+    (planned,) = await survey(Wanted((str(folder),), (Place("cpu"),)))
+    assert planned.room.fits == 5
