@@ -8,6 +8,7 @@ from functools import lru_cache
 import tokenizers
 
 from mesh.provider.model_files import ModelFiles
+from shards.checkpoint.manifest import MANIFEST_NAME, Manifest, digest_of, model_digest
 from shards.model.spec import parse_config
 from tests.shards.hash_model import CONTEXT, EOS, HIDDEN, VOCAB, HashModel, reference
 
@@ -31,5 +32,6 @@ def model_files(n_blocks: int) -> ModelFiles:
     words = {f"<{number}>": number for number in range(VOCAB)}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<0>"))
     contents = {"config.json": json.dumps(config).encode(), "tokenizer.json": inner.to_str().encode()}
-    digest = f"{n_blocks:064x}"
+    contents[MANIFEST_NAME] = Manifest({name: digest_of(data) for name, data in contents.items()}).to_bytes()
+    digest = model_digest(NAME, digest_of(contents[MANIFEST_NAME]).sha256)
     return ModelFiles(NAME, parse_config(contents["config.json"]), digest, contents)

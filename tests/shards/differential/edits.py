@@ -119,7 +119,7 @@ GENERIC: Final[tuple[tuple[str, Any], ...]] = (
     ("_attn_implementation_internal", "flash_attention_2"),
     ("text_config", {"hidden_size": 16}),
     ("quantization_config", {"quant_method": "gptq", "bits": 4}),
-    ("compression_config", {"quant_method": "compressed-tensors"}),
+    ("compression_config", {"quant_method": "somebodys_own"}),
     ("_remove_final_layer_norm", True),
     ("num_kv_shared_layers", 1),
     ("hidden_size_per_layer_input", 4),
