@@ -47,4 +47,5 @@ def named(edit: Edit | None, said: str) -> bool:
     if edit is None:
         return False
     words = (edit.field, str(edit.to or edit.field), *_WEIGHTS)
-    return any(word in said for word in words) or str(edit.value) in said
+    inside = edit.value.values() if isinstance(edit.value, dict) and edit.value else (edit.value,)
+    return any(word in said for word in words) or all(str(value) in said for value in inside)
