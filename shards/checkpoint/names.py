@@ -47,7 +47,10 @@ def tensors_of(names: Collection[str], span: Span, n_blocks: int, *, with_head: 
     The first span also needs the embedding, the last one the final norm and the head, or the embedding where the
     checkpoint has no head (`with_head`: whether it has, where `names` are not the checkpoint's). A tensor of unknown
     purpose outside the blocks goes to both ends. Vision and audio towers go nowhere: only text is served.
+    Raises `CheckpointError` for a span that goes beyond the model.
     """
+    if span.end > n_blocks:
+        raise CheckpointError(f"blocks {span} are not all in a model of {n_blocks} blocks")
     first, last = span.start == 0, span.end == n_blocks
     embedding_as_head = not (has_head(names) if with_head is None else with_head)
 

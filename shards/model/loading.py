@@ -12,13 +12,13 @@ from shards.checkpoint.gguf_header import is_gguf
 from shards.checkpoint.model_folder import exists
 from shards.checkpoint.names import check_parts, tensors_of
 from shards.checkpoint.opening import AnyCheckpoint, open_checkpoint
-from shards.checkpoint.packed.config import is_quantised, read_packed, without
+from shards.checkpoint.packed.config import is_quantised, without
 from shards.checkpoint.quantising import QuantisedCheckpoint
 from shards.errors import CheckpointError, UnsupportedModel
 from shards.model.llama import load_native_stage
 from shards.model.native_config import NativeConfig, parse_native
 from shards.model.precision import SLICE
-from shards.model.served import check_native
+from shards.model.served import check_native, served_form
 from shards.model.span import Span
 from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
@@ -61,10 +61,9 @@ def check_servable(path: Path, spec: ModelSpec, span: Span | None = None) -> Non
     With a `span`, its weight files must be there. Raises what `load_stage` would raise later, as far as config, names
     of tensors and names of files tell.
     """
-    packed = None if is_gguf(path) else read_packed(path, spec)
+    packed = None if is_gguf(path) else served_form(path, spec)
     if packed is not None:
         spec = without(spec)
-        check_native(spec, packed.form)
     native = is_native(spec)
     if not native:
         from shards.adapter.skeleton import build  # imports transformers, which takes seconds

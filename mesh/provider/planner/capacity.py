@@ -139,7 +139,7 @@ def _expanded(places: Sequence[Place]) -> list[Place]:
 async def _read(wanted: Wanted, model: str, progress: Progress) -> tuple[ModelFiles, Path, int]:
     folder = await stoppable(lambda report: resolve(model, cache=wanted.cache, progress=report), progress)
     name = wanted.name or model_name(model, folder, wanted.quantize)
-    files = await asyncio.to_thread(read_model_files, name, folder, wanted.quantize)
+    files = await stoppable(lambda report: read_model_files(name, folder, wanted.quantize, progress=report), progress)
     await asyncio.to_thread(check_servable, folder, files.spec)
     return files, folder, model_bytes(folder, files)
 

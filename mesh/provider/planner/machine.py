@@ -13,9 +13,9 @@ import torch
 from mesh.errors import Cancelled, ConfigError
 from shards.checkpoint.packed.config import is_mxfp4
 from shards.engine.measure import best_threads, measure_block_rate
+from shards.model.llama import kernels_for
 from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
-from shards.native.library import native_library
 from shards.progress import Progress
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def growth(spec: ModelSpec, loaded: str, device: str) -> float:
     """How many times more bytes weights take when they are loaded on `device` in the dtype `loaded`."""
     after = DTYPE_BYTES.get(loaded, 4)
     if is_mxfp4(spec.raw, spec.model_type):
-        kept = torch.device(device).type == "cpu" and loaded != "float16" and native_library() is not None
+        kept = kernels_for(torch.device(device), getattr(torch, loaded)) is not None
         return (MXFP4_KEPT_BITS if kept else 8 * after) / MXFP4_BITS
     return max(1.0, after / DTYPE_BYTES.get(spec.dtype, 4))
 

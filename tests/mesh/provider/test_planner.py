@@ -69,5 +69,5 @@ def test_four_bits_are_counted_as_what_becomes_of_them(monkeypatch: pytest.Monke
     assert growth(plain, "bfloat16", "cuda") == 1.0
     assert growth(plain, "float32", "cpu") == 2.0
     for library, bits in ((object(), 6), (None, 32)):
-        monkeypatch.setattr("mesh.provider.planner.machine.native_library", lambda library=library: library)
+        monkeypatch.setattr("shards.model.llama.native_library", lambda library=library: library)
         assert growth(packed, "float32", "cpu") == pytest.approx(bits / 4.25)
