@@ -257,6 +257,7 @@ async def test_a_peer_that_was_disconnected_is_dialled_anew(root: Path) -> None:
     ended: asyncio.Queue[str] = asyncio.Queue()
 
     async def serve(channel: Channel) -> None:
+        await channel.send(Frame(b"here"))  # else a stream could be cut off before anybody here has heard of it
         try:
             await channel.receive()
         except PeerUnreachable as error:
@@ -271,6 +272,7 @@ async def test_a_peer_that_was_disconnected_is_dialled_anew(root: Path) -> None:
     ):
         await there.serve("/mesh/test/1", serve)
         channel = await here.open(there.peer_id, "/mesh/test/1")
+        assert (await channel.receive()).header == b"here"
         await second.disconnect(there.peer_id)
         with pytest.raises(PeerUnreachable):
             await channel.receive()

@@ -40,6 +40,19 @@ def peers_in_status(swarm: Swarm, model: str) -> set[str]:
     return {provider["peer"] for entry in found for provider in entry["providers"]}
 
 
+def with_a_hole(weights: Path, count: int) -> None:
+    """A safetensors file gets one more tensor, of `count` bytes that take no room on disk."""
+    data = weights.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    table = json.loads(data[8:start])
+    end = len(data) - start
+    table["unused"] = {"dtype": "U8", "shape": [count], "data_offsets": [end, end + count]}
+    header = json.dumps(table).encode()
+    with weights.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header + data[start:])
+        file.truncate(file.tell() + count)
+
+
 @pytest.mark.parametrize("number", POLITE)
 def test_a_provider_leaves_and_is_gone_from_status_at_once(
     swarm: Swarm, world: World, checkpoint: Path, number: signal.Signals
@@ -67,12 +80,12 @@ def test_a_provider_that_is_still_choosing_stops_too(
 
 def test_a_provider_that_checks_gigabytes_of_weights_stops_too(world: World, checkpoint: Path, tmp_path: Path):
     folder = Path(shutil.copytree(checkpoint, tmp_path / "large"))
+    weights = folder / "model.safetensors"
     manifest = write_manifest(folder)
+    with_a_hole(weights, 40 << 30)
     listed = json.loads(manifest.read_text())
-    size = listed["files"]["model.safetensors"]["size"] = 40 << 30
+    listed["files"][weights.name]["size"] = weights.stat().st_size
     manifest.write_text(json.dumps(listed))
-    with (folder / "model.safetensors").open("ab") as file:
-        file.truncate(size)  # takes no room on disk
     process = world.join(folder, "--blocks", "0:5")
     process.event("chose")
     ends(process, signal.SIGTERM, 0)
@@ -163,12 +176,24 @@ def test_a_killed_provider_takes_p2pd_with_it_and_its_record_expires(swarm: Swar
 def test_a_provider_whose_weights_are_corrupt_is_gone_from_status(
     swarm: Swarm, world: World, checkpoint: Path, tmp_path: Path
 ):
-    folder = tmp_path / "corrupt"
-    folder.mkdir()
-    for file in checkpoint.iterdir():
-        data = file.read_bytes()
-        (folder / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".safetensors" else data)
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "corrupt"))
+    write_manifest(folder)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
     process = world.join(folder, "--blocks", "0:2", peers=swarm.address)
     assert process.wait(seconds=60) == 1
     assert process.event("chose")["span"] == "0:2"
     assert peers_in_status(swarm, "corrupt") == set()
+
+
+def test_a_provider_whose_weights_were_cut_off_joins_nothing(world: World, checkpoint: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "short"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    process = world.join(folder, "--blocks", "0:2")
+    assert process.wait(seconds=60) == 1
+    assert "out of the file's range" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.events == []
