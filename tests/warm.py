@@ -23,7 +23,7 @@ from unittest.mock import patch
 from mesh.transport import guard
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.warm_modules"])
+CONTEXT.set_forkserver_preload(["tests.warm_modules"])  # there is one list for a whole process: the last that is set
 
 FIXED = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 """What libraries read as they are loaded, so that it cannot be another value in the process that starts."""

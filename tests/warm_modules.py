@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import eth_keyfile
+
+import chain.client.provider
+import chain.client.staking
 import mesh.cli.main
 import mesh.client.client
 import mesh.gateway.app
 import mesh.node
 import mesh.provider.join
+import tests.chain.shells.crash_child
 import tests.settlement.crash_child
 from mesh.transport import _hivemind
 
-LOADED = (mesh, tests)
+LOADED = (chain, eth_keyfile, mesh, tests)
 
 _hivemind.load()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -12,14 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.chain.shells.world import Net
 
 SECONDS = 120
 PASSWORD = "correct horse"
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["tests.chain.shells.crash_child", "mesh.cli.main", "chain.client.staking", "chain.client.provider", "eth_keyfile"]
-)
 
 
 def _command(arguments: list[str], environment: dict[str, str], answer: Connection) -> None:
@@ -66,8 +62,8 @@ class Terminal:
 
     def run(self, *arguments: str, fails: bool = False) -> str:
         """Standard output of a command; its standard error if it is meant to fail."""
-        ours, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_command, args=(list(arguments), self.environment, theirs), daemon=True)
+        ours, theirs = warm.CONTEXT.Pipe(duplex=False)
+        process = warm.CONTEXT.Process(target=_command, args=(list(arguments), self.environment, theirs), daemon=True)
         process.start()
         theirs.close()
         assert ours.poll(SECONDS), f"mesh {' '.join(arguments)} hangs"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,19 +16,18 @@ from chain.client.lifecycle import State
 from chain.client.staking import chain_name
 from chain.devnet.accounts import faucet
 from chain.errors import NodeError
+from tests import warm
 from tests.chain.shells import crash_child
 from tests.chain.shells.crash_child import ACCOUNT, AMOUNT, deposit
 from tests.chain.shells.world import Net
 
 MOST_MOMENTS = 40
 CHILD_SECONDS = 60
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.chain.shells.crash_child"])
 
 
 async def run_child(net: Net, journal: Path, moment: int) -> int:
     """Exit status of a child that dies at `moment`."""
-    process = CONTEXT.Process(
+    process = warm.CONTEXT.Process(
         target=crash_child.main, args=(net.url, net.chain.deployment_file, journal, moment), daemon=True
     )
     process.start()
