@@ -117,6 +117,7 @@ async def _demo(plan: _Plan) -> None:
     # Its keys go where the next start of any node cleans up after us, should we be killed.
     with RuntimeDirectory(runtime_root()) as own:
         async with children() as family:
+            family.prepare("join", *(() if plan.free else ("--wallet",)))
             chain = None if plan.free else await _start_chain(family, own.path, plan)
             swarm = await _start_swarm(family, own.path, plan, chain)
             if chain is None:

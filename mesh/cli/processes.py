@@ -7,10 +7,11 @@ import contextlib
 import json
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from mesh.cli.environment import for_children
+from mesh.cli.fork_server import ForkServer, modules_of
 from mesh.errors import ConfigError, MeshError
 from mesh.transport.guard import guarded
 
@@ -25,6 +26,22 @@ HearLog = Callable[[str], None]
 """Is told a line of a child's stderr."""
 
 
+class Process(Protocol):
+    """A running process: one of `asyncio.subprocess`, or one that was forked."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    @property
+    def stdout(self) -> asyncio.StreamReader | None: ...
+    @property
+    def stderr(self) -> asyncio.StreamReader | None: ...
+    async def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Child:
     """One running child: its events (from stdout) and the end of its log (from stderr).
 
@@ -34,7 +51,7 @@ class Child:
     def __init__(
         self,
         name: str,
-        process: asyncio.subprocess.Process,
+        process: Process,
         hear: Hear | None = None,
         hear_log: HearLog | None = None,
     ) -> None:
@@ -106,6 +123,12 @@ class Children:
     def __init__(self) -> None:
         self.all: list[Child] = []
         self._readers: set[asyncio.Task[None]] = set()
+        self._server = ForkServer()
+
+    def prepare(self, *arguments: str) -> None:
+        """Load what `mesh ARGUMENTS` will need, while we do something else."""
+        if (modules := modules_of(arguments)) is not None:
+            self._server.prepare(modules)
 
     async def start(
         self,
@@ -119,18 +142,11 @@ class Children:
 
         `environment` is added to ours without its secrets; for `hear` and `hear_log` see `Child`.
         """
-        command = [sys.executable, "-m", "mesh", *arguments]
-        if sys.platform == "linux":
-            command = guarded(command)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us; we end the children in order
-                env=for_children(environment),
-            )
+            if (modules := modules_of(arguments)) is not None:
+                process: Process = await self._server.fork(arguments, for_children(environment), modules)
+            else:
+                process = await _start(arguments, for_children(environment))
         except OSError as error:
             raise ConfigError(f"cannot start {name}: {error}") from error
         return self.adopt(name, process, hear, hear_log)
@@ -138,7 +154,7 @@ class Children:
     def adopt(
         self,
         name: str,
-        process: asyncio.subprocess.Process,
+        process: Process,
         hear: Hear | None = None,
         hear_log: HearLog | None = None,
     ) -> Child:
@@ -175,6 +191,19 @@ class Children:
                     child.process.kill()
             await asyncio.gather(*(child.process.wait() for child in self.all))
         await asyncio.gather(*self._readers, return_exceptions=True)
+        self._server.close()
+
+
+async def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "mesh", *arguments]
+    return await asyncio.create_subprocess_exec(
+        *(guarded(command) if sys.platform == "linux" else command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us; we end the children in order
+        env=environment,
+    )
 
 
 @contextlib.asynccontextmanager
