@@ -15,6 +15,7 @@ API_KEY_VARIABLE: Final = "MESH_API_KEY"
 SECRETS: Final = frozenset({PASSWORD_VARIABLE, API_KEY_VARIABLE})
 
 _taken: dict[str, str] = {}
+_asker: int | None = None
 
 
 def take_secrets() -> None:
@@ -34,3 +35,14 @@ def for_children(secrets: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a child that is this program too: without secrets, but for those given here."""
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return {**kept, **(secrets or {})}
+
+
+def forked_for(asker: int) -> None:
+    """This process was forked from a server: what started it, for all that matters, is the process `asker`."""
+    global _asker
+    _asker = asker
+
+
+def started_by() -> int:
+    """The id of the process that started this one."""
+    return os.getppid() if _asker is None else _asker

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from mesh.cli.environment import for_children
+from mesh.cli.environment import for_children, forked_for
 from mesh.transport import _hivemind, guard
 
 NODE: Final = ("mesh.cli.main", "mesh.node")
@@ -297,10 +297,11 @@ def _become(server: int, streams: Sequence[int]) -> None:
 
 
 def _main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control, asker = socket.socket(fileno=int(sys.argv[1])), os.getppid()
     request = _Serving.on(control).run()
     if request is None:
         return
+    forked_for(asker)
     os.environ.clear()
     os.environ.update(request.environment or {})
     os.chdir(request.folder)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from mesh.cli.environment import started_by
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 
@@ -78,7 +79,7 @@ class Claim:
         said = {
             "role": self._role,
             "pid": os.getpid(),
-            "parent": os.getppid(),
+            "parent": started_by(),
             "place": _place(),
             "leaving": leaving,
         }
