@@ -41,6 +41,7 @@ from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
+from mesh.wire.messages import MAX_DRAFTS
 from mesh.wire.paying import Receipt
 from shards.engine.blocks import chain_root
 from shards.text.tokenizer import Tokenizer
@@ -195,6 +196,7 @@ class SwarmBackend:
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
             window=self._config.window_tokens if self.issuer is not None else None,
+            drafts=MAX_DRAFTS if request.speculate else 0,
             secret=self._secret,
             caller=request.caller,
         )

@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     ignore_eos: bool
+    speculate: Literal["auto", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,7 @@ def build_request(model: str, prompt: Sequence[int], options: Options) -> Genera
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=options.get("ignore_eos", False),
         prompt_logprobs=options.get("prompt_logprobs", False),
+        speculate=options.get("speculate", "auto") == "auto",
     )
 
 

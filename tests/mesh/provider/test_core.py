@@ -23,6 +23,7 @@ from mesh.wire.messages import (
     ExtendSession,
     Message,
     NewToken,
+    NewTokens,
     NextTokens,
     OpenSession,
     Prompt,
@@ -101,7 +102,8 @@ class Control:
 class Swarm:
     """Three hops, and lines between them on which frames stay in order but wait as long as chance wants."""
 
-    def __init__(self, models: list[StageModel], seed: int, *, pages: int, clients: int) -> None:
+    def __init__(self, models: list[StageModel], seed: int, *, pages: int, clients: int, drafts: int = 0) -> None:
+        self.drafts = drafts
         self.chance = Random(seed)
         self.now = 0.0
         stages = dict(zip(PEERS, models, strict=True))
@@ -126,7 +128,7 @@ class Swarm:
             for number in range(clients)
         ]
         self.controls = {(client.peer, hop): Control(client, hop) for client in self.clients for hop in PEERS}
-        self.faults = 0
+        self.faults = self.guessed = self.right = 0
 
     def handle(self, hop: str, event: events.Event) -> None:
         core = self.cores[hop]
@@ -169,8 +171,9 @@ class Swarm:
                 "float32",
                 FIXED,
                 BIAS,
+                drafts=self.drafts,
             )
-            payload = token_payload(fed) if hop == "last" and client.generated else b""
+            payload = token_payload(fed) if hop == "last" and (client.generated or self.drafts) else b""
             self.line(client.peer, hop).append(events.Asked(self.controls[client.peer, hop], opening, payload))
 
     def end(self, client: Client) -> None:
@@ -191,6 +194,11 @@ class Swarm:
                         self.controls[client.peer, "first"], Prompt(client.session), token_payload(ids)
                     )
                     self.line(client.peer, "first").append(asked)
+            case NewTokens():
+                self.guessed += message.drafted
+                self.right += len(message.tokens) - 1
+                for single in message.singles():
+                    self.hear(control, single)
             case NewToken(position=position, token=token, finish=finish):
                 assert position == len(client.prompt) + len(client.generated), "tokens come in order, each once"
                 client.generated.append(token)
@@ -287,16 +295,18 @@ def greedy(folder: Path, prompt: list[int], known: dict[tuple[int, ...], list[in
     return known[tuple(prompt)]
 
 
+@pytest.mark.parametrize("drafts", [0, 5])
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_comes_in_whatever_order_the_tokens_are_the_same_and_nothing_is_left(
-    models: list[StageModel], folder: Path, expected: dict[tuple[int, ...], list[int]], seed: int
+    models: list[StageModel], folder: Path, expected: dict[tuple[int, ...], list[int]], seed: int, drafts: int
 ) -> None:
     tight = seed % 2 == 1
-    swarm = Swarm(models, seed, pages=10 if tight else 64, clients=5)
+    swarm = Swarm(models, seed, pages=10 if tight else 64, clients=5, drafts=drafts)
     swarm.run(faults=0 if seed < 4 else 6)
     for client in swarm.clients:
         assert client.generated == greedy(folder, client.prompt, expected)
         assert seed >= 4 or tight or client.attempts == 1
+    assert swarm.right <= swarm.guessed and (drafts or not swarm.guessed)
     for peer, engine in swarm.engines.items():
         assert len(swarm.cores[peer].table) == 0
         assert engine.free_pages == engine.blocks.pages

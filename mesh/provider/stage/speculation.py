@@ -1,0 +1,136 @@
+"""What the last hop of a ring guesses of a session's next tokens, and how many guesses are worth a trip (pure).
+
+One trip round the ring brings one token, or with `k` guesses that are all right, `k + 1`. What a guess costs is the
+time of one more row in the pass of every stage, for all sessions that share it; what it brings depends on how often
+guesses are right. Both are measured as the session goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from shards.engine.lookup import NOTHING, Guess, PromptLookup
+
+if TYPE_CHECKING:
+    from shards.engine.step import StepOutput
+
+FIRST_RIGHT = {2: 0.4, 3: 0.6, 4: 0.8}
+"""How often the first guess after a match of so many tokens is taken to be right before anything is known."""
+RIGHT_WEIGHT = 0.2
+"""How much one trip changes what is taken to be true of its matches."""
+FORGET = 0.02
+"""How fast, a token, that goes back to what it was at first: matches that failed are tried again now and then."""
+FIRST_ROW_COST = 0.1
+"""What another row costs before anything is measured, as a part of a trip."""
+
+
+class RowCosts:
+    """Seconds that a trip takes, by its rows: a line through recent trips (least squares, older ones count less).
+
+    One for a stage: all its sessions go through it, and most of them the same way on. Before trips of different
+    lengths are known a row costs `FIRST_ROW_COST` of a trip.
+    """
+
+    KEPT = 0.98
+    PRIOR = 8.0
+    """Trips that what is assumed at first counts for."""
+    OUTLIER = 4.0
+    """A trip is not taken to be longer than so many usual ones: then something else was in the way."""
+
+    def __init__(self) -> None:
+        self._weight = self._rows = self._squares = self._time = self._products = 0.0
+        self.sessions = 1.0
+        """Sessions in a pass, lately."""
+
+    def passed(self, sessions: int) -> None:
+        """A pass of the engine had rows of so many sessions."""
+        self.sessions += 0.1 * (sessions - self.sessions)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A session's trip with so many rows took so long."""
+        if self._weight > 1:
+            seconds = min(seconds, self.OUTLIER * self._time / self._weight)
+        self._weight = self.KEPT * self._weight + 1
+        self._rows = self.KEPT * self._rows + rows
+        self._squares = self.KEPT * self._squares + rows * rows
+        self._time = self.KEPT * self._time + seconds
+        self._products = self.KEPT * self._products + rows * seconds
+
+    @property
+    def row(self) -> float:
+        """What one more row costs, as a part of a trip of one row; all sessions of its passes wait for it."""
+        if not self._weight or self._time <= 0:
+            return FIRST_ROW_COST * self.sessions
+        mean_rows, mean = self._rows / self._weight, self._time / self._weight
+        spread = self._squares - self._rows * mean_rows
+        slope = (self._products - self._rows * mean + self.PRIOR * FIRST_ROW_COST * mean) / (spread + self.PRIOR)
+        slope = max(slope, 0.0)
+        base = max(mean - slope * (mean_rows - 1), 0.1 * mean)
+        return self.sessions * slope / base
+
+
+class Speculation:
+    """One session's guesses at the last hop: `tokens` are those that it was fed."""
+
+    def __init__(self, tokens: Iterable[int], most: int) -> None:
+        self._lookup = PromptLookup(tokens)
+        self._most = most
+        self._right = dict(FIRST_RIGHT)
+        self._asked = NOTHING
+        self._position = 0
+        self._at: float | None = None
+
+    def at(self, position: int) -> tuple[int, ...]:
+        """The guesses that were made at the tokens after `position`."""
+        return self._asked.tokens if position == self._position else ()
+
+    def follow(self, output: StepOutput, capacity: int, costs: RowCosts, now: float) -> tuple[int, ...]:
+        """A trip has brought tokens; the guesses for the next one, as many as pay."""
+        checked = 0 if output.input is None else len(output.input.drafts)
+        if self._at is not None:
+            costs.observe(output.count, now - self._at)
+        tokens = tuple(choice.sampled.token for choice in output.choices)
+        self.learn(output.choices[0].position, tokens, checked)
+        position = output.choices[-1].position
+        # The last position before the capacity is only chosen, never run.
+        self._asked = self.guess(capacity - 2 - position, costs.row)
+        self._position, self._at = position, now
+        return self._asked.tokens
+
+    def learn(self, position: int, tokens: tuple[int, ...], checked: int) -> None:
+        """A trip that has `checked` guesses has brought these tokens for the positions from `position` on: all but
+        the last were guessed right."""
+        matched = self._asked.matched if checked else 0
+        if matched:
+            right = len(tokens) - 1
+            # Of the guesses that were looked at: those that were right, and the one that was not.
+            self._right[matched] += RIGHT_WEIGHT * (right / (right + (right < checked)) - self._right[matched])
+        for size, first in FIRST_RIGHT.items():
+            if size != matched:
+                self._right[size] += FORGET * len(tokens) * (first - self._right[size])
+        self._lookup.write(position, tokens)
+
+    def guess(self, room: int, row_cost: float) -> Guess:
+        """What may come next, at most `room` tokens, and as many as pay where a row costs so much of a trip."""
+        found = self._lookup.guess(min(self._most, room))
+        if not found.tokens:
+            return NOTHING
+        worth = worthwhile(self._right[found.matched], row_cost, len(found.tokens))
+        return Guess(found.tokens[:worth], found.matched) if worth else NOTHING
+
+
+def worthwhile(right: float, row_cost: float, most: int) -> int:
+    """How many guesses make the most tokens a second, when each is right with this probability given the ones before.
+
+    Another one brings `right ** k` tokens for `row_cost` trips: it pays as long as that is more for its time than what
+    the trip brings without it.
+    """
+    tokens, trips, chance = 1.0, 1.0, 1.0
+    for count in range(most):
+        chance *= right
+        if chance * trips <= row_cost * tokens:
+            return count
+        tokens += chance
+        trips += row_cost
+    return most
