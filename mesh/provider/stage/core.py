@@ -17,10 +17,10 @@ from mesh.provider.stage import events
 from mesh.provider.stage.admission import NotAdmitted, SessionTable, refusal
 from mesh.provider.stage.credit import StageCredit
 from mesh.provider.stage.frames import WIRE_DTYPES, activation_frames, answers, next_tokens, split_hidden, token_runs
-from mesh.provider.stage.opening import sampler_for, speculation_for, stage_keys
-from mesh.provider.stage.ports import Payload, SessionOwner, StageEngine
+from mesh.provider.stage.opening import sampler_for, stage_keys
+from mesh.provider.stage.ports import Guessing, Payload, SessionOwner, StageEngine
 from mesh.provider.stage.session import StageSession, failure_code
-from mesh.provider.stage.speculation import RowCosts
+from mesh.provider.stage.speculation import StageGuesses
 from mesh.transport.port import PeerId
 from mesh.wire.messages import (
     MAX_REASON,
@@ -62,6 +62,7 @@ class StageCore:
         spec: ModelSpec,
         numerics: str,
         prefill_chunk: int,
+        guessing: Guessing | None = None,
     ) -> None:
         self.table = table
         self.credit = credit
@@ -76,7 +77,7 @@ class StageCore:
         """Neighbours to which much waits to be sent."""
         self._backlog: deque[StepInput] = deque()
         """Work that the engine has not been given yet."""
-        self._costs = RowCosts()
+        self._guessing: Guessing = guessing or StageGuesses()
         self._now = 0.0
         self._actions: list[events.Action] = []
 
@@ -192,7 +193,9 @@ class StageCore:
                     session.bill.close(0)
             self._tell(owner, refusal(request.session, error))
             return
-        session.speculation = speculation_for(request, payload, self._spec)
+        if session.is_last and request.drafts and payload:
+            fed = read_tokens(payload, session.fed_tokens, self._spec.vocab_size)
+            session.guesser = self._guessing.begin(fed, session.capacity, session.drafts)
         session.held = session.sequence.length
         self._tell(owner, SessionOpened(session.id, session.held))
         if session.following != self._me:
@@ -280,8 +283,6 @@ class StageCore:
         """Begin what came for a session; a session of the sender that may not have it fails through it."""
         found = self.table.get(session)
         try:
-            if found is not None and found.is_too_long(start, count):
-                raise ProtocolViolation(f"{count} tokens from position {start} came at once", peer=sender)
             self.table.arrive(session, sender, start, count, self._now)
         except ProtocolViolation as error:
             # Only a session's own neighbour can make it fail; a stranger's frame changes nothing.
@@ -292,12 +293,9 @@ class StageCore:
             return
         if found is None:
             return
-        if found.is_first != (tokens is not None):
-            why = "the first stage takes tokens, the others hidden states"
+        why = found.objection(start, count, tokens is not None)
+        if why is not None:
             self._fail(found, "bad_input", why, blamed=sender)
-            return
-        if found.overrun_by(count):
-            self._fail(found, "bad_input", "more came than the session can have under way", blamed=sender)
             return
         self._begin(found, found.work(start, count, tokens, hidden))
 
@@ -324,7 +322,7 @@ class StageCore:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
         onward: dict[PeerId, list[StepOutput]] = {}
         around: dict[PeerId, list[tuple[bytes, int, tuple[int, ...]]]] = {}
-        self._costs.passed(len(outputs))
+        self._guessing.passed(len(outputs))
         for output in outputs:
             session = self._book(output)
             if session is None:
@@ -338,8 +336,7 @@ class StageCore:
             if choice is None and end < session.fed_tokens:
                 self._tell(session.owner, PromptProgress(session.id, end))
             if choice is not None and choice.finish is None:
-                guesses = session.guesses(output, self._costs, self._now)
-                tokens = (choice.sampled.token, *guesses)
+                tokens = (choice.sampled.token, *session.guesses(output, self._now))
                 around.setdefault(session.following, []).append((session.id, choice.position, tokens))
         for peer, items in onward.items():
             self._actions += [events.HandOver(peer, frame) for frame in activation_frames(items)]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from mesh.provider.stage.ports import Payload
 from mesh.provider.stage.session import StageSession
-from mesh.provider.stage.speculation import Speculation
 from mesh.wire.messages import KEY_BYTES, OpenSession
 from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
@@ -32,13 +31,6 @@ def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> Samp
         prompt_scores=request.prompt_scores,
         known=known,
     )
-
-
-def speculation_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> Speculation | None:
-    """What guesses a session's tokens at the last hop, where its client wants that and said what is fed."""
-    if not request.drafts or not payload or request.end != spec.n_blocks:
-        return None
-    return Speculation(read_tokens(payload, request.fed_tokens, spec.vocab_size), request.drafts)
 
 
 def stage_keys(keys: bytes, session: StageSession, digest: str, numerics: str) -> Sequence[bytes]:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from mesh.payment.credit.customers import Bill
-    from mesh.provider.stage.ports import SessionOwner
-    from mesh.provider.stage.speculation import RowCosts, Speculation
+    from mesh.provider.stage.ports import Guesser, SessionOwner
     from shards.engine.sequence import SequenceState
     from shards.engine.step import StepOutput
 
@@ -60,8 +59,8 @@ class StageSession:
     """The next position and its token, with guesses behind it, which wait until the client extends the session."""
     drafts: int = 0
     """Guesses that a trip may check at most."""
-    speculation: Speculation | None = None
-    """At the last hop, where guesses are made."""
+    guesser: Guesser | None = None
+    """At the last hop, what makes the guesses."""
     ran: int = 0
     """Positions below have run here, some perhaps with guesses that were wrong."""
     running: dict[StepInput, int | None] = field(default_factory=dict)
@@ -90,13 +89,23 @@ class StageSession:
         """What has come over the ring, for the engine."""
         work = StepInput(self.sequence, start, count, tokens=tokens, hidden=hidden)
         work.verifies = start >= self.fed_tokens and count > 1
-        if work.verifies and self.speculation is not None:
-            work.drafts = self.speculation.at(start)[: count - 1]
+        if work.verifies and self.guesser is not None:
+            work.drafts = self.guesser.at(start)[: count - 1]
         return work
 
-    def guesses(self, output: StepOutput, costs: RowCosts, now: float) -> tuple[int, ...]:
+    def guesses(self, output: StepOutput, now: float) -> tuple[int, ...]:
         """At the tokens after those that were chosen, to be checked with the next trip."""
-        return () if self.speculation is None else self.speculation.follow(output, self.capacity, costs, now)
+        return () if self.guesser is None else self.guesser.follow(output, now)
+
+    def objection(self, start: int, count: int, are_tokens: bool) -> str | None:
+        """Why no honest neighbour sends this."""
+        if self.is_first != are_tokens:
+            return "the first stage takes tokens, the others hidden states"
+        if self.is_too_long(start, count):
+            return f"{count} tokens from position {start} came at once"
+        if self.overrun_by(count):
+            return "more came than the session can have under way"
+        return None
 
     def is_too_long(self, start: int, count: int) -> bool:
         """True for positions that no honest neighbour sends in one part: more guesses than a trip may check, at the
@@ -106,7 +115,7 @@ class StageSession:
             return False
         most = self.drafts
         if self.is_last:
-            most = 0 if self.speculation is None else len(self.speculation.at(start))
+            most = 0 if self.guesser is None else len(self.guesser.at(start))
         return start < self.fed_tokens or count > 1 + most
 
     def overrun_by(self, count: int) -> bool:

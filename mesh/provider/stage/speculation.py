@@ -71,30 +71,32 @@ class RowCosts:
 
 
 class Speculation:
-    """One session's guesses at the last hop: `tokens` are those that it was fed."""
+    """One session's guesses (a `Guesser`); `costs` are its stage's."""
 
-    def __init__(self, tokens: Iterable[int], most: int) -> None:
-        self._lookup = PromptLookup(tokens)
+    def __init__(self, fed: Iterable[int], capacity: int, most: int, costs: RowCosts) -> None:
+        self._lookup = PromptLookup(fed)
+        self._capacity = capacity
         self._most = most
+        self._costs = costs
         self._right = dict(FIRST_RIGHT)
         self._asked = NOTHING
         self._position = 0
         self._at: float | None = None
 
     def at(self, position: int) -> tuple[int, ...]:
-        """The guesses that were made at the tokens after `position`."""
+        """See `Guesser`."""
         return self._asked.tokens if position == self._position else ()
 
-    def follow(self, output: StepOutput, capacity: int, costs: RowCosts, now: float) -> tuple[int, ...]:
-        """A trip has brought tokens; the guesses for the next one, as many as pay."""
+    def follow(self, output: StepOutput, now: float) -> tuple[int, ...]:
+        """See `Guesser`: as many as pay."""
         checked = 0 if output.input is None else len(output.input.drafts)
         if self._at is not None:
-            costs.observe(output.count, now - self._at)
+            self._costs.observe(output.count, now - self._at)
         tokens = tuple(choice.sampled.token for choice in output.choices)
         self.learn(output.choices[0].position, tokens, checked)
         position = output.choices[-1].position
         # The last position before the capacity is only chosen, never run.
-        self._asked = self.guess(capacity - 2 - position, costs.row)
+        self._asked = self.guess(self._capacity - 2 - position, self._costs.row)
         self._position, self._at = position, now
         return self._asked.tokens
 
@@ -118,6 +120,21 @@ class Speculation:
             return NOTHING
         worth = worthwhile(self._right[found.matched], row_cost, len(found.tokens))
         return Guess(found.tokens[:worth], found.matched) if worth else NOTHING
+
+
+class StageGuesses:
+    """The guesses of a stage's sessions by prompt lookup (a `Guessing`)."""
+
+    def __init__(self) -> None:
+        self._costs = RowCosts()
+
+    def begin(self, fed: Iterable[int], capacity: int, most: int) -> Speculation:
+        """See `Guessing`."""
+        return Speculation(fed, capacity, most, self._costs)
+
+    def passed(self, sessions: int) -> None:
+        """See `Guessing`."""
+        self._costs.passed(sessions)
 
 
 def worthwhile(right: float, row_cost: float, most: int) -> int:
