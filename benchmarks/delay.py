@@ -51,9 +51,7 @@ class DelayedPorts:
         with suppress(OSError, asyncio.CancelledError):
             onward, back = await asyncio.open_connection("127.0.0.1", port)
             try:
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass(reader, back))
-                    both.create_task(self._pass(onward, writer))
+                await asyncio.gather(self._pass(reader, back), self._pass(onward, writer))
             finally:
                 back.close()
         writer.close()

@@ -78,7 +78,8 @@ class StageCredit:
     def close(self, session: StageSession, received: int | None) -> None:
         """The session ends; `received` is what its client says it knows of, None where it did not say.
 
-        Guesses of the last trip that were right are counted only now: of whoever says that they reached it.
+        Guesses of the last trip that were right are counted only now, where its client says that they were, and as far
+        as there is credit for them.
         """
         self._waiting.pop(session.id, None)
         for units in session.running.values():
@@ -86,8 +87,9 @@ class StageCredit:
         bill = session.bill
         if bill is None:
             return
-        if received is not None and session.ran and bill.meter.processed < min(received, session.ran):
-            self._finish(session, bill.begin(min(received, session.ran)), ok=True)
+        known = min(received or 0, session.ran)
+        if bill.meter.processed < known and bill.has_room(known):
+            self._finish(session, bill.begin(known), ok=True)
         bill.close(bill.meter.fed if received is None else received)
 
     def resume(self, customer: Customer) -> list[StepInput]:

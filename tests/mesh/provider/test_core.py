@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -43,6 +43,7 @@ from shards.errors import CapacityExceeded
 from shards.model.loading import load_stage
 from shards.model.span import Span
 from shards.model.stage import StageModel
+from tests.mesh.provider.guesses import KnownGuesses
 from tests.shards.models import reference
 
 torch.set_num_threads(1)
@@ -104,6 +105,8 @@ class Swarm:
 
     def __init__(self, models: list[StageModel], seed: int, *, pages: int, clients: int, drafts: int = 0) -> None:
         self.drafts = drafts
+        self.texts: dict[tuple[int, ...], list[int]] = {}
+        """By prompt, what the last hop takes for the answer and guesses from."""
         self.chance = Random(seed)
         self.now = 0.0
         stages = dict(zip(PEERS, models, strict=True))
@@ -120,6 +123,7 @@ class Swarm:
                 spec=model.spec,
                 numerics=model.numerics,
                 prefill_chunk=7,
+                guessing=KnownGuesses(self.text_after, Random(seed), 300),
             )
         self.lines: dict[tuple[str, str], deque[events.Event]] = {}
         self.told: deque[tuple[Control, Message]] = deque()
@@ -143,6 +147,13 @@ class Swarm:
         held = sum(session.pages for session in core.table)
         assert core.table.pages_used == held
         assert all(not work.cancelled for session in core.table for work in session.running)
+
+    def text_after(self, fed: Sequence[int]) -> Sequence[int]:
+        for prompt, answer in self.texts.items():
+            text = [*prompt, *answer]
+            if len(fed) >= len(prompt) and text[: len(fed)] == list(fed):
+                return text[len(fed) :]
+        return ()
 
     def line(self, sender: str, receiver: str) -> deque[events.Event]:
         return self.lines.setdefault((sender, receiver), deque())
@@ -302,11 +313,12 @@ def test_whatever_comes_in_whatever_order_the_tokens_are_the_same_and_nothing_is
 ) -> None:
     tight = seed % 2 == 1
     swarm = Swarm(models, seed, pages=10 if tight else 64, clients=5, drafts=drafts)
+    swarm.texts = {tuple(client.prompt): greedy(folder, client.prompt, expected) for client in swarm.clients}
     swarm.run(faults=0 if seed < 4 else 6)
     for client in swarm.clients:
         assert client.generated == greedy(folder, client.prompt, expected)
         assert seed >= 4 or tight or client.attempts == 1
-    assert swarm.right <= swarm.guessed and (drafts or not swarm.guessed)
+    assert 0 < swarm.right < swarm.guessed if drafts else not swarm.guessed
     for peer, engine in swarm.engines.items():
         assert len(swarm.cores[peer].table) == 0
         assert engine.free_pages == engine.blocks.pages
@@ -357,3 +369,121 @@ def test_a_stage_that_is_not_the_whole_route_does_not_hand_over_to_itself(models
     assert isinstance(told, events.Tell) and isinstance(told.message, SessionRefused)
     assert told.message.code == "bad_request"
     assert len(swarm.cores["middle"].table) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_guesses_save_trips_and_the_client_pays_for_none_that_was_wrong(
+    models: list[StageModel], folder: Path, expected: dict[tuple[int, ...], list[int]], seed: int
+) -> None:
+    swarm = Swarm(models, seed, pages=64, clients=1, drafts=8)
+    (client,) = swarm.clients
+    swarm.texts = {tuple(client.prompt): greedy(folder, client.prompt, expected)}
+    swarm.run(faults=0)
+    assert client.generated == greedy(folder, client.prompt, expected)
+    assert swarm.right > 2
+
+
+class Hop:
+    """A session at one hop, whose neighbours and client the test plays."""
+
+    def __init__(self, models: list[StageModel], hop: str, *, drafts: int = 5, limit: int = 52) -> None:
+        self.swarm = Swarm(models, 4, pages=64, clients=1, drafts=drafts)
+        (client,) = self.swarm.clients
+        client.prompt = list(range(20))
+        self.hop, self.client = hop, client
+        self.core = self.swarm.cores[hop]
+        self.swarm.begin(client)
+        asked = self.swarm.lines[client.peer, hop].popleft()
+        assert isinstance(asked, events.Asked) and isinstance(asked.message, OpenSession)
+        opening = change(asked.message, capacity=52, limit=limit)
+        self.core.handle(events.Asked(asked.owner, opening, asked.payload), 0.0)
+        self.owner = asked.owner
+        (self.session,) = self.core.table
+
+    def prompt(self) -> list[events.Action]:
+        prompt = Prompt(self.client.session)
+        return self.core.handle(events.Asked(self.owner, prompt, token_payload(self.client.prompt)), 0.0)
+
+    def hidden(self, start: int, count: int) -> list[events.Action]:
+        rows = torch.randn(count, 48, generator=torch.Generator().manual_seed(start)).numpy().tobytes()
+        message = Activations(((self.client.session, start, count),))
+        return self.core.handle(events.Arrived(self.session.previous, message, rows), 0.0)
+
+    def next(self, position: int, *tokens: int) -> list[events.Action]:
+        message = NextTokens(((self.client.session, position, tokens[0]),), (tokens[1:],))
+        return self.core.handle(events.Arrived("last", message), 0.0)
+
+    def compute(self) -> list[events.Action]:
+        engine, done = self.swarm.engines[self.hop], []
+        while engine.has_work:
+            with torch.inference_mode():
+                done += self.core.handle(events.Computed(engine.step()), 0.0)
+        return done
+
+
+def failures(actions: Sequence[events.Action]) -> list[str]:
+    told = [action.message for action in actions if isinstance(action, events.Tell)]
+    return [message.reason for message in told if isinstance(message, SessionFailed) and message.blamed]
+
+
+@pytest.mark.parametrize("hop", ["middle", "last"])
+def test_more_guesses_than_a_trip_may_check_fail_the_session_through_who_sent_them(
+    models: list[StageModel], hop: str
+) -> None:
+    each = Hop(models, hop)
+    each.hidden(0, 20)
+    each.compute()
+    (reason,) = failures(each.hidden(20, 7))
+    assert "7 tokens from position 20 came at once" in reason
+    assert len(each.core.table) == 0
+
+
+def test_guesses_that_come_with_the_end_of_the_prompt_fail_the_session(models: list[StageModel]) -> None:
+    each = Hop(models, "middle")
+    each.hidden(0, 16)
+    assert failures(each.hidden(16, 5))
+
+
+def test_the_last_hop_takes_no_more_rows_than_it_has_guessed_and_fewer_are_fine(models: list[StageModel]) -> None:
+    for rows in range(1, 8):
+        each = Hop(models, "last")
+        each.hidden(0, 20)
+        (around,) = [action for action in each.compute() if isinstance(action, events.HandOver)]
+        message = decode(around.frame)
+        assert isinstance(message, NextTokens) and message.parts[0][1] == 20
+        guessed = len(message.drafts[0]) if message.drafts else 0
+        failed = failures(each.hidden(20, rows))
+        assert bool(failed) == (rows > 1 + guessed)
+        told = [action.message for action in each.compute() if isinstance(action, events.Tell)]
+        for message in told:
+            if isinstance(message, NewTokens):
+                assert message.drafted == rows - 1 and message.position == 21
+
+
+def test_guesses_outside_the_vocabulary_break_the_frame_and_change_nothing(models: list[StageModel]) -> None:
+    each = Hop(models, "first")
+    each.prompt()
+    each.compute()
+    with pytest.raises(BadTensor, match="outside the vocabulary"):
+        each.next(20, 7, 300)
+    assert not each.session.running and each.session.expected == 20
+
+
+def test_no_guess_runs_beyond_what_the_client_lets_run(models: list[StageModel]) -> None:
+    each = Hop(models, "first", limit=23)
+    each.prompt()
+    each.compute()
+    each.next(20, 7, 8, 9, 10, 11)
+    assert each.session.expected == 23
+    each.compute()
+    each.next(23, 12, 13, 14)
+    assert each.session.expected == 23 and each.session.parked == (23, (12, 13, 14))
+    each.core.handle(events.Asked(each.owner, ExtendSession(each.client.session, 25)), 0.0)
+    assert each.session.expected == 25 and each.session.parked is None
+
+
+def test_a_session_that_wants_no_guesses_gets_none_and_refuses_them(models: list[StageModel]) -> None:
+    each = Hop(models, "first", drafts=0)
+    each.prompt()
+    each.compute()
+    assert failures(each.next(20, 7, 8))
