@@ -34,7 +34,7 @@ from mesh.client.client import Client
 from mesh.client.types import Completion
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
-from shards.text.fast import load_tokenizer
+from shards.text.tokenizer import Tokenizer
 
 STAGES: Final = 3
 START_SECONDS: Final = 120.0
@@ -84,11 +84,10 @@ def main() -> None:
     sys.exit(0 if asyncio.run(_measure(options)) else 1)
 
 
-def texts(folder: Path, rounds: int) -> dict[str, list[list[int]]]:
+def texts(tokenizer: Tokenizer, rounds: int) -> dict[str, list[list[int]]]:
     """By kind, a prompt for each round."""
     from pydoc_data.topics import topics
 
-    tokenizer = load_tokenizer(folder)
     code = "\n\n".join(inspect.getsource(__import__(name)) for name in CODE)
     prose = "\n\n".join(text for _, text in sorted(topics.items()))
     pieces = {
@@ -106,7 +105,6 @@ def _pieces(tokens: Sequence[int], rounds: int) -> list[list[int]]:
 async def _measure(options: argparse.Namespace) -> bool:
     facts = machine()
     folder = resolve(options.model)
-    prompts = texts(folder, options.repeats)
     found: dict[tuple[float, str], Found] = {}
     for delay in options.delays:
         with tempfile.TemporaryDirectory(prefix="mesh-bench-") as scratch:
@@ -115,7 +113,7 @@ async def _measure(options: argparse.Namespace) -> bool:
                 ports = await stack.enter_async_context(DelayedPorts(delay / 1000))
                 address = await _start(family, ports, Path(scratch), folder, options)
                 client = await stack.enter_async_context(Client([address]))
-                await _rounds(client, prompts, delay, options, found)
+                await _rounds(client, delay, options, found)
     return _report(options, facts, found)
 
 
@@ -144,12 +142,12 @@ async def _start(
 
 async def _rounds(
     client: Client,
-    prompts: dict[str, list[list[int]]],
     delay: float,
     options: argparse.Namespace,
     found: dict[tuple[float, str], Found],
 ) -> None:
     (info,) = await client.models()
+    prompts = texts(await client.backend.tokenizer(info.name), options.repeats)
     for speculates in (False, True):  # whatever is done once is done
         await _ask(client, info.name, prompts["code"][0][:32], 8, speculates)
     order = random.Random(0)
