@@ -39,6 +39,7 @@ class Speculation(StrEnum):
     """Whether the last hop guesses at the next tokens."""
 
     AUTO = "auto"
+    ALWAYS = "always"
     OFF = "off"
 
 
@@ -48,7 +49,12 @@ TopP = Annotated[float, typer.Option("--top-p", help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option("--top-k", help="0 is off.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.", show_default="random")]
 Speculate = Annotated[
-    Speculation, typer.Option("--speculate", help="Guess at the next tokens, for several a trip: the text is the same.")
+    Speculation,
+    typer.Option(
+        "--speculate",
+        help="Guess at the next tokens, for several a trip. auto: where the text stays the same to the bit; "
+        "always: also where rounding may decide between tokens that are all but equally likely.",
+    ),
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")]
 

@@ -44,6 +44,7 @@ from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_DRAFTS
 from mesh.wire.paying import Receipt
 from shards.engine.blocks import chain_root
+from shards.model.numerics import has_same_bits
 from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,6 @@ class SwarmBackend:
             sampling=request.sampling,
             prompt_scores=request.prompt_logprobs,
             window=self._config.window_tokens if self.issuer is not None else None,
-            drafts=MAX_DRAFTS if request.speculate else 0,
             secret=self._secret,
             caller=request.caller,
         )
@@ -217,7 +217,7 @@ class SwarmBackend:
             return RingSession(
                 self._links,
                 hops,
-                current,
+                replace(current, drafts=self._drafts(request, hops)),
                 admit_seconds=config.admit_seconds,
                 deadlines=config.deadlines,
                 accrue=self.issuer.accrue if self.issuer is not None else None,
@@ -246,6 +246,17 @@ class SwarmBackend:
             self._sessions.subtract(counted)
             if generating.arrived:
                 self._memory.remember(root, request.prompt, generating.hops)
+
+    def _drafts(self, request: GenerateRequest, hops: Sequence[Hop]) -> int:
+        """Guesses that a trip over these hops may check."""
+        match request.speculate:
+            case "off":
+                return 0
+            case "always":
+                return MAX_DRAFTS
+        records = [self._records.get(hop.peer) for hop in hops]
+        same = all(record is not None and has_same_bits(record.numerics) for record in records)
+        return MAX_DRAFTS if same else 0
 
     def _note_listed(self, keys: Sequence[ModelKey]) -> list[str]:
         """The names of a list, which is not read again for each of them: strangers may list hundreds."""
