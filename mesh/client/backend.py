@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 SPREAD = 0.05
 """Providers that are this much slower at most are as good as the best: sessions of many clients spread over them."""
 MAX_TABLES = 64
-ENOUGH_TOKENS = 8
-"""An answer must be at least this long for us to learn from it what its hand-overs took."""
+ENOUGH_TRIPS = 8
+"""An answer must take at least so many trips for us to learn from it what its hand-overs took."""
 HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 LISTED_SECONDS = 2.0
@@ -327,13 +327,13 @@ class SwarmBackend:
     def _learn(self, generation: MeshGeneration, offer: Offer) -> None:
         """What the hand-overs of an undisturbed answer took."""
         done, hops = generation.completion, generation.hops
-        if done is None or done.completion_tokens < ENOUGH_TOKENS or len(done.route) != len(hops):
+        if done is None or done.trips < ENOUGH_TRIPS or len(done.route) != len(hops):
             return
         views = {view.peer: replace(view, load=0) for view in offer.views()}
         if any(hop.peer not in views for hop in hops):
             return
         stages = route_seconds(hops, list(views.values()), latencies=Latencies(default=0.0))
-        decoding = (done.seconds - done.time_to_first_token) / (done.completion_tokens - 1)
+        decoding = (done.seconds - done.time_to_first_token) / (done.trips - 1)
         self._hop_times.learn([hop.peer for hop in hops], decoding, stages, time.monotonic())
 
     def in_use(self) -> frozenset[str]:
