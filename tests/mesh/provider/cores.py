@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,6 +14,7 @@ from mesh.provider.stage import events
 from mesh.provider.stage.admission import AdmissionLimits, SessionTable, StageFacts
 from mesh.provider.stage.core import StageCore
 from mesh.provider.stage.credit import StageCredit
+from mesh.provider.stage.ports import Collector
 from mesh.wire.messages import (
     Activations,
     CloseSession,
@@ -41,6 +42,7 @@ from shards.model.loading import load_stage
 from shards.model.span import Span
 from shards.model.stage import StageModel
 from tests.mesh.provider.guesses import KnownGuesses
+from tests.shards.models import reference
 
 SPANS = (Span(0, 2), Span(2, 3), Span(3, 5))
 PEERS = ("first", "middle", "last")
@@ -95,7 +97,16 @@ class Control:
 class Swarm:
     """Three hops, and lines between them on which frames stay in order but wait as long as chance wants."""
 
-    def __init__(self, models: list[StageModel], seed: int, *, pages: int, clients: int, drafts: int = 0) -> None:
+    def __init__(
+        self,
+        models: list[StageModel],
+        seed: int,
+        *,
+        pages: int,
+        clients: int,
+        drafts: int = 0,
+        collectors: Mapping[str, Collector] | None = None,
+    ) -> None:
         self.drafts = drafts
         self.texts: dict[tuple[int, ...], list[int]] = {}
         """By prompt, what the last hop takes for the answer and guesses from."""
@@ -110,7 +121,7 @@ class Swarm:
             self.cores[peer] = StageCore(
                 table,
                 self.engines[peer],
-                StageCredit(None),
+                StageCredit(None if collectors is None else collectors[peer]),
                 me=peer,
                 spec=model.spec,
                 numerics=model.numerics,
@@ -181,7 +192,7 @@ class Swarm:
 
     def end(self, client: Client) -> None:
         for hop in PEERS:
-            closing = CloseSession(client.session, len(client.prompt) + len(client.generated))
+            closing = CloseSession(client.session, len(client.prompt) + max(0, len(client.generated) - 1))
             self.line(client.peer, hop).append(events.Asked(self.controls[client.peer, hop], closing))
 
     def hear(self, control: Control, message: Message) -> None:
@@ -280,3 +291,15 @@ def load_models(folder: Path) -> list[StageModel]:
     """The stages of the ring."""
     checkpoint = Checkpoint.open(folder)
     return [load_stage(checkpoint, span) for span in SPANS]
+
+
+def greedy(folder: Path, prompt: list[int], known: dict[tuple[int, ...], list[int]]) -> list[int]:
+    """What transformers says; `known` keeps it."""
+    if tuple(prompt) not in known:
+        model = reference(folder)
+        ids = list(prompt)
+        with torch.inference_mode():
+            for _ in range(ANSWER):
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        known[tuple(prompt)] = ids[len(prompt) :]
+    return known[tuple(prompt)]

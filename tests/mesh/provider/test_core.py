@@ -17,8 +17,7 @@ from mesh.wire.messages import (
     SessionRefused,
 )
 from shards.model.stage import StageModel
-from tests.mesh.provider.cores import ANSWER, PEERS, Swarm, load_models
-from tests.shards.models import reference
+from tests.mesh.provider.cores import PEERS, Swarm, greedy, load_models
 
 torch.set_num_threads(1)
 
@@ -33,17 +32,6 @@ def models(folder: Path) -> list[StageModel]:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[tuple[int, ...], list[int]]:
     return {}
-
-
-def greedy(folder: Path, prompt: list[int], known: dict[tuple[int, ...], list[int]]) -> list[int]:
-    if tuple(prompt) not in known:
-        model = reference(folder)
-        ids = list(prompt)
-        with torch.inference_mode():
-            for _ in range(ANSWER):
-                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        known[tuple(prompt)] = ids[len(prompt) :]
-    return known[tuple(prompt)]
 
 
 @pytest.mark.parametrize("drafts", [0, 5])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,16 @@ import torch
 from msgspec.structs import replace as change
 
 from mesh.errors import BadTensor
+from mesh.payment.credit.binding import Binding
+from mesh.payment.credit.customers import Bill, Customer
+from mesh.payment.credit.line import CreditLine, Pair
+from mesh.payment.credit.terms import CreditTerms
+from mesh.payment.credit.units import SessionMeter, weighted_tokens
 from mesh.provider.stage import events
+from mesh.provider.stage.ports import Collector
 from mesh.wire.messages import (
     Activations,
+    CloseSession,
     ExtendSession,
     NewTokens,
     NextTokens,
@@ -23,7 +30,7 @@ from mesh.wire.messages import (
 )
 from mesh.wire.tokens import token_payload
 from shards.model.stage import StageModel
-from tests.mesh.provider.cores import Swarm, load_models
+from tests.mesh.provider.cores import PEERS, SPANS, Swarm, greedy, load_models
 
 torch.set_num_threads(1)
 
@@ -38,8 +45,16 @@ def models(folder: Path) -> list[StageModel]:
 class Hop:
     """A session at one hop, whose neighbours and client the test plays."""
 
-    def __init__(self, models: list[StageModel], hop: str, *, drafts: int = 5, limit: int = 52) -> None:
-        self.swarm = Swarm(models, 4, pages=64, clients=1, drafts=drafts)
+    def __init__(
+        self,
+        models: list[StageModel],
+        hop: str,
+        *,
+        drafts: int = 5,
+        limit: int = 52,
+        collectors: Mapping[str, Collector] | None = None,
+    ) -> None:
+        self.swarm = Swarm(models, 4, pages=64, clients=1, drafts=drafts, collectors=collectors)
         (client,) = self.swarm.clients
         client.prompt = list(range(20))
         self.hop, self.client = hop, client
@@ -139,3 +154,55 @@ def test_a_session_that_wants_no_guesses_gets_none_and_refuses_them(models: list
     each.prompt()
     each.compute()
     assert failures(each.next(20, 7, 8))
+
+
+class Books:
+    """A provider's books with one customer, who never pays and has a large credit."""
+
+    terms = CreditTerms(1 << 20)
+
+    def __init__(self, peer: str) -> None:
+        binding = Binding("gateway", "g", 1, "0x" + "00" * 20, "0x" + "00" * 20, "g", 1 << 40)
+        line = CreditLine(Pair("g", peer, "model"), 1 << 40)
+        self.gateway = Customer("g", binding, line, lambda message: None)
+
+    def customer(self, peer: str) -> Customer:
+        return self.gateway
+
+    def open(self, customer: Customer, prompt: int, fed: int, blocks: int) -> Bill:
+        return Bill(customer, SessionMeter(prompt, fed), blocks)
+
+    def finish(self, bill: Bill, begun: int, done: int) -> None:
+        bill.customer.line.finish(begun, done)
+
+    def wait(self, customer: Customer) -> None:
+        raise AssertionError("there is credit for all")
+
+
+@pytest.mark.parametrize("drafts", [0, 4, 15])
+def test_hops_count_what_their_client_counts_however_many_guesses_were_right(
+    models: list[StageModel], folder: Path, drafts: int
+) -> None:
+    books = {peer: Books(peer) for peer in PEERS}
+    swarm = Swarm(models, 7, pages=64, clients=4, drafts=drafts, collectors=books)
+    swarm.texts = {tuple(client.prompt): greedy(folder, client.prompt, {}) for client in swarm.clients}
+    swarm.run(faults=0)
+    assert bool(swarm.right) == bool(drafts)
+    tokens = sum(weighted_tokens(len(client.prompt), len(client.generated)) for client in swarm.clients)
+    for peer, span in zip(PEERS, SPANS, strict=True):
+        line = books[peer].gateway.line
+        assert (line.open, line.running, line.excused) == (tokens * len(span), 0, 0)
+
+
+def test_guesses_are_counted_when_the_client_has_their_tokens_and_wrong_ones_never(models: list[StageModel]) -> None:
+    for received, counted in ((20, 21), (21, 21), (23, 23), (24, 24), (99, 25)):
+        books = {peer: Books(peer) for peer in PEERS}
+        each = Hop(models, "middle", collectors=books)
+        line = books["middle"].gateway.line
+        each.hidden(0, 20)
+        each.compute()
+        each.hidden(20, 5)
+        each.compute()
+        assert line.open == weighted_tokens(20, 2)
+        each.core.handle(events.Asked(each.owner, CloseSession(each.client.session, received)), 0.0)
+        assert line.open == weighted_tokens(20, counted - 19)
