@@ -1,14 +1,14 @@
 """What guessing at the next tokens gives: a stream through three stages, with it and without, on links of some delay.
 
-    python -m benchmarks.speculation [--model FOLDER|FILE.gguf] [--delays 0 20 50] [--new 96] [--repeats 3]
-                                     [--threads 1] [--json FILE] [--smoke]
+    python -m benchmarks.speculation [--model FOLDER|FILE.gguf] [--delays 0 20 50] [--sessions 1] [--new 96]
+                                     [--repeats 3] [--threads 1] [--json FILE] [--smoke]
 
 Every stage is a process of its own. With a delay, all that any two of them say to each other goes through a process
 that hands it on so many milliseconds later, one way: a trip round the ring takes three of them. The texts come with
 Python: prose (the language reference) and code (the standard library), each to be continued, and `copy`: a piece of
-code, and its beginning once more. All are continued greedily; each round asks for every text with guesses and without,
-in random order. Figures are medians over rounds, ratios medians of the ratios within a round, and the tokens of both
-are compared.
+code, and its beginning once more. All are continued greedily, prose also at temperature 1, where hardly anything
+repeats itself. Each round asks for every text with guesses and without, in random order, in so many sessions at once.
+Figures are medians over rounds, ratios medians of the ratios within a round, and the tokens of both are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.delay import DelayedPorts
 from benchmarks.report import machine, paired_ratio, print_report, spread
 from mesh.cli.processes import Children, children
 from mesh.client.client import Client
-from mesh.client.types import Completion
+from mesh.client.types import Completion, Speculate
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
 from shards.text.tokenizer import Tokenizer
@@ -44,9 +44,14 @@ BEGINNING: Final = 24
 """Tokens of a piece that is to be copied that are there once more."""
 
 
+Case = tuple[float, int, str]
+"""Delay of a link in milliseconds, sessions at once, kind of text."""
+SAMPLED: Final = "prose, temperature 1"
+
+
 @dataclass(slots=True)
 class Found:
-    """What was measured of one kind of text over links of one delay, with guesses (1) and without (0)."""
+    """What was measured of one case, with guesses (1) and without (0)."""
 
     rates: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     tokens: int = 0
@@ -55,13 +60,13 @@ class Found:
     accepted: int = 0
     same: bool = True
 
-    def note(self, speculates: bool, done: Completion, rate: float) -> None:
+    def note(self, speculates: bool, ends: Sequence[Completion], rate: float) -> None:
         self.rates[speculates].append(rate)
         if speculates:
-            self.tokens += done.completion_tokens
-            self.trips += done.trips
-            self.drafted += done.drafted_tokens
-            self.accepted += done.accepted_tokens
+            self.tokens += sum(done.completion_tokens for done in ends)
+            self.trips += sum(done.trips for done in ends)
+            self.drafted += sum(done.drafted_tokens for done in ends)
+            self.accepted += sum(done.accepted_tokens for done in ends)
 
 
 def main() -> None:
@@ -73,6 +78,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="tiny-python", help="a checkpoint's folder, a GGUF file, or one that ships")
     parser.add_argument("--delays", type=float, nargs="+", default=[0.0, 20.0, 50.0], help="of each link, milliseconds")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1], help="at once")
     parser.add_argument("--new", type=int, default=96, help="tokens of an answer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -80,7 +86,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="short answers, one round, one delay: does it run?")
     options = parser.parse_args()
     if options.smoke:
-        options.delays, options.new, options.repeats = [5.0], 24, 1
+        options.delays, options.sessions, options.new, options.repeats = [5.0], [2], 24, 1
     sys.exit(0 if asyncio.run(_measure(options)) else 1)
 
 
@@ -94,7 +100,7 @@ def texts(tokenizer: Tokenizer, rounds: int) -> dict[str, list[list[int]]]:
         name: _pieces(tokenizer.encode(text[: 24 * PROMPT * (rounds + 1)]), rounds)
         for name, text in (("prose", prose), ("code", code))
     }
-    return {**pieces, "copy": [piece + piece[:BEGINNING] for piece in pieces["code"]]}
+    return {**pieces, SAMPLED: pieces["prose"], "copy": [piece + piece[:BEGINNING] for piece in pieces["code"]]}
 
 
 def _pieces(tokens: Sequence[int], rounds: int) -> list[list[int]]:
@@ -105,7 +111,7 @@ def _pieces(tokens: Sequence[int], rounds: int) -> list[list[int]]:
 async def _measure(options: argparse.Namespace) -> bool:
     facts = machine()
     folder = resolve(options.model)
-    found: dict[tuple[float, str], Found] = {}
+    found: dict[Case, Found] = {}
     for delay in options.delays:
         with tempfile.TemporaryDirectory(prefix="mesh-bench-") as scratch:
             async with AsyncExitStack() as stack:
@@ -144,48 +150,69 @@ async def _rounds(
     client: Client,
     delay: float,
     options: argparse.Namespace,
-    found: dict[tuple[float, str], Found],
+    found: dict[Case, Found],
 ) -> None:
     (info,) = await client.models()
-    prompts = texts(await client.backend.tokenizer(info.name), options.repeats)
+    most = max(options.sessions)
+    prompts = texts(await client.backend.tokenizer(info.name), options.repeats * most)
     for speculates in (False, True):  # whatever is done once is done
-        await _ask(client, info.name, prompts["code"][0][:32], 8, speculates)
+        await _ask(client, info.name, [prompts["code"][0][:32]], 8, 0.0, speculates)
     order = random.Random(0)
     for number in range(options.repeats):
-        for kind, each in prompts.items():
-            result = found.setdefault((delay, kind), Found())
-            answers = {}
-            for speculates in order.sample((False, True), 2):
-                done, answers[speculates], rate = await _ask(client, info.name, each[number], options.new, speculates)
-                result.note(speculates, done, rate)
-            result.same &= answers[False] == answers[True]
+        for sessions in options.sessions:
+            for kind, pieces in prompts.items():
+                result = found.setdefault((delay, sessions, kind), Found())
+                asked = pieces[number * most : number * most + sessions]
+                answers = {}
+                for speculates in order.sample((False, True), 2):
+                    temperature = 1.0 if kind == SAMPLED else 0.0
+                    ends, answers[speculates], rate = await _ask(
+                        client, info.name, asked, options.new, temperature, speculates
+                    )
+                    result.note(speculates, ends, rate)
+                result.same &= answers[False] == answers[True]
 
 
 async def _ask(
-    client: Client, model: str, prompt: list[int], new: int, speculates: bool
-) -> tuple[Completion, list[int], float]:
-    """One answer: its end, its tokens, and how many came in a second after the first."""
+    client: Client, model: str, prompts: Sequence[Sequence[int]], new: int, temperature: float, speculates: bool
+) -> tuple[list[Completion], list[list[int]], float]:
+    """Answers to all at once: their ends, their tokens, and how many came in a second after the last one's first."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(_answer(client, model, prompt, new, temperature, speculates)) for prompt in prompts
+        ]
+    answers = [task.result() for task in running]
+    began, ended = max(times[0] for _, _, times in answers), max(times[-1] for _, _, times in answers)
+    tokens = sum(moment > began for _, _, times in answers for moment in times)
+    return [done for done, _, _ in answers], [each for _, each, _ in answers], tokens / max(ended - began, 1e-9)
+
+
+async def _answer(
+    client: Client, model: str, prompt: Sequence[int], new: int, temperature: float, speculates: bool
+) -> tuple[Completion, list[int], list[float]]:
     tokens: list[int] = []
-    speculate: Any = "auto" if speculates else "off"
-    generation = await client.stream(model, prompt, max_tokens=new, ignore_eos=True, speculate=speculate)
-    first = last = 0.0
+    times: list[float] = []
+    speculate: Speculate = "auto" if speculates else "off"
+    generation = await client.stream(
+        model, prompt, max_tokens=new, ignore_eos=True, temperature=temperature, seed=1, speculate=speculate
+    )
     async for delta in generation:
-        last = time.perf_counter()
-        first = first or last
+        times += [time.perf_counter()] * len(delta.tokens)
         tokens.extend(delta.tokens)
     if generation.completion is None:
         raise RuntimeError("an answer has no end")
-    return generation.completion, tokens, (len(tokens) - 1) / max(last - first, 1e-9)
+    return generation.completion, tokens, times
 
 
-def _report(options: argparse.Namespace, facts: dict[str, Any], found: dict[tuple[float, str], Found]) -> bool:
+def _report(options: argparse.Namespace, facts: dict[str, Any], found: dict[Case, Found]) -> bool:
     results, rows = [], []
-    for (delay, kind), each in found.items():
+    for (delay, sessions, kind), each in found.items():
         off, on = each.rates
         ratio = paired_ratio(on, off)
         results.append(
             {
                 "delay_ms": delay,
+                "sessions": sessions,
                 "text": kind,
                 "tokens_per_second_without": spread(off),
                 "tokens_per_second_with": spread(on),
@@ -199,6 +226,7 @@ def _report(options: argparse.Namespace, facts: dict[str, Any], found: dict[tupl
         rows.append(
             [
                 f"{delay:g}",
+                str(sessions),
                 kind,
                 f"{statistics.median(off):.1f}",
                 f"{statistics.median(on):.1f}",
@@ -212,12 +240,22 @@ def _report(options: argparse.Namespace, facts: dict[str, Any], found: dict[tupl
         "title": f"speculation over {STAGES} stages, {Path(options.model).name}, prompts of {PROMPT} tokens",
         "method": (
             f"{options.repeats} rounds, each text with guesses and without in random order; {options.new} tokens, "
-            f"greedy, {options.threads} thread(s) a stage; medians; ratios are medians of per-round ratios"
+            f"{options.threads} thread(s) a stage; medians; ratios are medians of per-round ratios"
         ),
         "machine": facts,
         "results": results,
     }
-    columns = ["delay ms", "text", "tokens/s off", "on", "ratio", "tokens a trip", "right/guessed", "same tokens"]
+    columns = [
+        "delay ms",
+        "sessions",
+        "text",
+        "tokens/s off",
+        "on",
+        "ratio",
+        "tokens a trip",
+        "right/guessed",
+        "same tokens",
+    ]
     print_report(report, columns, rows, options.json)
     return all(each.same for each in found.values())
 
