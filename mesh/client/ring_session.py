@@ -165,7 +165,6 @@ class RingSession:
                 case NewToken() | NewTokens() if peer == last and message.position == expected:
                     self._answering = True
                     for each in self._checks.trip(message):
-                        self._checks.token(each)
                         if each.position == self._spoilt_at:
                             raise ProtocolViolation(f"{peer} sent tokens that it was not to compute yet", peer=peer)
                         expected += 1
@@ -206,7 +205,6 @@ class RingSession:
             self.drafted += message.drafted if isinstance(message, NewTokens) else 0
             try:
                 for each in self._checks.trip(message):
-                    self._checks.token(each)
                     if each.position > self._limit:
                         self._spoilt_at = each.position
                         return

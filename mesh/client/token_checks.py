@@ -15,14 +15,15 @@ class TokenChecks:
         self._last = last
 
     def trip(self, message: NewToken | NewTokens) -> tuple[NewToken, ...]:
-        """The tokens of a trip, one by one; it has checked no more guesses than it may."""
-        if isinstance(message, NewToken):
-            return (message,)
-        if message.drafted > self._plan.drafts:
+        """The tokens of a trip, one by one: all can be, and it has checked no more guesses than it may."""
+        singles = (message,) if isinstance(message, NewToken) else message.singles()
+        if isinstance(message, NewTokens) and message.drafted > self._plan.drafts:
             raise self._wrong(f"checked {message.drafted} guesses where {self._plan.drafts} are allowed")
-        return message.singles()
+        for each in singles:
+            self._token(each)
+        return singles
 
-    def token(self, message: NewToken) -> None:
+    def _token(self, message: NewToken) -> None:
         """It is of the vocabulary, ends the session where that ends, and has the log-probabilities asked for."""
         plan = self._plan
         self.top(message.top)
