@@ -124,7 +124,7 @@ def nature(
         (collector, "TICK_SECONDS", TICK_SECONDS),
     ]
     if guesses is not None:
-        swaps.append((core, "StageGuesses", lambda: guesses))
+        swaps.append((core, "StageGuesses", lambda share: guesses))
     before = random.getstate()
     silence = logging.root.manager.disable
     root = logging.getLogger()

@@ -77,7 +77,7 @@ class StageCore:
         """Neighbours to which much waits to be sent."""
         self._backlog: deque[StepInput] = deque()
         """Work that the engine has not been given yet."""
-        self._guessing: Guessing = guessing or StageGuesses()
+        self._guessing: Guessing = guessing or StageGuesses(len(table.facts.span) / spec.n_blocks)
         self._now = 0.0
         self._actions: list[events.Action] = []
 
@@ -322,7 +322,7 @@ class StageCore:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
         onward: dict[PeerId, list[StepOutput]] = {}
         around: dict[PeerId, list[tuple[bytes, int, tuple[int, ...]]]] = {}
-        self._guessing.passed(len(outputs))
+        self._guessing.passed(outputs)
         for output in outputs:
             session = self._book(output)
             if session is None:

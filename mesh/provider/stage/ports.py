@@ -70,8 +70,8 @@ class Guessing(Protocol):
     def begin(self, fed: Sequence[int], capacity: int, most: int) -> Guesser:
         """For a session of so many tokens at most, which is `fed` these; a trip checks at most `most` guesses."""
 
-    def passed(self, sessions: int) -> None:
-        """A pass of the engine had rows of so many sessions."""
+    def passed(self, outputs: Sequence[StepOutput]) -> None:
+        """The engine has run a pass."""
 
 
 class Collector(Protocol):

@@ -7,7 +7,7 @@ guesses are right. Both are measured as the session goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from shards.engine.lookup import NOTHING, Guess, PromptLookup
@@ -15,40 +15,46 @@ from shards.engine.lookup import NOTHING, Guess, PromptLookup
 if TYPE_CHECKING:
     from shards.engine.step import StepOutput
 
-FIRST_RIGHT = {2: 0.4, 3: 0.6, 4: 0.8}
+FIRST_RIGHT = {2: 0.3, 3: 0.5, 4: 0.7}
 """How often the first guess after a match of so many tokens is taken to be right before anything is known."""
-RIGHT_WEIGHT = 0.2
+RIGHT_WEIGHT = 0.3
 """How much one trip changes what is taken to be true of its matches."""
-FORGET = 0.02
+FORGET = 0.004
 """How fast, a token, that goes back to what it was at first: matches that failed are tried again now and then."""
-FIRST_ROW_COST = 0.1
-"""What another row costs before anything is measured, as a part of a trip."""
 
 
 class RowCosts:
-    """Seconds that a trip takes, by its rows: a line through recent trips (least squares, older ones count less).
+    """What another row costs a trip, at one stage for all its sessions.
 
-    One for a stage: all its sessions go through it, and most of them the same way on. Before trips of different
-    lengths are known a row costs `FIRST_ROW_COST` of a trip.
+    The seconds of a row are the slope of a line through the engine's recent passes, by their rows (least squares, older
+    ones count less), and the other stages are taken to compute as fast. All sessions of a pass wait for it. Trips are
+    timed from one choice to the next: on long links, where they take long, a row costs little of one.
     """
 
     KEPT = 0.98
+    MOST_ROWS = 128
+    """Passes with more are prompts: they tell nothing of a row beside others that decode."""
+    FIRST = 0.1
+    """The slope before passes of different sizes are known, as a part of a pass."""
+    LEAST = 0.02
+    """The smallest slope that is believed: less is the noise of a busy machine."""
     PRIOR = 8.0
-    """Trips that what is assumed at first counts for."""
     OUTLIER = 4.0
-    """A trip is not taken to be longer than so many usual ones: then something else was in the way."""
+    """A pass or a trip is not taken to be longer than so many usual ones: then something else was in the way."""
+    SMOOTHING = 0.1
 
-    def __init__(self) -> None:
+    def __init__(self, model_share: float = 1.0) -> None:
+        """`model_share` is how much of the model the stage has."""
+        self._share = model_share
         self._weight = self._rows = self._squares = self._time = self._products = 0.0
-        self.sessions = 1.0
-        """Sessions in a pass, lately."""
+        self._sessions = 1.0
+        self._trip = 0.0
 
-    def passed(self, sessions: int) -> None:
-        """A pass of the engine had rows of so many sessions."""
-        self.sessions += 0.1 * (sessions - self.sessions)
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """A session's trip with so many rows took so long."""
+    def passed(self, rows: int, seconds: float, sessions: int) -> None:
+        """A pass over so many rows of so many sessions took so long."""
+        if rows > self.MOST_ROWS or not rows:
+            return
+        self._sessions += self.SMOOTHING * (sessions - self._sessions)
         if self._weight > 1:
             seconds = min(seconds, self.OUTLIER * self._time / self._weight)
         self._weight = self.KEPT * self._weight + 1
@@ -57,17 +63,28 @@ class RowCosts:
         self._time = self.KEPT * self._time + seconds
         self._products = self.KEPT * self._products + rows * seconds
 
+    def observe(self, rows: int, seconds: float) -> None:
+        """A session's trip with so many rows took so long."""
+        alone = max(seconds - (rows - 1) * self._row_seconds, 0.0)
+        if not self._trip:
+            self._trip = alone
+        self._trip += self.SMOOTHING * (min(alone, self.OUTLIER * self._trip) - self._trip)
+
     @property
     def row(self) -> float:
-        """What one more row costs, as a part of a trip of one row; all sessions of its passes wait for it."""
-        if not self._weight or self._time <= 0:
-            return FIRST_ROW_COST * self.sessions
+        """What one more row costs, as a part of a trip of one."""
+        if self._trip <= 0:
+            return self.FIRST * self._sessions
+        return min(1.0, self._row_seconds / self._trip) * self._sessions
+
+    @property
+    def _row_seconds(self) -> float:
+        if not self._weight:
+            return 0.0
         mean_rows, mean = self._rows / self._weight, self._time / self._weight
         spread = self._squares - self._rows * mean_rows
-        slope = (self._products - self._rows * mean + self.PRIOR * FIRST_ROW_COST * mean) / (spread + self.PRIOR)
-        slope = max(slope, 0.0)
-        base = max(mean - slope * (mean_rows - 1), 0.1 * mean)
-        return self.sessions * slope / base
+        slope = (self._products - self._rows * mean + self.PRIOR * self.FIRST * mean) / (spread + self.PRIOR)
+        return max(slope, self.LEAST * mean) / self._share
 
 
 class Speculation:
@@ -125,16 +142,18 @@ class Speculation:
 class StageGuesses:
     """The guesses of a stage's sessions by prompt lookup (a `Guessing`)."""
 
-    def __init__(self) -> None:
-        self._costs = RowCosts()
+    def __init__(self, model_share: float) -> None:
+        """`model_share` is how much of the model the stage has."""
+        self._costs = RowCosts(model_share)
 
     def begin(self, fed: Iterable[int], capacity: int, most: int) -> Speculation:
         """See `Guessing`."""
         return Speculation(fed, capacity, most, self._costs)
 
-    def passed(self, sessions: int) -> None:
+    def passed(self, outputs: Sequence[StepOutput]) -> None:
         """See `Guessing`."""
-        self._costs.passed(sessions)
+        rows, seconds = sum(each.count for each in outputs), sum(each.seconds for each in outputs)
+        self._costs.passed(rows, seconds, len(outputs))
 
 
 def worthwhile(right: float, row_cost: float, most: int) -> int:

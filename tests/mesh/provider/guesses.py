@@ -20,7 +20,7 @@ class KnownGuesses:
     def begin(self, fed: Sequence[int], capacity: int, most: int) -> KnownGuesser:
         return KnownGuesser(self, len(fed), self.text_of(fed), capacity, most)
 
-    def passed(self, sessions: int) -> None:
+    def passed(self, outputs: Sequence[StepOutput]) -> None:
         pass
 
 
