@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,11 +34,28 @@ from shards.errors import ShardError
 if TYPE_CHECKING:
     from mesh.client.client import Client
 
+
+class Speculation(StrEnum):
+    """Whether the last hop guesses at the next tokens."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    OFF = "off"
+
+
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")]
 TopP = Annotated[float, typer.Option("--top-p", help="Nucleus sampling.")]
 TopK = Annotated[int, typer.Option("--top-k", help="0 is off.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.", show_default="random")]
+Speculate = Annotated[
+    Speculation,
+    typer.Option(
+        "--speculate",
+        help="Guess at the next tokens, for several a trip. auto: where the text stays the same to the bit; "
+        "always: also where rounding may decide between tokens that are all but equally likely.",
+    ),
+]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")]
 
 
@@ -51,6 +69,7 @@ def generate(
     top_k: TopK = 0,
     seed: Seed = None,
     stop: Stop = None,
+    speculate: Speculate = Speculation.AUTO,
     digest: DigestOption = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     show_route: Annotated[bool, typer.Option("--route", help="Show which way the answer went.")] = False,
@@ -68,6 +87,7 @@ def generate(
         "top_k": top_k,
         "seed": seed,
         "stop": stop or [],
+        "speculate": speculate.value,
     }
     run(_generate(_Way(joined, transport, read_digests(model, digest)), model, text, options, as_json, show_route))
 
@@ -84,6 +104,7 @@ def chat(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = None,
+    speculate: Speculate = Speculation.AUTO,
     digest: DigestOption = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     log_level: LogLevel = "error",
@@ -92,6 +113,7 @@ def chat(
     set_up_logging(log_level)
     joined = require_peers(peers)
     options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    options["speculate"] = speculate.value
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
     run(_chat(_Way(joined, transport, read_digests(model, digest)), model, system, options))
@@ -146,7 +168,8 @@ async def _generate(
         err.print(route_table((h.peer, str(h.span), h.tokens, h.tokens_per_second) for h in done.route))
         err.print(
             f"{done.completion_tokens} tokens in {done.seconds:.2f} s, the first after "
-            f"{done.time_to_first_token:.2f} s ({done.finish_reason})"
+            f"{done.time_to_first_token:.2f} s ({done.finish_reason}); {done.trips} trips, which checked "
+            f"{done.drafted_tokens} guesses: {done.accepted_tokens} were right"
         )
 
 
@@ -219,6 +242,9 @@ def _completion_json(done: Any) -> dict[str, Any]:
         "completion_tokens": done.completion_tokens,
         "seconds": round(done.seconds, 4),
         "time_to_first_token": round(done.time_to_first_token, 4),
+        "trips": done.trips,
+        "drafted_tokens": done.drafted_tokens,
+        "accepted_tokens": done.accepted_tokens,
         "route": [
             {
                 "peer": hop.peer,

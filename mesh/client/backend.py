@@ -41,8 +41,10 @@ from mesh.payment.credit.issuer import VoucherIssuer
 from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
+from mesh.wire.messages import MAX_DRAFTS
 from mesh.wire.paying import Receipt
 from shards.engine.blocks import chain_root
+from shards.model.numerics import has_same_bits
 from shards.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,8 @@ logger = logging.getLogger(__name__)
 SPREAD = 0.05
 """Providers that are this much slower at most are as good as the best: sessions of many clients spread over them."""
 MAX_TABLES = 64
-ENOUGH_TOKENS = 8
-"""An answer must be at least this long for us to learn from it what its hand-overs took."""
+ENOUGH_TRIPS = 8
+"""An answer must take at least so many trips for us to learn from it what its hand-overs took."""
 HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 LISTED_SECONDS = 2.0
@@ -215,7 +217,7 @@ class SwarmBackend:
             return RingSession(
                 self._links,
                 hops,
-                current,
+                replace(current, drafts=self._drafts(request, hops)),
                 admit_seconds=config.admit_seconds,
                 deadlines=config.deadlines,
                 accrue=self.issuer.accrue if self.issuer is not None else None,
@@ -244,6 +246,17 @@ class SwarmBackend:
             self._sessions.subtract(counted)
             if generating.arrived:
                 self._memory.remember(root, request.prompt, generating.hops)
+
+    def _drafts(self, request: GenerateRequest, hops: Sequence[Hop]) -> int:
+        """Guesses that a trip over these hops may check."""
+        match request.speculate:
+            case "off":
+                return 0
+            case "always":
+                return MAX_DRAFTS
+        records = [self._records.get(hop.peer) for hop in hops]
+        same = all(record is not None and has_same_bits(record.numerics) for record in records)
+        return MAX_DRAFTS if same else 0
 
     def _note_listed(self, keys: Sequence[ModelKey]) -> list[str]:
         """The names of a list, which is not read again for each of them: strangers may list hundreds."""
@@ -314,13 +327,13 @@ class SwarmBackend:
     def _learn(self, generation: MeshGeneration, offer: Offer) -> None:
         """What the hand-overs of an undisturbed answer took."""
         done, hops = generation.completion, generation.hops
-        if done is None or done.completion_tokens < ENOUGH_TOKENS or len(done.route) != len(hops):
+        if done is None or done.trips < ENOUGH_TRIPS or len(done.route) != len(hops):
             return
         views = {view.peer: replace(view, load=0) for view in offer.views()}
         if any(hop.peer not in views for hop in hops):
             return
         stages = route_seconds(hops, list(views.values()), latencies=Latencies(default=0.0))
-        decoding = (done.seconds - done.time_to_first_token) / (done.completion_tokens - 1)
+        decoding = (done.seconds - done.time_to_first_token) / (done.trips - 1)
         self._hop_times.learn([hop.peer for hop in hops], decoding, stages, time.monotonic())
 
     def in_use(self) -> frozenset[str]:

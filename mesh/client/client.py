@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 from mesh.client.backend import SwarmBackend
 from mesh.client.generation import MeshGeneration
 from mesh.client.pins import ModelPins
-from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
+from mesh.client.types import Completion, GenerateRequest, ModelInfo, Speculate, TextDelta, TokenLogprob
 from mesh.errors import Cancelled, ConfigError, InternalError, InvalidRequest, NoRoute
 from mesh.identity import Identity
 from mesh.light import LightNode
@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     ignore_eos: bool
+    speculate: Speculate
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,7 @@ def build_request(model: str, prompt: Sequence[int], options: Options) -> Genera
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=options.get("ignore_eos", False),
         prompt_logprobs=options.get("prompt_logprobs", False),
+        speculate=options.get("speculate", "auto"),
     )
 
 

@@ -75,6 +75,7 @@ class MeshGeneration:
         self._work: dict[Hop, HopReport] = {}
         self._arrived = 0
         """Tokens that reached us on earlier routes."""
+        self._trips = self._drafted = 0
         self._cached: int | None = None
         """Prompt tokens that the route had already on which the first token came."""
         self._left = False
@@ -231,6 +232,8 @@ class MeshGeneration:
             if self._session.arrived:
                 self._cached = self.cached
             self._arrived += self._session.arrived
+            self._trips += self._session.trips
+            self._drafted += self._session.drafted
             for report in self._session.reports:
                 hop = Hop(report.peer, report.span)
                 before = self._work.pop(hop, HopReport(report.peer, report.span, 0, 0.0))
@@ -323,4 +326,7 @@ class MeshGeneration:
             prompt_logprobs=tuple(self._scores),
             time_to_first_token=(self._first_token_at or now) - self._began,
             seconds=now - self._began,
+            trips=self._trips,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._arrived - self._trips,
         )

@@ -19,6 +19,7 @@ from mesh.wire.messages import (
     FileData,
     Message,
     NewToken,
+    NewTokens,
     Ping,
     Pong,
     PromptProgress,
@@ -34,7 +35,16 @@ from mesh.wire.paying import Hello, Receipt, Unwelcome, Welcome
 
 logger = logging.getLogger(__name__)
 
-FromHop = SessionOpened | SessionRefused | NewToken | PromptScores | PromptProgress | SessionFailed | SessionClosed
+FromHop = (
+    SessionOpened
+    | SessionRefused
+    | NewToken
+    | NewTokens
+    | PromptScores
+    | PromptProgress
+    | SessionFailed
+    | SessionClosed
+)
 Event = tuple[PeerId, FromHop | PeerError]
 """What a session hears: which hop, and its message, or why nothing more will come from it."""
 Events = asyncio.Queue[Event]
@@ -167,6 +177,7 @@ class HopLink:
                 SessionOpened()
                 | SessionRefused()
                 | NewToken()
+                | NewTokens()
                 | PromptScores()
                 | PromptProgress()
                 | SessionFailed()

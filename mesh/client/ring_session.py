@@ -14,6 +14,7 @@ from mesh.client.hop_link import Event, Events, HopLink, HopLinks
 from mesh.client.inbox import Inbox, together
 from mesh.client.refusals import HopRefused, SessionPreempted
 from mesh.client.session_plan import SessionPlan
+from mesh.client.token_checks import TokenChecks
 from mesh.client.types import HopReport
 from mesh.errors import (
     Cancelled,
@@ -32,6 +33,7 @@ from mesh.wire.messages import (
     CloseSession,
     ExtendSession,
     NewToken,
+    NewTokens,
     OpenSession,
     Prompt,
     PromptProgress,
@@ -83,6 +85,7 @@ class RingSession:
         self.reports: tuple[HopReport, ...] = ()
         self._links = links
         self._plan = plan
+        self._checks = TokenChecks(plan, hops[-1].peer)
         self._admit_seconds = admit_seconds
         self._steps = StepTimes(deadlines)
         self._answering = False
@@ -98,6 +101,8 @@ class RingSession:
         self._events: Events = Inbox(plan.capacity + 16 * len(hops) + 64, self._arrived)
         self._limit = plan.limit_at(len(plan.fed))
         self._answer: list[int] = []  # tokens that have reached us
+        self.trips = self.drafted = 0
+        """Trips round the ring that brought tokens, and guesses that they checked."""
         self._spoilt_at: int | None = None
         """Position of a token that no honest last hop could have sent, or not yet: from there on nothing counts."""
 
@@ -157,21 +162,21 @@ class RingSession:
                     raise message
                 case SessionFailed():
                     raise self._failure(peer, message)
-                case NewToken(position=position) if peer == last and position == expected:
-                    self._check(message)
-                    if position == self._spoilt_at:
-                        raise ProtocolViolation(f"{peer} sent tokens that it was not to compute yet", peer=peer)
-                    expected += 1
+                case NewToken() | NewTokens() if peer == last and message.position == expected:
                     self._answering = True
-                    yield message
-                    if message.finish is not None:
-                        return
+                    for each in self._checks.trip(message):
+                        if each.position == self._spoilt_at:
+                            raise ProtocolViolation(f"{peer} sent tokens that it was not to compute yet", peer=peer)
+                        expected += 1
+                        yield each
+                        if each.finish is not None:
+                            return
                     await self._extend(expected)
                 case PromptProgress() if peer == last and expected == len(plan.fed):
                     pass
                 case PromptScores(scores=scores) if peer == last and plan.prompt_scores:
                     for _, top in scores:
-                        self._check_top(top)
+                        self._checks.top(top)
                     yield message
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} out of turn", peer=peer)
@@ -195,18 +200,19 @@ class RingSession:
             self._proved.set()
         if peer != self.hops[-1].peer or self._spoilt_at is not None:
             return
-        if isinstance(message, NewToken) and message.position == len(self._plan.fed) + self.arrived:
+        if isinstance(message, NewToken | NewTokens) and message.position == len(self._plan.fed) + self.arrived:
+            self.trips += 1
+            self.drafted += message.drafted if isinstance(message, NewTokens) else 0
             try:
-                self._check(message)
+                for each in self._checks.trip(message):
+                    if each.position > self._limit:
+                        self._spoilt_at = each.position
+                        return
+                    self._answer.append(each.token)
+                    self._count(each.position)
+                    self._proved.set()
             except ProtocolViolation:  # raised when it is read
-                self._spoilt_at = message.position
-                return
-            if message.position > self._limit:
-                self._spoilt_at = message.position
-                return
-            self._answer.append(message.token)
-            self._count(message.position)
-            self._proved.set()
+                self._spoilt_at = len(self._plan.fed) + self.arrived
 
     def _count(self, processed: int) -> None:
         """Positions below `processed` have run on every hop."""
@@ -214,25 +220,6 @@ class RingSession:
         if self._accrue is not None:
             for hop in self.hops:
                 self._accrue(hop.peer, tokens * len(hop.span))
-
-    def _check(self, message: NewToken) -> None:
-        """Raises `ProtocolViolation` when an honest last hop could not have sent the token."""
-        plan, last = self._plan, self.hops[-1].peer
-        wanted = plan.sampling.logprobs
-        self._check_top(message.top)
-        if message.token >= plan.vocab_size:
-            raise ProtocolViolation(f"{last} sent a token that is not in the vocabulary", peer=last)
-        if message.finish != plan.finish_of(message.token, message.position):
-            raise ProtocolViolation(f"{last} said {message.finish!r} where the session does not end so", peer=last)
-        if (message.logprob is None) != (wanted is None):
-            raise ProtocolViolation(f"{last} sent other log-probabilities than were asked for", peer=last)
-
-    def _check_top(self, top: tuple[tuple[int, float], ...]) -> None:
-        last = self.hops[-1].peer
-        if len(top) > (self._plan.sampling.logprobs or 0):
-            raise ProtocolViolation(f"{last} sent more alternatives than were asked for", peer=last)
-        if any(token >= self._plan.vocab_size for token, _ in top):
-            raise ProtocolViolation(f"{last} sent an alternative that is not in the vocabulary", peer=last)
 
     def _failure(self, peer: str, message: SessionFailed) -> PeerError | InvalidRequest:
         if message.code in OUR_FAULT:
@@ -297,8 +284,7 @@ class RingSession:
     async def _request(self, index: int, link: HopLink) -> None:
         plan, hop = self._plan, self.hops[index]
         sampling, logit_bias = to_wire(plan.sampling)
-        is_last = index == len(self.hops) - 1
-        needs_ids = is_last and (plan.sampling.needs_prompt or plan.prompt_scores or len(plan.fed) > plan.prompt_tokens)
+        needs_ids = index == len(self.hops) - 1 and plan.last_hop_needs_ids()
         message = OpenSession(
             session=self.id,
             digest=plan.digest,
@@ -316,6 +302,7 @@ class RingSession:
             sampling=sampling,
             logit_bias=logit_bias,
             keys=plan.keys_after(*self._before(link.peer)),
+            drafts=plan.drafts,
         )
         await link.send(message, token_payload(plan.fed) if needs_ids else b"")
 

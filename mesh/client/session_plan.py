@@ -25,6 +25,8 @@ class SessionPlan:
     prompt_scores: bool
     window: int | None = None
     """Tokens that may be computed ahead of who reads them; None: all."""
+    drafts: int = 0
+    """Guesses at the next tokens that one trip round the ring may check."""
     secret: bytes = b""
     caller: str = ""
     """Only sessions with the same secret and caller name the same pages by the same keys."""
@@ -42,6 +44,11 @@ class SessionPlan:
     def limit_at(self, position: int) -> int:
         """How far the ring may run when everything below `position` is known to the reader."""
         return self.capacity if self.window is None else min(self.capacity, position + self.window)
+
+    def last_hop_needs_ids(self) -> bool:
+        """Whether the last hop must know what is fed: for penalties and scores, to go on with an answer, to guess."""
+        resumes = len(self.fed) > self.prompt_tokens
+        return self.sampling.needs_prompt or self.prompt_scores or resumes or self.drafts > 0
 
     def finish_of(self, token: int, position: int) -> str | None:
         """What the last hop must say when it chooses `token` for `position`."""

@@ -12,6 +12,7 @@ from shards.model.span import Span
 from shards.text.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
+Speculate = Literal["auto", "always", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class GenerateRequest:
     """Tokens of the answer that are there already: it goes on after them. `max_tokens` counts them too."""
     resumed_paid: bool = False
     """The prompt and those tokens were run and paid for here before: hops are not paid for running them again."""
+    speculate: Speculate = "auto"
+    """Whether the last hop may guess at the next tokens, so that one trip round the ring brings several. `auto`: where
+    the tokens are the same to the last bit, which stages on the native kernels make sure of. `always`: on any stages;
+    rounding may then decide between tokens that are all but equally likely, as where sessions share passes there."""
     caller: str = ""
     """Who asks, of all that one client asks for: what hops keep of a prompt answers only the same caller's next one,
     else callers could tell from the time it takes what others have said."""
@@ -105,6 +110,12 @@ class Completion:
     seconds: float = 0.0
     cached_tokens: int = 0
     """Of the prompt, tokens that were not run again because the route still had them."""
+    trips: int = 0
+    """Trips round the ring that brought the tokens; fewer than tokens where guesses at them were right."""
+    drafted_tokens: int = 0
+    """Guesses that the trips checked, right or wrong."""
+    accepted_tokens: int = 0
+    """Guesses that were right: each saved a trip."""
 
 
 class Generation(Protocol):

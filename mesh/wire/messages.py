@@ -2,7 +2,7 @@
 
     client ──OpenSession, Prompt, ExtendSession, CloseSession,
              FetchFile, Ping──▶ every hop                                           `/mesh/control/1`
-    client ◀──SessionOpened | SessionRefused, NewToken, PromptScores, PromptProgress,
+    client ◀──SessionOpened | SessionRefused, NewToken | NewTokens, PromptScores, PromptProgress,
               SessionFailed, SessionClosed, FileData, Pong────────── hop
     gateway ──Hello, Voucher──▶ hop     hop ──Welcome | Unwelcome, Receipt──▶ gateway     (where work is paid for)
     hop ──Activations (downstream), NextTokens (last to first)──▶ hop               `/mesh/ring/1`
@@ -31,6 +31,8 @@ MAX_TOP_K: Final = 1 << 31
 MAX_EOS: Final = 64
 MAX_BLOCKS: Final = 1 << 16
 MAX_PARTS: Final = 4096
+MAX_DRAFTS: Final = 15
+"""Guesses at a session's next tokens that one trip round the ring may check."""
 MAX_REASON: Final = 2000
 MAX_FILE_BYTES: Final = 48 * 1024 * 1024
 PREEMPTED: Final = "preempted"
@@ -42,6 +44,8 @@ Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Logprob = Annotated[float, Meta(ge=-1e30, le=1e-3)]
 Top = Annotated[tuple[tuple[Token, Logprob], ...], Meta(max_length=32)]
+DraftCount = Annotated[int, Meta(ge=0, le=MAX_DRAFTS)]
+Drafts = Annotated[tuple[Token, ...], Meta(max_length=MAX_DRAFTS)]
 Digest = Annotated[str, Meta(max_length=64)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 Block = Annotated[int, Meta(ge=0, le=MAX_BLOCKS)]
@@ -77,6 +81,8 @@ class OpenSession(WireMessage, frozen=True, tag="open"):
     hop runs no position from `limit` on until an `ExtendSession` raises it, so that nothing is computed far ahead of
     who reads and pays for it. `keys` names the full pages of the fed tokens, each by a hash of all before it: those
     that the hop still has from an earlier session of this client and this previous hop need not be fed again.
+    A trip round the ring may check at most `drafts` guesses at the next tokens; the last hop, which makes them, then
+    needs the fed token ids.
     """
 
     session: SessionId
@@ -95,6 +101,7 @@ class OpenSession(WireMessage, frozen=True, tag="open"):
     sampling: Sampling
     logit_bias: LogitBias
     keys: PageKeys = b""
+    drafts: DraftCount = 0
 
     def __post_init__(self) -> None:
         _check_keys(self.keys)
@@ -142,6 +149,30 @@ class NewToken(WireMessage, frozen=True, tag="token"):
     finish: Literal["stop", "length"] | None
     logprob: Logprob | None
     top: Top
+
+
+class NewTokens(WireMessage, frozen=True, tag="tokens"):
+    """From the last hop: what a trip with `drafted` guesses has brought: the tokens chosen for `position`,
+    `position + 1`, …, each with its log-probability and the alternatives. All but the last were guessed right.
+    `finish` ends the session with the last of them."""
+
+    session: SessionId
+    position: Position
+    tokens: Annotated[tuple[tuple[Token, Logprob | None, Top], ...], Meta(min_length=1, max_length=MAX_DRAFTS + 1)]
+    finish: Literal["stop", "length"] | None
+    drafted: DraftCount
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) > self.drafted + 1:
+            raise ValueError(f"{len(self.tokens)} tokens do not come of {self.drafted} guesses")
+
+    def singles(self) -> tuple[NewToken, ...]:
+        """The tokens one by one."""
+        last = len(self.tokens) - 1
+        return tuple(
+            NewToken(self.session, self.position + number, token, self.finish if number == last else None, logprob, top)
+            for number, (token, logprob, top) in enumerate(self.tokens)
+        )
 
 
 class PromptScores(WireMessage, frozen=True, tag="scores"):
@@ -225,9 +256,15 @@ class Activations(WireMessage, frozen=True, tag="act"):
 
 
 class NextTokens(WireMessage, frozen=True, tag="next"):
-    """Last hop to first: per part (session, position, token) to run next."""
+    """Last hop to first: per part (session, position, token) to run next, and of each the guesses at the tokens after
+    it, to be run behind it; no lists of guesses at all where there are none."""
 
     parts: Annotated[tuple[tuple[SessionId, Position, Token], ...], Meta(min_length=1, max_length=MAX_PARTS)]
+    drafts: Annotated[tuple[Drafts, ...], Meta(max_length=MAX_PARTS)] = ()
+
+    def __post_init__(self) -> None:
+        if self.drafts and len(self.drafts) != len(self.parts):
+            raise ValueError(f"guesses for {len(self.drafts)} of {len(self.parts)} parts")
 
 
 Message = (
@@ -237,6 +274,7 @@ Message = (
     | Prompt
     | ExtendSession
     | NewToken
+    | NewTokens
     | PromptScores
     | PromptProgress
     | SessionFailed

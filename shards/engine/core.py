@@ -97,16 +97,11 @@ class EngineCore:
             sequence.keys = keys
             self._publish(sequence)
 
-    def cut(self, sequence: SequenceState, length: int) -> None:
-        """Forget the session's tokens from `length` on, and let go the pages that held nothing else.
+    def _rewind(self, sequence: SequenceState, length: int) -> None:
+        """Forget the session's tokens from `length` on: guesses that were wrong, or what is sent again.
 
         Raises `BadActivation` where it has fewer, or where others have begun to use what would be written over.
         """
-        self._rewind(sequence, length)
-        self.blocks.give(sequence.pages[pages_for(length) :])
-        del sequence.pages[pages_for(length) :]
-
-    def _rewind(self, sequence: SequenceState, length: int) -> None:
         if not 0 <= length <= sequence.length:
             raise BadActivation(f"cannot cut a session of {sequence.length} tokens at {length}")
         whole = pages_for(length)

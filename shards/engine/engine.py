@@ -114,11 +114,6 @@ class Engine:
                 keys=keys,
             )
 
-    def cut(self, sequence: SequenceState, length: int) -> None:
-        """Forget a session's tokens from `length` on. Raises `BadActivation`."""
-        with self._changed:
-            self._core.cut(sequence, length)
-
     def name_pages(self, sequence: SequenceState, keys: Sequence[bytes]) -> None:
         """See `EngineCore.name_pages`."""
         with self._changed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from shards.engine.sampler import SamplerState, conclude
+from shards.engine.sampler import Passed, SamplerState, conclude
 from shards.engine.sequence import SequenceState
 from shards.engine.step import StepInput, StepOutput
 from shards.errors import BadActivation, ShardError
@@ -60,12 +60,17 @@ def conclude_parts(parts: Sequence[Part], results: Sequence[torch.Tensor]) -> li
             output.hidden = hidden
         else:  # never handed on: the next stage would take us for the one at fault
             output.error = _overflow(part.input)
-    told = conclude([(sampler, output.start, output.count, logits) for output, sampler, logits in sampled])
+    told = conclude(
+        [
+            Passed(sampler, output.start, output.count, logits, () if output.input is None else output.input.drafts)
+            for output, sampler, logits in sampled
+        ]
+    )
     for (output, _, _), answer in zip(sampled, told, strict=True):
         if isinstance(answer, ShardError):
             output.error = answer
         else:
-            output.choice, output.scores = answer
+            output.choices, output.scores = answer
     return outputs
 
 

@@ -63,6 +63,8 @@ class SamplerState:
         """Which logits the pass over `[start, start + count)` must return."""
         if self._prompt_scores and start < self._fed:
             return LogitsMode.ALL
+        if start >= self._fed and count > 1:  # drafts: each row says whether the guess after it is right
+            return LogitsMode.ALL
         return LogitsMode.LAST if start + count >= self._fed else LogitsMode.NOTHING
 
     def scores(self, start: int, count: int, logits: torch.Tensor) -> tuple[Score, ...]:
@@ -96,35 +98,82 @@ class SamplerState:
         return Choice(position, sampled, finish)
 
 
-Concluded = tuple[Choice | None, tuple[Score, ...]] | ShardError
+Concluded = tuple[tuple[Choice, ...], tuple[Score, ...]] | ShardError
 
 
-def conclude(passed: Sequence[tuple[SamplerState, int, int, torch.Tensor]]) -> list[Concluded]:
-    """For each session of a pass, of which `[start, start + count)` has run: its choice and its scores, or an error.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a pass has run of a session: `[start, start + count)`, of which the last rows are `drafts`, guesses at the
+    answer's next tokens. `logits` are what `SamplerState.want` asked for."""
 
-    `logits` are what `want` asked for. All tokens are sampled together.
+    sampler: SamplerState
+    start: int
+    count: int
+    logits: torch.Tensor
+    drafts: tuple[int, ...] = ()
+
+
+def conclude(passed: Sequence[Passed]) -> list[Concluded]:
+    """For each session of a pass its choices and its scores, or an error. The tokens of all are sampled together.
+
+    A draft is right where it is the token that is chosen for its position, as it would be without drafts, with the
+    random number of that position: then the row that was run with it counts, and another token is chosen. So the
+    tokens are the same with drafts and without (speculative decoding, Leviathan et al. 2023, with the draft as a
+    distribution of one token and both draws coupled by position).
     """
     results: list[Concluded] = []
-    draws: list[tuple[int, Draw]] = []
-    for index, (sampler, start, count, logits) in enumerate(passed):
+    going: list[int] = []
+    for index, each in enumerate(passed):
         result: Concluded
         try:
-            result = None, sampler.scores(start, count, logits)
-            draw = sampler.draw(start + count, logits[-1:])
-            if draw is not None:
-                draws.append((index, draw))
+            result = (), each.sampler.scores(each.start, each.count, each.logits)
+            going.append(index)
         except ShardError as error:
             result = error
         except RuntimeError as error:  # what torch raises when the device has no room for the logits' copies
             result = CapacityExceeded(f"the device could not sample: {error}")
         results.append(result)
+    right = 0  # drafts that are right, of all that still go on
+    while going:
+        going = [index for index in _choose(passed, going, right, results) if right < len(passed[index].drafts)]
+        going = [index for index in going if _is_right(results[index], passed[index].drafts[right])]
+        right += 1
+    return results
+
+
+def _is_right(concluded: Concluded, draft: int) -> bool:
+    if isinstance(concluded, ShardError):
+        return False
+    choice = concluded[0][-1]
+    return choice.finish is None and choice.sampled.token == draft
+
+
+def _choose(passed: Sequence[Passed], going: Sequence[int], right: int, results: list[Concluded]) -> list[int]:
+    """Choose one more token for each session that is `going`, after so many `right` drafts; those that got one."""
+    draws: list[tuple[int, Draw]] = []
+    for index in going:
+        each = passed[index]
+        behind = len(each.drafts) - right  # rows after the one that chooses
+        row = len(each.logits) - 1 - behind
+        try:
+            draw = each.sampler.draw(each.start + each.count - behind, each.logits[row : row + 1])
+        except ShardError as error:
+            results[index] = error
+            continue
+        except RuntimeError as error:
+            results[index] = CapacityExceeded(f"the device could not sample: {error}")
+            continue
+        if draw is not None:
+            draws.append((index, draw))
+    chosen: list[int] = []
     for (index, draw), sampled in zip(draws, sample_all([draw for _, draw in draws]), strict=True):
         before = results[index]
         if isinstance(sampled, ShardError):
             results[index] = sampled
         elif not isinstance(before, ShardError):
             try:
-                results[index] = passed[index][0].take(draw.position, sampled), before[1]
+                results[index] = (*before[0], passed[index].sampler.take(draw.position, sampled)), before[1]
+                chosen.append(index)
             except ShardError as error:
                 results[index] = error
-    return results
+    return chosen

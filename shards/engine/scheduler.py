@@ -78,10 +78,11 @@ def choose_turns(ready: Sequence[SequenceState], limits: BatchLimits, shares: Sh
     turns: list[Turn] = []
     budget = limits.prefill_tokens
     if overdue is not None:
-        count = min(overdue.queue[0].left, budget)
+        head = overdue.queue[0]
+        count = head.left if head.is_decode else min(head.left, budget)
         turns.append(Turn(overdue, count))
-        budget -= 0 if overdue.queue[0].is_decode else count
-    turns += [Turn(each, 1) for each in same[: limits.sessions - len(turns)]]
+        budget -= 0 if head.is_decode else count
+    turns += [Turn(each, each.queue[0].left) for each in same[: limits.sessions - len(turns)]]
     prefills = [each for each in prefills if each.span == first.span]
     had: dict[str, int] = {}
     while prefills and budget > 0 and len(turns) < limits.sessions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from mesh.wire.messages import (
     FileData,
     Message,
     NewToken,
+    NewTokens,
     OpenSession,
     Ping,
     Pong,
@@ -133,7 +135,22 @@ def token(message: OpenSession, **changes: object) -> list[Message]:
     return [change(NewToken(message.session, message.fed_tokens, 5, None, None, ()), **changes)]  # type: ignore[arg-type]
 
 
+def trip(message: OpenSession, *tokens: int, **changes: object) -> list[Message]:
+    said = tuple((each, None, ()) for each in tokens)
+    made = NewTokens(message.session, message.fed_tokens, said, None, 15)
+    return [change(made, **changes)]  # type: ignore[arg-type]
+
+
+TRIPS: dict[str, Lying] = {
+    "a token outside the vocabulary behind a good one": lambda m: trip(m, 5, 300),
+    "tokens of another position": lambda m: trip(m, 5, 6, position=m.fed_tokens + 1),
+    "an end before its time": lambda m: trip(m, 5, 6, finish="length"),
+    "tokens beyond the end": lambda m: trip(m, *range(5, 15)),
+    "log-probabilities nobody asked for": lambda m: trip(m, tokens=((5, None, ()), (6, -1.0, ()))),
+}
+
 LIES: dict[str, Lying] = {
+    "more guesses than were allowed": lambda m: trip(m, 5, 6, drafted=1),
     "a token outside the vocabulary": lambda m: token(m, token=300),
     "a huge token": lambda m: token(m, token=(1 << 31) - 1),
     "a token of another position": lambda m: token(m, position=m.fed_tokens + 1),
@@ -155,6 +172,18 @@ async def test_a_last_hop_that_lies_is_blamed_and_replaced(swarm: MemorySwarm, l
     request = ask(8)
     honest = await swarm.generate(request)
     peer = await play(swarm, Span(4, 5), polite, LIES[lie])
+
+    answer = await swarm.generate(request)
+
+    assert answer.tokens == honest.tokens
+    assert set(swarm.backend._penalised) == {peer}
+
+
+@pytest.mark.parametrize("lie", TRIPS)
+async def test_no_token_is_taken_of_a_trip_that_cannot_be(swarm: MemorySwarm, lie: str) -> None:
+    request = replace(ask(8), speculate="always")
+    honest = await swarm.generate(request)
+    peer = await play(swarm, Span(4, 5), polite, TRIPS[lie])
 
     answer = await swarm.generate(request)
 

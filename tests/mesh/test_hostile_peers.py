@@ -294,7 +294,7 @@ async def test_a_neighbour_that_does_not_read_stops_nobody_else(swarm: MemorySwa
 
 async def test_a_flood_of_work_for_one_session_is_broken_off(swarm: MemorySwarm) -> None:
     async with Bystander(swarm):
-        villain, ring = await open_middle(swarm, capacity=500)
+        villain, ring = await open_middle(swarm, prompt_tokens=400, fed_tokens=400, limit=500, capacity=500)
         for _ in range(300):
             await ring.send(encode(Activations(((A, 0, 400),)), hidden(400)))
             if swarm.services[1].table.get(A) is None:

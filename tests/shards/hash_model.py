@@ -46,7 +46,7 @@ class HashModel:
 
     device = torch.device("cpu")
     dtype = torch.float32
-    numerics = "hash"
+    numerics = "hash/cpu/native"
     longest = CONTEXT
     shares_pages = True
 

@@ -13,7 +13,7 @@ from mesh.payment.credit.units import W_GENERATED, SessionMeter
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.transport.port import PeerId
 from mesh.wire.frame import Frame
-from mesh.wire.messages import CONTROL_PROTOCOL, OpenSession, decode
+from mesh.wire.messages import CONTROL_PROTOCOL, MAX_DRAFTS, OpenSession, decode
 from mesh.wire.paying import Receipt, Voucher
 from shards.engine.step import StepOutput
 from tests.mesh.payment.money import MODEL_ID
@@ -184,7 +184,7 @@ class Ledger:
         for pair, units in self.done.items():
             self.checks["nobody works for nothing"] += 1
             lives = self._providers[pair.provider].lives + self._gateways[pair.gateway].killed + self._pardons[pair]
-            per_session = 2 * W_GENERATED * self.n_blocks
+            per_session = (2 + MAX_DRAFTS) * W_GENERATED * self.n_blocks  # wrong guesses are the provider's own cost
             most = lives * self.credit * (2 + self.epochs) + self._sessions[pair] * per_session
             if units - held[pair] > most:
                 self._broken(f"{pair}: {units - held[pair]} units were done for nothing, {most} at most may be")

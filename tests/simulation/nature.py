@@ -25,10 +25,12 @@ import mesh.payment.credit.collector as collector
 import mesh.payment.credit.issuer as issuer
 import mesh.payment.credit.terms as terms
 import mesh.provider.join as join
+import mesh.provider.stage.core as core
 import mesh.provider.stage.server as service
 from chain import primitives, vouchers
 from chain.wallet import Account
 from mesh.identity import Identity
+from tests.mesh.provider.guesses import KnownGuesses
 from tests.simulation.engine import VirtualEngine
 from tests.simulation.loop import MACHINE, VirtualLoop
 
@@ -94,8 +96,10 @@ def monotonic(loop: VirtualLoop) -> float:
 
 
 @contextmanager
-def nature(loop: VirtualLoop, seed: object, *, verbose: bool = False) -> Iterator[Errors]:
-    """Everything that runs inside sees virtual time and seeded randomness."""
+def nature(
+    loop: VirtualLoop, seed: object, *, verbose: bool = False, guesses: KnownGuesses | None = None
+) -> Iterator[Errors]:
+    """Everything that runs inside sees virtual time and seeded randomness; last hops make these `guesses`."""
     chance = Random(f"{seed}/secrets")
     noise = np.random.default_rng(chance.getrandbits(64))
     errors = Errors()
@@ -119,6 +123,8 @@ def nature(loop: VirtualLoop, seed: object, *, verbose: bool = False) -> Iterato
         (join, "measure", lambda model, threads: (1, model.block_rate)),
         (collector, "TICK_SECONDS", TICK_SECONDS),
     ]
+    if guesses is not None:
+        swaps.append((core, "StageGuesses", lambda share: guesses))
     before = random.getstate()
     silence = logging.root.manager.disable
     root = logging.getLogger()

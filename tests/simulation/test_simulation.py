@@ -32,6 +32,7 @@ def test_what_must_hold_holds_whatever_fails(first: int) -> None:
 
     assert sum(result.faults.total() for result in results) >= 80
     assert all(result.tokens for result in results)
+    assert sum(result.guessed for result in results) > 8 * len(results)
 
 
 @pytest.mark.slow

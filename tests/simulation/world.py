@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -13,6 +14,7 @@ import torch
 from mesh.payment.credit.terms import CreditTerms
 from shards.model.span import Span
 from tests.mesh.payment.money import MemoryChain
+from tests.mesh.provider.guesses import KnownGuesses
 from tests.simulation import loop as loops
 from tests.simulation.board import REPLICAS, SimDht
 from tests.simulation.chaos import Chaos
@@ -23,7 +25,7 @@ from tests.simulation.invariants import Invariants
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Clock, VirtualLoop
 from tests.simulation.market import Market
-from tests.simulation.model import model_files
+from tests.simulation.model import VOCAB, model_files
 from tests.simulation.nature import nature
 from tests.simulation.network import Line, SimNetwork
 from tests.simulation.trace import Trace
@@ -48,6 +50,8 @@ class Result:
     faults: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
+    guessed: int = 0
+    """Tokens that last hops guessed at."""
     attempts: int = 0
     jobs: int = 0
     broken: list[str] = field(default_factory=list)
@@ -67,10 +71,14 @@ def simulate(
     gc.disable()  # whatever a collection ends, it would end at another moment in every run
     try:
         virtual = VirtualLoop()
-        with nature(virtual, seed, verbose=verbose) as errors:
+        texts: dict[tuple[int, ...], tuple[int, ...]] = {}
+        guesses = KnownGuesses(lambda fed: answer_after(texts, fed), Random(f"{seed}/guesses"), VOCAB)
+        with nature(virtual, seed, verbose=verbose, guesses=guesses) as errors:
             world = World(virtual, seed, result, plan)
+            texts |= {job.prompt: job.expected for job in world.jobs}
             loops.run_on(virtual, world.main())
             gc.collect()
+        result.guessed = guesses.guessed
         result.broken += [f"unhandled: {text}" for text in virtual.failures]
         result.broken += [f"logged: {text}" for text in errors.lines]
         result.events, result.digest = len(world.trace), world.trace.digest()
@@ -80,6 +88,15 @@ def simulate(
         if collecting:
             gc.enable()
     return result
+
+
+def answer_after(texts: Mapping[tuple[int, ...], tuple[int, ...]], fed: Sequence[int]) -> tuple[int, ...]:
+    """How a text goes on that begins with these tokens, by prompt and answer; nothing where it is none of them."""
+    for prompt, answer in texts.items():
+        text = prompt + answer
+        if len(fed) >= len(prompt) and text[: len(fed)] == tuple(fed):
+            return text[len(fed) :]
+    return ()
 
 
 class World:

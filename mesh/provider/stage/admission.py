@@ -159,6 +159,7 @@ class SessionTable:
             limit=min(request.limit, request.capacity),
             is_first=span.start == 0,
             is_last=span.end == self.facts.n_blocks,
+            drafts=request.drafts,
             pages=pages,
             last_active=now,
             opened=now,

@@ -16,10 +16,11 @@ from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage import events
 from mesh.provider.stage.admission import NotAdmitted, SessionTable, refusal
 from mesh.provider.stage.credit import StageCredit
-from mesh.provider.stage.frames import WIRE_DTYPES, activation_frames, answers, split_hidden
+from mesh.provider.stage.frames import WIRE_DTYPES, activation_frames, answers, next_tokens, split_hidden, token_runs
 from mesh.provider.stage.opening import sampler_for, stage_keys
-from mesh.provider.stage.ports import Payload, SessionOwner, StageEngine
+from mesh.provider.stage.ports import Guessing, Payload, SessionOwner, StageEngine
 from mesh.provider.stage.session import StageSession, failure_code
+from mesh.provider.stage.speculation import StageGuesses
 from mesh.transport.port import PeerId
 from mesh.wire.messages import (
     MAX_REASON,
@@ -61,6 +62,7 @@ class StageCore:
         spec: ModelSpec,
         numerics: str,
         prefill_chunk: int,
+        guessing: Guessing | None = None,
     ) -> None:
         self.table = table
         self.credit = credit
@@ -75,6 +77,7 @@ class StageCore:
         """Neighbours to which much waits to be sent."""
         self._backlog: deque[StepInput] = deque()
         """Work that the engine has not been given yet."""
+        self._guessing: Guessing = guessing or StageGuesses(len(table.facts.span) / spec.n_blocks)
         self._now = 0.0
         self._actions: list[events.Action] = []
 
@@ -190,6 +193,9 @@ class StageCore:
                     session.bill.close(0)
             self._tell(owner, refusal(request.session, error))
             return
+        if session.is_last and request.drafts and payload:
+            fed = read_tokens(payload, session.fed_tokens, self._spec.vocab_size)
+            session.guesser = self._guessing.begin(fed, session.capacity, session.drafts)
         session.held = session.sequence.length
         self._tell(owner, SessionOpened(session.id, session.held))
         if session.following != self._me:
@@ -230,8 +236,8 @@ class StageCore:
         """The session's client lets it go on up to `limit`: a token that waited for that arrives now."""
         found = self.table.extend(session, client, limit, self._now)
         if found is not None and found.parked is not None and found.parked[0] < found.limit:
-            (position, token), found.parked = found.parked, None
-            self._arrive(found.previous, session, position, 1, tokens=torch.tensor([token]))
+            (position, tokens), found.parked = found.parked, None
+            self._run_on(found, position, tokens)
 
     # What comes over the ring.
 
@@ -243,16 +249,21 @@ class StageCore:
             self._arrive(sender, session, start, count, hidden=states)
 
     def _next_tokens(self, sender: PeerId, message: NextTokens) -> None:
-        outside = [token for _, _, token in message.parts if token >= self._spec.vocab_size]
-        if outside:
-            raise BadTensor(f"token {outside[0]} is outside the vocabulary", peer=sender)
+        runs = token_runs(sender, message, self._spec.vocab_size)
         self._look_for_strays(sender, message.parts)
-        for session, position, token in message.parts:
+        for session, position, tokens in runs:
             found = self.table.get(session)
-            if found is not None and found.previous == sender and position >= found.limit:
-                found.parked = (position, token)
+            if found is None or found.previous != sender:
+                self._arrive(sender, session, position, len(tokens), tokens=torch.tensor(tokens))
+            elif position >= found.limit:
+                found.parked = (position, tokens)
             else:
-                self._arrive(sender, session, position, 1, tokens=torch.tensor([token]))
+                self._run_on(found, position, tokens)
+
+    def _run_on(self, session: StageSession, position: int, tokens: tuple[int, ...]) -> None:
+        """Run a token, and of the guesses behind it those below the client's limit."""
+        tokens = tokens[: session.limit - position]
+        self._arrive(session.previous, session.id, position, len(tokens), tokens=torch.tensor(tokens))
 
     def _look_for_strays(self, sender: PeerId, parts: Sequence[tuple[bytes, int, int]]) -> None:
         there = (self.table.get(session) for session, _, _ in parts)
@@ -282,14 +293,11 @@ class StageCore:
             return
         if found is None:
             return
-        if found.is_first != (tokens is not None):
-            why = "the first stage takes tokens, the others hidden states"
+        why = found.objection(start, count, tokens is not None)
+        if why is not None:
             self._fail(found, "bad_input", why, blamed=sender)
             return
-        if found.overrun_by(count):
-            self._fail(found, "bad_input", "more came than the session can have under way", blamed=sender)
-            return
-        self._begin(found, StepInput(found.sequence, start, count, tokens=tokens, hidden=hidden))
+        self._begin(found, found.work(start, count, tokens, hidden))
 
     # The engine.
 
@@ -313,7 +321,8 @@ class StageCore:
     def _conclude(self, outputs: Sequence[StepOutput]) -> None:
         """Hand on what the engine produced: one frame per neighbour for all that goes the same way."""
         onward: dict[PeerId, list[StepOutput]] = {}
-        around: dict[PeerId, list[tuple[bytes, int, int]]] = {}
+        around: dict[PeerId, list[tuple[bytes, int, tuple[int, ...]]]] = {}
+        self._guessing.passed(outputs)
         for output in outputs:
             session = self._book(output)
             if session is None:
@@ -327,12 +336,12 @@ class StageCore:
             if choice is None and end < session.fed_tokens:
                 self._tell(session.owner, PromptProgress(session.id, end))
             if choice is not None and choice.finish is None:
-                part = (session.id, choice.position, choice.sampled.token)
-                around.setdefault(session.following, []).append(part)
+                tokens = (choice.sampled.token, *session.guesses(output, self._now))
+                around.setdefault(session.following, []).append((session.id, choice.position, tokens))
         for peer, items in onward.items():
             self._actions += [events.HandOver(peer, frame) for frame in activation_frames(items)]
         for peer, parts in around.items():
-            message = NextTokens(tuple(parts))
+            message = next_tokens(parts)
             if peer == self._me:
                 self._next_tokens(peer, message)
             else:
@@ -347,6 +356,8 @@ class StageCore:
         if work is not None and output.complete:
             self.credit.end(session, work, ok=output.error is None)
         session.tokens += output.count
+        if output.error is None:
+            session.ran = max(session.ran, output.start + output.count)
         session.busy_seconds += output.seconds
         if output.error is not None:
             code = failure_code(output.error)

@@ -57,7 +57,7 @@ class StageCredit:
         bill = session.bill
         if bill is None or self._collector is None:
             return True
-        end = work.start + work.count
+        end = _counted(work)
         bill.skip(work.start)
         if not session.unpaid and bill.has_room(end):
             session.running[work] = bill.begin(end)
@@ -76,12 +76,21 @@ class StageCredit:
             self._collector.finish(session.bill, units, units if ok else 0)
 
     def close(self, session: StageSession, received: int | None) -> None:
-        """The session ends; `received` is what its client says it knows of, None where it did not say."""
+        """The session ends; `received` is what its client says it knows of, None where it did not say.
+
+        Guesses of the last trip that were right are counted only now, where its client says that they were, and as far
+        as there is credit for them.
+        """
         self._waiting.pop(session.id, None)
         for units in session.running.values():
             self._finish(session, units, ok=False)
-        if session.bill is not None:
-            session.bill.close(session.bill.meter.fed if received is None else received)
+        bill = session.bill
+        if bill is None:
+            return
+        known = min(received or 0, session.ran)
+        if bill.meter.processed < known and bill.has_room(known):
+            self._finish(session, bill.begin(known), ok=True)
+        bill.close(bill.meter.fed if received is None else received)
 
     def resume(self, customer: Customer) -> list[StepInput]:
         """What a customer's vouchers let run now, in the order of waiting."""
@@ -92,7 +101,7 @@ class StageCredit:
                 continue
             while session.unpaid:
                 work = session.unpaid[0]
-                end = work.start + work.count
+                end = _counted(work)
                 if not bill.has_room(end):
                     if self._collector is not None:
                         self._collector.wait(customer)
@@ -105,3 +114,9 @@ class StageCredit:
     def waiting_of(self, customer: Customer) -> list[StageSession]:
         """A customer's sessions with work that waits."""
         return [each for each in self._waiting.values() if each.bill is not None and each.bill.customer is customer]
+
+
+def _counted(work: StepInput) -> int:
+    """The positions below are paid for once the work is done. Guesses are not: those that turn out right are counted
+    with what comes after them, or at the end; the others are this hop's own cost."""
+    return work.start + (1 if work.verifies else work.count)

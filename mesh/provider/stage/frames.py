@@ -8,7 +8,7 @@ import torch
 
 from mesh.errors import BadTensor
 from mesh.wire.frame import Frame
-from mesh.wire.messages import Activations, NewToken, PromptScores, encode
+from mesh.wire.messages import Activations, NewToken, NewTokens, NextTokens, PromptScores, encode
 from shards.engine.step import StepOutput
 
 WIRE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,12 +65,33 @@ def activation_frames(outcomes: Iterable[StepOutput]) -> Iterator[Frame]:
         yield encode(Activations(tuple(parts)), hidden_payload(pieces))
 
 
-def answers(outcome: StepOutput) -> Iterator[PromptScores | NewToken]:
-    """What the client of the last hop is told of an outcome: prompt scores, then the chosen token."""
+def token_runs(sender: str, message: NextTokens, vocab_size: int) -> list[tuple[bytes, int, tuple[int, ...]]]:
+    """What `next_tokens` was made of. Raises `BadTensor` for a token that is not in the vocabulary."""
+    drafts = message.drafts or ((),) * len(message.parts)
+    runs = [(session, at, (token, *more)) for (session, at, token), more in zip(message.parts, drafts, strict=True)]
+    outside = [token for _, _, tokens in runs for token in tokens if token >= vocab_size]
+    if outside:
+        raise BadTensor(f"token {outside[0]} is outside the vocabulary", peer=sender)
+    return runs
+
+
+def next_tokens(parts: Sequence[tuple[bytes, int, tuple[int, ...]]]) -> NextTokens:
+    """For each session the position of its next token, that, and guesses at those after it."""
+    drafts = tuple(tokens[1:] for _, _, tokens in parts)
+    triples = tuple((session, position, tokens[0]) for session, position, tokens in parts)
+    return NextTokens(triples, drafts if any(drafts) else ())
+
+
+def answers(outcome: StepOutput) -> Iterator[PromptScores | NewToken | NewTokens]:
+    """What the client of the last hop is told of an outcome: prompt scores, then the chosen tokens."""
     session, choice = outcome.sequence.session, outcome.choice
+    drafted = 0 if outcome.input is None else len(outcome.input.drafts)
     for offset in range(0, len(outcome.scores), SCORES_PER_MESSAGE):
         scores = outcome.scores[offset : offset + SCORES_PER_MESSAGE]
         yield PromptScores(session, outcome.start + 1 + offset, scores)
-    if choice is not None:
+    if drafted and choice is not None:
+        told = tuple((each.sampled.token, each.sampled.logprob, each.sampled.top) for each in outcome.choices)
+        yield NewTokens(session, outcome.choices[0].position, told, choice.finish, drafted)
+    elif choice is not None:
         sampled = choice.sampled
         yield NewToken(session, choice.position, sampled.token, choice.finish, sampled.logprob, sampled.top)

@@ -13,7 +13,7 @@ from mesh.transport.port import PeerId
 from mesh.wire.messages import Message
 from shards.engine.sampler import SamplerState
 from shards.engine.sequence import SequenceState
-from shards.engine.step import StepInput
+from shards.engine.step import StepInput, StepOutput
 from shards.model.span import Span
 
 Payload = bytes | bytearray | memoryview
@@ -52,6 +52,26 @@ class StageEngine(Protocol):
     def free(self, sequence: SequenceState) -> None: ...
 
     def submit(self, inputs: Sequence[StepInput]) -> None: ...
+
+
+class Guesser(Protocol):
+    """Guesses at one session's next tokens, at its last hop."""
+
+    def at(self, position: int) -> tuple[int, ...]:
+        """Those that were made last, if they are at the tokens after `position`; none otherwise."""
+
+    def follow(self, output: StepOutput, now: float) -> tuple[int, ...]:
+        """A trip has brought the output's choices: guesses at what comes next, for the next trip to check."""
+
+
+class Guessing(Protocol):
+    """Makes a guesser for each session of a stage."""
+
+    def begin(self, fed: Sequence[int], capacity: int, most: int) -> Guesser:
+        """For a session of so many tokens at most, which is `fed` these; a trip checks at most `most` guesses."""
+
+    def passed(self, outputs: Sequence[StepOutput]) -> None:
+        """The engine has run a pass."""
 
 
 class Collector(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mesh.wire.messages import PREEMPTED
+from shards.engine.step import StepInput
 from shards.errors import BadActivation, InvalidSampling, Preempted, ShardError
 from shards.model.span import Span
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
     from mesh.payment.credit.customers import Bill
-    from mesh.provider.stage.ports import SessionOwner
+    from mesh.provider.stage.ports import Guesser, SessionOwner
     from shards.engine.sequence import SequenceState
-    from shards.engine.step import StepInput
+    from shards.engine.step import StepOutput
 
 MOST_PIECES = 256
 """That a session may have under way, beside one for every 32 tokens of its capacity."""
@@ -54,8 +55,14 @@ class StageSession:
     """What of the prompt the engine has not been given."""
     chunk: StepInput | None = None
     """The part of the prompt that it has."""
-    parked: tuple[int, int] | None = None
-    """The next position and token, which wait until the client extends the session."""
+    parked: tuple[int, tuple[int, ...]] | None = None
+    """The next position and its token, with guesses behind it, which wait until the client extends the session."""
+    drafts: int = 0
+    """Guesses that a trip may check at most."""
+    guesser: Guesser | None = None
+    """At the last hop, what makes the guesses."""
+    ran: int = 0
+    """Positions below have run here, some perhaps with guesses that were wrong."""
     running: dict[StepInput, int | None] = field(default_factory=dict)
     """Work that has arrived and is not done, with its units where it is paid for and has begun."""
     running_tokens: int = 0
@@ -75,6 +82,41 @@ class StageSession:
             return None
         self.running_tokens -= work.count
         return self.running.pop(work)
+
+    def work(
+        self, start: int, count: int, tokens: torch.Tensor | None = None, hidden: torch.Tensor | None = None
+    ) -> StepInput:
+        """What has come over the ring, for the engine."""
+        work = StepInput(self.sequence, start, count, tokens=tokens, hidden=hidden)
+        work.verifies = start >= self.fed_tokens and count > 1
+        if work.verifies and self.guesser is not None:
+            work.drafts = self.guesser.at(start)[: count - 1]
+        return work
+
+    def guesses(self, output: StepOutput, now: float) -> tuple[int, ...]:
+        """At the tokens after those that were chosen, to be checked with the next trip."""
+        return () if self.guesser is None else self.guesser.follow(output, now)
+
+    def objection(self, start: int, count: int, are_tokens: bool) -> str | None:
+        """Why no honest neighbour sends this."""
+        if self.is_first != are_tokens:
+            return "the first stage takes tokens, the others hidden states"
+        if self.is_too_long(start, count):
+            return f"{count} tokens from position {start} came at once"
+        if self.overrun_by(count):
+            return "more came than the session can have under way"
+        return None
+
+    def is_too_long(self, start: int, count: int) -> bool:
+        """True for positions that no honest neighbour sends in one part: more guesses than a trip may check, at the
+        last hop more than it made, or some that come with a part of the prompt."""
+        end = start + count
+        if end <= self.fed_tokens:
+            return False
+        most = self.drafts
+        if self.is_last:
+            most = 0 if self.guesser is None else len(self.guesser.at(start))
+        return start < self.fed_tokens or count > 1 + most
 
     def overrun_by(self, count: int) -> bool:
         """True when no honest neighbour can have this much more under way, whatever the size of its pieces.

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mesh.wire.messages import (
+    MAX_DRAFTS,
     MAX_TOKENS,
     Activations,
     CloseSession,
@@ -15,6 +16,7 @@ from mesh.wire.messages import (
     FileData,
     Message,
     NewToken,
+    NewTokens,
     NextTokens,
     OpenSession,
     Ping,
@@ -86,6 +88,14 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         st.none() | logprobs,
         tops,
     ),
+    NewTokens: st.builds(
+        NewTokens,
+        session_ids,
+        positions,
+        st.lists(st.tuples(tokens, st.none() | logprobs, tops), min_size=1, max_size=4).map(tuple),
+        st.sampled_from((None, "stop", "length")),
+        st.integers(3, MAX_DRAFTS),
+    ),
     PromptScores: st.builds(
         PromptScores, session_ids, positions, st.lists(st.tuples(logprobs, tops), max_size=6).map(tuple)
     ),
@@ -116,9 +126,11 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
     Activations: st.builds(
         Activations, st.lists(st.tuples(session_ids, positions, counts), min_size=1, max_size=20).map(tuple)
     ),
-    NextTokens: st.builds(
-        NextTokens, st.lists(st.tuples(session_ids, positions, tokens), min_size=1, max_size=20).map(tuple)
-    ),
+    NextTokens: st.lists(
+        st.tuples(st.tuples(session_ids, positions, tokens), st.lists(tokens, max_size=MAX_DRAFTS).map(tuple)),
+        min_size=1,
+        max_size=20,
+    ).map(lambda parts: NextTokens(tuple(part for part, _ in parts), tuple(drafts for _, drafts in parts))),
 }
 messages: st.SearchStrategy[Message] = st.one_of(*BY_KIND.values())
 
@@ -132,6 +144,7 @@ SAMPLES: tuple[Message, ...] = (
     SessionRefused(ID, "too_large", "it does not fit into the memory", 0, 4096),
     Prompt(ID),
     NewToken(ID, 12, 34, "stop", -0.25, ((34, -0.25), (35, -2.0))),
+    NewTokens(ID, 12, ((34, -0.25, ((34, -0.25), (35, -2.0))), (36, None, ())), "length", 3),
     PromptScores(ID, 1, ((-1.0, ((5, -1.0),)), (-9999.0, ()))),
     SessionFailed(ID, "bad_input", "not a number", "12D3KooWa"),
     CloseSession(ID, 11),
@@ -148,5 +161,5 @@ SAMPLES: tuple[Message, ...] = (
     Ping(1),
     Pong(1),
     Activations(((ID, 0, 16), (ID[::-1], 3, 1))),
-    NextTokens(((ID, 5, 299), (ID[::-1], 6, 0))),
+    NextTokens(((ID, 5, 299), (ID[::-1], 6, 0)), ((7, 8), ())),
 )  # fmt: skip

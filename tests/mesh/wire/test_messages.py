@@ -14,7 +14,17 @@ from msgspec.structs import fields
 
 from mesh.errors import ProtocolViolation
 from mesh.wire.frame import Frame
-from mesh.wire.messages import HEADER_LIMIT, MAX_TOKENS, Message, OpenSession, Ping, decode, encode
+from mesh.wire.messages import (
+    HEADER_LIMIT,
+    MAX_TOKENS,
+    Message,
+    NewTokens,
+    NextTokens,
+    OpenSession,
+    Ping,
+    decode,
+    encode,
+)
 from tests.mesh.wire.messages import BY_KIND, ID, SAMPLES, messages
 
 by_name = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: message.kind)
@@ -70,6 +80,31 @@ def test_a_wrong_value_is_refused_or_read_as_itself(message: Message) -> None:
             except ProtocolViolation:
                 continue
             assert header_of(read) == raw
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        (NewTokens(ID, 1, ((5, None, ()),), None, 0), {"tokens": [[5, None, []], [6, None, []]]}),
+        (NewTokens(ID, 1, ((5, None, ()),), None, 0), {"tokens": []}),
+        (NewTokens(ID, 1, ((5, None, ()),), None, 0), {"drafted": 16, "tokens": [[5, None, []]] * 17}),
+        (NextTokens(((ID, 1, 5),)), {"drafts": [[6], [7]]}),
+        (NextTokens(((ID, 1, 5),)), {"drafts": [[6] * 16]}),
+        (NextTokens(((ID, 1, 5), (ID, 2, 5))), {"drafts": [[6]]}),
+        (NextTokens(((ID, 1, 5),)), {"drafts": [[-1]]}),
+    ],
+)
+def test_more_tokens_than_guesses_and_guesses_for_other_parts_are_refused(
+    message: Message, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ProtocolViolation):
+        decode_map(header_of(message, **changes))
+
+
+def test_frames_of_who_knows_no_guesses_are_read() -> None:
+    old = header_of(NextTokens(((ID, 1, 5),)))
+    del old["drafts"]
+    assert decode_map(old) == NextTokens(((ID, 1, 5),))
 
 
 @pytest.mark.parametrize(

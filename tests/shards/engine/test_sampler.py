@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.engine.sampler import Choice, SamplerState, Score, conclude
+from shards.engine.sampler import Choice, Passed, SamplerState, Score, conclude
 from shards.engine.sampling import TokenHistory, sample
 from shards.engine.sampling_params import SamplingParams
 from shards.errors import BadActivation, ShardError
@@ -38,10 +38,11 @@ def choose(one: SamplerState, position: int, rows: torch.Tensor) -> Choice:
 
 
 def run(one: SamplerState, start: int, count: int, rows: torch.Tensor) -> tuple[Choice | None, tuple[Score, ...]]:
-    (result,) = conclude([(one, start, count, rows)])
+    (result,) = conclude([Passed(one, start, count, rows)])
     if isinstance(result, ShardError):
         raise result
-    return result
+    choices, scores = result
+    return choices[-1] if choices else None, scores
 
 
 def test_no_logits_are_wanted_before_the_last_fed_token() -> None:
