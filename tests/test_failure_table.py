@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,4 +91,4 @@ def test_a_row_that_is_missing_a_cell_is_no_row() -> None:
 if __name__ == "__main__":
     for row in read((ROOT / "docs" / "operations.md").read_text()):
         if not row.tests:
-            print(f"{row.section}: {row.failure}: {', '.join(row.roles)}")
+            sys.stdout.write(f"{row.section}: {row.failure}: {', '.join(row.roles)}\n")

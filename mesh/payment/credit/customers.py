@@ -9,7 +9,7 @@ from chain.units import format_func
 from mesh.payment.credit.binding import Binding
 from mesh.payment.credit.cover import Cover, Promise
 from mesh.payment.credit.dunning import Debt, Dunning
-from mesh.payment.credit.line import CreditLine
+from mesh.payment.credit.line import CreditLine, ReceiptClaim
 from mesh.payment.credit.store import Slot
 from mesh.payment.credit.units import W_GENERATED, ModelPrice, SessionMeter
 from mesh.wire.messages import Message
@@ -42,6 +42,10 @@ class Customer:
     replayed: int = 0
     last: Receipt | None = None
     """The newest receipt, sent again to a gateway that comes back."""
+    unwritten: ReceiptClaim | None = None
+    """A claim whose receipt the disk has not taken: it is sent once it is written."""
+    missed: bool = False
+    """A voucher came that the disk did not take: the gateway repeats it when it hears the last receipt again."""
     kept: int = 0
     """Units of the credit that prompts under way still need."""
     large: Bill | None = None

@@ -13,7 +13,7 @@ from chain.primitives import checksummed, key_of
 from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureError
 from chain.wallet import Account
 from mesh.discovery.records import ProviderRecord
-from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation
+from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation, StorageUnavailable
 from mesh.identity import verify
 from mesh.payment.credit.binding import Binding
 from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim
@@ -31,6 +31,8 @@ PACE_SECONDS = 0.02
 AHEAD_SECONDS = 0.5
 """How often a line is looked at whose provider is in the next epoch already."""
 NOTICE_SECONDS = 5.0
+STORAGE_SECONDS = 1.0
+"""Between two tries to write down what a full disk did not take."""
 
 
 @dataclass(slots=True)
@@ -168,7 +170,10 @@ class VoucherIssuer:
         pair = Pair(self.gateway, binding.id, facts.model_id)
         books = self._books.get(pair)
         if books is None:
-            loaded = await asyncio.to_thread(self._load, pair)
+            try:
+                loaded = await asyncio.to_thread(self._load, pair)
+            except StorageUnavailable as error:
+                raise PeerFailed(f"{peer} cannot be paid now: {error}", peer=peer) from error
             self._make_place()
             books = self._books.setdefault(pair, Books(loaded, loaded.sequence))
         books.creditor = self._creditors[peer] = Creditor(peer, binding, books, say)
@@ -251,7 +256,11 @@ class VoucherIssuer:
         try:
             while (creditor := books.creditor) is not None and creditor.violation is None:
                 books.news = False
-                pause = await self._round(books, creditor)
+                try:
+                    pause = await self._round(books, creditor)
+                except StorageUnavailable:
+                    # Nothing is signed that is not written down. The receipts stay, and wait for room.
+                    pause = STORAGE_SECONDS
                 if pause is None:
                     if not books.news or not books.waits:
                         return
@@ -265,8 +274,8 @@ class VoucherIssuer:
         line, epoch = books.line, self._chain.epoch
         await self._prune(epoch)
         if books.short:
-            books.short = False
             await asyncio.to_thread(self._journal.note, self.gateway, line.pair.provider)
+            books.short = False
             self.on_short(line.pair.provider)
         try:
             facts = await self._chain.check_provider(creditor.binding)
@@ -280,22 +289,24 @@ class VoucherIssuer:
             return None
         line.turn(epoch, prices)
         for each in sorted(each for each in books.inbox if each <= epoch):
-            message = books.inbox.pop(each)
+            message = books.inbox[each]
             if each >= epoch - 1 and not await self._take(books, creditor, message, facts.signer):
                 return None
+            if books.inbox.get(each) is message:  # else a newer one has come meanwhile
+                del books.inbox[each]
         signed = [await self._sign(creditor, each, prices) for each in (epoch, epoch - 1)]
         if books.again:
-            books.again = False
             if not any(signed):
                 await self._repeat(creditor)
+            books.again = False
         if any(signed):
             return PACE_SECONDS
         return AHEAD_SECONDS if books.inbox else None
 
     async def _prune(self, epoch: int) -> None:
         if self._pruned != epoch:
-            self._pruned = epoch
             await asyncio.to_thread(self._journal.prune, epoch - KEPT_EPOCHS)
+            self._pruned = epoch
 
     async def _take(self, books: Books, creditor: Creditor, message: Receipt, signer: str) -> bool:
         """Verify a receipt and write it down; False when it is not this provider's."""

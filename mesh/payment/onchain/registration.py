@@ -215,8 +215,8 @@ async def gateway_registration(
 def _books(config: PaymentConfig, role: Role, identifier: str) -> Iterator[tuple[PaymentJournal, SettlementStore]]:
     name = f"{role}-{_file_name(identifier)}"
     with (
-        PaymentJournal(config.folder / f"{name}.sqlite") as journal,
-        SettlementStore(config.folder / f"{name}-settlement.sqlite") as store,
+        PaymentJournal(config.folder / f"{name}.sqlite", exclusive=True) as journal,
+        SettlementStore(config.folder / f"{name}-settlement.sqlite", exclusive=True) as store,
     ):
         yield journal, store
 
