@@ -76,7 +76,7 @@ class Cancelled(MeshError):
 
 
 class StorageUnavailable(MeshError):
-    """A file that must be written (or read) cannot be: the disk is full, read-only or broken. Nothing of it was written.
+    """A file that must be written (or read) cannot be: the disk is full, read-only or broken. Nothing was written.
 
     It may work again in a moment; the message names the file.
     """

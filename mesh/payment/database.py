@@ -44,13 +44,12 @@ class Database:
             if path is not None:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if exclusive:
-                    self._claim_file(path)
+                    self._claim = self._claim_file(path)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None, timeout=10)
             self._opened = self._db
             self._prepare(schema, is_new=path is not None and not path.stat().st_size)
-            if self._claim is not None:
-                os.pwrite(self._claim, _IN_USE, 0)
+            self._note_state(_IN_USE)
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise ConfigError(f"{what} cannot be opened: {error}{_way_out(error)}") from error
@@ -69,7 +68,7 @@ class Database:
             )
         wrong = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if wrong != "ok":
-            raise sqlite3.DatabaseError(str(wrong))
+            raise sqlite3.DatabaseError(" ".join(str(wrong).split()))
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version={self._version}; COMMIT;")
@@ -90,24 +89,22 @@ class Database:
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
-                if self._claim is not None:
-                    with suppress(OSError):
-                        os.pwrite(self._claim, _CLOSED, 0)
+                with suppress(OSError):
+                    self._note_state(_CLOSED)
                 self._opened = None
             if self._claim is not None:
                 os.close(self._claim)
                 self._claim = None
 
-    @property
     def failing(self) -> bool:
-        """The last write failed, so the next may as well; `probe` finds out."""
+        """Whether the last write failed, so that the next may as well; `probe` finds out."""
         return self._failing
 
     def probe(self) -> bool:
         """Write something that changes nothing; whether that works."""
         with suppress(StorageUnavailable), self._transaction() as db:
             db.execute(f"PRAGMA user_version={self._version}")
-        return not self._failing
+        return not self.failing()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -153,23 +150,35 @@ class Database:
             logger.error("%s; what depends on it waits until that is over", text)
         raise StorageUnavailable(text) from error
 
-    def _claim_file(self, path: Path) -> None:
+    def _note_state(self, state: bytes) -> None:
+        """Note beside an exclusive file how far its process came."""
+        if self._claim is not None:
+            os.pwrite(self._claim, state, 0)
+
+    def _claim_file(self, path: Path) -> int:
         """Lock the file's neighbour for this process; the kernel frees it however the process ends."""
-        self._claim = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        claim = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._compare(path, os.pread(claim, len(_IN_USE), 0))
         except BlockingIOError:
-            os.close(self._claim)
-            self._claim = None
+            os.close(claim)
             raise ConfigError(f"another process uses {self._what}: stop that one first") from None
-        state = os.pread(self._claim, len(_IN_USE), 0)
+        except BaseException:
+            os.close(claim)
+            raise
+        return claim
+
+    def _compare(self, path: Path, state: bytes) -> None:
+        """Whether the file is as its last process left it. Raises `ConfigError` where it is not to be used."""
         if not state:
             return
         if not path.exists():
             logger.warning("%s is gone: it begins anew, with what others still hold of it", self._what)
         elif not path.stat().st_size:
             raise ConfigError(
-                f"{self._what} is empty, and was not: restore it from a backup (`mesh restore`), or remove it to begin anew"
+                f"{self._what} is empty, and was not: restore it from a backup (`mesh restore`), or remove it to "
+                "begin anew"
             )
         elif state == _IN_USE and not path.with_name(path.name + "-wal").exists():
             logger.warning(

@@ -163,7 +163,7 @@ class VoucherCollector:
 
     def open(self, customer: Customer, prompt: int, fed: int, blocks: int) -> Bill:
         """The bill of a new session. Raises `NotAccepted` when the customer has used up its credit."""
-        if self._journal.failing:
+        if self._journal.failing():
             raise NotAccepted("what is done cannot be written down here now: the disk is full or broken")
         if customer.barred is not None or customer.dunning.dropped:
             raise NotAccepted(customer.owes)
@@ -298,7 +298,7 @@ class VoucherCollector:
                     async with asyncio.TaskGroup() as looks:
                         for each in watched[at : at + WATCHED_AT_ONCE]:
                             looks.create_task(self._look_again(each))
-                if self._journal.failing:
+                if self._journal.failing():
                     await asyncio.to_thread(self._journal.probe)
             except* StorageUnavailable:
                 pass  # the journal has said so; it is tried again
