@@ -15,6 +15,7 @@ from chain.wallet import Account
 from mesh.errors import BadRecord, ProtocolViolation, StorageUnavailable
 from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding
+from mesh.payment.credit.comparison import is_own_receipt, newest_vouchers
 from mesh.payment.credit.customers import Bill, Customer
 from mesh.payment.credit.dunning import Act
 from mesh.payment.credit.line import CreditLine, EpochUnits, Pair
@@ -22,7 +23,7 @@ from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal
 from mesh.payment.credit.terms import ChainView, CreditTerms, NotAccepted, accept_binding
 from mesh.payment.credit.units import SessionMeter
 from mesh.wire.messages import Message
-from mesh.wire.paying import Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.paying import Compare, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +140,13 @@ class VoucherCollector:
         line = CreditLine(pair, self.terms.tokens * self._blocks)
         for slot in self._journal.slots("held", pair=pair):
             line.epoch = slot.epoch
-            line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units)}
+            line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units, base=slot.receipt_units)}
         # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
         line.doubtful = line.claimed
         last = self._journal.last_receipt("held", pair)
         if last is None:
             return line, None
-        line.sequence, line.link = last.sequence, last.link
+        line.sequence, line.loaded, line.link = last.sequence, last.sequence, last.link
         endorsement = self._identity.sign(last.link)
         return line, Receipt(last.epoch, last.sequence, last.units, last.previous, last.signature, endorsement)
 
@@ -197,7 +198,11 @@ class VoucherCollector:
         customer = self._peers.get(peer)
         if customer is None:
             raise ProtocolViolation("a voucher came before an introduction", peer=peer)
-        pair, epoch = customer.line.pair, message.epoch
+        async with customer.order:
+            await self._voucher(customer, message)
+
+    async def _voucher(self, customer: Customer, message: Voucher) -> None:
+        peer, pair, epoch = customer.peer, customer.line.pair, message.epoch
         if epoch < self._chain.epoch - 1:
             logger.info("a voucher for epoch %d of gateway %s is too old to count", epoch, pair.gateway)
             return
@@ -228,6 +233,26 @@ class VoucherCollector:
         customer.hold(epoch, message.units)
         customer.tariffs[epoch] = tariff
         self._count(customer)
+
+    async def compare(self, peer: str, message: Compare) -> None:
+        """The gateway's books and ours differ: go on from our newest receipt, which it shows, and show its vouchers.
+
+        Raises `ProtocolViolation`, `StorageUnavailable`.
+        """
+        customer = self._peers.get(peer)
+        if customer is None:
+            raise ProtocolViolation("books are compared before an introduction", peer=peer)
+        async with customer.order:
+            line, pair = customer.line, customer.line.pair
+            if is_own_receipt(message, pair, self._chain.domain, self._account.address) and line.recall(
+                message.epoch, message.sequence, message.units, message.link
+            ):
+                logger.warning("books were older than receipt %d, which %s holds", message.sequence, pair.gateway)
+                customer.unwritten = customer.last = None
+                await asyncio.to_thread(self._journal.record_receipt, "held", pair, peer, message.epoch,
+                    message.sequence, message.units, message.link, message.signature)  # fmt: skip
+            for voucher in await asyncio.to_thread(newest_vouchers, self._journal, "held", pair, self._chain.epoch):
+                customer.tell(voucher)
 
     def _count(self, customer: Customer) -> None:
         """Count what the line covers; sessions go on if that is more than before."""

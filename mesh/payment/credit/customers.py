@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +45,8 @@ class Customer:
     """The newest receipt, sent again to a gateway that comes back."""
     unwritten: ReceiptClaim | None = None
     """A claim whose receipt the disk has not taken: it is sent once it is written."""
+    order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Its vouchers and comparisons are taken in the order in which they came."""
     missed: bool = False
     """A voucher came that the disk did not take: the gateway repeats it when it hears the last receipt again."""
     kept: int = 0

@@ -16,12 +16,13 @@ from mesh.discovery.records import ProviderRecord
 from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation, StorageUnavailable
 from mesh.identity import verify
 from mesh.payment.credit.binding import Binding
+from mesh.payment.credit.comparison import is_own_voucher, newest_receipt, newest_vouchers
 from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim
 from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal, Sealed
 from mesh.payment.credit.terms import ChainView, NotAccepted, accept_binding
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.wire.messages import Message
-from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Creditor:
     binding: Binding
     books: Books
     say: Callable[[Message], Awaitable[None]]
+    heard: bool = False
+    """A receipt has come on this channel."""
     violation: ProtocolViolation | None = None
     """What it has done wrong: nothing more is signed on this channel, which ends with its next receipt."""
 
@@ -65,12 +68,16 @@ class Books:
     """The provider may have missed our last voucher."""
     short: bool = False
     """It says that our line for it is too short."""
+    differs: bool = False
+    """One of us has forgotten what it signed: each is to show the other what it holds."""
+    shown: dict[int, Voucher] = field(default_factory=dict)
+    """By epoch, the largest voucher that the provider shows as ours, and that our books do not know."""
     told_at: float = float("-inf")
 
     @property
     def waits(self) -> bool:
         """Whether there may be something to do."""
-        return bool(self.inbox) or self.again or self.short or self.line.claimed
+        return bool(self.inbox or self.shown) or self.again or self.short or self.differs or self.line.claimed
 
 
 class VoucherIssuer:
@@ -188,7 +195,8 @@ class VoucherIssuer:
             line.sequence, line.link = last.sequence, last.link
         for slot in self._journal.slots("issued", pair=pair):
             if slot.epoch >= self._chain.epoch - 1:
-                line.epochs[slot.epoch] = EpochUnits(slot.receipt_units, slot.voucher_units)
+                receipted = max(slot.receipt_units, slot.voucher_units)
+                line.epochs[slot.epoch] = EpochUnits(receipted, slot.voucher_units, base=slot.voucher_units)
         return line
 
     def _make_place(self) -> None:
@@ -212,8 +220,10 @@ class VoucherIssuer:
             self._wake(creditor.books)
 
     def receipt(self, peer: str, message: Receipt) -> None:
-        """Take a receipt; it is verified soon. Raises `ProtocolViolation` when it contradicts an earlier one, is for an
-        epoch that is over or far away, or when an earlier one proved to be forged."""
+        """Take a receipt; it is verified soon. One that is older than what we hold is answered with that.
+
+        Raises `ProtocolViolation` for an epoch that is over or far away, or when an earlier one proved to be forged.
+        """
         creditor = self._creditors.get(peer)
         if creditor is None:
             raise ProtocolViolation("a receipt came before an introduction", peer=peer)
@@ -222,15 +232,32 @@ class VoucherIssuer:
         books, epoch = creditor.books, message.epoch
         if message.sequence == books.seen:
             books.again = True  # sent again after a broken connection
+        elif message.sequence < books.seen:
+            books.differs = True  # its books came back from a backup
         else:
             if not -1 <= epoch - self._chain.epoch <= 1:
                 raise ProtocolViolation(f"a receipt for epoch {epoch}, and it is {self._chain.epoch}", peer=peer)
             waiting = books.inbox.get(epoch)
-            if message.sequence < books.seen or (waiting is not None and message.units < waiting.units):
-                raise ProtocolViolation(f"receipt {message.sequence} comes after receipt {books.seen}", peer=peer)
-            books.line.check_receipt(epoch, message.sequence, message.units)
-            books.inbox[epoch], books.seen = message, message.sequence
+            if (waiting is not None and message.units < waiting.units) or not books.line.follows(message):
+                books.differs = True
+            else:
+                # The first of a channel that skips some: perhaps they were lost on the way, perhaps by us.
+                books.differs |= not creditor.heard and message.sequence > books.seen + 1
+                books.inbox[epoch], books.seen = message, message.sequence
+        creditor.heard = True
         self._wake(books)
+
+    def shown(self, peer: str, message: Voucher) -> None:
+        """A provider shows a voucher that it holds of us; it is looked at soon."""
+        creditor = self._creditors.get(peer)
+        if creditor is None or not -1 <= message.epoch - self._chain.epoch <= 1:
+            return
+        books, epoch = creditor.books, message.epoch
+        counts, waiting = books.line.epochs.get(epoch), books.shown.get(epoch)
+        known = max(0 if counts is None else counts.vouched, 0 if waiting is None else waiting.units)
+        if message.units > known:
+            books.shown[epoch] = message
+            self._wake(books)
 
     def unwelcome(self, peer: str, message: Unwelcome) -> None:
         """A provider says why it works for us no longer, or only up to its credit."""
@@ -294,11 +321,16 @@ class VoucherIssuer:
                 return None
             if books.inbox.get(each) is message:  # else a newer one has come meanwhile
                 del books.inbox[each]
+        for each in sorted(books.shown):
+            await self._recall(books, creditor, books.shown[each])
         signed = [await self._sign(creditor, each, prices) for each in (epoch, epoch - 1)]
         if books.again:
             if not any(signed):
                 await self._repeat(creditor)
             books.again = False
+        if books.differs:
+            await self._compare(creditor)
+            books.differs = False
         if any(signed):
             return PACE_SECONDS
         return AHEAD_SECONDS if books.inbox else None
@@ -311,6 +343,9 @@ class VoucherIssuer:
     async def _take(self, books: Books, creditor: Creditor, message: Receipt, signer: str) -> bool:
         """Verify a receipt and write it down; False when it is not this provider's."""
         line, pair = books.line, books.line.pair
+        if not line.follows(message):
+            books.differs = True
+            return True
         try:
             claim = line.check_receipt(message.epoch, message.sequence, message.units)
             # Receipts that came in quick succession are taken as one: what is between is missing.
@@ -395,8 +430,37 @@ class VoucherIssuer:
                 if slot.voucher_signature is not None:
                     await self._say(creditor, Voucher(slot.epoch, slot.voucher_units, slot.voucher_signature))
 
-    async def _say(self, creditor: Creditor, voucher: Voucher) -> None:
+    async def _compare(self, creditor: Creditor) -> None:
+        """Show the provider what we hold; it answers with what it holds."""
+        pair, epoch = creditor.books.line.pair, self._chain.epoch
+        logger.info("the books of provider %s and ours differ: they are compared", pair.provider)
+        await self._say(creditor, await asyncio.to_thread(newest_receipt, self._journal, pair))
+        for voucher in await asyncio.to_thread(newest_vouchers, self._journal, "issued", pair, epoch):
+            await self._say(creditor, voucher)
+
+    async def _recall(self, books: Books, creditor: Creditor, message: Voucher) -> None:
+        """Take a voucher of ours back into books that have forgotten it; not into an epoch that is being settled."""
+        line, epoch = books.line, message.epoch
+        if is_own_voucher(message, line.pair, self._chain.domain, self._account.address):
+            try:
+                await asyncio.to_thread(
+                    self._journal.record_voucher,
+                    "issued",
+                    line.pair,
+                    creditor.peer,
+                    epoch,
+                    message.units,
+                    message.signature,
+                )
+            except Sealed:
+                logger.warning("a voucher of ours for epoch %d is shown too late: it is settled already", epoch)
+            else:
+                line.recall(epoch, message.units)
+        if books.shown.get(epoch) is message:
+            del books.shown[epoch]
+
+    async def _say(self, creditor: Creditor, message: Voucher | Compare) -> None:
         try:
-            await creditor.say(voucher)
+            await creditor.say(message)
         except PeerError as error:
             logger.info("a voucher did not reach %s, the next one will cover it: %s", creditor.peer, error)
