@@ -228,6 +228,11 @@ class Billing:
         account = holder.account
         holder.backing = await self.deposit_of(account.payer)
         account.backing = holder.backing.total
+        if (redeemed := holder.backing.redeemed) > account.signed:
+            # Our books are older than what we redeemed: what was signed for that is used up.
+            await self.write(self.store.catch_up, account.payer, redeemed)
+            account.signed, account.charged = redeemed, max(account.charged, redeemed)
+            holder.signature = None
         if self.places is not None and self.config.reserve_deposit is not None:
             enough = holder.backing.available >= self.config.reserve_deposit
             self.places.reserve(account.payer, self.config.reserve_sessions if enough else 0)

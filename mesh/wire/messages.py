@@ -5,7 +5,7 @@
     client ◀──SessionOpened | SessionRefused, NewToken, PromptScores, PromptProgress,
               SessionFailed, SessionClosed, FileData, Pong────────── hop
     gateway ──Hello, Voucher, Compare──▶ hop                                        (where work is paid for)
-    gateway ◀──Welcome | Unwelcome, Receipt, Voucher────── hop
+    gateway ◀──Welcome | Unwelcome, Receipt, Voucher, Compare────── hop
     hop ──Activations (downstream), NextTokens (last to first)──▶ hop               `/mesh/ring/1`
 
 A frame's header is a msgpack map `{"t": kind, field: value …}`; tensors and token ids travel as the frame's raw

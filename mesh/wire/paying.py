@@ -62,7 +62,8 @@ class Voucher(WireMessage, frozen=True, tag="voucher"):
 class Compare(WireMessage, frozen=True, tag="compare"):
     """«Our books differ: this is your newest receipt that I hold (`sequence` 0: none). Show me my newest vouchers.»
 
-    `link` is the receipt's in the chain of receipts, `signature` the provider's own for the chain.
+    A provider shows them, and then answers with the same of its own books: those were all. `link` is the receipt's in
+    the chain of receipts, `signature` the provider's own for the chain.
     """
 
     epoch: Annotated[int, Meta(ge=0, le=1 << 53)]

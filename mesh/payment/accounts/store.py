@@ -188,6 +188,16 @@ class AccountStore(Database):
             if row is not None and int(row[0]) < amount:
                 db.execute("UPDATE accounts SET redeemed = ? WHERE payer = ?", (str(amount), payer))
 
+    def catch_up(self, payer: Address, redeemed: int) -> None:
+        """The escrow has paid us more than our books say was signed: they are older, and that much is used up."""
+        with self._transaction() as db:
+            row = db.execute("SELECT voucher, charged FROM accounts WHERE payer = ?", (payer,)).fetchone()
+            if row is not None and int(row[0]) < redeemed:
+                db.execute(
+                    "UPDATE accounts SET voucher = ?, signature = NULL, charged = ?, redeemed = ? WHERE payer = ?",
+                    (str(redeemed), str(max(int(row[1]), redeemed)), str(redeemed), payer),
+                )
+
     # --- answers that are resumed ---
 
     def ticket_key(self) -> bytes:

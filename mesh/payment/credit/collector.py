@@ -15,10 +15,10 @@ from chain.wallet import Account
 from mesh.errors import BadRecord, ProtocolViolation, StorageUnavailable
 from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.comparison import is_own_receipt, newest_vouchers
-from mesh.payment.credit.customers import Bill, Customer
+from mesh.payment.credit.comparison import compare_books
+from mesh.payment.credit.customers import Bill, Customer, load_line
 from mesh.payment.credit.dunning import Act
-from mesh.payment.credit.line import CreditLine, EpochUnits, Pair
+from mesh.payment.credit.line import CreditLine, Pair
 from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal
 from mesh.payment.credit.terms import ChainView, CreditTerms, NotAccepted, accept_binding
 from mesh.payment.credit.units import SessionMeter
@@ -136,19 +136,7 @@ class VoucherCollector:
                 del self._peers[gone.peer]
 
     def _load(self, pair: Pair) -> tuple[CreditLine, Receipt | None]:
-        """What an earlier process left: a line with the newest epoch, and its last receipt."""
-        line = CreditLine(pair, self.terms.tokens * self._blocks)
-        for slot in self._journal.slots("held", pair=pair):
-            line.epoch = slot.epoch
-            line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units, base=slot.receipt_units)}
-        # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
-        line.doubtful = line.claimed
-        last = self._journal.last_receipt("held", pair)
-        if last is None:
-            return line, None
-        line.sequence, line.loaded, line.link = last.sequence, last.sequence, last.link
-        endorsement = self._identity.sign(last.link)
-        return line, Receipt(last.epoch, last.sequence, last.units, last.previous, last.signature, endorsement)
+        return load_line(self._journal, pair, self.terms.tokens * self._blocks, self._identity)
 
     def customer(self, peer: str) -> Customer | None:
         """The gateway as which a peer has introduced itself."""
@@ -206,7 +194,7 @@ class VoucherCollector:
         if epoch < self._chain.epoch - 1:
             logger.info("a voucher for epoch %d of gateway %s is too old to count", epoch, pair.gateway)
             return
-        if not customer.line.check(epoch, message.units):
+        if not customer.recalled and not customer.line.check(epoch, message.units):
             return
         signed = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, message.units)
         try:
@@ -220,6 +208,8 @@ class VoucherCollector:
             return
         if checksummed(signer) != wanted:
             raise ProtocolViolation("a voucher that the gateway's key did not sign", peer=peer)
+        if customer.recalled:
+            customer.line.admit(epoch, message.units)
         try:
             await asyncio.to_thread(
                 self._journal.record_voucher, "held", pair, peer, epoch, message.units, message.signature
@@ -242,17 +232,10 @@ class VoucherCollector:
         customer = self._peers.get(peer)
         if customer is None:
             raise ProtocolViolation("books are compared before an introduction", peer=peer)
+        mine = (self._chain.domain, self._account.address)
         async with customer.order:
-            line, pair = customer.line, customer.line.pair
-            if is_own_receipt(message, pair, self._chain.domain, self._account.address) and line.recall(
-                message.epoch, message.sequence, message.units, message.link
-            ):
-                logger.warning("books were older than receipt %d, which %s holds", message.sequence, pair.gateway)
-                customer.unwritten = customer.last = None
-                await asyncio.to_thread(self._journal.record_receipt, "held", pair, peer, message.epoch,
-                    message.sequence, message.units, message.link, message.signature)  # fmt: skip
-            for voucher in await asyncio.to_thread(newest_vouchers, self._journal, "held", pair, self._chain.epoch):
-                customer.tell(voucher)
+            for answer in await compare_books(self._journal, customer, message, *mine, self._chain.epoch):
+                customer.tell(answer)
 
     def _count(self, customer: Customer) -> None:
         """Count what the line covers; sessions go on if that is more than before."""
@@ -404,18 +387,7 @@ class VoucherCollector:
         )
         signature = self._account.sign_digest(vouchers.digest(self._chain.domain, signed))
         try:
-            await asyncio.to_thread(
-                self._journal.record_receipt,
-                "held",
-                pair,
-                customer.peer,
-                claim.epoch,
-                claim.sequence,
-                claim.units,
-                claim.link,
-                signature,
-                previous=claim.previous,
-            )
+            await asyncio.to_thread(self._journal.record_claim, "held", claim, customer.peer, signature)
         except StorageUnavailable:
             return  # no receipt is given that is not written down; it is tried again
         customer.unwritten, customer.missed = None, False

@@ -6,78 +6,34 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 
 from chain import vouchers
-from chain.primitives import checksummed, key_of
-from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureError
+from chain.primitives import key_of
+from chain.vouchers import ContributionVoucher
 from chain.wallet import Account
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation, StorageUnavailable
-from mesh.identity import verify
-from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.comparison import is_own_voucher, newest_receipt, newest_vouchers
+from mesh.payment.credit.comparison import is_own_voucher, newest_receipt, newest_vouchers, verify_receipt
+from mesh.payment.credit.creditors import Books, Creditor
 from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim
 from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal, Sealed
 from mesh.payment.credit.terms import ChainView, NotAccepted, accept_binding
+from mesh.payment.credit.vetting import MAX_KNOWN, Vetting
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.wire.messages import Message
 from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
-MAX_KNOWN = 4096
 PACE_SECONDS = 0.02
 """Between two looks at a line that has something to do: so often at most receipts are verified and written down."""
 AHEAD_SECONDS = 0.5
 """How often a line is looked at whose provider is in the next epoch already."""
 NOTICE_SECONDS = 5.0
+COMPARE_SECONDS = 5.0
+"""A provider has this long to show what it holds."""
 STORAGE_SECONDS = 1.0
 """Between two tries to write down what a full disk did not take."""
-
-
-@dataclass(slots=True)
-class Creditor:
-    """A provider that has welcomed us on one control channel."""
-
-    peer: str
-    binding: Binding
-    books: Books
-    say: Callable[[Message], Awaitable[None]]
-    heard: bool = False
-    """A receipt has come on this channel."""
-    violation: ProtocolViolation | None = None
-    """What it has done wrong: nothing more is signed on this channel, which ends with its next receipt."""
-
-
-@dataclass(slots=True)
-class Books:
-    """The line of one provider and what is to be done about it; one task at a time does it."""
-
-    line: VoucherLine
-    seen: int
-    """Sequence number of the newest receipt that has come."""
-    inbox: dict[int, Receipt] = field(default_factory=dict)
-    """The newest receipt of each epoch that has not been looked at: the current epoch, and the ones beside it."""
-    creditor: Creditor | None = None
-    busy: bool = False
-    """Its task runs."""
-    news: bool = False
-    """Something has come since that looked last."""
-    again: bool = False
-    """The provider may have missed our last voucher."""
-    short: bool = False
-    """It says that our line for it is too short."""
-    differs: bool = False
-    """One of us has forgotten what it signed: each is to show the other what it holds."""
-    shown: dict[int, Voucher] = field(default_factory=dict)
-    """By epoch, the largest voucher that the provider shows as ours, and that our books do not know."""
-    told_at: float = float("-inf")
-
-    @property
-    def waits(self) -> bool:
-        """Whether there may be something to do."""
-        return bool(self.inbox or self.shown) or self.again or self.short or self.differs or self.line.claimed
 
 
 class VoucherIssuer:
@@ -105,48 +61,20 @@ class VoucherIssuer:
         self._creditors: dict[str, Creditor] = {}
         self._books: dict[Pair, Books] = {}
         self._pruned = 0
-        self._passed_over: dict[str, str] = {}
-        """Why peers that announce themselves are not routed to, as it was said last."""
-        self.known: dict[str, str] = {}
-        """Peers of the eligible providers that announced themselves, by provider id."""
+        self._vetting = Vetting(chain)
         self.on_voucher: Callable[[], None] = lambda: None
         self.on_receipt: Callable[[], None] = lambda: None
         self.on_short: Callable[[str], None] = lambda provider: None
         """Hears of providers (ids) that say that our line for them is too short."""
 
-    # --- who may be routed to ---
-
     async def vet(self, records: Sequence[ProviderRecord]) -> list[ProviderRecord]:
-        """The records whose providers are eligible on the chain for the model that they announce, by its name there."""
-        checked = await asyncio.gather(*(self._is_eligible(record) for record in records))
-        return [record for record, eligible in zip(records, checked, strict=True) if eligible]
+        """The records whose providers may be routed to."""
+        return await self._vetting.vet(records)
 
-    async def _is_eligible(self, record: ProviderRecord) -> bool:
-        try:
-            binding = self._read(record.account, record.peer)
-            facts = await self._chain.check_provider(binding)
-            if facts.manifest.hex() != record.digest:
-                raise NotAccepted("it is staked for another model than it announces")
-            if facts.name != record.model:
-                raise NotAccepted(f"it calls its model {record.model!r}, on the chain that is {facts.name!r}")
-        except (BadRecord, NotAccepted) as error:
-            self._say_passed_over(record.peer, str(error))
-            return False
-        if binding.id in self.known or len(self.known) < MAX_KNOWN:
-            self.known[binding.id] = record.peer
-        return True
-
-    def _say_passed_over(self, peer: str, why: str) -> None:
-        """Once for each reason: strangers' records are looked at every few seconds, and cost nothing."""
-        if self._passed_over.get(peer) != why:
-            logger.info("provider %s is passed over: %s", peer, why)
-        self._passed_over.pop(peer, None)
-        while len(self._passed_over) >= MAX_KNOWN:
-            del self._passed_over[next(iter(self._passed_over))]
-        self._passed_over[peer] = why
-
-    def _read(self, data: bytes, peer: str) -> Binding:
-        return accept_binding(data, peer=peer, role="provider", domain=self._chain.domain)
+    @property
+    def known(self) -> dict[str, str]:
+        """Peers of the eligible providers that announced themselves, by provider id."""
+        return self._vetting.known
 
     # --- introductions ---
 
@@ -168,7 +96,7 @@ class VoucherIssuer:
         if isinstance(answer, Unwelcome):
             raise PeerFailed(f"{peer} does not work for us ({answer.code}): {answer.reason}", peer=peer)
         try:
-            binding = self._read(account, peer)
+            binding = accept_binding(account, peer=peer, role="provider", domain=self._chain.domain)
             facts = await self._chain.check_provider(binding)
         except (BadRecord, NotAccepted) as error:
             raise PeerFailed(f"{peer} is no eligible provider: {error}", peer=peer) from error
@@ -259,6 +187,13 @@ class VoucherIssuer:
             books.shown[epoch] = message
             self._wake(books)
 
+    def compared(self, peer: str, message: Compare) -> None:
+        """A provider has shown all that it holds."""
+        creditor = self._creditors.get(peer)
+        if creditor is not None:
+            creditor.books.compared_by = 0.0
+            self._wake(creditor.books)
+
     def unwelcome(self, peer: str, message: Unwelcome) -> None:
         """A provider says why it works for us no longer, or only up to its credit."""
         creditor = self._creditors.get(peer)
@@ -323,14 +258,17 @@ class VoucherIssuer:
                 del books.inbox[each]
         for each in sorted(books.shown):
             await self._recall(books, creditor, books.shown[each])
+        if books.differs:
+            books.differs, books.compared_by = False, time.monotonic() + COMPARE_SECONDS
+            await self._compare(creditor)
+            return PACE_SECONDS
+        if books.shown or time.monotonic() < books.compared_by:
+            return PACE_SECONDS  # what is signed now might be what was signed before
         signed = [await self._sign(creditor, each, prices) for each in (epoch, epoch - 1)]
         if books.again:
             if not any(signed):
                 await self._repeat(creditor)
             books.again = False
-        if books.differs:
-            await self._compare(creditor)
-            books.differs = False
         if any(signed):
             return PACE_SECONDS
         return AHEAD_SECONDS if books.inbox else None
@@ -350,44 +288,21 @@ class VoucherIssuer:
             claim = line.check_receipt(message.epoch, message.sequence, message.units)
             # Receipts that came in quick succession are taken as one: what is between is missing.
             claim = ReceiptClaim(pair, claim.epoch, claim.sequence, claim.units, message.previous)
-            self._verify(creditor.peer, claim, message, signer)
+            verify_receipt(creditor.peer, claim, message, signer, self._chain.domain)
         except ProtocolViolation as error:
             logger.warning("provider %s: %s", pair.provider, error)
             creditor.violation = error
             books.inbox.clear()
             books.seen = line.sequence
             return False
+        left = dict(line.unsigned)
         await asyncio.to_thread(
-            self._journal.record_receipt,
-            "issued",
-            pair,
-            creditor.peer,
-            claim.epoch,
-            claim.sequence,
-            claim.units,
-            claim.link,
-            message.signature,
-            previous=claim.previous,
-            unsigned=dict(line.unsigned),
+            self._journal.record_claim, "issued", claim, creditor.peer, message.signature, unsigned=left
         )
         # Only now may a voucher rest on it.
         line.receipt(claim)
         self.on_receipt()
         return True
-
-    def _verify(self, peer: str, claim: ReceiptClaim, message: Receipt, signer: str) -> None:
-        if not verify(peer, claim.link, message.endorsement):
-            raise ProtocolViolation("a receipt that its peer did not sign", peer=peer)
-        pair = claim.pair
-        signed = ContributionReceipt(
-            key_of(pair.gateway), key_of(pair.provider), pair.model_id, claim.epoch, claim.units
-        )
-        try:
-            found = vouchers.recover(vouchers.digest(self._chain.domain, signed), message.signature)
-        except SignatureError as error:
-            raise ProtocolViolation(f"a receipt with a bad signature: {error}", peer=peer) from error
-        if checksummed(found) != signer:
-            raise ProtocolViolation("a receipt that the provider's key did not sign", peer=peer)
 
     async def _sign(self, creditor: Creditor, epoch: int, prices: dict[int, int]) -> bool:
         """Sign for what is due in an epoch; whether anything was."""
@@ -434,7 +349,7 @@ class VoucherIssuer:
         """Show the provider what we hold; it answers with what it holds."""
         pair, epoch = creditor.books.line.pair, self._chain.epoch
         logger.info("the books of provider %s and ours differ: they are compared", pair.provider)
-        await self._say(creditor, await asyncio.to_thread(newest_receipt, self._journal, pair))
+        await self._say(creditor, await asyncio.to_thread(newest_receipt, self._journal, "issued", pair))
         for voucher in await asyncio.to_thread(newest_vouchers, self._journal, "issued", pair, epoch):
             await self._say(creditor, voucher)
 

@@ -198,6 +198,16 @@ class CreditLine:
         self.made.clear()
         return True
 
+    def admit(self, epoch: int, units: int) -> None:
+        """A voucher came for work that our books have forgotten: `check` is to take it."""
+        counts = self.epochs.setdefault(epoch, EpochUnits())
+        missing = max(0, units - counts.receipted - counts.carried)
+        if epoch < self.epoch:
+            counts.carried += missing
+        else:
+            counts.receipted += missing
+            counts.base += missing
+
     def check(self, epoch: int, units: int) -> int:
         """New units that a voucher is worth; 0 for an old one. Raises `ProtocolViolation` for one nobody asked for.
 

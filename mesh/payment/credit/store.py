@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mesh.payment.credit.line import GENESIS, Pair
+from mesh.payment.credit.line import GENESIS, Pair, ReceiptClaim
 from mesh.payment.database import Database
 
 Side = Literal["issued", "held"]
@@ -128,6 +128,29 @@ class PaymentJournal(Database):
         with self._reading() as db:
             row = db.execute(query, (side, *_key(pair))).fetchone()
         return None if row is None else LastReceipt(*row)
+
+    def record_claim(
+        self,
+        side: Side,
+        claim: ReceiptClaim,
+        peer: str,
+        signature: bytes,
+        *,
+        unsigned: Mapping[int, int] | None = None,
+    ) -> None:
+        """As `record_receipt`."""
+        self.record_receipt(
+            side,
+            claim.pair,
+            peer,
+            claim.epoch,
+            claim.sequence,
+            claim.units,
+            claim.link,
+            signature,
+            previous=claim.previous,
+            unsigned=unsigned,
+        )
 
     def record_receipt(
         self,
