@@ -27,6 +27,7 @@ from mesh.payment.accounts.balance import Account, Tariff, VoucherRefused
 from mesh.payment.accounts.limits import Places, TokenBucket
 from mesh.payment.accounts.ports import Backing, EscrowView, PriceSource, Unavailable
 from mesh.payment.accounts.store import AccountStore
+from mesh.payment.facts import Silence
 
 if TYPE_CHECKING:
     from chain.client.staking import StakingClient
@@ -372,11 +373,12 @@ def billing_for(
 
     domain = Domain(client.deployment.chain_id, to_canonical_address(client.deployment.address("Escrow")))
     store = AccountStore(store_path, gateway_id)
+    silence = Silence()
     return Billing(
         config,
         gateway_id,
         domain,
-        ChainPrices(client),
-        ChainEscrow(client, gateway_id),
+        ChainPrices(client, silence=silence),
+        ChainEscrow(client, gateway_id, silence=silence),
         store,
     )

@@ -169,7 +169,10 @@ async def provider_registration(
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
         with _books(config, "provider", identifier) as (journal, store):
-            yield ChainRegistration("provider", identifier, config, client, view, journal, store, identity, model)
+            try:
+                yield ChainRegistration("provider", identifier, config, client, view, journal, store, identity, model)
+            finally:
+                await view.close()
 
 
 @asynccontextmanager
@@ -208,7 +211,10 @@ async def gateway_registration(
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
         with _books(config, "gateway", identifier) as (journal, store):
-            yield ChainRegistration("gateway", identifier, config, client, view, journal, store, identity)
+            try:
+                yield ChainRegistration("gateway", identifier, config, client, view, journal, store, identity)
+            finally:
+                await view.close()
 
 
 @contextmanager
