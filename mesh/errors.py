@@ -9,6 +9,7 @@ MeshError
 ├── NoRoute                 the model's blocks are not all covered right now
 ├── Refused                 a hop had no room for the session; says when to try again
 ├── Cancelled               the session was cancelled on our side
+├── StorageUnavailable      a file that must be written cannot be: the disk is full, read-only or broken
 ├── PaymentRefused          a gateway refused our voucher, our API key, or to give us one
 ├── AccountDisputed         a gateway's account of our payments contradicts our own books
 ├── PeerError               a peer failed or misbehaved; names it
@@ -72,6 +73,13 @@ class Refused(MeshError):
 
 class Cancelled(MeshError):
     """The session was cancelled on our side."""
+
+
+class StorageUnavailable(MeshError):
+    """A file that must be written (or read) cannot be: the disk is full, read-only or broken. Nothing was written.
+
+    It may work again in a moment; the message names the file.
+    """
 
 
 class PaymentRefused(MeshError):

@@ -12,7 +12,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -60,11 +60,16 @@ class Journal:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._claim_session(path)
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=BUSY_SECONDS)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, VERSION):
                 raise JournalError(f"{path} was written by another version: give another journal")
+            wrong = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if wrong != "ok":
+                raise JournalError(
+                    f"the journal {path} is damaged ({wrong}): restore it from a backup (`mesh restore`)"
+                )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
             if path is not None:
                 path.chmod(0o600)
@@ -254,13 +259,17 @@ class Journal:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
+            if self._db.in_transaction:  # an earlier one could not even be undone
+                self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have undone it already
+                    with suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise JournalError(f"cannot write the journal {self.path}: {error}") from error
 

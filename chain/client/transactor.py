@@ -219,7 +219,8 @@ class Transactor:
                     try:
                         await self._round(live)
                         failures, wait = 0, self._poll
-                    except (NodeError, BadAnswer) as error:
+                    except (NodeError, BadAnswer, JournalError) as error:
+                        # A full disk, too, is over some time: what is under way is looked after then.
                         failures += 1
                         wait = min(30.0, self._poll * 2 ** min(failures, 8))
                         log.warning("cannot look after %d transactions now: %s", len(live), error)
@@ -231,7 +232,7 @@ class Transactor:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            # A bug or a full disk: whoever waits must hear of it now, not at a deadline.
+            # A bug: whoever waits must hear of it now, not at a deadline.
             for pending in self._pending.values():
                 pending.resolve(
                     TransactionError(f"looking after transactions failed: {error}", tx_hash=pending.tx_hash)

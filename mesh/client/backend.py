@@ -356,6 +356,8 @@ class SwarmBackend:
         answer = await link.introduce(*issuer.hello())
         await issuer.welcomed(link.peer, answer, record.account, link.send)
         link.on_receipt = partial(issuer.receipt, link.peer)
+        link.on_voucher = partial(issuer.shown, link.peer)
+        link.on_compare = partial(issuer.compared, link.peer)
         link.on_unwelcome = partial(issuer.unwelcome, link.peer)
         for receipt in early:
             issuer.receipt(link.peer, receipt)

@@ -31,7 +31,7 @@ from mesh.wire.messages import (
     decode,
     encode,
 )
-from mesh.wire.paying import Hello, Receipt, Unwelcome, Welcome
+from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ class HopLink:
         self.alive = True
         self.on_receipt: Callable[[Receipt], None] | None = None
         """Takes the receipts of a provider that is paid."""
+        self.on_voucher: Callable[[Voucher], None] | None = None
+        """Takes our own vouchers, which a provider shows us when we asked what it holds."""
+        self.on_compare: Callable[[Compare], None] | None = None
+        """Hears that those were all."""
         self.on_unwelcome: Callable[[Unwelcome], None] | None = None
         """Hears why a provider that has welcomed us works for us no longer."""
         self.on_end: Callable[[], None] | None = None
@@ -198,6 +202,10 @@ class HopLink:
                     self.on_unwelcome(message)
             case Receipt() if self.on_receipt is not None:
                 self.on_receipt(message)
+            case Voucher() if self.on_voucher is not None:
+                self.on_voucher(message)
+            case Compare() if self.on_compare is not None:
+                self.on_compare(message)
             case _:
                 raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=self.peer)
 

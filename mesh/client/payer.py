@@ -17,7 +17,7 @@ from chain.vouchers import Domain, PaymentVoucher
 from chain.wallet import Account
 from mesh.client.gateway_http import AccountState, GatewayHttp, check_terms
 from mesh.client.payer_store import PayerStore
-from mesh.errors import AccountDisputed, ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable
+from mesh.errors import AccountDisputed, ConfigError, PaymentRefused, PeerTimeout, PeerUnreachable, StorageUnavailable
 from mesh.payment.accounts.ports import Backing, Unavailable
 from mesh.payment.accounts.promises import AccountContradicted, PayerBooks, Told
 
@@ -92,8 +92,8 @@ class Payer:
     gateway that lies gets no more than `ahead` for nothing.
 
     Entering and `pay_now` raise `ConfigError`, `PaymentRefused`, `AccountDisputed`, `PeerUnreachable`, `PeerTimeout`,
-    `ProtocolViolation`. Once open, a gateway that cannot be reached is asked again; a refusal or a dispute ends the
-    agent and is raised on leaving.
+    `ProtocolViolation`, `StorageUnavailable`. Once open, a gateway that cannot be reached is asked again, and what the
+    disk does not take is not sent until it does; a refusal or a dispute ends the agent and is raised on leaving.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Payer:
                 await self._pay()
                 self._seen(reachable=True)
                 delay = RETRY_SECONDS[0]
-            except (PeerUnreachable, PeerTimeout) as error:
+            except (PeerUnreachable, PeerTimeout, StorageUnavailable) as error:
                 log.warning("cannot pay the gateway: %s", error)
                 self._seen(reachable=False)
                 await asyncio.sleep(delay)

@@ -26,7 +26,7 @@ class PayerStore(Database):
     """Use as a context manager. Every method is one transaction; several processes may share the file."""
 
     def __init__(self, path: Path | None) -> None:
-        """`path` None keeps it in memory. Raises `ConfigError` when the file cannot be opened."""
+        """`path` None keeps it in memory. Raises as `Database`; every method `StorageUnavailable`."""
         super().__init__(path, _SCHEMA, version=0, what=f"the promises in {path}")
 
     def highest(self, domain: Domain, payer: Address, gateway: str) -> int:
@@ -47,8 +47,8 @@ class PayerStore(Database):
 
     def identity(self, url: str) -> tuple[Domain, str] | None:
         """Chain, Escrow contract and id under which the gateway at this address was paid first."""
-        with self._lock:
-            row = self._db.execute("SELECT chain_id, escrow, gateway FROM gateways WHERE url = ?", (url,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT chain_id, escrow, gateway FROM gateways WHERE url = ?", (url,)).fetchone()
         return None if row is None else (Domain(row[0], bytes(row[1])), row[2])
 
     def remember(self, url: str, domain: Domain, gateway: str) -> None:
@@ -59,8 +59,8 @@ class PayerStore(Database):
             )
 
     def _amount(self, table: str, key: tuple[int, bytes, bytes, str]) -> int:
-        with self._lock:
-            return self._amount_in(self._db, table, key)
+        with self._reading() as db:
+            return self._amount_in(db, table, key)
 
     @staticmethod
     def _amount_in(db: sqlite3.Connection, table: str, key: tuple[int, bytes, bytes, str]) -> int:

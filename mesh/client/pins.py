@@ -71,7 +71,10 @@ class ModelPins:
         self._kept[name] = offer.digest
         if self._path is not None:
             logger.info("%s is %s from now on", name, offer.digest)
-            _write(self._path, {**_read(self._path), name: offer.digest})
+            try:
+                _write(self._path, {**_read(self._path), name: offer.digest})
+            except ConfigError as error:
+                logger.warning("what %s means is kept only while this runs: %s", name, error)
         return offer
 
 

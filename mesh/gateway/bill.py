@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
 from chain.units import format_func
-from mesh.gateway.billing import Billing
+from mesh.errors import StorageUnavailable
+from mesh.gateway.billing import LATE_SECONDS, Billing
 from mesh.gateway.callers import Caller
 from mesh.gateway.edge import ClientLeft
 from mesh.gateway.job import Job
@@ -142,7 +144,7 @@ class AccountBill:
             left = isinstance(error, asyncio.CancelledError | ClientLeft)
             if self._begun or left:
                 self._charge_rest()
-            await self._close()
+            await self._close(undoable=self._begun and not left and not self._job.stream)
 
     @property
     def delivers(self) -> bool:
@@ -190,7 +192,7 @@ class AccountBill:
 
     async def settle(self) -> None:
         self._charge_rest()
-        await self._close()
+        await self._close(undoable=not self._job.stream)
 
     def priced(self, usage: Usage) -> Usage:
         wei = self._charge.written
@@ -257,15 +259,30 @@ class AccountBill:
             self._prompts[index] = self._kept[index] = 0
 
     async def _write(self) -> None:
-        await self._billing.write(
-            self._billing.store.write_charge,
-            self._charge.id,
-            self._account.payer,
-            self._charge.written,
-            begun=self._begun and self._job.stream,
-            model=self._job.model.name,
-            now=int(self._billing.clock()),
-        )
+        """Write down what is charged now, before anything is handed out for it.
+
+        A disk without room is waited for as payers are, where something was handed out already. Raises
+        `StorageUnavailable`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._billing.config.pause_seconds if self._owed else 0.0)
+        while True:
+            try:
+                await self._billing.write(
+                    self._billing.store.write_charge,
+                    self._charge.id,
+                    self._account.payer,
+                    self._charge.written,
+                    begun=self._begun and self._job.stream,
+                    model=self._job.model.name,
+                    now=int(self._billing.clock()),
+                )
+            except StorageUnavailable:
+                if loop.time() + LATE_SECONDS >= deadline:
+                    raise
+                await asyncio.sleep(LATE_SECONDS)
+            else:
+                return
 
     def _charge_rest(self) -> None:
         """Charge what has arrived and was not handed out, as many whole tokens as there is credit for."""
@@ -287,18 +304,36 @@ class AccountBill:
             self._owed += need
             self._generated[index] += count
 
-    async def _close(self) -> None:
-        """Give back what was not used; written in the order of the other writes, even if we are cancelled meanwhile."""
+    async def _close(self, *, undoable: bool = False) -> None:
+        """Give back what was not used; written in the order of the other writes, even if we are cancelled meanwhile.
+
+        What a disk without room does not take is written later: what is on it is at least what was handed out, and
+        stands after a crash. Only an answer of which nothing has gone out (`undoable`) fails then, and costs nothing:
+        raises `StorageUnavailable`.
+        """
         self._closed = True
-        final = self._owed
-        self._account.settle(self._charge, final)
-        written = self._billing.write(
-            self._billing.store.settle_charge,
+        self._account.settle(self._charge, self._owed)
+        settled = asyncio.ensure_future(self._settle(undoable))
+        self._holder.changed.fire()
+        if (failure := await asyncio.shield(settled)) is not None:
+            raise failure
+
+    async def _settle(self, undoable: bool) -> StorageUnavailable | None:
+        billing = self._billing
+        settle = partial(
+            billing.store.settle_charge,
             self._charge.id,
             self._account.payer,
-            final,
             model=self._job.model.name,
-            now=int(self._billing.clock()),
+            now=int(billing.clock()),
         )
-        self._holder.changed.fire()
-        await asyncio.shield(written)
+        try:
+            await billing.write(settle, amount=self._owed)
+        except StorageUnavailable as error:
+            if undoable:
+                self._account.charged -= self._owed
+                self._owed = self._charge.written = self._charge.used = 0
+                self._begun = False
+            billing.write_late(settle, amount=self._owed)
+            return error if undoable else None
+        return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ from eth_utils import to_canonical_address
 from chain.primitives import Address, Bytes32, checksummed, key_of
 from chain.units import format_func
 from chain.vouchers import Domain, PaymentVoucher, SignatureError, digest, recover
+from mesh.errors import StorageUnavailable
 from mesh.gateway.callers import Caller, Holder
 from mesh.gateway.errors import ApiError, ApiFailure, retry_after
 from mesh.payment.accounts.api_keys import hash_key
@@ -24,12 +27,16 @@ from mesh.payment.accounts.balance import Account, Tariff, VoucherRefused
 from mesh.payment.accounts.limits import Places, TokenBucket
 from mesh.payment.accounts.ports import Backing, EscrowView, PriceSource, Unavailable
 from mesh.payment.accounts.store import AccountStore
+from mesh.payment.facts import Silence
 
 if TYPE_CHECKING:
     from chain.client.staking import StakingClient
     from mesh.client.types import ModelInfo
 
 T = TypeVar("T")
+
+LATE_SECONDS = 0.5
+"""Between two tries to write down what a full disk did not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,9 @@ class Billing:
         self._callers: dict[bytes, Caller] = {}
         # One thread: writes reach the disk in the order in which they were decided.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="accounts")
+        self._late: deque[Callable[[], object]] = deque()
+        """Ends of requests that the disk has not taken, in order."""
+        self._catching_up: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,12 +129,34 @@ class Billing:
     ) -> None:
         await self.prices.close()
         await self.escrow.close()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.wait({self._catching_up})
+            with suppress(StorageUnavailable):  # else the next start ends them, as after a crash
+                await self._write_late()
         await asyncio.to_thread(self._writer.shutdown, wait=True)
         self.store.close()
 
     def write(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> asyncio.Future[T]:
         """Call the store from its thread. Queued at once: it will be written even if nobody awaits it."""
         return asyncio.get_running_loop().run_in_executor(self._writer, functools.partial(function, *args, **kwargs))
+
+    def write_late(self, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """Call the store once the disk takes something again. If we die before, a start ends it as after a crash."""
+        self._late.append(functools.partial(function, *args, **kwargs))
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._catch_up(), name="late writes")
+
+    async def _catch_up(self) -> None:
+        while self._late:
+            await asyncio.sleep(LATE_SECONDS)
+            with suppress(StorageUnavailable):
+                await self._write_late()
+
+    async def _write_late(self) -> None:
+        while self._late:
+            await self.write(self._late[0])
+            self._late.popleft()
 
     # --- keys ---
 
@@ -197,6 +229,11 @@ class Billing:
         account = holder.account
         holder.backing = await self.deposit_of(account.payer)
         account.backing = holder.backing.total
+        if (redeemed := holder.backing.redeemed) > account.signed:
+            # Our books are older than what we redeemed: what was signed for that is used up.
+            await self.write(self.store.catch_up, account.payer, redeemed)
+            account.signed, account.charged = redeemed, max(account.charged, redeemed)
+            holder.signature = None
         if self.places is not None and self.config.reserve_deposit is not None:
             enough = holder.backing.available >= self.config.reserve_deposit
             self.places.reserve(account.payer, self.config.reserve_sessions if enough else 0)
@@ -336,11 +373,12 @@ def billing_for(
 
     domain = Domain(client.deployment.chain_id, to_canonical_address(client.deployment.address("Escrow")))
     store = AccountStore(store_path, gateway_id)
+    silence = Silence()
     return Billing(
         config,
         gateway_id,
         domain,
-        ChainPrices(client),
-        ChainEscrow(client, gateway_id),
+        ChainPrices(client, silence=silence),
+        ChainEscrow(client, gateway_id, silence=silence),
         store,
     )

@@ -18,6 +18,7 @@ from mesh.errors import (
     PeerError,
     PeerTimeout,
     Refused,
+    StorageUnavailable,
     UnknownModel,
 )
 from shards.errors import (
@@ -34,6 +35,9 @@ from shards.errors import (
 
 _MAX_MESSAGE = 500
 """Characters of an error message that go out: some quote what a peer or the client wrote."""
+
+STORAGE_SECONDS = 5.0
+"""After which a request that needed a disk without room is worth another try."""
 
 _HTTP_CODES: Mapping[int, tuple[str, str | None]] = {
     401: ("authentication_error", "invalid_api_key"),
@@ -102,6 +106,8 @@ def describe(error: BaseException, request_id: str) -> ApiError:
         case NoRoute():
             headers = retry_after(error.retry_after) if error.retry_after is not None else {}
             return ApiError(503, text, "server_error", code="no_route", headers=headers)
+        case StorageUnavailable():
+            return _no_storage()
         case Cancelled():
             return ApiError(503, text or "The session was cancelled.", "server_error", code="cancelled")
         case PeerTimeout():
@@ -178,6 +184,12 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 def _busy(text: str, wait: float) -> ApiError:
     return ApiError(429, text, "rate_limit_error", code="at_capacity", headers=retry_after(wait))
+
+
+def _no_storage() -> ApiError:
+    """What must be written down first cannot be: which file, the operator's log says."""
+    message = "The gateway cannot write its accounts now; nothing was charged for this. Try again in a moment."
+    return ApiError(503, message, "server_error", code="storage_unavailable", headers=retry_after(STORAGE_SECONDS))
 
 
 def _leading_name(text: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mesh.errors import StorageUnavailable
 from mesh.gateway.billing import Billing, refused
 from mesh.gateway.callers import Caller
 from mesh.gateway.job import Answer, Job
@@ -40,7 +41,11 @@ class Resumptions:
 
     async def give_back(self, ticket: ResumeTicket) -> None:
         """Nothing came of it: it may be used again."""
-        await self._billing.write(self._billing.store.not_resumed, ticket.request)
+        billing = self._billing
+        try:
+            await billing.write(billing.store.not_resumed, ticket.request)
+        except StorageUnavailable:
+            billing.write_late(billing.store.not_resumed, ticket.request)
 
     def ticket(self, caller: Caller, job: Job, answer: Answer, charged: int, before: ResumeTicket | None) -> str | None:
         """For a request that failed after `answer` had come; None where it cannot be resumed for nothing."""

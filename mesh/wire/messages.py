@@ -4,7 +4,8 @@
              FetchFile, Ping──▶ every hop                                           `/mesh/control/1`
     client ◀──SessionOpened | SessionRefused, NewToken | NewTokens, PromptScores, PromptProgress,
               SessionFailed, SessionClosed, FileData, Pong────────── hop
-    gateway ──Hello, Voucher──▶ hop     hop ──Welcome | Unwelcome, Receipt──▶ gateway     (where work is paid for)
+    gateway ──Hello, Voucher, Compare──▶ hop                                        (where work is paid for)
+    gateway ◀──Welcome | Unwelcome, Receipt, Voucher, Compare────── hop
     hop ──Activations (downstream), NextTokens (last to first)──▶ hop               `/mesh/ring/1`
 
 A frame's header is a msgpack map `{"t": kind, field: value …}`; tensors and token ids travel as the frame's raw
@@ -18,7 +19,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from mesh.wire.codec import ANY_SIZE, Code, Codec, Count53, PeerText, ShortText, Wait, WireMessage
-from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 CONTROL_PROTOCOL: Final = "/mesh/control/1"
 RING_PROTOCOL: Final = "/mesh/ring/1"
@@ -289,6 +290,7 @@ Message = (
     | Unwelcome
     | Receipt
     | Voucher
+    | Compare
     | Activations
     | NextTokens
 )

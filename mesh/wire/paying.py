@@ -49,8 +49,25 @@ class Receipt(WireMessage, frozen=True, tag="receipt"):
 
 
 class Voucher(WireMessage, frozen=True, tag="voucher"):
-    """«For `epoch` I owe you `units` in all», signed for the chain (EIP-712 ContributionVoucher)."""
+    """«For `epoch` I owe you `units` in all», signed for the chain (EIP-712 ContributionVoucher).
+
+    A provider shows it back to a gateway that has sent a `Compare`.
+    """
 
     epoch: Epoch
     units: Units
+    signature: AccountSignature
+
+
+class Compare(WireMessage, frozen=True, tag="compare"):
+    """«Our books differ: this is your newest receipt that I hold (`sequence` 0: none). Show me my newest vouchers.»
+
+    A provider shows them, and then answers with the same of its own books: those were all. `link` is the receipt's in
+    the chain of receipts, `signature` the provider's own for the chain.
+    """
+
+    epoch: Annotated[int, Meta(ge=0, le=1 << 53)]
+    sequence: Annotated[int, Meta(ge=0, le=1 << 53)]
+    units: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    link: Annotated[bytes, Meta(min_length=32, max_length=32)]
     signature: AccountSignature

@@ -51,7 +51,7 @@ ON_THE_WIRE: Final = re.compile(r"(read|unpack|from)_")
 """In mesh/wire these names are enough."""
 EXEMPT: Final = {
     "mesh.payment.accounts.promises:PayerBooks.recover": "takes a number",
-    "mesh.payment.credit.issuer:VoucherIssuer._verify": "signatures are in «vouchers and receipts»",
+    "mesh.payment.credit.comparison:verify_receipt": "signatures are in «vouchers and receipts»",
     "mesh.transport.libp2p.muxer:Muxer._parse": "its headers are in «yamux frames», its state in test_yamux.py",
     "mesh.payment.accounts.store:AccountStore._recover": "our own database",
     "shards.text.fast:FastTokenizer.decode": "takes our own token ids",

@@ -7,8 +7,6 @@ disk (sqlite, WAL, `synchronous=FULL`). One process at a time has the file, beca
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 import sqlite3
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Final, NamedTuple
 
 from chain.primitives import Address, Bytes32
 from chain.vouchers import PaymentVoucher
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, StorageUnavailable
 from mesh.payment.accounts.balance import Account
 from mesh.payment.accounts.resume_tickets import KEY_BYTES
 from mesh.payment.database import Database
@@ -74,54 +72,46 @@ class AccountStore(Database):
         """`path` None keeps it in memory; `gateway` is the id whose accounts these are, for good.
 
         Requests that ran when the last process died are ended here. Raises `ConfigError` when the file cannot be
-        opened, belongs to another gateway, or is in use.
+        opened, belongs to another gateway, or is in use. Every method raises `StorageUnavailable`.
         """
         self.path = path
-        self._claim = None if path is None else _claim(path)
+        super().__init__(path, _SCHEMA, version=VERSION, what=f"the file of accounts {path}", exclusive=True)
         try:
-            super().__init__(path, _SCHEMA, version=VERSION, what=f"the file of accounts {path}")
             with self._transaction() as db:
                 db.execute("INSERT OR IGNORE INTO gateway VALUES (1, ?)", (gateway,))
                 owner = db.execute("SELECT name FROM gateway").fetchone()[0]
             if owner != gateway:
                 raise ConfigError(f"{path} holds the accounts of the gateway {owner!r}, not of {gateway!r}")
             self._recover()
-        except sqlite3.Error as error:
+        except StorageUnavailable as error:
             self.close()
-            raise ConfigError(f"the accounts in {path} cannot be opened: {error}") from error
+            raise ConfigError(str(error)) from error
         except ConfigError:
             self.close()
             raise
-
-    def close(self) -> None:
-        """May be called twice."""
-        super().close()
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
 
     # --- accounts and keys ---
 
     def account(self, payer: Address) -> Account | None:
         """The account as it was last written down; what backs it must be asked of the chain."""
-        with self._lock:
-            row = self._db.execute("SELECT voucher, charged FROM accounts WHERE payer = ?", (payer,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT voucher, charged FROM accounts WHERE payer = ?", (payer,)).fetchone()
         return None if row is None else Account(payer, signed=int(row[0]), charged=int(row[1]))
 
     def payers(self) -> list[Address]:
-        with self._lock:
-            return [bytes(row[0]) for row in self._db.execute("SELECT payer FROM accounts ORDER BY payer")]
+        with self._reading() as db:
+            return [bytes(row[0]) for row in db.execute("SELECT payer FROM accounts ORDER BY payer")]
 
     def payer_of(self, key_hash: bytes) -> Address | None:
         """Whose key this is."""
-        with self._lock:
-            row = self._db.execute("SELECT payer FROM keys WHERE hash = ?", (key_hash,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT payer FROM keys WHERE hash = ?", (key_hash,)).fetchone()
         return None if row is None else bytes(row[0])
 
     def is_used(self, request: Bytes32) -> bool:
         """Whether a key was made for the signed request with this digest."""
-        with self._lock:
-            return bool(self._db.execute("SELECT 1 FROM key_requests WHERE digest = ?", (request,)).fetchone())
+        with self._reading() as db:
+            return bool(db.execute("SELECT 1 FROM key_requests WHERE digest = ?", (request,)).fetchone())
 
     def add_key(
         self, key_hash: bytes, payer: Address, request: Bytes32, *, issued: int, now: int, redeemed: int, most: int
@@ -166,14 +156,14 @@ class AccountStore(Database):
 
     def signature(self, payer: Address) -> bytes | None:
         """Of the payer's highest voucher; None where there is none yet."""
-        with self._lock:
-            row = self._db.execute("SELECT signature FROM accounts WHERE payer = ?", (payer,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT signature FROM accounts WHERE payer = ?", (payer,)).fetchone()
         return None if row is None or row[0] is None else bytes(row[0])
 
     def vouchers(self, *, due: bool = False) -> list[StoredVoucher]:
         """Every payer's highest voucher; with `due`, only those of which a part is not marked redeemed."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "SELECT payer, gateway, voucher, signature, redeemed FROM accounts WHERE signature IS NOT NULL "
                 "ORDER BY payer"
             ).fetchall()
@@ -187,8 +177,8 @@ class AccountStore(Database):
 
     def redeemed(self, payer: Address) -> int:
         """Wei that are marked as paid to us by the escrow."""
-        with self._lock:
-            row = self._db.execute("SELECT redeemed FROM accounts WHERE payer = ?", (payer,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT redeemed FROM accounts WHERE payer = ?", (payer,)).fetchone()
         return 0 if row is None else int(row[0])
 
     def mark_redeemed(self, payer: Address, amount: int) -> None:
@@ -197,6 +187,16 @@ class AccountStore(Database):
             row = db.execute("SELECT redeemed FROM accounts WHERE payer = ?", (payer,)).fetchone()
             if row is not None and int(row[0]) < amount:
                 db.execute("UPDATE accounts SET redeemed = ? WHERE payer = ?", (str(amount), payer))
+
+    def catch_up(self, payer: Address, redeemed: int) -> None:
+        """The escrow has paid us more than our books say was signed: they are older, and that much is used up."""
+        with self._transaction() as db:
+            row = db.execute("SELECT voucher, charged FROM accounts WHERE payer = ?", (payer,)).fetchone()
+            if row is not None and int(row[0]) < redeemed:
+                db.execute(
+                    "UPDATE accounts SET voucher = ?, signature = NULL, charged = ?, redeemed = ? WHERE payer = ?",
+                    (str(redeemed), str(max(int(row[1]), redeemed)), str(redeemed), payer),
+                )
 
     # --- answers that are resumed ---
 
@@ -234,14 +234,14 @@ class AccountStore(Database):
         """The newest charges first, of one payer or all."""
         where, values = ("WHERE payer = ?", [payer]) if payer is not None else ("", [])
         query = f"SELECT id, payer, amount, done, model, at FROM charges {where} ORDER BY number DESC LIMIT ?"
-        with self._lock:
-            rows = self._db.execute(query, (*values, newest)).fetchall()
+        with self._reading() as db:
+            rows = db.execute(query, (*values, newest)).fetchall()
         return [ChargeRecord(row[0], bytes(row[1]), int(row[2]), bool(row[3]), row[4], row[5]) for row in rows]
 
     def charged_total(self) -> int:
         """Wei charged to all accounts, ever, requests that run included."""
-        with self._lock:
-            return sum(int(row[0]) for row in self._db.execute("SELECT charged FROM accounts"))
+        with self._reading() as db:
+            return sum(int(row[0]) for row in db.execute("SELECT charged FROM accounts"))
 
     # --- inside ---
 
@@ -280,18 +280,3 @@ class AccountStore(Database):
                 db.execute(
                     "UPDATE charges SET done = 1, amount = ? WHERE id = ?", (amount if begun else "0", identifier)
                 )
-
-
-def _claim(path: Path) -> int:
-    """Lock the file's neighbour for this process; the kernel frees it however the process ends."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"the accounts in {path} cannot be opened: {error}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ConfigError(f"another gateway uses the accounts in {path}") from None
-    return handle

@@ -12,17 +12,18 @@ from chain import vouchers
 from chain.primitives import checksummed, key_of
 from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureError
 from chain.wallet import Account
-from mesh.errors import BadRecord, ProtocolViolation
+from mesh.errors import BadRecord, ProtocolViolation, StorageUnavailable
 from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding
-from mesh.payment.credit.customers import Bill, Customer
+from mesh.payment.credit.comparison import compare_books
+from mesh.payment.credit.customers import Bill, Customer, load_line
 from mesh.payment.credit.dunning import Act
-from mesh.payment.credit.line import CreditLine, EpochUnits, Pair
+from mesh.payment.credit.line import CreditLine, Pair
 from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal
 from mesh.payment.credit.terms import ChainView, CreditTerms, NotAccepted, accept_binding
 from mesh.payment.credit.units import SessionMeter
 from mesh.wire.messages import Message
-from mesh.wire.paying import Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.paying import Compare, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ WATCH_SECONDS = 2.0
 """How often the chain is asked about every gateway, its key, its stake and its line."""
 HASTE_SECONDS = 0.2
 """The least between two looks at all."""
+STORAGE_SECONDS = 0.5
+"""Between two tries to write down what a full disk did not take."""
 FRESH_SECONDS = 1.0
 """A line that is too short is not looked up in answers older than this."""
 WATCHED_AT_ONCE = 16
@@ -89,7 +92,7 @@ class VoucherCollector:
             await self._look(customer)
             if customer.barred is not None:
                 raise NotAccepted(customer.barred)
-        except (BadRecord, NotAccepted) as error:
+        except (BadRecord, NotAccepted, StorageUnavailable) as error:
             logger.warning("gateway %s is not accepted: %s", peer, error)
             tell(Unwelcome("not_accepted", str(error)[:MAX_REASON], RETRY_MS))
             return
@@ -133,19 +136,7 @@ class VoucherCollector:
                 del self._peers[gone.peer]
 
     def _load(self, pair: Pair) -> tuple[CreditLine, Receipt | None]:
-        """What an earlier process left: a line with the newest epoch, and its last receipt."""
-        line = CreditLine(pair, self.terms.tokens * self._blocks)
-        for slot in self._journal.slots("held", pair=pair):
-            line.epoch = slot.epoch
-            line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units)}
-        # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
-        line.doubtful = line.claimed
-        last = self._journal.last_receipt("held", pair)
-        if last is None:
-            return line, None
-        line.sequence, line.link = last.sequence, last.link
-        endorsement = self._identity.sign(last.link)
-        return line, Receipt(last.epoch, last.sequence, last.units, last.previous, last.signature, endorsement)
+        return load_line(self._journal, pair, self.terms.tokens * self._blocks, self._identity)
 
     def customer(self, peer: str) -> Customer | None:
         """The gateway as which a peer has introduced itself."""
@@ -161,6 +152,8 @@ class VoucherCollector:
 
     def open(self, customer: Customer, prompt: int, fed: int, blocks: int) -> Bill:
         """The bill of a new session. Raises `NotAccepted` when the customer has used up its credit."""
+        if self._journal.failing():
+            raise NotAccepted("what is done cannot be written down here now: the disk is full or broken")
         if customer.barred is not None or customer.dunning.dropped:
             raise NotAccepted(customer.owes)
         meter = SessionMeter(prompt, fed)
@@ -193,11 +186,15 @@ class VoucherCollector:
         customer = self._peers.get(peer)
         if customer is None:
             raise ProtocolViolation("a voucher came before an introduction", peer=peer)
-        pair, epoch = customer.line.pair, message.epoch
+        async with customer.order:
+            await self._voucher(customer, message)
+
+    async def _voucher(self, customer: Customer, message: Voucher) -> None:
+        peer, pair, epoch = customer.peer, customer.line.pair, message.epoch
         if epoch < self._chain.epoch - 1:
             logger.info("a voucher for epoch %d of gateway %s is too old to count", epoch, pair.gateway)
             return
-        if not customer.line.check(epoch, message.units):
+        if not customer.recalled and not customer.line.check(epoch, message.units):
             return
         signed = ContributionVoucher(key_of(pair.gateway), key_of(pair.provider), pair.model_id, epoch, message.units)
         try:
@@ -211,15 +208,34 @@ class VoucherCollector:
             return
         if checksummed(signer) != wanted:
             raise ProtocolViolation("a voucher that the gateway's key did not sign", peer=peer)
-        await asyncio.to_thread(
-            self._journal.record_voucher, "held", pair, peer, epoch, message.units, message.signature
-        )
+        if customer.recalled:
+            customer.line.admit(epoch, message.units)
+        try:
+            await asyncio.to_thread(
+                self._journal.record_voucher, "held", pair, peer, epoch, message.units, message.signature
+            )
+        except StorageUnavailable:
+            customer.missed = True  # it does not count before it is written down
+            return
         if epoch not in customer.line.epochs:
             return  # two epochs have turned meanwhile; it is written down
         customer.line.accept(epoch, message.units)
         customer.hold(epoch, message.units)
         customer.tariffs[epoch] = tariff
         self._count(customer)
+
+    async def compare(self, peer: str, message: Compare) -> None:
+        """The gateway's books and ours differ: go on from our newest receipt, which it shows, and show its vouchers.
+
+        Raises `ProtocolViolation`, `StorageUnavailable`.
+        """
+        customer = self._peers.get(peer)
+        if customer is None:
+            raise ProtocolViolation("books are compared before an introduction", peer=peer)
+        mine = (self._chain.domain, self._account.address)
+        async with customer.order:
+            for answer in await compare_books(self._journal, customer, message, *mine, self._chain.epoch):
+                customer.tell(answer)
 
     def _count(self, customer: Customer) -> None:
         """Count what the line covers; sessions go on if that is more than before."""
@@ -279,13 +295,21 @@ class VoucherCollector:
         """Look at every gateway all the time, and at once when the epoch turns."""
         pruned = 0
         while True:
-            if (epoch := self._chain.epoch) != pruned:
-                pruned = epoch
-                await asyncio.to_thread(self._journal.prune, epoch - KEPT_EPOCHS)
+            epoch = self._chain.epoch
             await self._look_at_prices(epoch)
             watched = [each for each in self._customers.values() if each.connected or each.line.running]
-            for at in range(0, len(watched), WATCHED_AT_ONCE):
-                await asyncio.gather(*(self._look_again(each) for each in watched[at : at + WATCHED_AT_ONCE]))
+            try:
+                if epoch != pruned:
+                    await asyncio.to_thread(self._journal.prune, epoch - KEPT_EPOCHS)
+                    pruned = epoch
+                for at in range(0, len(watched), WATCHED_AT_ONCE):
+                    async with asyncio.TaskGroup() as looks:
+                        for each in watched[at : at + WATCHED_AT_ONCE]:
+                            looks.create_task(self._look_again(each))
+                if self._journal.failing():
+                    await asyncio.to_thread(self._journal.probe)
+            except* StorageUnavailable:
+                pass  # the journal has said so; it is tried again
             await asyncio.sleep(HASTE_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
@@ -341,32 +365,32 @@ class VoucherCollector:
 
     def _receipt_due(self, customer: Customer, now: float) -> bool:
         line = customer.line
+        if customer.unwritten is not None or customer.missed:
+            return now - customer.receipted_at >= STORAGE_SECONDS
         if not line.open:
             return False
         return 4 * line.open >= line.credit or now - customer.receipted_at >= self.terms.receipt_seconds
 
     async def _send_receipt(self, customer: Customer, now: float) -> None:
-        claim = customer.line.claim()
+        customer.receipted_at = now
+        claim = customer.unwritten
+        if claim is None or claim.epoch != customer.line.epoch:  # of another epoch: claimed anew
+            claim = customer.unwritten = customer.line.claim()
         if claim is None:
+            if customer.last is not None and customer.missed:
+                customer.missed = False
+                customer.tell(customer.last)
             return
         pair = claim.pair
         signed = ContributionReceipt(
             key_of(pair.gateway), key_of(pair.provider), pair.model_id, claim.epoch, claim.units
         )
         signature = self._account.sign_digest(vouchers.digest(self._chain.domain, signed))
-        customer.receipted_at = now
-        await asyncio.to_thread(
-            self._journal.record_receipt,
-            "held",
-            pair,
-            customer.peer,
-            claim.epoch,
-            claim.sequence,
-            claim.units,
-            claim.link,
-            signature,
-            previous=claim.previous,
-        )
+        try:
+            await asyncio.to_thread(self._journal.record_claim, "held", claim, customer.peer, signature)
+        except StorageUnavailable:
+            return  # no receipt is given that is not written down; it is tried again
+        customer.unwritten, customer.missed = None, False
         customer.last = Receipt(
             claim.epoch, claim.sequence, claim.units, claim.previous, signature, self._identity.sign(claim.link)
         )

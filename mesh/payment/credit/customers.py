@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from chain.units import format_func
+from mesh.identity import Identity
 from mesh.payment.credit.binding import Binding
 from mesh.payment.credit.cover import Cover, Promise
 from mesh.payment.credit.dunning import Debt, Dunning
-from mesh.payment.credit.line import CreditLine
-from mesh.payment.credit.store import Slot
+from mesh.payment.credit.line import CreditLine, EpochUnits, Pair, ReceiptClaim
+from mesh.payment.credit.store import PaymentJournal, Slot
 from mesh.payment.credit.units import W_GENERATED, ModelPrice, SessionMeter
 from mesh.wire.messages import Message
 from mesh.wire.paying import Receipt
@@ -42,6 +44,14 @@ class Customer:
     replayed: int = 0
     last: Receipt | None = None
     """The newest receipt, sent again to a gateway that comes back."""
+    unwritten: ReceiptClaim | None = None
+    """A claim whose receipt the disk has not taken: it is sent once it is written."""
+    order: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Its vouchers and comparisons are taken in the order in which they came."""
+    recalled: bool = False
+    """Our books were older than what it holds: its vouchers may be for work that we have forgotten."""
+    missed: bool = False
+    """A voucher came that the disk did not take: the gateway repeats it when it hears the last receipt again."""
     kept: int = 0
     """Units of the credit that prompts under way still need."""
     large: Bill | None = None
@@ -183,3 +193,21 @@ class Bill:
         rest = self.blocks * (self.meter.tokens - known.tokens)
         if rest > 0:
             self.customer.line.excuse(rest, FREE_POSITIONS * W_GENERATED * self.blocks)
+
+
+def load_line(
+    journal: PaymentJournal, pair: Pair, credit: int, identity: Identity
+) -> tuple[CreditLine, Receipt | None]:
+    """What an earlier process left: a line with the newest epoch, and its last receipt. Raises `StorageUnavailable`."""
+    line = CreditLine(pair, credit)
+    for slot in journal.slots("held", pair=pair):
+        line.epoch = slot.epoch
+        line.epochs = {slot.epoch: EpochUnits(slot.receipt_units, slot.voucher_units, base=slot.receipt_units)}
+    # How much of that was excused is forgotten. Waiting for what the gateway never had would be for ever.
+    line.doubtful = line.claimed
+    last = journal.last_receipt("held", pair)
+    if last is None:
+        return line, None
+    line.sequence, line.loaded, line.link = last.sequence, last.sequence, last.link
+    endorsement = identity.sign(last.link)
+    return line, Receipt(last.epoch, last.sequence, last.units, last.previous, last.signature, endorsement)

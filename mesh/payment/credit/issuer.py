@@ -6,69 +6,34 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 
 from chain import vouchers
-from chain.primitives import checksummed, key_of
-from chain.vouchers import ContributionReceipt, ContributionVoucher, SignatureError
+from chain.primitives import key_of
+from chain.vouchers import ContributionVoucher
 from chain.wallet import Account
 from mesh.discovery.records import ProviderRecord
-from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation
-from mesh.identity import verify
-from mesh.payment.credit.binding import Binding
+from mesh.errors import BadRecord, PeerError, PeerFailed, ProtocolViolation, StorageUnavailable
+from mesh.payment.credit.comparison import is_own_voucher, newest_receipt, newest_vouchers, verify_receipt
+from mesh.payment.credit.creditors import Books, Creditor
 from mesh.payment.credit.line import EpochUnits, Pair, ReceiptClaim
 from mesh.payment.credit.store import KEPT_EPOCHS, PaymentJournal, Sealed
 from mesh.payment.credit.terms import ChainView, NotAccepted, accept_binding
+from mesh.payment.credit.vetting import MAX_KNOWN, Vetting
 from mesh.payment.credit.vouching import VoucherLine
 from mesh.wire.messages import Message
-from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 logger = logging.getLogger(__name__)
 
-MAX_KNOWN = 4096
 PACE_SECONDS = 0.02
 """Between two looks at a line that has something to do: so often at most receipts are verified and written down."""
 AHEAD_SECONDS = 0.5
 """How often a line is looked at whose provider is in the next epoch already."""
 NOTICE_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class Creditor:
-    """A provider that has welcomed us on one control channel."""
-
-    peer: str
-    binding: Binding
-    books: Books
-    say: Callable[[Message], Awaitable[None]]
-    violation: ProtocolViolation | None = None
-    """What it has done wrong: nothing more is signed on this channel, which ends with its next receipt."""
-
-
-@dataclass(slots=True)
-class Books:
-    """The line of one provider and what is to be done about it; one task at a time does it."""
-
-    line: VoucherLine
-    seen: int
-    """Sequence number of the newest receipt that has come."""
-    inbox: dict[int, Receipt] = field(default_factory=dict)
-    """The newest receipt of each epoch that has not been looked at: the current epoch, and the ones beside it."""
-    creditor: Creditor | None = None
-    busy: bool = False
-    """Its task runs."""
-    news: bool = False
-    """Something has come since that looked last."""
-    again: bool = False
-    """The provider may have missed our last voucher."""
-    short: bool = False
-    """It says that our line for it is too short."""
-    told_at: float = float("-inf")
-
-    @property
-    def waits(self) -> bool:
-        """Whether there may be something to do."""
-        return bool(self.inbox) or self.again or self.short or self.line.claimed
+COMPARE_SECONDS = 5.0
+"""A provider has this long to show what it holds."""
+STORAGE_SECONDS = 1.0
+"""Between two tries to write down what a full disk did not take."""
 
 
 class VoucherIssuer:
@@ -96,48 +61,20 @@ class VoucherIssuer:
         self._creditors: dict[str, Creditor] = {}
         self._books: dict[Pair, Books] = {}
         self._pruned = 0
-        self._passed_over: dict[str, str] = {}
-        """Why peers that announce themselves are not routed to, as it was said last."""
-        self.known: dict[str, str] = {}
-        """Peers of the eligible providers that announced themselves, by provider id."""
+        self._vetting = Vetting(chain)
         self.on_voucher: Callable[[], None] = lambda: None
         self.on_receipt: Callable[[], None] = lambda: None
         self.on_short: Callable[[str], None] = lambda provider: None
         """Hears of providers (ids) that say that our line for them is too short."""
 
-    # --- who may be routed to ---
-
     async def vet(self, records: Sequence[ProviderRecord]) -> list[ProviderRecord]:
-        """The records whose providers are eligible on the chain for the model that they announce, by its name there."""
-        checked = await asyncio.gather(*(self._is_eligible(record) for record in records))
-        return [record for record, eligible in zip(records, checked, strict=True) if eligible]
+        """The records whose providers may be routed to."""
+        return await self._vetting.vet(records)
 
-    async def _is_eligible(self, record: ProviderRecord) -> bool:
-        try:
-            binding = self._read(record.account, record.peer)
-            facts = await self._chain.check_provider(binding)
-            if facts.manifest.hex() != record.digest:
-                raise NotAccepted("it is staked for another model than it announces")
-            if facts.name != record.model:
-                raise NotAccepted(f"it calls its model {record.model!r}, on the chain that is {facts.name!r}")
-        except (BadRecord, NotAccepted) as error:
-            self._say_passed_over(record.peer, str(error))
-            return False
-        if binding.id in self.known or len(self.known) < MAX_KNOWN:
-            self.known[binding.id] = record.peer
-        return True
-
-    def _say_passed_over(self, peer: str, why: str) -> None:
-        """Once for each reason: strangers' records are looked at every few seconds, and cost nothing."""
-        if self._passed_over.get(peer) != why:
-            logger.info("provider %s is passed over: %s", peer, why)
-        self._passed_over.pop(peer, None)
-        while len(self._passed_over) >= MAX_KNOWN:
-            del self._passed_over[next(iter(self._passed_over))]
-        self._passed_over[peer] = why
-
-    def _read(self, data: bytes, peer: str) -> Binding:
-        return accept_binding(data, peer=peer, role="provider", domain=self._chain.domain)
+    @property
+    def known(self) -> dict[str, str]:
+        """Peers of the eligible providers that announced themselves, by provider id."""
+        return self._vetting.known
 
     # --- introductions ---
 
@@ -159,7 +96,7 @@ class VoucherIssuer:
         if isinstance(answer, Unwelcome):
             raise PeerFailed(f"{peer} does not work for us ({answer.code}): {answer.reason}", peer=peer)
         try:
-            binding = self._read(account, peer)
+            binding = accept_binding(account, peer=peer, role="provider", domain=self._chain.domain)
             facts = await self._chain.check_provider(binding)
         except (BadRecord, NotAccepted) as error:
             raise PeerFailed(f"{peer} is no eligible provider: {error}", peer=peer) from error
@@ -168,7 +105,10 @@ class VoucherIssuer:
         pair = Pair(self.gateway, binding.id, facts.model_id)
         books = self._books.get(pair)
         if books is None:
-            loaded = await asyncio.to_thread(self._load, pair)
+            try:
+                loaded = await asyncio.to_thread(self._load, pair)
+            except StorageUnavailable as error:
+                raise PeerFailed(f"{peer} cannot be paid now: {error}", peer=peer) from error
             self._make_place()
             books = self._books.setdefault(pair, Books(loaded, loaded.sequence))
         books.creditor = self._creditors[peer] = Creditor(peer, binding, books, say)
@@ -183,7 +123,8 @@ class VoucherIssuer:
             line.sequence, line.link = last.sequence, last.link
         for slot in self._journal.slots("issued", pair=pair):
             if slot.epoch >= self._chain.epoch - 1:
-                line.epochs[slot.epoch] = EpochUnits(slot.receipt_units, slot.voucher_units)
+                receipted = max(slot.receipt_units, slot.voucher_units)
+                line.epochs[slot.epoch] = EpochUnits(receipted, slot.voucher_units, base=slot.voucher_units)
         return line
 
     def _make_place(self) -> None:
@@ -207,8 +148,10 @@ class VoucherIssuer:
             self._wake(creditor.books)
 
     def receipt(self, peer: str, message: Receipt) -> None:
-        """Take a receipt; it is verified soon. Raises `ProtocolViolation` when it contradicts an earlier one, is for an
-        epoch that is over or far away, or when an earlier one proved to be forged."""
+        """Take a receipt; it is verified soon. One that is older than what we hold is answered with that.
+
+        Raises `ProtocolViolation` for an epoch that is over or far away, or when an earlier one proved to be forged.
+        """
         creditor = self._creditors.get(peer)
         if creditor is None:
             raise ProtocolViolation("a receipt came before an introduction", peer=peer)
@@ -217,15 +160,39 @@ class VoucherIssuer:
         books, epoch = creditor.books, message.epoch
         if message.sequence == books.seen:
             books.again = True  # sent again after a broken connection
+        elif message.sequence < books.seen:
+            books.differs = True  # its books came back from a backup
         else:
             if not -1 <= epoch - self._chain.epoch <= 1:
                 raise ProtocolViolation(f"a receipt for epoch {epoch}, and it is {self._chain.epoch}", peer=peer)
             waiting = books.inbox.get(epoch)
-            if message.sequence < books.seen or (waiting is not None and message.units < waiting.units):
-                raise ProtocolViolation(f"receipt {message.sequence} comes after receipt {books.seen}", peer=peer)
-            books.line.check_receipt(epoch, message.sequence, message.units)
-            books.inbox[epoch], books.seen = message, message.sequence
+            if (waiting is not None and message.units < waiting.units) or not books.line.follows(message):
+                books.differs = True
+            else:
+                # The first of a channel that skips some: perhaps they were lost on the way, perhaps by us.
+                books.differs |= not creditor.heard and message.sequence > books.seen + 1
+                books.inbox[epoch], books.seen = message, message.sequence
+        creditor.heard = True
         self._wake(books)
+
+    def shown(self, peer: str, message: Voucher) -> None:
+        """A provider shows a voucher that it holds of us; it is looked at soon."""
+        creditor = self._creditors.get(peer)
+        if creditor is None or not -1 <= message.epoch - self._chain.epoch <= 1:
+            return
+        books, epoch = creditor.books, message.epoch
+        counts, waiting = books.line.epochs.get(epoch), books.shown.get(epoch)
+        known = max(0 if counts is None else counts.vouched, 0 if waiting is None else waiting.units)
+        if message.units > known:
+            books.shown[epoch] = message
+            self._wake(books)
+
+    def compared(self, peer: str, message: Compare) -> None:
+        """A provider has shown all that it holds."""
+        creditor = self._creditors.get(peer)
+        if creditor is not None:
+            creditor.books.compared_by = 0.0
+            self._wake(creditor.books)
 
     def unwelcome(self, peer: str, message: Unwelcome) -> None:
         """A provider says why it works for us no longer, or only up to its credit."""
@@ -251,7 +218,11 @@ class VoucherIssuer:
         try:
             while (creditor := books.creditor) is not None and creditor.violation is None:
                 books.news = False
-                pause = await self._round(books, creditor)
+                try:
+                    pause = await self._round(books, creditor)
+                except StorageUnavailable:
+                    # Nothing is signed that is not written down. The receipts stay, and wait for room.
+                    pause = STORAGE_SECONDS
                 if pause is None:
                     if not books.news or not books.waits:
                         return
@@ -265,8 +236,8 @@ class VoucherIssuer:
         line, epoch = books.line, self._chain.epoch
         await self._prune(epoch)
         if books.short:
-            books.short = False
             await asyncio.to_thread(self._journal.note, self.gateway, line.pair.provider)
+            books.short = False
             self.on_short(line.pair.provider)
         try:
             facts = await self._chain.check_provider(creditor.binding)
@@ -280,68 +251,58 @@ class VoucherIssuer:
             return None
         line.turn(epoch, prices)
         for each in sorted(each for each in books.inbox if each <= epoch):
-            message = books.inbox.pop(each)
+            message = books.inbox[each]
             if each >= epoch - 1 and not await self._take(books, creditor, message, facts.signer):
                 return None
+            if books.inbox.get(each) is message:  # else a newer one has come meanwhile
+                del books.inbox[each]
+        for each in sorted(books.shown):
+            await self._recall(books, creditor, books.shown[each])
+        if books.differs:
+            books.differs, books.compared_by = False, time.monotonic() + COMPARE_SECONDS
+            await self._compare(creditor)
+            return PACE_SECONDS
+        if books.shown or time.monotonic() < books.compared_by:
+            return PACE_SECONDS  # what is signed now might be what was signed before
         signed = [await self._sign(creditor, each, prices) for each in (epoch, epoch - 1)]
         if books.again:
-            books.again = False
             if not any(signed):
                 await self._repeat(creditor)
+            books.again = False
         if any(signed):
             return PACE_SECONDS
         return AHEAD_SECONDS if books.inbox else None
 
     async def _prune(self, epoch: int) -> None:
         if self._pruned != epoch:
-            self._pruned = epoch
             await asyncio.to_thread(self._journal.prune, epoch - KEPT_EPOCHS)
+            self._pruned = epoch
 
     async def _take(self, books: Books, creditor: Creditor, message: Receipt, signer: str) -> bool:
         """Verify a receipt and write it down; False when it is not this provider's."""
         line, pair = books.line, books.line.pair
+        if not line.follows(message):
+            books.differs = True
+            return True
         try:
             claim = line.check_receipt(message.epoch, message.sequence, message.units)
             # Receipts that came in quick succession are taken as one: what is between is missing.
             claim = ReceiptClaim(pair, claim.epoch, claim.sequence, claim.units, message.previous)
-            self._verify(creditor.peer, claim, message, signer)
+            verify_receipt(creditor.peer, claim, message, signer, self._chain.domain)
         except ProtocolViolation as error:
             logger.warning("provider %s: %s", pair.provider, error)
             creditor.violation = error
             books.inbox.clear()
             books.seen = line.sequence
             return False
+        left = dict(line.unsigned)
         await asyncio.to_thread(
-            self._journal.record_receipt,
-            "issued",
-            pair,
-            creditor.peer,
-            claim.epoch,
-            claim.sequence,
-            claim.units,
-            claim.link,
-            message.signature,
-            previous=claim.previous,
-            unsigned=dict(line.unsigned),
+            self._journal.record_claim, "issued", claim, creditor.peer, message.signature, unsigned=left
         )
         # Only now may a voucher rest on it.
         line.receipt(claim)
         self.on_receipt()
         return True
-
-    def _verify(self, peer: str, claim: ReceiptClaim, message: Receipt, signer: str) -> None:
-        if not verify(peer, claim.link, message.endorsement):
-            raise ProtocolViolation("a receipt that its peer did not sign", peer=peer)
-        pair = claim.pair
-        signed = ContributionReceipt(
-            key_of(pair.gateway), key_of(pair.provider), pair.model_id, claim.epoch, claim.units
-        )
-        try:
-            found = vouchers.recover(vouchers.digest(self._chain.domain, signed), message.signature)
-        except SignatureError as error:
-            raise ProtocolViolation(f"a receipt with a bad signature: {error}", peer=peer) from error
-        if checksummed(found) != signer:
-            raise ProtocolViolation("a receipt that the provider's key did not sign", peer=peer)
 
     async def _sign(self, creditor: Creditor, epoch: int, prices: dict[int, int]) -> bool:
         """Sign for what is due in an epoch; whether anything was."""
@@ -384,8 +345,37 @@ class VoucherIssuer:
                 if slot.voucher_signature is not None:
                     await self._say(creditor, Voucher(slot.epoch, slot.voucher_units, slot.voucher_signature))
 
-    async def _say(self, creditor: Creditor, voucher: Voucher) -> None:
+    async def _compare(self, creditor: Creditor) -> None:
+        """Show the provider what we hold; it answers with what it holds."""
+        pair, epoch = creditor.books.line.pair, self._chain.epoch
+        logger.info("the books of provider %s and ours differ: they are compared", pair.provider)
+        await self._say(creditor, await asyncio.to_thread(newest_receipt, self._journal, "issued", pair))
+        for voucher in await asyncio.to_thread(newest_vouchers, self._journal, "issued", pair, epoch):
+            await self._say(creditor, voucher)
+
+    async def _recall(self, books: Books, creditor: Creditor, message: Voucher) -> None:
+        """Take a voucher of ours back into books that have forgotten it; not into an epoch that is being settled."""
+        line, epoch = books.line, message.epoch
+        if is_own_voucher(message, line.pair, self._chain.domain, self._account.address):
+            try:
+                await asyncio.to_thread(
+                    self._journal.record_voucher,
+                    "issued",
+                    line.pair,
+                    creditor.peer,
+                    epoch,
+                    message.units,
+                    message.signature,
+                )
+            except Sealed:
+                logger.warning("a voucher of ours for epoch %d is shown too late: it is settled already", epoch)
+            else:
+                line.recall(epoch, message.units)
+        if books.shown.get(epoch) is message:
+            del books.shown[epoch]
+
+    async def _say(self, creditor: Creditor, message: Voucher | Compare) -> None:
         try:
-            await creditor.say(voucher)
+            await creditor.say(message)
         except PeerError as error:
             logger.info("a voucher did not reach %s, the next one will cover it: %s", creditor.peer, error)

@@ -9,6 +9,7 @@ of payment channels (The Graph's TAP, Livepeer's tickets).
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +23,8 @@ GENESIS: Final = bytes(32)
 PARDON_CREDITS: Final = 8
 """Credits that a gateway pays to have one pardon forgotten."""
 KEPT_EPOCHS: Final = 2
+KEPT_LINKS: Final = 256
+"""Receipts that we recognise as our own of this run: no gateway that merely missed some is further behind."""
 _LINK: Final = b"mesh receipt v1\n"
 
 
@@ -62,6 +65,8 @@ class EpochUnits:
     """Claimed in this epoch, not vouched for, and claimed anew in a later one."""
     anew: int = 0
     """Units of the later epoch that those were claimed as."""
+    base: int = 0
+    """What the journal knew when we started: of the units vouched for (gateway), or claimed (provider)."""
 
 
 @dataclass(slots=True)
@@ -98,6 +103,10 @@ class CreditLine:
     """Units that vouchers are held for which the line covers."""
     pardons: int = 0
     """How often it was given up that what was unpaid would come."""
+    loaded: int = 0
+    """The sequence number that the journal knew when we started."""
+    made: deque[bytes] = field(default_factory=lambda: deque(maxlen=KEPT_LINKS))
+    """Links of the receipts since then."""
 
     @property
     def claimed(self) -> int:
@@ -158,7 +167,46 @@ class CreditLine:
         self.sequence += 1
         claim = ReceiptClaim(self.pair, self.epoch, self.sequence, counts.receipted, self.link)
         self.link = claim.link
+        self.made.append(claim.link)
         return claim
+
+    def recall(self, epoch: int, sequence: int, units: int, link: bytes) -> bool:
+        """The gateway shows a receipt that we signed: where it is newer than our books, go on from it.
+
+        They came back from a backup, then, or are lost. What was claimed since, as if it were the first, is claimed
+        anew on top. What the receipt has beyond our books is claimed, but not waited for. False where nothing is new.
+        """
+        if link in self.made or sequence <= self.loaded:
+            return False
+        if sequence <= self.sequence and len(self.made) == KEPT_LINKS:
+            return False  # it may be one of ours that we do not remember: the gateway's books are the older ones
+        for counts in self.epochs.values():
+            fresh = max(0, counts.receipted - max(counts.base, counts.vouched))
+            counts.receipted -= fresh
+            self.open += fresh
+        counts = self.epochs.setdefault(epoch, EpochUnits())
+        gained = max(0, units - max(counts.base, counts.vouched))
+        if epoch < self.epoch:  # as `turn` does with what is left of an epoch
+            counts.carried, counts.anew = counts.carried + gained, counts.anew + gained
+            self.open += gained
+        else:
+            counts.receipted = max(units, counts.receipted)
+        counts.base = max(units, counts.base)
+        self.doubtful += gained
+        self.sequence = self.loaded = max(self.sequence, sequence)
+        self.link = link
+        self.made.clear()
+        return True
+
+    def admit(self, epoch: int, units: int) -> None:
+        """A voucher came for work that our books have forgotten: `check` is to take it."""
+        counts = self.epochs.setdefault(epoch, EpochUnits())
+        missing = max(0, units - counts.receipted - counts.carried)
+        if epoch < self.epoch:
+            counts.carried += missing
+        else:
+            counts.receipted += missing
+            counts.base += missing
 
     def check(self, epoch: int, units: int) -> int:
         """New units that a voucher is worth; 0 for an old one. Raises `ProtocolViolation` for one nobody asked for.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mesh.payment.credit.line import GENESIS, Pair
+from mesh.payment.credit.line import GENESIS, Pair, ReceiptClaim
 from mesh.payment.database import Database
 
 Side = Literal["issued", "held"]
@@ -99,9 +99,9 @@ class Exposure:
 class PaymentJournal(Database):
     """Use as a context manager. Every method is one transaction and may be called from any thread."""
 
-    def __init__(self, path: Path | None) -> None:
-        """`path` None keeps it in memory. Raises `ConfigError` when the file cannot be opened."""
-        super().__init__(path, _SCHEMA, version=VERSION, what=f"the payment journal {path}")
+    def __init__(self, path: Path | None = None, *, exclusive: bool = False) -> None:
+        """`path` None keeps it in memory. Raises as `Database`; every method `StorageUnavailable`."""
+        super().__init__(path, _SCHEMA, version=VERSION, what=f"the payment journal {path}", exclusive=exclusive)
 
     # --- both sides ---
 
@@ -115,8 +115,8 @@ class PaymentJournal(Database):
         if pair is not None:
             where, values = [*where, _PAIR], [*values, *_key(pair)]
         query = f"SELECT {_SLOT} FROM slots WHERE {' AND '.join(where)} ORDER BY epoch, provider, gateway, model_id"
-        with self._lock:
-            rows = self._db.execute(query, values).fetchall()
+        with self._reading() as db:
+            rows = db.execute(query, values).fetchall()
         return [Slot(Pair(*row[:3]), *row[3:]) for row in rows]
 
     def last_receipt(self, side: Side, pair: Pair) -> LastReceipt | None:
@@ -125,9 +125,32 @@ class PaymentJournal(Database):
             "SELECT sequence, epoch, units, previous, link, signature FROM receipts WHERE side = ? AND gateway = ? "
             "AND provider = ? AND model_id = ?"
         )
-        with self._lock:
-            row = self._db.execute(query, (side, *_key(pair))).fetchone()
+        with self._reading() as db:
+            row = db.execute(query, (side, *_key(pair))).fetchone()
         return None if row is None else LastReceipt(*row)
+
+    def record_claim(
+        self,
+        side: Side,
+        claim: ReceiptClaim,
+        peer: str,
+        signature: bytes,
+        *,
+        unsigned: Mapping[int, int] | None = None,
+    ) -> None:
+        """As `record_receipt`."""
+        self.record_receipt(
+            side,
+            claim.pair,
+            peer,
+            claim.epoch,
+            claim.sequence,
+            claim.units,
+            claim.link,
+            signature,
+            previous=claim.previous,
+            unsigned=unsigned,
+        )
 
     def record_receipt(
         self,
@@ -231,8 +254,8 @@ class PaymentJournal(Database):
 
     def unsigned(self, pair: Pair) -> dict[int, int]:
         """Units by epoch that tokens bore out when the last receipt or voucher of the pair was written down."""
-        with self._lock:
-            rows = self._db.execute(f"SELECT epoch, units FROM unsigned WHERE {_PAIR}", _key(pair)).fetchall()
+        with self._reading() as db:
+            rows = db.execute(f"SELECT epoch, units FROM unsigned WHERE {_PAIR}", _key(pair)).fetchall()
         return dict(rows)
 
     def signed(self, gateway: str, first_epoch: int) -> dict[Pair, dict[int, int]]:
@@ -252,8 +275,8 @@ class PaymentJournal(Database):
         ]
 
     def is_sealed(self, gateway: str, epoch: int) -> bool:
-        with self._lock:
-            return _is_sealed(self._db, gateway, epoch)
+        with self._reading() as db:
+            return _is_sealed(db, gateway, epoch)
 
     def note(self, gateway: str, provider: str) -> None:
         """The provider says that the gateway's line for it is too short."""
@@ -262,8 +285,8 @@ class PaymentJournal(Database):
 
     def notices(self, gateway: str) -> frozenset[str]:
         """Ids of the providers that say so."""
-        with self._lock:
-            rows = self._db.execute("SELECT provider FROM notices WHERE gateway = ?", (gateway,)).fetchall()
+        with self._reading() as db:
+            rows = db.execute("SELECT provider FROM notices WHERE gateway = ?", (gateway,)).fetchall()
         return frozenset(row[0] for row in rows)
 
     def forget_notice(self, gateway: str, provider: str) -> None:

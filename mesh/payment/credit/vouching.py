@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from mesh.errors import ProtocolViolation
 from mesh.payment.credit.line import GENESIS, EpochUnits, Pair, ReceiptClaim
 from mesh.payment.credit.units import units_at
+from mesh.wire.paying import Receipt
 
 
 @dataclass(slots=True)
@@ -32,6 +33,11 @@ class VoucherLine:
 
     # --- receipts ---
 
+    def follows(self, receipt: Receipt) -> bool:
+        """Whether a receipt is newer than all that we hold, and takes nothing back."""
+        counts = self.epochs.get(receipt.epoch, EpochUnits())
+        return receipt.sequence > self.sequence and receipt.units >= counts.receipted
+
     def check_receipt(self, epoch: int, sequence: int, units: int) -> ReceiptClaim:
         """The claim in a receipt that follows the last one. Raises `ProtocolViolation`."""
         counts = self.epochs.get(epoch, EpochUnits())
@@ -47,6 +53,20 @@ class VoucherLine:
         self.link = claim.link
         counts = self.epochs.setdefault(claim.epoch, EpochUnits())
         counts.receipted = max(counts.receipted, claim.units)
+
+    def recall(self, epoch: int, units: int) -> None:
+        """Count a voucher of ours that our books had forgotten, and that is written down again.
+
+        What was signed since, from the older books on, is still owed on top of it: it was for other work.
+        """
+        counts = self.epochs.setdefault(epoch, EpochUnits())
+        if units <= counts.vouched:
+            return
+        since = counts.vouched - counts.base
+        if since:
+            self.unsigned[epoch] = self.unsigned.get(epoch, 0) + since
+        counts.base = counts.vouched = units
+        counts.receipted = max(counts.receipted, units)
 
     # --- tokens ---
 

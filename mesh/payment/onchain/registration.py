@@ -169,7 +169,10 @@ async def provider_registration(
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
         with _books(config, "provider", identifier) as (journal, store):
-            yield ChainRegistration("provider", identifier, config, client, view, journal, store, identity, model)
+            try:
+                yield ChainRegistration("provider", identifier, config, client, view, journal, store, identity, model)
+            finally:
+                await view.close()
 
 
 @asynccontextmanager
@@ -208,15 +211,18 @@ async def gateway_registration(
         view = StakingView(client, poll_seconds=config.poll_seconds)
         await view.start()
         with _books(config, "gateway", identifier) as (journal, store):
-            yield ChainRegistration("gateway", identifier, config, client, view, journal, store, identity)
+            try:
+                yield ChainRegistration("gateway", identifier, config, client, view, journal, store, identity)
+            finally:
+                await view.close()
 
 
 @contextmanager
 def _books(config: PaymentConfig, role: Role, identifier: str) -> Iterator[tuple[PaymentJournal, SettlementStore]]:
     name = f"{role}-{_file_name(identifier)}"
     with (
-        PaymentJournal(config.folder / f"{name}.sqlite") as journal,
-        SettlementStore(config.folder / f"{name}-settlement.sqlite") as store,
+        PaymentJournal(config.folder / f"{name}.sqlite", exclusive=True) as journal,
+        SettlementStore(config.folder / f"{name}-settlement.sqlite", exclusive=True) as store,
     ):
         yield journal, store
 

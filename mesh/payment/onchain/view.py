@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
-from weakref import WeakValueDictionary
 
 from chain.client.staking import StakingClient
 from chain.errors import ChainError
@@ -18,6 +16,7 @@ from chain.vouchers import Domain
 from mesh.payment.credit.binding import Binding
 from mesh.payment.credit.terms import GatewayFacts, NotAccepted, ProviderFacts
 from mesh.payment.credit.units import ModelPrice
+from mesh.payment.facts import STALE_SECONDS, Facts, Unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -25,23 +24,12 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 FACT_SECONDS = 5.0
-OLD_SECONDS = 60.0
-"""So old a fact may get while the chain does not answer."""
 MAX_FACTS = 8192
 STRANGER_FACTS = 6
 """So many times as long as others stands the fact that somebody is not eligible: records of strangers cost nothing, and
 each would have the chain asked anew."""
 AT_ONCE = 8
 """Parties that the chain is asked about at one time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """An answer of the chain, when it was asked for (`time.monotonic()`), and in which epoch."""
-
-    asked: float
-    epoch: int
-    value: Any
 
 
 class StakingView:
@@ -53,15 +41,13 @@ class StakingView:
         *,
         poll_seconds: float = POLL_SECONDS,
         fact_seconds: float = FACT_SECONDS,
-        old_seconds: float = OLD_SECONDS,
+        old_seconds: float = STALE_SECONDS,
     ) -> None:
         self._client = client
         self._poll_seconds = poll_seconds
         self._fact_seconds = fact_seconds
-        self._old_seconds = old_seconds
         self._epoch = 0
-        self._facts: dict[Hashable, Fact] = {}
-        self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._facts: Facts[Hashable, Any] = Facts(stale=old_seconds, most=MAX_FACTS)
         self._places = asyncio.Semaphore(AT_ONCE)
         self._turned = asyncio.Event()
         deployment = client.deployment
@@ -78,6 +64,10 @@ class StakingView:
     async def start(self) -> None:
         """Read the epoch for the first time. Raises `ChainError`."""
         self._epoch = await self._client.epochs.current_epoch()
+
+    async def close(self) -> None:
+        """Ask nothing any more."""
+        await self._facts.close()
 
     async def run(self) -> NoReturn:
         """Follow the chain's epoch until cancelled; a chain that does not answer is asked again."""
@@ -155,7 +145,9 @@ class StakingView:
         if not eligible:
             return False, ProviderFacts("", 0, b"", "")
         _, model_id = found.values()
-        manifest, name = await self._fact(("model", model_id), lambda: self._model(model_id), fixed=True)
+        manifest, name = await self._facts.get(
+            ("model", model_id), lambda: self._model(model_id), fresh=self._fresh, fixed=True
+        )
         return True, ProviderFacts(str(signer), model_id, manifest, name)
 
     async def _model(self, model_id: int) -> tuple[bytes, str]:
@@ -176,34 +168,17 @@ class StakingView:
         return ModelPrice(int(price), int(model.blocks))
 
     async def _fact(
-        self, key: Hashable, ask: Callable[[], Awaitable[T]], *, since: float = 0.0, fixed: bool = False
+        self, key: Hashable, ask: Callable[[], Awaitable[T]], *, since: float = -math.inf, fixed: bool = False
     ) -> T:
-        """A fact of this epoch, at most `fact_seconds` old and asked for after `since`; any, if it is `fixed` for good.
+        """A fact as `Facts.get` has it, of this epoch. Raises `NotAccepted` where there is none that stands."""
+        try:
+            value: T = await self._facts.get(
+                key, ask, fresh=self._fresh, since=since, epoch=0 if fixed else self._epoch, fixed=fixed
+            )
+        except Unanswered as error:
+            raise NotAccepted(f"the chain does not answer: {error}") from error
+        return value
 
-        When the chain does not answer, one of at most `old_seconds` stands. Raises `NotAccepted` where there is none.
-        """
-        lock = self._locks.get(key) or asyncio.Lock()
-        self._locks[key] = lock
-        async with lock:
-            known, now = self._facts.get(key), time.monotonic()
-            if known is not None and (fixed or self._is_fresh(known, now, since)):
-                value: T = known.value
-                return value
-            epoch = self._epoch
-            try:
-                fact = await ask()
-            except ChainError as error:
-                if known is None or known.asked < since or now - known.asked > self._old_seconds:
-                    raise NotAccepted(f"the chain does not answer: {error}") from error
-                logger.warning("the chain does not answer, an older answer stands: %s", error)
-                return known.value  # type: ignore[no-any-return]
-            self._facts.pop(key, None)
-            if len(self._facts) >= MAX_FACTS:
-                del self._facts[next(iter(self._facts))]
-            self._facts[key] = Fact(now, epoch, fact)
-            return fact
-
-    def _is_fresh(self, fact: Fact, now: float, since: float) -> bool:
-        stranger = isinstance(fact.value, tuple) and fact.value[0] is False
-        most = self._fact_seconds * (STRANGER_FACTS if stranger else 1)
-        return fact.epoch == self._epoch and now - fact.asked < most and fact.asked >= since
+    def _fresh(self, value: Any) -> float:
+        stranger = isinstance(value, tuple) and value[0] is False
+        return self._fact_seconds * (STRANGER_FACTS if stranger else 1)

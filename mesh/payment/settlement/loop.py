@@ -22,6 +22,7 @@ from chain.errors import (
     NodeError,
     TransactionError,
 )
+from mesh.errors import StorageUnavailable
 from mesh.payment.settlement.windows import Clock
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ Say = Callable[[str, str, str], None]
 class SettlementLoop(ABC):
     """Looks at the chain every `poll` seconds and carries out what is due, one step after the other.
 
-    Use `run()` in a task of its own, or call `round()`. A node that fails is asked again later; a step that the chain
-    refuses is told once and tried again; neither ends the loop.
+    Use `run()` in a task of its own, or call `round()`. A node or a disk that fails is asked again later; a step that
+    the chain refuses is told once and tried again; none of it ends the loop.
     """
 
     def __init__(self, client: StakingClient, name: str, tell: Tell | None, poll: float) -> None:
@@ -84,6 +85,8 @@ class SettlementLoop(ABC):
             try:
                 await self.round()
                 failures = 0
+            except (JournalError, StorageUnavailable) as error:
+                self._once("trouble", "storage", str(error))
             except (NodeError, BadAnswer) as error:
                 failures += 1
                 wait = min(MOST_WAIT_SECONDS, self._poll * 2.0 ** min(failures, 10)) * (0.5 + random.random() / 2)
@@ -101,7 +104,7 @@ class SettlementLoop(ABC):
         self._wake.set()
 
     async def round(self) -> int:
-        """Look once and do what is due; how many transactions were sent. Raises `NodeError`s."""
+        """Look once and do what is due; how many transactions were sent. Raises `NodeError`s, `StorageUnavailable`."""
         if not self._resumed:
             await self._finish_earlier()
             self._resumed = True

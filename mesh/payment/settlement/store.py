@@ -49,9 +49,9 @@ class OwnLeaf:
 class SettlementStore(Database):
     """A sqlite file; use as a context manager. Every write is on disk before the method returns."""
 
-    def __init__(self, path: Path | None) -> None:
-        """`path` None keeps it in memory. Raises `ConfigError` when the file cannot be opened."""
-        super().__init__(path, _SCHEMA, version=VERSION, what=f"the settlement file {path}")
+    def __init__(self, path: Path | None, *, exclusive: bool = False) -> None:
+        """`path` None keeps it in memory. Raises as `Database`; every method `StorageUnavailable`."""
+        super().__init__(path, _SCHEMA, version=VERSION, what=f"the settlement file {path}", exclusive=exclusive)
 
     # --- the gateway's ---
 
@@ -99,8 +99,8 @@ class SettlementStore(Database):
 
     def lines(self, gateway: str) -> frozenset[str]:
         """Ids of the providers whose lines we have funded."""
-        with self._lock:
-            rows = self._db.execute("SELECT provider FROM lines WHERE gateway = ?", (gateway,)).fetchall()
+        with self._reading() as db:
+            rows = db.execute("SELECT provider FROM lines WHERE gateway = ?", (gateway,)).fetchall()
         return frozenset(row[0] for row in rows)
 
     # --- the provider's ---
@@ -135,14 +135,14 @@ class SettlementStore(Database):
             db.execute(f"DELETE FROM leaves WHERE {_SLOT}", _key(slot))
 
     def settled(self) -> set[SlotId]:
-        with self._lock:
-            return {SlotId(*row) for row in self._db.execute("SELECT * FROM settled").fetchall()}
+        with self._reading() as db:
+            return {SlotId(*row) for row in db.execute("SELECT * FROM settled").fetchall()}
 
     def unsettled_leaves(self) -> set[SlotId]:
         """Slots of which we have a leaf that is not settled: the journal may have forgotten them already."""
         query = "SELECT gateway, provider, model_id, epoch FROM leaves WHERE units != '0'"
-        with self._lock:
-            return {SlotId(*row) for row in self._db.execute(query).fetchall()}
+        with self._reading() as db:
+            return {SlotId(*row) for row in db.execute(query).fetchall()}
 
     def prune(self, before: int) -> None:
         """Forget epochs below `before`: which slots are settled, leaves that nobody proved, and reports."""
@@ -151,12 +151,12 @@ class SettlementStore(Database):
                 db.execute(f"DELETE FROM {table} WHERE epoch < ?", (before,))
 
     def _write(self, query: str, *values: object) -> None:
-        with self._lock:
-            self._db.execute(query, values)
+        with self._transaction() as db:
+            db.execute(query, values)
 
     def _one(self, query: str, *values: object) -> tuple[bytes, ...] | None:
-        with self._lock:
-            row: tuple[bytes, ...] | None = self._db.execute(query, values).fetchone()
+        with self._reading() as db:
+            row: tuple[bytes, ...] | None = db.execute(query, values).fetchone()
         return row
 
 

@@ -9,7 +9,7 @@ from mesh.errors import MeshError, ProtocolViolation
 from mesh.payment.credit.collector import VoucherCollector
 from mesh.provider.stage.control import ControlChannel
 from mesh.wire.frame import Frame
-from mesh.wire.paying import Hello, Voucher
+from mesh.wire.paying import Compare, Hello, Voucher
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +34,20 @@ class PaymentGate:
         """We are about to leave: claim what was done, and give the gateways a moment to sign for it."""
         await self._collector.flush(FLUSH_SECONDS)
 
-    def hear(self, control: ControlChannel, message: Hello | Voucher, frame: Frame) -> None:
-        """Take an introduction or a voucher; the answer comes later."""
+    def hear(self, control: ControlChannel, message: Hello | Voucher | Compare, frame: Frame) -> None:
+        """Take an introduction, a voucher or a comparison; the answer comes later."""
         peer = control.peer
         if self._working.get(peer, 0) >= MAX_TASKS_PER_PEER:
             raise ProtocolViolation("too many introductions and vouchers at once", peer=peer)
         self._working[peer] = self._working.get(peer, 0) + 1
         self._tasks.create_task(self._answer(control, message, bytes(frame.payload)))
 
-    async def _answer(self, control: ControlChannel, message: Hello | Voucher, payload: bytes) -> None:
+    async def _answer(self, control: ControlChannel, message: Hello | Voucher | Compare, payload: bytes) -> None:
         try:
             if isinstance(message, Hello):
                 await self._collector.greet(control.peer, payload, control.tell)
+            elif isinstance(message, Compare):
+                await self._collector.compare(control.peer, message)
             else:
                 await self._collector.voucher(control.peer, message)
         except MeshError as error:

@@ -37,7 +37,7 @@ from mesh.wire.messages import (
     Pong,
     Prompt,
 )
-from mesh.wire.paying import Hello, Unwelcome, Voucher
+from mesh.wire.paying import Compare, Hello, Unwelcome, Voucher
 from shards.engine.engine import Engine
 from shards.engine.step import StepOutput
 from shards.model.stage import StageModel
@@ -201,9 +201,9 @@ class StageService:
                 control.tell(FileData(request, error), data or b"")
             case Ping(nonce=nonce):
                 control.tell(Pong(nonce))
-            case Hello() | Voucher() if self._closing:
+            case Hello() | Voucher() | Compare() if self._closing:
                 pass  # what would take it has ended; the channel is about to
-            case Hello() | Voucher() if self.payment_gate is not None:
+            case Hello() | Voucher() | Compare() if self.payment_gate is not None:
                 self.payment_gate.hear(control, message, frame)
             case Hello():
                 control.tell(Unwelcome("free", "nobody pays here: this provider serves without a chain", 0))

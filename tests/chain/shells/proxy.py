@@ -23,6 +23,8 @@ class Proxy:
     decide: Callable[[int, Any], Verdict]
     seen: list[Any] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    delay: float = 0.0
+    """Seconds before each answer."""
 
 
 def methods(body: Any) -> list[str]:
@@ -54,6 +56,7 @@ async def proxy(target: str, decide: Callable[[int, Any], Verdict]) -> AsyncIter
                     writer.write(b"HTTP/1.1 " + line + b"\r\ncontent-length: 0\r\n\r\n")
                     await writer.drain()
                     continue
+                await asyncio.sleep(between.delay)
                 answer = await http.post(target, content=raw, headers={"content-type": "application/json"})
                 if verdict == "swallow":
                     return

@@ -29,7 +29,7 @@ from mesh.wire.messages import (
     SessionOpened,
     SessionRefused,
 )
-from mesh.wire.paying import Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
 
 session_ids = st.binary(min_size=16, max_size=16)
 positions = st.integers(0, MAX_TOKENS)
@@ -118,6 +118,14 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
     Voucher: st.builds(
         Voucher, st.integers(1, 1 << 53), st.integers(1, (1 << 63) - 1), st.binary(min_size=65, max_size=65)
     ),
+    Compare: st.builds(
+        Compare,
+        numbers,
+        numbers,
+        st.integers(0, (1 << 63) - 1),
+        st.binary(min_size=32, max_size=32),
+        st.binary(min_size=65, max_size=65),
+    ),
     SessionClosed: st.builds(SessionClosed, session_ids, numbers, numbers),
     FetchFile: st.builds(FetchFile, numbers, digests, st.text(max_size=200)),
     FileData: st.builds(FileData, numbers, st.none() | reasons),
@@ -155,6 +163,7 @@ SAMPLES: tuple[Message, ...] = (
     Unwelcome("not_accepted", "who are you?", 5000),
     Receipt(7, 12, 1 << 40, bytes(32), bytes(range(65)), bytes(64)),
     Voucher(7, 1 << 40, bytes(65)),
+    Compare(7, 12, 1 << 40, bytes(32), bytes(65)),
     SessionClosed(ID, 100, 12345),
     FetchFile(7, "ab" * 32, "tokenizer.json"),
     FileData(7, None),

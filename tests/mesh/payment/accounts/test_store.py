@@ -103,7 +103,7 @@ def test_a_write_that_comes_after_the_settlement_changes_nothing() -> None:
 
 def test_the_file_belongs_to_one_gateway_and_one_process(tmp_path: Path) -> None:
     path = tmp_path / "accounts.sqlite"
-    with store(path), pytest.raises(ConfigError, match="another gateway uses"):
+    with store(path), pytest.raises(ConfigError, match="another process uses"):
         store(path)
     with pytest.raises(ConfigError, match="of the gateway 'g'"):
         store(path, "other")

@@ -109,7 +109,7 @@ async def test_strangers_records_do_not_fill_the_log(caplog: pytest.LogCaptureFi
     strangers = [sample_record(Identity.generate().peer_id) for _ in range(20)]
     async with asyncio.TaskGroup() as tasks:
         issuer = money.gateway(Identity.generate(), "gate")(tasks)
-        with caplog.at_level(logging.INFO, logger="mesh.payment.credit.issuer"):
+        with caplog.at_level(logging.INFO, logger="mesh.payment.credit.vetting"):
             for _ in range(10):
                 assert await issuer.vet(strangers) == []
             assert len(caplog.records) == 20, "once for each"

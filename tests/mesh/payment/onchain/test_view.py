@@ -112,12 +112,12 @@ async def test_an_answer_of_an_earlier_epoch_is_asked_for_anew(now: list[float])
         await view.check_gateway(gate())
 
 
-async def test_while_the_chain_is_silent_an_answer_stands_for_a_minute_and_no_longer(now: list[float]) -> None:
+async def test_while_the_chain_is_silent_an_answer_stands_for_two_minutes_and_no_longer(now: list[float]) -> None:
     chain = FakeChain({"isEligibleKey": True, "signerAt": ACCOUNT.address})
     view = await view_of(chain)
     await view.check_gateway(gate())
     chain.silent = True
-    now[0] += 59.0
+    now[0] += 119.0
     await view.check_gateway(gate())
     now[0] += 2.0
     with pytest.raises(NotAccepted, match="does not answer"):
@@ -152,7 +152,6 @@ async def test_many_who_ask_at_once_are_one_question() -> None:
     await asyncio.gather(*(view.guarantee("gate", "ann") for _ in range(100)))
 
     assert chain.asked.count("guaranteed") == 1
-    assert not view._locks
 
 
 async def test_the_number_of_facts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
