@@ -24,7 +24,7 @@ from mesh.discovery.peer_book import PeerBook
 from mesh.discovery.places import DRAW_SECONDS, Draw
 from mesh.discovery.record_check import MAX_SKEW, RecordCheck, data_of
 from mesh.discovery.records import ModelKey, ProviderRecord, decode_record, peer_key, provider_key
-from mesh.errors import ConfigError, PeerError, PeerTimeout, PeerUnreachable
+from mesh.errors import ConfigError, DaemonDown, InternalError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
 from mesh.transport.port import Transport
 from mesh.wire.records import SignedRecord
@@ -68,6 +68,8 @@ class DhtDirectory:
         self._peers = PeerBook(longest=MAX_SKEW)
         self._own: dict[bytes, tuple[str, bytes]] = {}
         """What we announced last, by key: we know ourselves whatever others keep."""
+        self._stored: list[tuple[bytes, bytes, float]] = []
+        """The same as it was stored: key, signed record, expiry."""
         self._insisting: asyncio.Task[None] | None = None
         self._index_search: asyncio.Task[dict[bytes, Entries]] | None = None
         self._node: Any = None
@@ -85,26 +87,57 @@ class DhtDirectory:
         peers = self._daemon.initial_peers
         try:
             async with asyncio.timeout(_CALL_TIMEOUT + _RPC_TIMEOUT):
-                self._node = await h.DHTNode.create(
-                    self._daemon.p2p,
-                    initial_peers=peers or None,
-                    client_mode=self._daemon.client_mode,
-                    record_validator=h.SignedRecords(RecordCheck(self._clock)),
-                    wait_timeout=_RPC_TIMEOUT,
-                    # Its caches outlive what is cached and believe expiries that nobody signed.
-                    cache_locally=False,
-                    cache_on_store=False,
-                    cache_nearest=0,
-                    cache_refresh_before_expiry=0,
-                    reuse_get_requests=False,
-                )
+                self._node = await self._create(peers)
         except h.ValidationError as error:
             raise ConfigError(f"the swarm refuses this node: {error}") from error
         except (RuntimeError, TimeoutError) as error:
             raise PeerUnreachable(f"no initial peer takes part in the DHT: {', '.join(peers)}") from error
-        h.harden(self._node)
+        self._daemon.on_restart(self._join_again)
         self._meetings = asyncio.create_task(self._meet_again(), name="DHT acquaintances")
         return self
+
+    async def _create(self, peers: Sequence[str], **more: Any) -> Any:
+        from mesh.discovery import _hivemind_dht as h
+
+        node = await h.DHTNode.create(
+            self._daemon.p2p,
+            initial_peers=peers or None,
+            client_mode=self._daemon.client_mode,
+            record_validator=h.SignedRecords(RecordCheck(self._clock)),
+            wait_timeout=_RPC_TIMEOUT,
+            # Its caches outlive what is cached and believe expiries that nobody signed.
+            cache_locally=False,
+            cache_on_store=False,
+            cache_nearest=0,
+            cache_refresh_before_expiry=0,
+            reuse_get_requests=False,
+            **more,
+        )
+        h.harden(node)
+        return node
+
+    async def _join_again(self) -> None:
+        """Our daemon is another one: take part in the DHT through it, as the same node with the same records."""
+        if self._left:
+            return
+        from mesh.discovery import _hivemind_dht as h
+
+        old = self._node
+        old.is_alive = False
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                self._node = await self._create((), node_id=old.node_id)
+                self._node.protocol.storage = old.protocol.storage
+                neighbours = [peer for peer in await self._daemon.connections() if peer != self._daemon.peer_id]
+                asked = (h.ask_whether_there(self._node, peer) for peer in {*self._initial, *neighbours})
+                await asyncio.gather(*asked, return_exceptions=True)
+        except (RuntimeError, TimeoutError, OSError, EOFError) as error:
+            raise InternalError(f"the DHT could not be joined again: {error!r}") from error
+        current = [entry for entry in self._stored if entry[2] > self._clock()]
+        if current:
+            if self._insisting is not None:
+                self._insisting.cancel()
+            self._insisting = asyncio.create_task(self._insist(current, 0.0), name="announcing again")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -201,14 +234,16 @@ class DhtDirectory:
         if self._insisting is not None:
             self._insisting.cancel()
         self._own = {key: (self._daemon.peer_id, data) for key, data, _ in entries}
+        self._stored = entries
         refused = await self._store_once(entries)
         if refused:
             self._insisting = asyncio.create_task(self._insist(refused), name="announcing again")
 
-    async def _insist(self, entries: list[tuple[bytes, bytes, float]]) -> None:
+    async def _insist(self, entries: list[tuple[bytes, bytes, float]], wait: float = DRAW_SECONDS) -> None:
         """Where there is no room for us, take part in the draws until the next announcement is due."""
         for _ in range(_INSIST_TIMES):
-            await asyncio.sleep(DRAW_SECONDS)
+            await asyncio.sleep(wait)
+            wait = DRAW_SECONDS
             try:
                 entries = await self._store_once(entries)
             except (PeerTimeout, PeerUnreachable) as error:
@@ -218,6 +253,8 @@ class DhtDirectory:
 
     async def _store_once(self, entries: list[tuple[bytes, bytes, float]]) -> list[tuple[bytes, bytes, float]]:
         """Store; returns what a peer did not take."""
+        if not self._daemon.up.is_set():
+            raise DaemonDown
         await self._end_solitude()
         keys, values, expiries = (list(column) for column in zip(*entries, strict=True))
         subkeys = [self._daemon.peer_id] * len(keys)
@@ -302,6 +339,8 @@ class DhtDirectory:
 
         if self._left:
             raise PeerUnreachable("we have left the DHT")
+        if not self._daemon.up.is_set():
+            raise DaemonDown
         await self._end_solitude()
         ids = {key: h.key_id(key) for key in keys}
         with self._node.protocol.listening(tuple(ids.values())) as heard:

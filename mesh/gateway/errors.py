@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mesh.errors import (
     Cancelled,
     ContextLengthExceeded,
+    DaemonDown,
     InvalidRequest,
     MeshError,
     NoRoute,
@@ -104,6 +105,8 @@ def describe(error: BaseException, request_id: str) -> ApiError:
             return ApiError(503, text, "server_error", code="no_route", headers=headers)
         case Cancelled():
             return ApiError(503, text or "The session was cancelled.", "server_error", code="cancelled")
+        case DaemonDown():
+            return ApiError(503, text, "server_error", code="node_restarting", headers=retry_after(error.retry_after))
         case PeerTimeout():
             return ApiError(504, text, "server_error", code="peer_timeout")
         case PeerError():

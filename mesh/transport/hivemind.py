@@ -8,7 +8,7 @@ import logging
 from types import TracebackType
 from typing import Any, Self
 
-from mesh.errors import InternalError, PeerTimeout, PeerUnreachable
+from mesh.errors import DaemonDown, InternalError, PeerTimeout, PeerUnreachable
 from mesh.transport import _hivemind
 from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.daemon import Daemon
@@ -27,6 +27,7 @@ class HivemindTransport:
         self._daemon = daemon
         self._channels = Channels(settings or TransportSettings())
         self._handlers: dict[str, Handler] = {}
+        daemon.on_restart(self._serve_again)
 
     @property
     def peer_id(self) -> PeerId:
@@ -51,7 +52,16 @@ class HivemindTransport:
     async def serve(self, protocol: str, handler: Handler) -> None:
         if protocol in self._handlers:
             raise InternalError(f"{protocol} is served already")
+        await self._serve(protocol, handler)
+        self._handlers[protocol] = handler
 
+    async def _serve_again(self) -> None:
+        """The daemon is another one: it knows nothing of what we serve."""
+        if not self._channels.closed:
+            for protocol, handler in self._handlers.items():
+                await self._serve(protocol, handler)
+
+    async def _serve(self, protocol: str, handler: Handler) -> None:
         async def accept(info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._channels.accept(info.peer_id.to_base58(), protocol, handler, reader, writer)
 
@@ -61,7 +71,6 @@ class HivemindTransport:
                 await self._daemon.p2p.add_binary_stream_handler(protocol, accept)
         except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
             raise InternalError(f"p2pd cannot serve {protocol}: {error!r}") from error
-        self._handlers[protocol] = handler
 
     async def open(self, peer: PeerId, protocol: str, *, timeout: float = 10.0) -> Channel:
         reader, writer = await self.open_raw(peer, protocol, timeout=timeout)
@@ -75,8 +84,13 @@ class HivemindTransport:
             return connect(peer, peer, self._channels, self._handlers, protocol)
         try:
             async with asyncio.timeout(timeout):
+                await self._daemon.up.wait()  # a restart takes a second or two
                 return await self._daemon.open_stream(peer, protocol)
         except TimeoutError:
+            if not self._daemon.up.is_set():
+                raise DaemonDown from None
             raise PeerTimeout(f"{peer} could not be reached in {timeout:g} s", peer=peer) from None
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError) as error:  # what is between us and the daemon broke
+            raise DaemonDown(f"this node's own daemon does not answer: {error!r}") from error
+        except ValueError as error:
             raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {error}", peer=peer) from error
