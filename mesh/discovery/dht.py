@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mesh.discovery.acquaintances import Acquaintances
 from mesh.discovery.asking import ask_themselves
 from mesh.discovery.books import Announced, RecordBook, RecordBooks
+from mesh.discovery.clocks import ClockWatch
 from mesh.discovery.directory import LIFETIME, MAX_PROVIDERS, Announcer, Clock, to_ask
 from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, listed_models, may_name
 from mesh.discovery.peer_book import PeerBook
 from mesh.discovery.places import DRAW_SECONDS, Draw
-from mesh.discovery.record_check import MAX_SKEW, RecordCheck, data_of
-from mesh.discovery.records import ModelKey, ProviderRecord, decode_record, peer_key, provider_key
+from mesh.discovery.record_check import RecordCheck, data_of
+from mesh.discovery.records import MAX_SKEW, ModelKey, ProviderRecord, decode_record, peer_key, provider_key
 from mesh.errors import ConfigError, DaemonDown, InternalError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
 from mesh.transport.port import Transport
@@ -41,6 +43,7 @@ _CALL_TIMEOUT = 8.0  # seconds for a whole store or search
 _MEET_SECONDS = 5.0  # how often peers that fell silent are asked whether they are back
 _MEET_AT_ONCE = 3  # how many of them at a time …
 _MEET_ALONE = 16  # … and how many when nobody is left
+_CLOCKS_AT_ONCE = 3  # neighbours whose clocks are compared with ours, as often
 _KEYS_AT_ONCE = 16  # keys of one search …
 _SEARCHES = 4  # … and such searches at a time
 _INSIST_TIMES = 4  # how often an announcement that got no place is tried again, once for each draw
@@ -75,6 +78,8 @@ class DhtDirectory:
         self._node: Any = None
         peers = {maddr.rsplit("/p2p/", 1)[-1]: maddr for maddr in daemon.initial_peers}
         self._initial = peers
+        self.clocks = ClockWatch()
+        """Our clock beside the neighbours'."""
         self._acquaintances = Acquaintances(peers, time.monotonic())
         self._meeting = asyncio.Lock()
         self._meetings: asyncio.Task[None] | None = None
@@ -89,7 +94,8 @@ class DhtDirectory:
             async with asyncio.timeout(_CALL_TIMEOUT + _RPC_TIMEOUT):
                 self._node = await self._create(peers)
         except h.ValidationError as error:
-            raise ConfigError(f"the swarm refuses this node: {error}") from error
+            hint = "; set this machine's clock (or theirs) right" if "local time" in str(error) else ""
+            raise ConfigError(f"the swarm refuses this node: {error}{hint}") from error
         except (RuntimeError, TimeoutError) as error:
             raise PeerUnreachable(f"no initial peer takes part in the DHT: {', '.join(peers)}") from error
         self._daemon.on_restart(self._join_again)
@@ -197,6 +203,25 @@ class DhtDirectory:
         while True:
             await asyncio.sleep(_MEET_SECONDS)
             await self._meet()
+            await self.compare_clocks(_CLOCKS_AT_ONCE)
+
+    async def compare_clocks(self, most: int) -> Mapping[str, float]:
+        """Ask `most` neighbours for the time, and say so where ours is wrong; by how many seconds each is ahead."""
+        from mesh.discovery import _hivemind_dht as h
+
+        there = sorted(h.present(self._node))
+        asked = random.sample(there, min(most, len(there)))
+        answers = await asyncio.gather(*(h.clock_of(self._node, peer) for peer in asked))
+        now = time.monotonic()
+        for peer, ahead in zip(asked, answers, strict=True):
+            if ahead is not None:
+                self.clocks.note(peer, ahead, now)
+        problem, gone = self.clocks.due(now)
+        if problem is not None:
+            log.warning("%s", problem)
+        elif gone:
+            log.warning("this machine's clock is right again")
+        return self.clocks.ahead(now)
 
     async def _end_solitude(self) -> None:
         """Where everybody has fallen silent, ask at once rather than find nothing."""

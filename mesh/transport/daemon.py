@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from mesh.errors import ConfigError, DaemonDown, InternalError, PeerUnreachable
+from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
 from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket, with_ports_of

@@ -1,4 +1,4 @@
-"""Keeps a node's own daemon running: notices when it ends or hangs, starts it again, and gives up when that is no use."""
+"""Keeps a node's own daemon running: notices when it ends or hangs, starts it again, gives up when that is no use."""
 
 from __future__ import annotations
 
@@ -93,10 +93,8 @@ class DaemonKeeper:
             while self._times and now - self._times[0] > self._policy.window:
                 self._times.popleft()
             if len(self._times) >= self._policy.restarts:
-                minutes = self._policy.window / 60
-                raise InternalError(
-                    f"p2pd was started {len(self._times)} times again within {minutes:g} minutes and does not stay: {reason}"
-                )
+                tried = f"{len(self._times)} times again within {self._policy.window / 60:g} minutes"
+                raise InternalError(f"p2pd was started {tried} and does not stay: {reason}")
             self._times.append(now)
             await asyncio.sleep(pause)
             pause = max(2 * pause, self._policy.first_pause)

@@ -1,4 +1,4 @@
-"""A node whose own daemon dies or hangs: it is started again as the same peer at the same address, or the node says so."""
+"""A node whose own daemon dies or hangs: it is started again as the same peer at the same address."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def root() -> Iterator[Path]:
 
 @asynccontextmanager
 async def node(root: Path, *peers: str) -> AsyncIterator[Node]:
-    root.mkdir(mode=0o700)
+    os.mkdir(root, 0o700)  # noqa: PTH102
     config = NodeConfig(Identity.generate(), initial_peers=peers, runtime_root=root, direct_port=None)
     async with Node(config) as running:
         yield running

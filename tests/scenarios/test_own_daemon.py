@@ -1,4 +1,4 @@
-"""The Go daemon of a node dies: the node says so, starts it again and serves on; where it does not stay, the node ends."""
+"""The Go daemon of a node dies: it is started again and the node serves on; where it does not stay, the node ends."""
 
 from __future__ import annotations
 
@@ -43,12 +43,10 @@ def test_gateway_and_provider_answer_again_when_their_daemons_were_killed(world:
             kill_daemon(process, world)
             began = time.monotonic()
             while (answer := ask()).status_code != 200:
-                print(process.arguments[0], answer.status_code, answer.text)
                 assert answer.status_code == 503, answer.text
                 assert int(answer.headers["retry-after"]) >= 1
                 assert time.monotonic() - began < 30
                 time.sleep(0.2)
-            print("back after", time.monotonic() - began)
             assert "p2pd runs again, as the same peer" in process.stderr
     assert swarm.world.status(swarm.address)[0]["complete"]
 
