@@ -31,6 +31,7 @@ from mesh.transport.daemon import Daemon
 from mesh.transport.port import Transport
 from mesh.wire.records import SignedRecord
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Announced)
 Entries = tuple[tuple[str, bytes], ...]
 """Peers, and what each is said to have signed."""
@@ -172,7 +173,7 @@ class DhtDirectory:
         key = provider_key(model)
         found = await self._search([key])
         _, book = await self._hear(self._books, key, found[key])
-        return book.some(MAX_PROVIDERS, self._draw, now=self._clock())
+        return self._found(book.some(MAX_PROVIDERS, self._draw, now=self._clock()))
 
     async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
         listed: list[IndexEntry] = []
@@ -180,7 +181,7 @@ class DhtDirectory:
             wanted = entries if name is None else tuple(each for each in entries if may_name(each[1], name))
             _, book = await self._hear(self._index, key, wanted)
             listed += book.records(now=self._clock())
-        return listed_models(listed, name, draw=self._draw, now=self._clock())
+        return self._found(listed_models(listed, name, draw=self._draw, now=self._clock()))
 
     async def records_of_peers(self, peers: Iterable[str]) -> tuple[ProviderRecord, ...]:
         wanted = {peer_key(peer): peer for peer in to_ask(peers)}
@@ -232,6 +233,19 @@ class DhtDirectory:
                 alone = not h.present(self._node)
             if alone:
                 await self._meet()
+
+    def _check_company(self) -> None:
+        """Raises `PeerUnreachable` where finding nothing would say nothing of what the swarm has."""
+        from mesh.discovery import _hivemind_dht as h
+
+        if self._daemon.client_mode and not h.present(self._node):  # others may be the first of a swarm, and alone
+            raise PeerUnreachable("no node of the swarm answers")
+
+    def _found(self, found: tuple[T, ...]) -> tuple[T, ...]:
+        """Raises `PeerUnreachable` where nothing was found, and that is because our clock is wrong."""
+        if not found and (problem := self.clocks.problem(time.monotonic())) is not None:
+            raise PeerUnreachable(problem)
+        return found
 
     async def _meet(self) -> None:
         from mesh.discovery import _hivemind_dht as h
@@ -367,6 +381,7 @@ class DhtDirectory:
         if not self._daemon.up.is_set():
             raise DaemonDown
         await self._end_solitude()
+        self._check_company()
         ids = {key: h.key_id(key) for key in keys}
         with self._node.protocol.listening(tuple(ids.values())) as heard:
             try:

@@ -21,6 +21,7 @@ from mesh.errors import (
     Refused,
     UnknownModel,
 )
+from mesh.swarm.route import GAP_RETRY_SECONDS
 from shards.errors import (
     BadActivation,
     CapacityExceeded,
@@ -101,8 +102,8 @@ def describe(error: BaseException, request_id: str) -> ApiError:
         case CapacityExceeded():
             return _busy(text, 1.0)
         case NoRoute():
-            headers = retry_after(error.retry_after) if error.retry_after is not None else {}
-            return ApiError(503, text, "server_error", code="no_route", headers=headers)
+            wait = GAP_RETRY_SECONDS if error.retry_after is None else error.retry_after
+            return ApiError(503, text, "server_error", code="no_route", headers=retry_after(wait))
         case Cancelled():
             return ApiError(503, text or "The session was cancelled.", "server_error", code="cancelled")
         case DaemonDown():
