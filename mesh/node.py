@@ -155,6 +155,7 @@ class Node:
             if not self.config.client_mode:
                 await self.transport.serve(SPEED_PROTOCOL, speed_handler())
             self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon, transport=control))
+            daemons.find = directory.maddrs_of
             if not self.config.client_mode:
                 records = RecordsService(directory)
                 stack.push_async_callback(records.aclose)

@@ -1,4 +1,4 @@
-"""Whether this machine's clock is right, as far as its neighbours' clocks tell (pure).
+"""Whether this machine's clock is right, as far as its neighbours' clocks tell.
 
 Records live for half a minute of everybody's clock. Of a node whose clock is off by more, nobody takes the records, and
 it takes nobody's: it is alone without any error, which is why it has to be said.
@@ -6,9 +6,15 @@ it takes nobody's: it is alone without any error, which is why it has to be said
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 WRONG_SECONDS: Final = 10.0
 """A difference that matters: a record is renewed every 8 s and lives for 30."""
@@ -58,6 +64,24 @@ class ClockWatch:
             return None, False
         self._said_at = now
         return problem, False
+
+
+async def compare(
+    watch: ClockWatch, peers: Collection[str], most: int, ask: Callable[[str], Awaitable[float | None]]
+) -> Mapping[str, float]:
+    """Ask `most` of the peers by how much they are ahead of us, and log where we are wrong; by peer, in seconds."""
+    asked = random.sample(sorted(peers), min(most, len(peers)))
+    answers = await asyncio.gather(*map(ask, asked))
+    now = time.monotonic()
+    for peer, ahead in zip(asked, answers, strict=True):
+        if ahead is not None:
+            watch.note(peer, ahead, now)
+    problem, gone = watch.due(now)
+    if problem is not None:
+        log.warning("%s", problem)
+    elif gone:
+        log.warning("this machine's clock is right again")
+    return watch.ahead(now)
 
 
 def spoken(seconds: float) -> str:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mesh.discovery.acquaintances import Acquaintances
+from mesh.discovery.addresses import AddressBook
 from mesh.discovery.asking import ask_themselves
 from mesh.discovery.books import Announced, RecordBook, RecordBooks
-from mesh.discovery.clocks import ClockWatch
+from mesh.discovery.clocks import ClockWatch, compare
 from mesh.discovery.directory import LIFETIME, MAX_PROVIDERS, Announcer, Clock, to_ask
 from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, listed_models, may_name
 from mesh.discovery.peer_book import PeerBook
@@ -69,6 +70,7 @@ class DhtDirectory:
         self._draw = Draw()
         self._books = RecordBooks(decode_record, _MAX_BOOKS, longest=MAX_SKEW)
         self._index = RecordBooks(decode_entry, len(INDEX_KEYS), longest=MAX_SKEW)
+        self._addresses = AddressBook()
         self._peers = PeerBook(longest=MAX_SKEW)
         self._own: dict[bytes, tuple[str, bytes]] = {}
         """What we announced last, by key: we know ourselves whatever others keep."""
@@ -173,7 +175,17 @@ class DhtDirectory:
         key = provider_key(model)
         found = await self._search([key])
         _, book = await self._hear(self._books, key, found[key])
-        return self._found(book.some(MAX_PROVIDERS, self._draw, now=self._clock()))
+        records = self._found(book.some(MAX_PROVIDERS, self._draw, now=self._clock()))
+        self._addresses.note(records)
+        return records
+
+    async def maddrs_of(self, peer: str) -> tuple[str, ...]:
+        """Where a peer says that it can be dialled, by its record in the DHT. Raises `PeerError`s."""
+        if not self._addresses.of(peer):
+            entries = (await self._search([key := peer_key(peer)]))[key]
+            told = {peer: [data for who, data in entries if who == peer]}
+            self._addresses.note(self._peers.hear_each(told, now=self._clock()))
+        return self._addresses.of(peer)
 
     async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
         listed: list[IndexEntry] = []
@@ -197,6 +209,7 @@ class DhtDirectory:
         if missing and self._transport is not None:
             told |= await ask_themselves(self._transport, missing)
             records = self._peers.hear_each(told, now=self._clock())
+        self._addresses.note(records)
         return records
 
     async def _meet_again(self) -> None:
@@ -210,19 +223,7 @@ class DhtDirectory:
         """Ask `most` neighbours for the time, and say so where ours is wrong; by how many seconds each is ahead."""
         from mesh.discovery import _hivemind_dht as h
 
-        there = sorted(h.present(self._node))
-        asked = random.sample(there, min(most, len(there)))
-        answers = await asyncio.gather(*(h.clock_of(self._node, peer) for peer in asked))
-        now = time.monotonic()
-        for peer, ahead in zip(asked, answers, strict=True):
-            if ahead is not None:
-                self.clocks.note(peer, ahead, now)
-        problem, gone = self.clocks.due(now)
-        if problem is not None:
-            log.warning("%s", problem)
-        elif gone:
-            log.warning("this machine's clock is right again")
-        return self.clocks.ahead(now)
+        return await compare(self.clocks, h.present(self._node), most, partial(h.clock_of, self._node))
 
     async def _end_solitude(self) -> None:
         """Where everybody has fallen silent, ask at once rather than find nothing."""

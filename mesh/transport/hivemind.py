@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
-from mesh.errors import DaemonDown, InternalError, PeerTimeout, PeerUnreachable
+from mesh.errors import DaemonDown, InternalError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport import _hivemind
 from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.daemon import Daemon
@@ -27,6 +28,8 @@ class HivemindTransport:
         self._daemon = daemon
         self._channels = Channels(settings or TransportSettings())
         self._handlers: dict[str, Handler] = {}
+        self.find: Callable[[PeerId], Awaitable[tuple[str, ...]]] | None = None
+        """Says where a peer can be dialled that the daemon does not find; may raise `PeerError`s."""
         daemon.on_restart(self._serve_again)
 
     @property
@@ -85,7 +88,12 @@ class HivemindTransport:
         try:
             async with asyncio.timeout(timeout):
                 await self._daemon.up.wait()  # a restart takes a second or two
-                return await self._daemon.open_stream(peer, protocol)
+                try:
+                    return await self._daemon.open_stream(peer, protocol)
+                except PeerUnreachable:
+                    if not await self._connect(peer):
+                        raise
+                    return await self._daemon.open_stream(peer, protocol)
         except TimeoutError:
             if not self._daemon.up.is_set():
                 raise DaemonDown from None
@@ -94,3 +102,16 @@ class HivemindTransport:
             raise DaemonDown(f"this node's own daemon does not answer: {error!r}") from error
         except ValueError as error:
             raise PeerUnreachable(f"{peer} cannot be reached for {protocol}: {error}", peer=peer) from error
+
+    async def _connect(self, peer: PeerId) -> bool:
+        """Whether the daemon could connect to a peer where its record says that it is."""
+        if self.find is None:
+            return False
+        try:
+            maddrs = await self.find(peer)
+            if maddrs:
+                await self._daemon.connect(peer, maddrs)
+        except PeerError as error:
+            log.debug("%s is not where its record says: %s", peer, error)
+            return False
+        return bool(maddrs)
