@@ -69,8 +69,9 @@ def run(
     """Run a command's coroutine; a known error becomes one line on stderr and exit code 1.
 
     Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) cancel it, so that every `async with` on the way is left
-    properly. Commands that serve until they are stopped set `ends_on_signal`: for them that is success. Where `ask` returns True, it has asked the command
-    to come to an end by itself, and nothing is cancelled yet; the next signal may.
+    properly. Commands that serve until they are stopped set `ends_on_signal`: for them that is success. Where `ask`
+    returns True, it has asked the command to come to an end by itself, and nothing is cancelled yet; the next signal
+    may.
     """
     _Voice.needed = not ends_on_signal
     try:

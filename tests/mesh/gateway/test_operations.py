@@ -191,3 +191,17 @@ def test_a_swarm_that_cannot_be_asked_is_503_with_a_time(error: Exception) -> No
         answer = http.post("/v1/completions", json={"model": "echo", "prompt": "a", "max_tokens": 1})
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_stream_that_is_quiet_for_long_sends_its_headers_and_comments() -> None:
+    body = {"model": "stuck", "prompt": "a", "max_tokens": 1, "stream": True}
+    with serving(GatewayConfig(quiet_seconds=0.05)) as gateway, gateway.http() as http:
+        with http.stream("POST", "/v1/completions", json=body) as answer:
+            assert answer.status_code == 200
+            lines = answer.iter_lines()
+            assert [next(lines) for _ in range(4)] == [": working on it", ""] * 2
+        with gateway.client() as client:  # clients pass over them
+            chunks = client.completions.create(model="slow", prompt="abc", max_tokens=4, stream=True)
+            assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        refused = http.post("/v1/completions", json={**body, "model": "refuses"})
+        assert refused.status_code == 429, "what is refused soon has a status of its own"
