@@ -1,8 +1,8 @@
 """How many prompt tokens go into a pass, so that nobody waits long for it to end (pure).
 
 A pass cannot be broken off: who comes while it runs, and every session that decodes, waits for all of it. A budget in
-tokens bounds that on one machine and for short contexts only; so it is a budget of seconds, by what the last passes took
-(as chunked prefill has it: Sarathi-Serve, Agrawal et al., OSDI '24).
+tokens bounds that on one machine and for short contexts only; so it is one of seconds, by what the last passes took (as
+chunked prefill has it: Sarathi-Serve, Agrawal et al., OSDI '24).
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ class BatchLimits:
     """Most sessions in one pass, most prompt tokens in it, and passes after which work that waits goes first.
 
     Of prompts so much at most as takes about `pass_seconds`, and `shared_seconds` where others wait for the pass, but
-    `least_prefill` tokens at least. A client that holds more than `client_share` of the pages is the first to lose some when others need them.
+    `least_prefill` tokens at least. A client that holds more than `client_share` of the pages is the first to lose some
+    when others need them.
     """
 
     sessions: int = 64
@@ -69,8 +70,8 @@ def choose_turns(
     """The turns of the next pass, all over the same span. Empty only if nothing is `ready`.
 
     `ready` are sessions with queued work, the longest waiting first; `prefill` is the budget of prompt tokens (None:
-    what `limits` says). Of one client's prompts the shortest comes first. An input that is larger than what is left of the
-    prefill budget is run in parts. An input that was passed over `patience` times comes before everything else and
+    what `limits` says). Of one client's prompts the shortest comes first. An input that is larger than what is left of
+    the prefill budget is run in parts. An input that was passed over `patience` times comes before everything else and
     decides on the span, so that nothing starves.
     """
     if not ready:
