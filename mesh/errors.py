@@ -14,6 +14,7 @@ MeshError
 ├── AccountDisputed         a gateway's account of our payments contradicts our own books
 ├── PeerError               a peer failed or misbehaved; names it
 │   ├── PeerUnreachable     no connection could be made, or it broke
+│   │   └── DaemonDown      our own daemon is away, and with it every peer; says when to try again
 │   ├── PeerTimeout         it did not answer by the deadline
 │   ├── PeerFailed          it reported that it could not go on
 │   └── ProtocolViolation   it sent something that the protocol forbids
@@ -111,6 +112,16 @@ class PeerError(MeshError):
 
 class PeerUnreachable(PeerError):
     """No connection to the peer could be made, or the one that there was broke."""
+
+
+class DaemonDown(PeerUnreachable):
+    """Our own daemon is away, and is being started again: no peer can be reached. `retry_after`: seconds."""
+
+    def __init__(
+        self, message: str = "this node's own daemon is being started again", *, retry_after: float = 5.0
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PeerTimeout(PeerError):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from mesh.discovery.asking import AskingDirectory
 from mesh.discovery.directory import Directory
@@ -75,6 +75,11 @@ class LightNode:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def watch(self) -> NoReturn:
+        """As `Node.watch`: there is no daemon that could end."""
+        await asyncio.Event().wait()
+        raise asyncio.InvalidStateError("nobody sets this event")
 
     async def _reach(self, peers: Sequence[str]) -> None:
         """Connect to one of `peers`."""

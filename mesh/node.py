@@ -21,6 +21,7 @@ from mesh.transport.channels import TransportSettings
 from mesh.transport.choosing import ChoosingTransport
 from mesh.transport.daemon import Daemon
 from mesh.transport.daemon_config import DaemonConfig
+from mesh.transport.daemon_keeper import DaemonKeeper
 from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.heartbeat import HeartbeatTransport
@@ -105,6 +106,8 @@ class Node:
                 relays=config.relays,
             )
         )
+        self._keeper = DaemonKeeper(self._daemon)
+        self._keeping: asyncio.Task[NoReturn] | None = None
         self.relay = Relay(self._daemon, config.relay_limits)
         self._reservations = Reservations(self._daemon, config.relays)
         self._stack = AsyncExitStack()
@@ -131,6 +134,7 @@ class Node:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._daemon)
+            self._daemon.on_restart(self._meet_neighbours)
             if not self.config.client_mode:
                 await stack.enter_async_context(self.relay)
             if self.config.relays:
@@ -151,10 +155,14 @@ class Node:
             if not self.config.client_mode:
                 await self.transport.serve(SPEED_PROTOCOL, speed_handler())
             self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon, transport=control))
+            daemons.find = directory.maddrs_of
             if not self.config.client_mode:
                 records = RecordsService(directory)
                 stack.push_async_callback(records.aclose)
                 await control.serve(RECORDS_PROTOCOL, records)
+            self._keeping = asyncio.create_task(self._keeper.run(), name="keeping p2pd running")
+            self._keeping.add_done_callback(_given_up)
+            stack.push_async_callback(self._let_go)
             self._stack = stack.pop_all()
         return self
 
@@ -162,6 +170,14 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def _let_go(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+
+    async def _meet_neighbours(self) -> None:
+        await self._keeper.meet_neighbours()
 
     async def pairs(self) -> list[PairState]:
         """The peers that we have channels with, and which way."""
@@ -241,6 +257,13 @@ class Node:
         )
 
     async def watch(self) -> NoReturn:
-        """Raises `InternalError` if the daemon ends while we run."""
-        await self._daemon.watch()
+        """Raises `InternalError` when the daemon has ended and cannot be kept running (`DaemonKeeper`)."""
+        if self._keeping is not None:
+            await asyncio.shield(self._keeping)
         raise asyncio.InvalidStateError("the daemon's watch ended")
+
+
+def _given_up(keeping: asyncio.Task[NoReturn]) -> None:
+    error = None if keeping.cancelled() else keeping.exception()
+    if error is not None:  # said here as well, for programs that do not `watch`
+        log.error("this node is cut off for good: %s", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TextIO, TypeVar
 
 import typer
 import uvloop
@@ -29,16 +30,37 @@ T = TypeVar("T")
 KNOWN_ERRORS = (MeshError, ShardError, ChainError)
 """What is raised on purpose: one line for people, no traceback."""
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-_TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\])")
-"""What rich takes for a tag, with the backslashes before it."""
-_BRACKET = re.compile(r"(\\+)\[")
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+
+class _Voice(Console):
+    """A console whose reader may leave: a command that serves goes on without a word, any other ends."""
+
+    needed = True
+
+    def on_broken_pipe(self) -> None:
+        _silence(sys.stderr if self.stderr else sys.stdout)
+        if _Voice.needed:
+            raise SystemExit(EXIT_ERROR)
+
+
+def _silence(stream: TextIO) -> None:
+    """From now on what is written there goes nowhere."""
+    with suppress(OSError, ValueError):  # it has no file
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+out = _Voice(soft_wrap=True, highlight=False)
+err = _Voice(stderr=True, soft_wrap=True, highlight=False)
+
+_TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\])")
+"""What rich takes for a tag, with the backslashes before it."""
+_BRACKET = re.compile(r"(\\+)\[")
 
 
 def run(
@@ -46,13 +68,15 @@ def run(
 ) -> T | None:
     """Run a command's coroutine; a known error becomes one line on stderr and exit code 1.
 
-    Ctrl-C and SIGTERM cancel it, so that every `async with` on the way is left properly. Commands that serve until
-    they are stopped set `ends_on_signal`: for them that is success. Where `ask` returns True, it has asked the command
-    to come to an end by itself, and nothing is cancelled yet; the next signal may.
+    Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) cancel it, so that every `async with` on the way is left
+    properly. Commands that serve until they are stopped set `ends_on_signal`: for them that is success. Where `ask`
+    returns True, it has asked the command to come to an end by itself, and nothing is cancelled yet; the next signal
+    may.
     """
+    _Voice.needed = not ends_on_signal
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # a hop costs 0.15 ms less
-            return runner.run(_cancel_on_signals(work, ask))
+            return runner.run(_cancel_on_signals(work, ask, serves=ends_on_signal))
     except (KeyboardInterrupt, asyncio.CancelledError):
         if ends_on_signal:
             return None
@@ -81,17 +105,26 @@ def fail(error: BaseException) -> typer.Exit:
     return typer.Exit(EXIT_ERROR)
 
 
-async def _cancel_on_signals(work: Coroutine[Any, Any, T], ask: Callable[[], bool] | None) -> T:
+async def _cancel_on_signals(work: Coroutine[Any, Any, T], ask: Callable[[], bool] | None, *, serves: bool) -> T:
     task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
 
     def stop() -> None:
         if task is not None and (ask is None or not ask()):
             task.cancel()
 
-    # asyncio itself cancels on Ctrl-C, which is right unless the command is to be asked.
-    for number in (signal.SIGTERM,) if ask is None else (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError, RuntimeError):  # not on every platform, nor outside the main thread
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+    def hang_up() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if stream.isatty():  # it is gone, or will be: every word to it would be an error
+                _silence(stream)
+        stop()
+
+    with suppress(NotImplementedError, RuntimeError):  # not on every platform, nor outside the main thread
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        if serves or ask is not None:  # else asyncio itself cancels at the first Ctrl-C, and ends at once at the second
+            loop.add_signal_handler(signal.SIGINT, stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
     return await work
 
 
@@ -125,8 +158,11 @@ def set_up_logging(level: str) -> None:
 
 def emit(event: str, **values: Any) -> None:
     """One JSON object on a line of stdout, for scripts."""
-    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        out.on_broken_pipe()
 
 
 class ProgressBars:

@@ -254,7 +254,10 @@ async def _serve(config: _Config, ask: Ask) -> None:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)
         else:
             out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
-        await _serve_until_cancelled(running, listener)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(client.node.watch())
+            await _serve_until_cancelled(running, listener)
+            watching.cancel()
 
 
 def _tell(as_json: bool) -> Tell:

@@ -29,6 +29,7 @@ from mesh.cli.options import (
     Quantize,
     Relays,
     choose_relays,
+    listen_everywhere,
     read_blocks,
     read_size,
     split_peers,
@@ -78,7 +79,7 @@ def join(
         typer.Option(
             "--host-maddrs",
             help="Address to listen on; may be repeated. Use /ip4/127.0.0.1/tcp/0 to stay on this machine.",
-            show_default="/ip4/0.0.0.0/tcp/0",
+            show_default="/ip4/0.0.0.0/tcp/0, or IPv6 where there is nothing else",
         ),
     ] = None,
     announce_maddrs: Annotated[
@@ -126,8 +127,8 @@ def join(
 ) -> None:
     """Join a swarm (or start one) and serve blocks of a model until Ctrl-C.
 
-    At Ctrl-C (or SIGTERM) it takes no new session, lets those that run end or hands them over, withdraws its record and
-    goes; at the second one it goes at once.
+    At Ctrl-C (SIGTERM, or a terminal that is closed) it takes no new session, lets those that run end or hands them
+    over, withdraws its record and goes; at the second one it goes at once.
 
     Without --peers this node starts a new swarm and prints the address through which others join. With
     `--blocks auto` it takes the blocks that are needed most: those that nobody serves, else the slowest part. Later it
@@ -142,7 +143,7 @@ def join(
     set_up_logging(log_level)
     span = read_blocks(blocks)
     kv_bytes = read_size(kv_cache or KV_CACHE)
-    listen = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
+    listen = tuple(host_maddrs or listen_everywhere(0))
     announced = tuple(announce_maddrs or [])
     initial_peers = split_peers(peers)
     relays = choose_relays(relay, initial_peers, listen, announced)

@@ -130,6 +130,13 @@ def require_peers(peers: list[str] | None) -> tuple[str, ...]:
     return found
 
 
+def listen_everywhere(port: int) -> tuple[str, ...]:
+    """Where to listen if the operator does not say."""
+    from mesh.transport.relay.local import everywhere, own_addresses
+
+    return everywhere(own_addresses(), port)
+
+
 def choose_relays(
     relays: list[str] | None, peers: tuple[str, ...], host_maddrs: tuple[str, ...], announce_maddrs: tuple[str, ...]
 ) -> tuple[str, ...]:

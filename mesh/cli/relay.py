@@ -9,7 +9,7 @@ import typer
 
 from mesh.cli.console import emit, err, out, run, set_up_logging
 from mesh.cli.identities import claim_key, runtime_root
-from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, read_size, split_peers
+from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, listen_everywhere, read_size, split_peers
 
 if TYPE_CHECKING:
     from mesh.node import NodeConfig
@@ -71,7 +71,7 @@ def relay(
 
         config = NodeConfig(
             identity=own,
-            host_maddrs=tuple(host_maddrs or [f"/ip4/0.0.0.0/tcp/{port}"]),
+            host_maddrs=tuple(host_maddrs or listen_everywhere(port)),
             announce_maddrs=tuple(announce_maddrs or []),
             initial_peers=split_peers(peers),
             runtime_root=runtime_root(),

@@ -11,7 +11,8 @@ from msgspec.structs import asdict
 from mesh.cli.console import out, run, set_up_logging
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import AsJson, LogLevel, Model, Peers, require_peers
-from mesh.cli.tables import block_line, pairs_table, swarm_table
+from mesh.cli.tables import block_line, pairs_table, short, swarm_table
+from mesh.discovery.clocks import WRONG_SECONDS, spoken
 
 if TYPE_CHECKING:
     from mesh.client.client import Client
@@ -42,6 +43,11 @@ def status(peers: Peers = None, model: Model = None, as_json: AsJson = False, lo
             )
     if report["pairs"]:
         out.print(pairs_table(report["pairs"]))
+    for peer, ahead in report["clocks"].items():
+        out.print(
+            f"[yellow]the clock of {short(peer)} is {spoken(ahead)} this machine's[/]: its records are refused until "
+            "it is set right"
+        )
 
 
 async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
@@ -86,7 +92,18 @@ async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
                     ],
                 }
             )
-        return {"models": models, "pairs": await _pairs(client, models)}
+        return {"models": models, "pairs": await _pairs(client, models), "clocks": await _wrong_clocks(client)}
+
+
+async def _wrong_clocks(client: Client) -> dict[str, float]:
+    """By peer id, how many seconds a node's clock is ahead of ours; those that are right are left out."""
+    from mesh.discovery.dht import DhtDirectory
+
+    directory = client.node.directory
+    if not isinstance(directory, DhtDirectory):
+        return {}
+    clocks = await directory.compare_clocks(MAX_ASKED)
+    return {peer: round(ahead, 1) for peer, ahead in clocks.items() if abs(ahead) > WRONG_SECONDS}
 
 
 async def _pairs(client: Client, models: list[dict[str, Any]]) -> list[dict[str, Any]]:

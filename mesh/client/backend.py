@@ -19,7 +19,8 @@ from typing import Self
 import numpy as np
 
 from mesh.client.affinity import Return, RouteMemory, worth_returning
-from mesh.client.catalog import Offer, offers
+from mesh.client.announced import AnnouncedNames
+from mesh.client.catalog import Offer, offers, what_is_apart
 from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import MeshGeneration, Patience
 from mesh.client.hop_link import HopLink, HopLinks
@@ -38,7 +39,7 @@ from mesh.discovery.directory import Directory
 from mesh.discovery.records import ModelKey, ProviderRecord
 from mesh.errors import NoRoute, PeerError, UnknownModel
 from mesh.payment.credit.issuer import VoucherIssuer
-from mesh.swarm.route import Hop, Latencies, RouteTable, route_seconds
+from mesh.swarm.route import GAP_RETRY_SECONDS, Hop, Latencies, RouteTable, route_seconds
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_DRAFTS
@@ -122,6 +123,7 @@ class SwarmBackend:
         self._noise = np.random.default_rng()
         self._listed: tuple[float, dict[str, list[ModelKey]]] = (-math.inf, {})
         """When all models were listed last, and their keys by name."""
+        self._names = AnnouncedNames()
         self._routed: dict[str, float] = {}
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
@@ -164,6 +166,7 @@ class SwarmBackend:
         else:
             chosen = await asyncio.to_thread(self._pins.choose, model, found)  # which may write it down
         if chosen is None:
+            self._names.check(model)
             raise UnknownModel(
                 f"no provider serves a model named {model!r}: see `mesh status` for what there is", param="model"
             )
@@ -274,7 +277,10 @@ class SwarmBackend:
         if self.issuer is not None:
             records = await self.issuer.vet(records)
         self._records.update((record.peer, record) for record in records)
-        return offers(name, records)
+        found = offers(name, records)
+        if found:
+            self._names.note(name)
+        return found
 
     async def _route(
         self, request: GenerateRequest, digest: str, excluded: frozenset[str], known: Return | None
@@ -285,7 +291,8 @@ class SwarmBackend:
         """
         name = request.model
         for fresh in (False, True):
-            match = [offer for offer in await self._outlook.offers(name, fresh=fresh) if offer.digest == digest]
+            found = await self._outlook.offers(name, fresh=fresh)
+            match = [offer for offer in found if offer.digest == digest]
             if not match:
                 continue
             offer = match[0]
@@ -305,8 +312,9 @@ class SwarmBackend:
                 back = worth_returning(seconds(known.hops), seconds(best), known.held, request.max_tokens)
                 return known.hops if back else best
             if fresh:
-                raise gap
-        raise NoRoute(f"nobody serves {name} any more")
+                apart = what_is_apart(offer, found)
+                raise NoRoute(f"{gap}; {apart}", retry_after=gap.retry_after) if apart else gap
+        raise NoRoute(f"nobody serves {name} any more", retry_after=GAP_RETRY_SECONDS)
 
     def _table(self, offer: Offer) -> RouteTable:
         """The providers of an offer, made ready for routing once per look at the directory."""

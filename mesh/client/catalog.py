@@ -9,6 +9,8 @@ from mesh.client.types import ModelInfo
 from mesh.discovery.records import ProviderRecord
 from mesh.swarm.view import ProviderView, gaps
 
+_MOST_SAID = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -58,6 +60,27 @@ def offers(name: str, records: Iterable[ProviderRecord]) -> list[Offer]:
             groups.setdefault(_identity(record), []).append(record)
     found = [Offer(name, group[0].digest, tuple(group)) for group in groups.values()]
     return sorted(found, key=lambda offer: (not offer.info().complete, -len(offer.records), offer.digest))
+
+
+def what_is_apart(offer: Offer, others: Iterable[Offer]) -> str:
+    """Why providers that announce what an offer lacks are no help to it, in words; empty where there are none."""
+    lacking = offer.info().gaps
+    said = []
+    for other in others:
+        helpful = [
+            r for r in other.records if any(r.span.start < gap.end and gap.start < r.span.end for gap in lacking)
+        ]
+        if other is offer or other.name != offer.name or not helpful:
+            continue
+        spans = ", ".join(sorted({str(record.span) for record in helpful}))
+        if other.digest != offer.digest:
+            why = f"of other weights or files under this name (digest {other.digest[:12]}, not {offer.digest[:12]})"
+        elif other.sample.wire_dtype != offer.sample.wire_dtype:
+            why = f"in {other.sample.wire_dtype}, which cannot go on from {offer.sample.wire_dtype}: use one --dtype"
+        else:
+            why = "by providers that say other things of the model's shape"
+        said.append(f"blocks {spans} are served {why}")
+    return "; ".join(said[:_MOST_SAID])
 
 
 def _identity(record: ProviderRecord) -> object:

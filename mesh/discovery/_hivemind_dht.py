@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mesh.discovery.index import INDEX_KEYS
 from mesh.discovery.places import DRAW_SECONDS, Draw, Places
+from mesh.discovery.records import MAX_SKEW
 from mesh.transport import _hivemind
 from mesh.transport.quotas import MOST_PEERS, Rates
 
@@ -26,13 +27,22 @@ from hivemind.dht.protocol import ValidationError  # noqa: E402
 from hivemind.dht.routing import DHTID  # noqa: E402
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue  # noqa: E402
 from hivemind.dht.validation import DHTRecord, RecordValidatorBase  # noqa: E402
-from hivemind.p2p import P2PContext, PeerID  # noqa: E402
+from hivemind.p2p import P2PContext, P2PDaemonError, P2PHandlerError, PeerID  # noqa: E402
 from hivemind.proto import dht_pb2  # noqa: E402
 
 if TYPE_CHECKING:
     from mesh.discovery.record_check import RecordCheck
 
-__all__ = ["DHTNode", "SignedRecords", "ValidationError", "ask_whether_there", "harden", "key_id", "present"]
+__all__ = [
+    "DHTNode",
+    "SignedRecords",
+    "ValidationError",
+    "ask_whether_there",
+    "clock_of",
+    "harden",
+    "key_id",
+    "present",
+]
 
 
 def hash_key(key: bytes) -> bytes:
@@ -84,6 +94,9 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
         now = time.time()
         kept = self.get(key)
         entry = None if kept is None else kept.value.get(subkey)
+        if entry is not None and entry.expiration_time > now + MAX_SKEW:
+            self._evict(key, subkey)  # taken while our clock was ahead
+            entry = None
         # hivemind would refuse an older entry too, but shorten the life of the newer one while doing so.
         if entry is not None and entry.expiration_time >= expiration_time:
             return bool(entry.expiration_time == expiration_time and entry.value == value)
@@ -111,7 +124,7 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
         return Places(self._index.get(key.to_bytes(), self._room) if self._index else self._room, self._draw, _name)
 
     def _losers(self, key: Any, subkey: Any, size: int, now: float) -> list[tuple[Any, Any]] | None:
-        if now >= self._purge_at:
+        if time.monotonic() >= self._purge_at:
             self._purge(now)
         who, units = (key, subkey), _units(size)
         here = self._keys.get(key) or self._places(key)
@@ -140,7 +153,7 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
 
     def _purge(self, now: float) -> None:
         """Give back the places of what has expired."""
-        self._purge_at = now + DRAW_SECONDS
+        self._purge_at = time.monotonic() + DRAW_SECONDS
         for key, subkey in self._all.expire(now):
             self._forget(key, subkey)
 
@@ -327,6 +340,21 @@ async def ask_whether_there(node: Any, peer: str) -> bool:
         return False
     node.blacklist.register_success(peer_id)  # hivemind's ban doubles with every failure
     return True
+
+
+async def clock_of(node: Any, peer: str) -> float | None:
+    """By how many seconds the peer's clock is ahead of ours; None where it does not answer, or not with its time."""
+    protocol = node.protocol
+    request = dht_pb2.PingRequest(peer=protocol.node_info, validate=False)
+    began, asked = time.time(), time.monotonic()
+    try:
+        answer = await protocol.get_stub(PeerID.from_base58(peer)).rpc_ping(request, timeout=protocol.wait_timeout)
+    except (P2PHandlerError, P2PDaemonError, TimeoutError, OSError):
+        return None
+    took = time.monotonic() - asked
+    if not answer.dht_time or abs(time.time() - began - took) > 1.0:  # the clock was set meanwhile
+        return None
+    return float(answer.dht_time) - (began + took / 2)
 
 
 def bounded_storage() -> BoundedStorage:

@@ -20,7 +20,7 @@ from mesh.discovery.directory import MAX_PROVIDERS, Clock, to_ask
 from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, index_key, listed_models, may_name
 from mesh.discovery.peer_book import PeerBook
 from mesh.discovery.places import Draw
-from mesh.discovery.records import ModelKey, ProviderRecord, decode_record, provider_key
+from mesh.discovery.records import MAX_SKEW, ModelKey, ProviderRecord, decode_record, provider_key
 from mesh.errors import InternalError, PeerError, PeerFailed, PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.transport.port import PeerId, Transport
 from mesh.wire.records import (
@@ -71,8 +71,8 @@ class AskingDirectory:
         self._helpers: dict[PeerId, None] = {}
         self._distrusted: dict[PeerId, float] = {}
         self._draw = Draw()
-        self._books = RecordBooks(decode_record, _MAX_BOOKS)
-        self._index = RecordBooks(decode_entry, len(INDEX_KEYS))
+        self._books = RecordBooks(decode_record, _MAX_BOOKS, longest=MAX_SKEW)
+        self._index = RecordBooks(decode_entry, len(INDEX_KEYS), longest=MAX_SKEW)
         self._peers = PeerBook()
 
     async def __aenter__(self) -> Self:
@@ -174,7 +174,7 @@ class AskingDirectory:
                         self._distrusted.pop(peer, None)
                     except PeerError as error:
                         log.info("%s did not tell us who provides what: %s", peer, error)
-                        self._distrusted[peer] = self._clock() + _DISTRUST_SECONDS
+                        self._distrusted[peer] = time.monotonic() + _DISTRUST_SECONDS
                         failure = error
         finally:
             for task in running:
@@ -187,7 +187,7 @@ class AskingDirectory:
 
     def _order(self) -> list[PeerId]:
         """Whom to ask, in turn: those who did not fail us lately, mixed, so that no single one decides what we see."""
-        now = self._clock()
+        now = time.monotonic()
         self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
         peers = [peer for peer in {**dict.fromkeys(self._seeds), **self._helpers} if peer != self._transport.peer_id]
         random.shuffle(peers)

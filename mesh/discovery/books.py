@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
@@ -53,7 +54,9 @@ class Decode(Protocol[R_co]):
 class RecordBook(Generic[R]):
     """The newest record of each peer. Time comes as an argument (Unix time, seconds)."""
 
-    def __init__(self, capacity: int = 4096, draw: Draw | None = None) -> None:
+    def __init__(self, capacity: int = 4096, draw: Draw | None = None, *, longest: float = math.inf) -> None:
+        """`longest`: seconds ahead of now that a record may expire; beyond that our clock was wrong then."""
+        self._longest = longest
         self._places = Places[str](capacity, draw or Draw(), str.encode)
         self._records: dict[str, R] = {}
         self._signed: dict[str, bytes] = {}
@@ -79,7 +82,7 @@ class RecordBook(Generic[R]):
         if record.expires <= now:
             return False
         known = self._records.get(record.peer)
-        if known is not None and known.expires > now:
+        if known is not None and self._lives(known, now):
             if record.sequence <= known.sequence:
                 return record == known
         elif known is None and self._places.full:
@@ -97,18 +100,18 @@ class RecordBook(Generic[R]):
     def record(self, peer: str, *, now: float) -> R | None:
         """The peer's valid record, unless it withdrew."""
         record = self._records.get(peer)
-        return None if record is None or record.gone or record.expires <= now else record
+        return None if record is None or record.gone or not self._lives(record, now) else record
 
     def expire(self, *, now: float) -> tuple[R, ...]:
         """Drop and return the records that have expired."""
-        expired = tuple(record for record in self._records.values() if record.expires <= now)
+        expired = tuple(record for record in self._records.values() if not self._lives(record, now))
         for record in expired:
             self._forget(record.peer)
         return expired
 
     def records(self, *, now: float) -> tuple[R, ...]:
         """The records that are valid now, without those that withdrew, ordered by peer id."""
-        valid = (r for r in self._records.values() if r.expires > now and not r.gone)
+        valid = (r for r in self._records.values() if self._lives(r, now) and not r.gone)
         return tuple(sorted(valid, key=lambda record: record.peer))
 
     def some(self, most: int, draw: Draw, *, now: float) -> tuple[R, ...]:
@@ -131,6 +134,9 @@ class RecordBook(Generic[R]):
             chosen[record.peer] = record
         return tuple(sorted(chosen.values(), key=lambda record: record.peer))
 
+    def _lives(self, record: R, now: float) -> bool:
+        return now < record.expires <= now + self._longest
+
     def _forget(self, peer: str) -> None:
         self._places.drop(peer)
         del self._records[peer], self._signed[peer]
@@ -145,7 +151,7 @@ class RecordBooks(Generic[R]):
         that a record may expire, where that is less than `decode` allows."""
         self._decode = decode
         self._keys = keys
-        self._longest = longest
+        self._longest = math.inf if longest is None else longest
         self._books: dict[bytes, RecordBook[R]] = {}
 
     def hear(
@@ -175,8 +181,8 @@ class RecordBooks(Generic[R]):
                     if not len(self._books[old]):
                         del self._books[old]
             if len(self._books) >= self._keys:
-                return RecordBook()
-            book = self._books[key] = RecordBook()
+                return RecordBook(longest=self._longest)
+            book = self._books[key] = RecordBook(longest=self._longest)
         book.expire(now=now)
         return book
 

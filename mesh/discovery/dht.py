@@ -11,24 +11,28 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mesh.discovery.acquaintances import Acquaintances
+from mesh.discovery.addresses import AddressBook
 from mesh.discovery.asking import ask_themselves
 from mesh.discovery.books import Announced, RecordBook, RecordBooks
+from mesh.discovery.clocks import ClockWatch, compare
 from mesh.discovery.directory import LIFETIME, MAX_PROVIDERS, Announcer, Clock, to_ask
 from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, listed_models, may_name
 from mesh.discovery.peer_book import PeerBook
 from mesh.discovery.places import DRAW_SECONDS, Draw
-from mesh.discovery.record_check import MAX_SKEW, RecordCheck, data_of
-from mesh.discovery.records import ModelKey, ProviderRecord, decode_record, peer_key, provider_key
-from mesh.errors import ConfigError, PeerError, PeerTimeout, PeerUnreachable
+from mesh.discovery.record_check import RecordCheck, data_of
+from mesh.discovery.records import MAX_SKEW, ModelKey, ProviderRecord, decode_record, peer_key, provider_key
+from mesh.errors import ConfigError, DaemonDown, InternalError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
 from mesh.transport.port import Transport
 from mesh.wire.records import SignedRecord
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Announced)
 Entries = tuple[tuple[str, bytes], ...]
 """Peers, and what each is said to have signed."""
@@ -41,6 +45,7 @@ _CALL_TIMEOUT = 8.0  # seconds for a whole store or search
 _MEET_SECONDS = 5.0  # how often peers that fell silent are asked whether they are back
 _MEET_AT_ONCE = 3  # how many of them at a time …
 _MEET_ALONE = 16  # … and how many when nobody is left
+_CLOCKS_AT_ONCE = 3  # neighbours whose clocks are compared with ours, as often
 _KEYS_AT_ONCE = 16  # keys of one search …
 _SEARCHES = 4  # … and such searches at a time
 _INSIST_TIMES = 4  # how often an announcement that got no place is tried again, once for each draw
@@ -65,14 +70,19 @@ class DhtDirectory:
         self._draw = Draw()
         self._books = RecordBooks(decode_record, _MAX_BOOKS, longest=MAX_SKEW)
         self._index = RecordBooks(decode_entry, len(INDEX_KEYS), longest=MAX_SKEW)
+        self._addresses = AddressBook()
         self._peers = PeerBook(longest=MAX_SKEW)
         self._own: dict[bytes, tuple[str, bytes]] = {}
         """What we announced last, by key: we know ourselves whatever others keep."""
+        self._stored: list[tuple[bytes, bytes, float]] = []
+        """The same as it was stored: key, signed record, expiry."""
         self._insisting: asyncio.Task[None] | None = None
         self._index_search: asyncio.Task[dict[bytes, Entries]] | None = None
         self._node: Any = None
         peers = {maddr.rsplit("/p2p/", 1)[-1]: maddr for maddr in daemon.initial_peers}
         self._initial = peers
+        self.clocks = ClockWatch()
+        """Our clock beside the neighbours'."""
         self._acquaintances = Acquaintances(peers, time.monotonic())
         self._meeting = asyncio.Lock()
         self._meetings: asyncio.Task[None] | None = None
@@ -85,26 +95,58 @@ class DhtDirectory:
         peers = self._daemon.initial_peers
         try:
             async with asyncio.timeout(_CALL_TIMEOUT + _RPC_TIMEOUT):
-                self._node = await h.DHTNode.create(
-                    self._daemon.p2p,
-                    initial_peers=peers or None,
-                    client_mode=self._daemon.client_mode,
-                    record_validator=h.SignedRecords(RecordCheck(self._clock)),
-                    wait_timeout=_RPC_TIMEOUT,
-                    # Its caches outlive what is cached and believe expiries that nobody signed.
-                    cache_locally=False,
-                    cache_on_store=False,
-                    cache_nearest=0,
-                    cache_refresh_before_expiry=0,
-                    reuse_get_requests=False,
-                )
+                self._node = await self._create(peers)
         except h.ValidationError as error:
-            raise ConfigError(f"the swarm refuses this node: {error}") from error
+            hint = "; set this machine's clock (or theirs) right" if "local time" in str(error) else ""
+            raise ConfigError(f"the swarm refuses this node: {error}{hint}") from error
         except (RuntimeError, TimeoutError) as error:
             raise PeerUnreachable(f"no initial peer takes part in the DHT: {', '.join(peers)}") from error
-        h.harden(self._node)
+        self._daemon.on_restart(self._join_again)
         self._meetings = asyncio.create_task(self._meet_again(), name="DHT acquaintances")
         return self
+
+    async def _create(self, peers: Sequence[str], **more: Any) -> Any:
+        from mesh.discovery import _hivemind_dht as h
+
+        node = await h.DHTNode.create(
+            self._daemon.p2p,
+            initial_peers=peers or None,
+            client_mode=self._daemon.client_mode,
+            record_validator=h.SignedRecords(RecordCheck(self._clock)),
+            wait_timeout=_RPC_TIMEOUT,
+            # Its caches outlive what is cached and believe expiries that nobody signed.
+            cache_locally=False,
+            cache_on_store=False,
+            cache_nearest=0,
+            cache_refresh_before_expiry=0,
+            reuse_get_requests=False,
+            **more,
+        )
+        h.harden(node)
+        return node
+
+    async def _join_again(self) -> None:
+        """Our daemon is another one: take part in the DHT through it, as the same node with the same records."""
+        if self._left:
+            return
+        from mesh.discovery import _hivemind_dht as h
+
+        old = self._node
+        old.is_alive = False
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                self._node = await self._create((), node_id=old.node_id)
+                self._node.protocol.storage = old.protocol.storage
+                neighbours = [peer for peer in await self._daemon.connections() if peer != self._daemon.peer_id]
+                asked = (h.ask_whether_there(self._node, peer) for peer in {*self._initial, *neighbours})
+                await asyncio.gather(*asked, return_exceptions=True)
+        except (RuntimeError, TimeoutError, OSError, EOFError) as error:
+            raise InternalError(f"the DHT could not be joined again: {error!r}") from error
+        current = [entry for entry in self._stored if entry[2] > self._clock()]
+        if current:
+            if self._insisting is not None:
+                self._insisting.cancel()
+            self._insisting = asyncio.create_task(self._insist(current, 0.0), name="announcing again")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -133,7 +175,17 @@ class DhtDirectory:
         key = provider_key(model)
         found = await self._search([key])
         _, book = await self._hear(self._books, key, found[key])
-        return book.some(MAX_PROVIDERS, self._draw, now=self._clock())
+        records = self._found(book.some(MAX_PROVIDERS, self._draw, now=self._clock()))
+        self._addresses.note(records)
+        return records
+
+    async def maddrs_of(self, peer: str) -> tuple[str, ...]:
+        """Where a peer says that it can be dialled, by its record in the DHT. Raises `PeerError`s."""
+        if not self._addresses.of(peer):
+            entries = (await self._search([key := peer_key(peer)]))[key]
+            told = {peer: [data for who, data in entries if who == peer]}
+            self._addresses.note(self._peers.hear_each(told, now=self._clock()))
+        return self._addresses.of(peer)
 
     async def models(self, name: str | None = None) -> tuple[ModelKey, ...]:
         listed: list[IndexEntry] = []
@@ -141,7 +193,7 @@ class DhtDirectory:
             wanted = entries if name is None else tuple(each for each in entries if may_name(each[1], name))
             _, book = await self._hear(self._index, key, wanted)
             listed += book.records(now=self._clock())
-        return listed_models(listed, name, draw=self._draw, now=self._clock())
+        return self._found(listed_models(listed, name, draw=self._draw, now=self._clock()))
 
     async def records_of_peers(self, peers: Iterable[str]) -> tuple[ProviderRecord, ...]:
         wanted = {peer_key(peer): peer for peer in to_ask(peers)}
@@ -157,6 +209,7 @@ class DhtDirectory:
         if missing and self._transport is not None:
             told |= await ask_themselves(self._transport, missing)
             records = self._peers.hear_each(told, now=self._clock())
+        self._addresses.note(records)
         return records
 
     async def _meet_again(self) -> None:
@@ -164,6 +217,13 @@ class DhtDirectory:
         while True:
             await asyncio.sleep(_MEET_SECONDS)
             await self._meet()
+            await self.compare_clocks(_CLOCKS_AT_ONCE)
+
+    async def compare_clocks(self, most: int) -> Mapping[str, float]:
+        """Ask `most` neighbours for the time, and say so where ours is wrong; by how many seconds each is ahead."""
+        from mesh.discovery import _hivemind_dht as h
+
+        return await compare(self.clocks, h.present(self._node), most, partial(h.clock_of, self._node))
 
     async def _end_solitude(self) -> None:
         """Where everybody has fallen silent, ask at once rather than find nothing."""
@@ -174,6 +234,19 @@ class DhtDirectory:
                 alone = not h.present(self._node)
             if alone:
                 await self._meet()
+
+    def _check_company(self) -> None:
+        """Raises `PeerUnreachable` where finding nothing would say nothing of what the swarm has."""
+        from mesh.discovery import _hivemind_dht as h
+
+        if self._daemon.client_mode and not h.present(self._node):  # others may be the first of a swarm, and alone
+            raise PeerUnreachable("no node of the swarm answers")
+
+    def _found(self, found: tuple[T, ...]) -> tuple[T, ...]:
+        """Raises `PeerUnreachable` where nothing was found, and that is because our clock is wrong."""
+        if not found and (problem := self.clocks.problem(time.monotonic())) is not None:
+            raise PeerUnreachable(problem)
+        return found
 
     async def _meet(self) -> None:
         from mesh.discovery import _hivemind_dht as h
@@ -201,14 +274,16 @@ class DhtDirectory:
         if self._insisting is not None:
             self._insisting.cancel()
         self._own = {key: (self._daemon.peer_id, data) for key, data, _ in entries}
+        self._stored = entries
         refused = await self._store_once(entries)
         if refused:
             self._insisting = asyncio.create_task(self._insist(refused), name="announcing again")
 
-    async def _insist(self, entries: list[tuple[bytes, bytes, float]]) -> None:
+    async def _insist(self, entries: list[tuple[bytes, bytes, float]], wait: float = DRAW_SECONDS) -> None:
         """Where there is no room for us, take part in the draws until the next announcement is due."""
         for _ in range(_INSIST_TIMES):
-            await asyncio.sleep(DRAW_SECONDS)
+            await asyncio.sleep(wait)
+            wait = DRAW_SECONDS
             try:
                 entries = await self._store_once(entries)
             except (PeerTimeout, PeerUnreachable) as error:
@@ -218,6 +293,8 @@ class DhtDirectory:
 
     async def _store_once(self, entries: list[tuple[bytes, bytes, float]]) -> list[tuple[bytes, bytes, float]]:
         """Store; returns what a peer did not take."""
+        if not self._daemon.up.is_set():
+            raise DaemonDown
         await self._end_solitude()
         keys, values, expiries = (list(column) for column in zip(*entries, strict=True))
         subkeys = [self._daemon.peer_id] * len(keys)
@@ -302,7 +379,10 @@ class DhtDirectory:
 
         if self._left:
             raise PeerUnreachable("we have left the DHT")
+        if not self._daemon.up.is_set():
+            raise DaemonDown
         await self._end_solitude()
+        self._check_company()
         ids = {key: h.key_id(key) for key in keys}
         with self._node.protocol.listening(tuple(ids.values())) as heard:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -17,7 +18,7 @@ class PeerBook:
 
     def __init__(self, *, longest: float | None = None) -> None:
         """`longest`: seconds ahead of now that a record may expire."""
-        self._book = RecordBook[ProviderRecord]()
+        self._book = RecordBook[ProviderRecord](longest=math.inf if longest is None else longest)
         self._longest = longest
 
     def hear_each(self, answers: Mapping[str, Iterable[bytes]], *, now: float) -> tuple[ProviderRecord, ...]:

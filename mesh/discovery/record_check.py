@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 import msgpack
 
 from mesh.discovery.directory import Clock
 from mesh.discovery.index import decode_entry, index_key
-from mesh.discovery.records import MAX_RECORD_BYTES, claimed_model, decode_record, peer_key, provider_key
+from mesh.discovery.records import MAX_RECORD_BYTES, MAX_SKEW, claimed_model, decode_record, peer_key, provider_key
 from mesh.errors import BadRecord
 
 log = logging.getLogger(__name__)
-
-MAX_SKEW: Final = 120.0
-"""Seconds ahead of now that a stored record may expire at most."""
 
 HashKey = Callable[[bytes], bytes]
 

@@ -28,6 +28,8 @@ withdraws: it takes the place of its last record until that has expired."""
 MAX_RECORD_BYTES: Final = 8 * 1024
 MAX_LIFETIME: Final = 3600.0
 """Seconds ahead of now that a record may expire at most."""
+MAX_SKEW: Final = 120.0
+"""Seconds ahead of now that a record may expire at most where it is stored or found: so far may clocks differ."""
 MAX_RATE: Final = 1e9
 """Tokens per second."""
 _DOMAIN: Final = b"mesh provider record v1\n"
@@ -182,8 +184,10 @@ class Stamper:
 
     def stamp(self, record: ProviderRecord, *, now: float) -> ProviderRecord:
         """`record` with the next sequence number; it expires after the one before, since the DHT keeps the
-        value that expires last."""
+        value that expires last. One that nobody can have taken does not count: our clock was ahead when it was made."""
         self._sequence = max(self._sequence + 1, int(now * 1000))
+        if self._expires > now + MAX_SKEW:
+            self._expires = 0.0
         self._expires = max(now + self._lifetime, self._expires + 0.001)
         return replace(record, sequence=self._sequence, expires=self._expires)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -40,8 +40,8 @@ _Fields = TypeVar("_Fields", bound=SamplingFields)
 class GenerationResponse(Response, Generic[_Fields]):
     """An ASGI response that does the work while it is sent, so that it sees both ends of the connection.
 
-    Whatever fails before the first token is raised, for the app's error handlers to answer with its own HTTP
-    status; afterwards it becomes the stream's last event.
+    Whatever fails before the headers are sent (with the first token, or after `quiet_seconds`) is raised, for the app's
+    error handlers to answer with its own HTTP status; afterwards it becomes the stream's last event.
     """
 
     def __init__(
@@ -52,6 +52,10 @@ class GenerationResponse(Response, Generic[_Fields]):
         self._schema = schema
         self._prepare = prepare
         self._started = False
+        self._ended = False
+        self._spoke = 0.0
+        """When something was sent last, or the generation began (the loop's time)."""
+        self._sending = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A place is taken only when the body is there, and its account may pay: who sends nothing holds nothing."""
@@ -140,6 +144,8 @@ class GenerationResponse(Response, Generic[_Fields]):
 
     async def _stream(self, run: _Run, send: Send) -> None:
         """Send the answer as it comes; a failure after that has begun becomes the last event."""
+        self._spoke = asyncio.get_running_loop().time()
+        talking = asyncio.create_task(self._break_silence(send), name="comments")
         try:
             await self._send_pieces(run, send)
         except ClientLeft:
@@ -152,6 +158,25 @@ class GenerationResponse(Response, Generic[_Fields]):
             if self._started:
                 await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
             raise
+        finally:
+            talking.cancel()
+            await asyncio.wait({talking})
+            if not talking.cancelled() and (problem := talking.exception()) is not None:
+                log.error("request %s: comments could not be sent", run.notes.request_id, exc_info=problem)
+
+    async def _break_silence(self, send: Send) -> None:
+        """Proxies cut what is silent: while nothing comes, send the headers and a comment, which clients pass over.
+
+        Not at once, so that what is refused soon still gets a status of its own.
+        """
+        quiet = self._gateway.config.quiet_seconds
+        with suppress(ClientLeft):  # the answer notices as well
+            while not self._ended:
+                left = self._spoke + quiet - asyncio.get_running_loop().time()
+                if left <= 0:
+                    await self._send_event(send, sse.COMMENT)
+                else:
+                    await asyncio.sleep(left)
 
     async def _send_pieces(self, run: _Run, send: Send) -> None:
         job, progress, bill = run.job, run.progress, run.bill
@@ -180,7 +205,10 @@ class GenerationResponse(Response, Generic[_Fields]):
     async def _send_event(self, send: Send, data: bytes, *, last: bool = False) -> None:
         """Send a part of the stream, the headers before the first one. Raises `ClientLeft`."""
         try:
-            async with asyncio.timeout(self._gateway.config.send_timeout):
+            async with asyncio.timeout(self._gateway.config.send_timeout), self._sending:
+                if self._ended:
+                    return
+                self._ended, self._spoke = last, asyncio.get_running_loop().time()
                 if not self._started:
                     self._started = True
                     await send({"type": "http.response.start", "status": 200, "headers": list(sse.HEADERS)})

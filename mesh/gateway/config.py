@@ -35,6 +35,8 @@ class GatewayConfig:
     """Deadline for a whole answer."""
     send_timeout: float = 30.0
     """A streaming client that does not take a chunk for so long is treated as gone."""
+    quiet_seconds: float = 5.0
+    """A stream that has nothing to say for so long (a long prompt, a queue) sends a comment."""
     remembered_requests: int = 1000
     """Requests whose route /mesh/requests can still tell."""
     cors_origins: tuple[str, ...] = field(default=())
@@ -44,7 +46,7 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
-        times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout)
+        times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout, self.quiet_seconds)
         looks = (self.models_seconds, self.models_stale_seconds, self.models_patience)
         if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(*times, *looks) <= 0:
             raise ValueError("every limit and deadline of a gateway must be positive")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mesh.errors import (
     Cancelled,
     ContextLengthExceeded,
+    DaemonDown,
     InvalidRequest,
     MeshError,
     NoRoute,
@@ -21,6 +22,7 @@ from mesh.errors import (
     StorageUnavailable,
     UnknownModel,
 )
+from mesh.swarm.route import GAP_RETRY_SECONDS
 from shards.errors import (
     BadActivation,
     CapacityExceeded,
@@ -104,12 +106,14 @@ def describe(error: BaseException, request_id: str) -> ApiError:
         case CapacityExceeded():
             return _busy(text, 1.0)
         case NoRoute():
-            headers = retry_after(error.retry_after) if error.retry_after is not None else {}
-            return ApiError(503, text, "server_error", code="no_route", headers=headers)
+            wait = GAP_RETRY_SECONDS if error.retry_after is None else error.retry_after
+            return ApiError(503, text, "server_error", code="no_route", headers=retry_after(wait))
         case StorageUnavailable():
             return _no_storage()
         case Cancelled():
             return ApiError(503, text or "The session was cancelled.", "server_error", code="cancelled")
+        case DaemonDown():
+            return ApiError(503, text, "server_error", code="node_restarting", headers=retry_after(error.retry_after))
         case PeerTimeout():
             return ApiError(504, text, "server_error", code="peer_timeout")
         case PeerError():

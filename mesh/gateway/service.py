@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from mesh.client.announced import AnnouncedNames
 from mesh.client.text_threads import TextThreads
 from mesh.client.types import Backend, ModelInfo
-from mesh.errors import Refused, UnknownModel
+from mesh.errors import DaemonDown, NoRoute, PeerTimeout, PeerUnreachable, Refused, UnknownModel
 from mesh.gateway.bill import AccountBill, Bill, NoBill
 from mesh.gateway.billing import Billing
 from mesh.gateway.bodies import BodyMemory
@@ -22,6 +23,8 @@ from mesh.gateway.resuming import Resumptions
 from mesh.payment.accounts.limits import Places
 
 _MAX_QUOTED_NAME = 100
+SWARM_RETRY_SECONDS = 5.0
+"""When to try again where no node of the swarm answers."""
 
 
 class Gateway:
@@ -41,13 +44,22 @@ class Gateway:
         self.requests = RequestLog(config.remembered_requests)
         self.body_memory = BodyMemory()
         self.started = int(time.time())
+        self._names = AnnouncedNames()
         self._models = ModelList(
-            backend.models,
+            self._look,
             fresh=config.models_seconds,
             stale=config.models_stale_seconds,
             patience=config.models_patience,
             timeout=config.lookup_timeout,
         )
+
+    async def _look(self) -> Sequence[ModelInfo]:
+        try:
+            return await self.backend.models()
+        except (PeerTimeout, PeerUnreachable) as error:
+            if isinstance(error, DaemonDown):
+                raise
+            raise NoRoute(f"the swarm cannot be asked: {error}", retry_after=SWARM_RETRY_SECONDS) from error
 
     @property
     def running(self) -> int:
@@ -56,18 +68,28 @@ class Gateway:
 
     async def models(self) -> Sequence[ModelInfo]:
         """The models that the swarm serves. Raises `MeshError`; `TimeoutError` after `lookup_timeout`."""
-        return await self._models.get()
+        return self._noted(await self._models.get())
+
+    def _noted(self, models: Sequence[ModelInfo]) -> Sequence[ModelInfo]:
+        for info in models:
+            self._names.note(info.name)
+        return models
 
     async def models_at_hand(self) -> Sequence[ModelInfo]:
         """The same at once, as far as they are known: for those that ask how we are."""
         return await self._models.at_hand()
 
     async def model(self, name: str) -> ModelInfo:
-        """The model of this name, a complete one where there are several. Raises `UnknownModel`."""
+        """The model of this name, a complete one where there are several.
+
+        Raises `UnknownModel`; `NoRoute` where it was announced lately (`AnnouncedNames`) and the swarm is just without
+        it, or cannot be asked.
+        """
         named = [info for info in await self.models() if info.name == name]
         if not named:  # what was told may be older than the model
-            named = [info for info in await self._models.now() if info.name == name]
+            named = [info for info in self._noted(await self._models.now()) if info.name == name]
         if not named:
+            self._names.check(name)
             shown = name if len(name) <= _MAX_QUOTED_NAME else name[:_MAX_QUOTED_NAME] + "…"
             raise UnknownModel(f"The model {shown!r} is not served by the swarm.", param="model")
         return next((info for info in named if info.complete), named[0])

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from mesh.gateway.schemas import Failure
 
+COMMENT = b": working on it\n\n"
+"""What says that the answer is under way, and nothing else."""
 DONE = b"data: [DONE]\n\n"
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh.discovery.records import NAME
 from mesh.errors import ConfigError
 from mesh.node import NodeConfig
 from mesh.provider.model_files import ModelFiles
@@ -15,6 +16,7 @@ from mesh.provider.stage.admission import AdmissionLimits
 from shards.engine.scheduler import BatchLimits
 from shards.model.precision import Precision
 from shards.model.span import Span
+from shards.shown import shown
 
 if TYPE_CHECKING:
     from mesh.payment.onchain.registration import Ask, PaymentConfig
@@ -98,6 +100,15 @@ class Leaving:
             self.now.set()
             return True
         return False
+
+
+def check_name(name: str) -> None:
+    """Raises `ConfigError` for a model's name that records cannot carry: nobody would ever see who serves it."""
+    if not NAME.match(name):
+        raise ConfigError(
+            f"{shown(name)} cannot be announced as a model's name (letters, digits and . _ / : @ + -, the first a "
+            "letter or a digit, 200 characters at most): give another one with --name"
+        )
 
 
 def check_options(config: JoinConfig, files: ModelFiles) -> None:

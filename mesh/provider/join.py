@@ -18,7 +18,7 @@ from mesh.discovery.records import FileDigest, ModelKey, ProviderRecord, State
 from mesh.errors import MeshError
 from mesh.node import Node
 from mesh.provider.announcer import Announcer, committed_and_claims
-from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_options
+from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving, ServiceConfig, check_name, check_options
 from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Reached, Serving, Settlement, Staked
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.namesakes import tell_of_namesakes
@@ -68,6 +68,7 @@ async def join(
     """
     folder = await stoppable(lambda report: resolve(config.model, cache=config.cache, progress=report), progress)
     name = config.name or model_name(config.model, folder, config.quantize)
+    check_name(name)
     files = await stoppable(lambda report: read_model_files(name, folder, config.quantize, progress=report), progress)
     check_options(config, files)
     await asyncio.to_thread(check_servable, folder, files.spec, _here(config, files.spec.n_blocks))

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -15,7 +17,7 @@ from typing import Any, NoReturn, Self
 from mesh.errors import ConfigError, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
-from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket
+from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket, with_ports_of
 from mesh.transport.foreign import foreign_environment
 from mesh.transport.guard import guarded
 from mesh.transport.runtime_dir import RuntimeDirectory
@@ -48,8 +50,14 @@ class Daemon:
         self._last_lines: deque[str] = deque(maxlen=5)
         self._stopping = False
         self._cleanup: contextlib.AsyncExitStack
+        self._life = contextlib.AsyncExitStack()
+        """Ends the process that runs now."""
+        self._directory: Path
+        self._restarted: list[Callable[[], Awaitable[None]]] = []
+        self.up = asyncio.Event()
+        """Set while the process runs and answers, as far as is known."""
         self.p2p: Any = None
-        """hivemind's `P2P`, connected to the daemon."""
+        """hivemind's `P2P`, connected to the daemon; another one after a restart."""
         self.visible_maddrs: tuple[str, ...] = ()
         """Where others can reach us, each ending in `/p2p/PEER_ID`; empty in client mode."""
 
@@ -78,9 +86,10 @@ class Daemon:
         """Raises `ConfigError` (port in use, bad address) or `PeerUnreachable` (no initial peer answers)."""
         _hivemind.load()
         async with contextlib.AsyncExitStack() as stack:
-            directory = stack.enter_context(RuntimeDirectory(self._config.runtime_root)).path
-            await self._start(directory, stack)
-            await self._connect(directory)
+            self._directory = stack.enter_context(RuntimeDirectory(self._config.runtime_root)).path
+            stack.push_async_callback(self._end_life)
+            await self._begin_life()
+            self.up.set()
             self._cleanup = stack.pop_all()
         return self
 
@@ -91,12 +100,40 @@ class Daemon:
         await self._cleanup.aclose()
 
     async def watch(self) -> NoReturn:
-        """Run this beside the node: raises `InternalError` when p2pd ends though we did not stop it."""
+        """Raises `InternalError` when p2pd ends though we did not stop it."""
         await self._process.wait()
         if self._stopping:
             await asyncio.Event().wait()
+        self.up.clear()
         last = "; ".join(self._last_lines) or "no output"
         raise InternalError(f"p2pd ended with code {self._process.returncode} while in use ({last})")
+
+    def on_restart(self, serve_again: Callable[[], Awaitable[None]]) -> None:
+        """After a restart `serve_again` is called, in the order of these calls: what the old process knew is lost."""
+        self._restarted.append(serve_again)
+
+    async def restart(self, *, alone: bool = False) -> None:
+        """End the process, if it runs still, and start another with the same identity and ports.
+
+        `alone`: without bootstrapping, where none of the initial peers is there. Raises as entering does.
+        """
+        self.up.clear()
+        await self._end_life()
+        self._config = with_ports_of(self._config, self.visible_maddrs)
+        await self._begin_life(bootstrap=not alone)
+        for serve_again in self._restarted:
+            await serve_again()
+        self.up.set()
+
+    async def _begin_life(self, *, bootstrap: bool = True) -> None:
+        config = self._config if bootstrap else replace(self._config, initial_peers=())
+        async with contextlib.AsyncExitStack() as life:
+            await self._start(config, self._directory, life)
+            await self._connect(self._directory)
+            self._life = life.pop_all()
+
+    async def _end_life(self) -> None:
+        await self._life.aclose()
 
     async def connect(self, peer: str, maddrs: tuple[str, ...], *, timeout: float = 10.0) -> None:
         """Tell the daemon where `peer` is and connect to it. Raises `PeerUnreachable`."""
@@ -156,14 +193,14 @@ class Daemon:
             raise PeerUnreachable("the daemon connected us to another peer", peer=peer)
         return reader, writer
 
-    async def connections(self) -> dict[str, tuple[str, ...]]:
+    async def connections(self, *, timeout: float = _CONTROL_TIMEOUT) -> dict[str, tuple[str, ...]]:
         """Whom we are connected to, and the address at the other end of each connection.
 
-        Raises `InternalError` when p2pd is gone.
+        Raises `InternalError` when p2pd is gone, or does not answer in time.
         """
         h = _hivemind.load()
         try:
-            answer = await self._ask("LIST_PEERS")
+            answer = await self._ask("LIST_PEERS", timeout=timeout)
         except _Failed as error:
             raise InternalError(f"p2pd does not say whom it knows: {error}") from error
         ways: dict[str, list[str]] = {}
@@ -219,14 +256,15 @@ class Daemon:
         except ValueError:
             return UNKNOWN
 
-    async def _start(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
-        check_ports(self._config)
+    async def _start(self, config: DaemonConfig, directory: Path, stack: contextlib.AsyncExitStack) -> None:
+        check_ports(config)
+        control_socket(directory).unlink(missing_ok=True)  # of one that was killed
         key = directory / "identity.key"
         key.touch(mode=0o600)
-        key.write_bytes(self._config.identity.to_protobuf())
+        key.write_bytes(config.identity.to_protobuf())
         self._process = await asyncio.create_subprocess_exec(
-            *guarded(arguments(self._config, directory), self._config.guard),
-            stdin=asyncio.subprocess.PIPE if self._config.guard == "pipe" else asyncio.subprocess.DEVNULL,
+            *guarded(arguments(config, directory), config.guard),
+            stdin=asyncio.subprocess.PIPE if config.guard == "pipe" else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_LINE_LIMIT,
@@ -240,7 +278,7 @@ class Daemon:
         try:
             await asyncio.wait(
                 {started, self._reader},
-                timeout=self._config.startup_timeout,
+                timeout=config.startup_timeout,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:

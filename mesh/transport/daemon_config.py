@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -102,6 +102,26 @@ def check_ports(config: DaemonConfig) -> None:
                         raise ConfigError(problem) from error
             case _:
                 pass  # p2pd judges it
+
+
+def with_ports_of(config: DaemonConfig, visible: tuple[str, ...]) -> DaemonConfig:
+    """`config` with the ports that were taken where any free one would do: `visible` are the addresses it had."""
+    return replace(config, host_maddrs=tuple(_with_port_of(maddr, visible) for maddr in config.host_maddrs))
+
+
+def _with_port_of(maddr: str, visible: tuple[str, ...]) -> str:
+    match maddr.split("/"):
+        case ["", "ip4" | "ip6" as family, host, "tcp" | "udp" as kind, "0", *rest]:
+            everywhere = host in ("0.0.0.0", "::")
+            for seen in visible:
+                match seen.split("/"):
+                    case ["", seen_family, seen_host, seen_kind, port, *tail] if (
+                        (seen_family, seen_kind) == (family, kind)
+                        and (everywhere or seen_host == host)
+                        and tail[:-2] == rest  # what follows is /p2p/PEER_ID
+                    ):
+                        return "/".join(["", family, host, kind, port, *rest])
+    return maddr
 
 
 def control_socket(directory: Path) -> Path:

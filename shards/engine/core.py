@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from shards.engine.blocks import BlockManager
+from shards.engine.pace import PrefillPace
 from shards.engine.passes import Part, Pass, conclude_parts
 from shards.engine.sampler import SamplerState
 from shards.engine.scheduler import BatchLimits, Shares, Turn, choose_turns, choose_victim
@@ -31,10 +32,19 @@ MAX_QUEUED = 4096
 class EngineCore:
     """Sessions over one stage, in `pages` pages of its memory."""
 
-    def __init__(self, model: StageModel, pages: int, limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        model: StageModel,
+        pages: int,
+        limits: BatchLimits | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Raises `CapacityExceeded` where the device has no room for the pages."""
         self.model = model
         self.limits = limits or BatchLimits()
+        self._clock = clock
+        self._pace = PrefillPace(self.limits)
         self.blocks = BlockManager(pages)
         self.queued = 0
         """Inputs that wait."""
@@ -172,7 +182,11 @@ class EngineCore:
         """What the next pass does. Pages are taken for it; what cannot be run has its error already."""
         chosen = Pass()
         self._drop_cancelled()
-        turns = choose_turns(list(self._waiting.values()), self.limits, self._shares)
+        now = self._clock()
+        budget = self._pace.budget(now, company=len(self._waiting) > 1)
+        turns = choose_turns(list(self._waiting.values()), self.limits, self._shares, budget)
+        if any(turn.sequence.queue[0].is_decode for turn in turns):
+            self._pace.decoded(now)
         taken = {turn.sequence.number for turn in turns}
         for number, sequence in self._waiting.items():
             sequence.queue[0].passed_over += number not in taken
@@ -254,7 +268,7 @@ class EngineCore:
             self.model.forget(number)
         if not chosen.parts:
             return []
-        began = time.perf_counter()
+        began = self._clock()
         outputs: dict[int, StepOutput] = {}
         ready: list[Part] = []
         pieces: list[Piece] = []
@@ -268,7 +282,7 @@ class EngineCore:
                 outputs[id(part)] = part.output(CapacityExceeded(f"the device has no room: {error}"))
         results = self._forward(ready, pieces, outputs)
         outputs |= {id(part): output for part, output in zip(ready, conclude_parts(ready, results), strict=True)}
-        seconds = time.perf_counter() - began
+        seconds = self._clock() - began
         tokens = sum(part.count for part in chosen.parts)
         for part in chosen.parts:
             outputs[id(part)].seconds = seconds * part.count / tokens
@@ -321,6 +335,8 @@ class EngineCore:
 
     def book(self, chosen: Pass, outputs: list[StepOutput]) -> list[StepOutput]:
         """Count what a pass has run as held; all outputs of the pass. What failed drops what of its input was left."""
+        tokens, seconds = sum(part.count for part in chosen.parts), sum(output.seconds for output in outputs)
+        self._pace.ran(tokens, seconds, prompts=any(part.count > 1 for part in chosen.parts))
         for part, output in zip(chosen.parts, outputs, strict=True):
             sequence = part.sequence
             if part.losses != sequence.losses:

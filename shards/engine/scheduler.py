@@ -21,13 +21,18 @@ MOST_CLIENTS = 4096
 class BatchLimits:
     """Most sessions in one pass, most prompt tokens in it, and passes after which work that waits goes first.
 
-    A client that holds more than `client_share` of the pages is the first to lose some when others need them.
+    Of prompts so much at most as takes about `pass_seconds`, and `shared_seconds` where others wait for the pass, but
+    `least_prefill` tokens at least. A client that holds more than `client_share` of the pages is the first to lose some
+    when others need them.
     """
 
     sessions: int = 64
     prefill_tokens: int = 512
     patience: int = 16
     client_share: float = 0.75
+    pass_seconds: float = 0.5
+    shared_seconds: float = 0.06
+    least_prefill: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,14 @@ class Shares:
         self._tokens[client] = self.of(client) + tokens
 
 
-def choose_turns(ready: Sequence[SequenceState], limits: BatchLimits, shares: Shares) -> list[Turn]:
+def choose_turns(
+    ready: Sequence[SequenceState], limits: BatchLimits, shares: Shares, prefill: int | None = None
+) -> list[Turn]:
     """The turns of the next pass, all over the same span. Empty only if nothing is `ready`.
 
-    `ready` are sessions with queued work, the longest waiting first. An input that is larger than what is left of the
-    prefill budget is run in parts. An input that was passed over `patience` times comes before everything else and
+    `ready` are sessions with queued work, the longest waiting first; `prefill` is the budget of prompt tokens (None:
+    what `limits` says). Of one client's prompts the shortest comes first. An input that is larger than what is left of
+    the prefill budget is run in parts. An input that was passed over `patience` times comes before everything else and
     decides on the span, so that nothing starves.
     """
     if not ready:
@@ -76,7 +84,7 @@ def choose_turns(ready: Sequence[SequenceState], limits: BatchLimits, shares: Sh
     if len(same) > limits.sessions - 1:
         same.sort(key=lambda each: shares.of(each.client))  # stable: in order of waiting among equals
     turns: list[Turn] = []
-    budget = limits.prefill_tokens
+    budget = limits.prefill_tokens if prefill is None else prefill
     if overdue is not None:
         head = overdue.queue[0]
         count = head.left if head.is_decode else min(head.left, budget)
@@ -86,7 +94,7 @@ def choose_turns(ready: Sequence[SequenceState], limits: BatchLimits, shares: Sh
     prefills = [each for each in prefills if each.span == first.span]
     had: dict[str, int] = {}
     while prefills and budget > 0 and len(turns) < limits.sessions:
-        chosen = min(prefills, key=lambda each: shares.of(each.client) + had.get(each.client, 0))
+        chosen = min(prefills, key=lambda each: (shares.of(each.client) + had.get(each.client, 0), each.queue[0].left))
         prefills.remove(chosen)
         count = min(chosen.queue[0].left, budget)
         turns.append(Turn(chosen, count))

@@ -38,19 +38,29 @@ def test_a_newer_entry_takes_the_place_of_an_older_one(storage: Any) -> None:
 
 
 def test_an_entry_that_is_there_already_is_no_failure_and_another_with_its_expiry_is(storage: Any) -> None:
-    assert storage.store_subkey(1, "a", b"value", NOW + 30)
-    assert storage.store_subkey(1, "a", b"value", NOW + 30)
-    assert not storage.store_subkey(1, "a", b"other", NOW + 30)
+    soon = time.time() + 60
+    assert storage.store_subkey(1, "a", b"value", soon)
+    assert storage.store_subkey(1, "a", b"value", soon)
+    assert not storage.store_subkey(1, "a", b"other", soon)
     assert entries(storage, 1) == {"a": b"value"}
 
 
 def test_a_replayed_older_entry_does_not_shorten_the_life_of_the_newer(storage: Any) -> None:
     soon = time.time() + 0.2
-    storage.store_subkey(1, "a", b"new", NOW + 600)
+    storage.store_subkey(1, "a", b"new", time.time() + 60)
 
     assert not storage.store_subkey(1, "a", b"old", soon)
     time.sleep(0.25)  # past the older entry's expiry, at which hivemind's own storage drops the newer one
     assert entries(storage, 1) == {"a": b"new"}
+
+
+def test_an_entry_that_was_taken_while_our_clock_was_ahead_makes_room_for_the_right_one(storage: Any) -> None:
+    storage.store_subkey(1, "a", b"stamped an hour ahead", time.time() + 3630)
+    storage.store_subkey(1, "b", b"of another", time.time() + 30)
+
+    assert storage.store_subkey(1, "a", b"right", time.time() + 30)
+    assert storage.get(1).value.get("a").value == b"right"
+    assert storage.get(1).value.get("b").value == b"of another"
 
 
 def test_a_value_without_a_subkey_is_not_stored(storage: Any) -> None:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.discovery.books import RecordBook
 from mesh.discovery.records import (
     MAX_LIFETIME,
     MAX_RECORD_BYTES,
+    MAX_SKEW,
     FileDigest,
     ModelKey,
     ProviderRecord,
@@ -238,9 +240,27 @@ def test_a_record_that_others_would_refuse_is_never_signed() -> None:
 
 def test_stamps_only_grow_even_when_the_clock_goes_back() -> None:
     stamper = Stamper(30.0)
-    stamps = [stamper.stamp(RECORD, now=now) for now in (NOW, NOW, NOW + 1, NOW - 100, NOW + 2)]
+    stamps = [stamper.stamp(RECORD, now=now) for now in (NOW, NOW, NOW + 1, NOW - 80, NOW + 2)]
     assert [s.sequence for s in stamps] == sorted({s.sequence for s in stamps})
     assert [s.expires for s in stamps] == sorted({s.expires for s in stamps})
     restarted = Stamper(30.0).stamp(RECORD, now=NOW + 3)
     assert restarted.sequence > stamps[-1].sequence
     assert restarted.expires > stamps[-1].expires
+
+
+@pytest.mark.parametrize("jump", [3600.0, 600.0, 100.0])
+def test_a_record_lives_as_usual_again_once_the_clock_that_was_ahead_is_right(jump: float) -> None:
+    stamper = Stamper(30.0)
+    before, wrong, right = (stamper.stamp(RECORD, now=now) for now in (NOW, NOW + jump, NOW + 20))
+    assert before.sequence < wrong.sequence < right.sequence
+    assert NOW + 20 < right.expires <= NOW + 20 + MAX_SKEW  # what others take
+
+
+def test_a_book_forgets_what_it_took_while_the_clock_was_wrong() -> None:
+    book = RecordBook[ProviderRecord](longest=MAX_SKEW)
+    wrong = replace(RECORD, sequence=9, expires=NOW + 3630)
+    assert book.offer(wrong, now=NOW + 3600)
+    assert book.records(now=NOW) == ()
+    right = replace(RECORD, sequence=8, expires=NOW + 30)
+    assert book.offer(right, now=NOW)
+    assert book.records(now=NOW) == (right,)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -218,18 +218,33 @@ class World:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(
-        self, *arguments: str, stdin: bytes | None = None, host: Namespace | None = None, cold: bool = False
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        host: Namespace | None = None,
+        cold: bool = False,
+        more: Mapping[str, str] | None = None,
     ) -> MeshProcess:
-        """`mesh ARGUMENTS` in the background, in a network namespace if one is given; `cold`: with nothing imported."""
-        process = MeshProcess(arguments, self.environment, stdin, host, cold=cold)
+        """`mesh ARGUMENTS` in the background, in a network namespace if one is given; `cold`: with nothing imported.
+
+        `more` is for its environment; what the loader reads there needs `cold`.
+        """
+        process = MeshProcess(arguments, {**self.environment, **(more or {})}, stdin, host, cold=cold)
         self.processes.append(process)
         return process
 
-    def join(self, model: Path | str, *arguments: str, peers: str = "", cold: bool = False) -> MeshProcess:
+    def join(
+        self,
+        model: Path | str,
+        *arguments: str,
+        peers: str = "",
+        cold: bool = False,
+        more: Mapping[str, str] | None = None,
+    ) -> MeshProcess:
         """A provider on loopback that tells its events as JSON lines."""
-        more = ["--peers", peers] if peers else []
-        options = ("--host-maddrs", LOOPBACK, "--threads", "1", "--json", *more, *arguments)
-        return self.start("join", "--model", str(model), *options, cold=cold)
+        joined = ["--peers", peers] if peers else []
+        options = ("--host-maddrs", LOOPBACK, "--threads", "1", "--json", *joined, *arguments)
+        return self.start("join", "--model", str(model), *options, cold=cold, more=more)
 
     def run(self, *arguments: str, stdin: bytes | None = None, seconds: float = 60.0) -> Finished:
         """`mesh ARGUMENTS` to its end."""

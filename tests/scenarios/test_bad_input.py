@@ -234,3 +234,14 @@ def test_options_out_of_range(world: World, checkpoint: Path):
     refused(world.run("gateway", "--port", "70000"), "--port", code=EXIT_USAGE)
     refused(world.run("status", "--log-level", "loud"), "unknown log level 'loud'", code=EXIT_USAGE)
     refused(world.run("demo", "--max-tokens", "0"), "--max-tokens", code=EXIT_USAGE)
+
+
+def test_a_name_that_records_cannot_carry_is_refused_before_anything_else(
+    world: World, checkpoint: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "my model"))
+    refused = world.run("join", "--model", str(folder), "--blocks", "0:5", "--json")
+    assert refused.code == 1
+    assert "'my model' cannot be announced as a model's name" in refused.stderr
+    assert "--name" in refused.stderr
+    assert refused.stdout == ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import httpx
 import pytest
 
 from shards.checkpoint.manifest import write_manifest
-from tests.scenarios.processes import MeshProcess, Swarm, World, start_stages, wait_until
+from tests.scenarios.processes import LOOPBACK, MeshProcess, Swarm, World, start_stages, wait_until
 
 POLITE = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 5.0
@@ -53,7 +55,7 @@ def with_a_hole(weights: Path, count: int) -> None:
         file.truncate(file.tell() + count)
 
 
-@pytest.mark.parametrize("number", POLITE)
+@pytest.mark.parametrize("number", [*POLITE, signal.SIGHUP])
 def test_a_provider_leaves_and_is_gone_from_status_at_once(
     swarm: Swarm, world: World, checkpoint: Path, number: signal.Signals
 ):
@@ -125,6 +127,48 @@ def test_a_gateway_stops_though_an_answer_is_streaming(swarm: Swarm, world: Worl
     ends(gateway, number, 0)
     assert ended.wait(10)
     reader.join()
+    world.assert_nothing_left()
+
+
+def test_a_gateway_that_is_told_twice_stops_at_once_and_leaves_nothing(swarm: Swarm, world: World):
+    gateway = world.start("gateway", "--port", "0", "--json", "--peers", swarm.address)
+    url = gateway.event("ready")["url"]
+    body = {"model": swarm.model, "prompt": "x", "max_tokens": 480, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{url}/completions", json=body, timeout=30, trust_env=False) as response:
+        next(response.iter_lines())
+        gateway.send(signal.SIGHUP)
+        gateway.send(signal.SIGINT)
+        assert gateway.wait(seconds=STOP_SECONDS) == 0
+    assert "Traceback" not in gateway.stderr, str(gateway)
+    world.assert_nothing_left()
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_provider_whose_reader_left_serves_on(swarm: Swarm, world: World, checkpoint: Path, json_lines: bool):
+    name = f"unheard-{json_lines}"
+    arguments = ["join", "--model", str(checkpoint), "--blocks", "0:5", "--name", name, "--peers", swarm.address]
+    arguments += ["--host-maddrs", LOOPBACK, "--threads", "1", *(["--json"] if json_lines else [])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mesh", *arguments],
+        env=world.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()  # that it has joined
+        process.stdout.close()
+        wait_until(lambda: bool(peers_in_status(swarm, name)), "it serves", seconds=60)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(STOP_SECONDS) == 0
+        assert process.stderr is not None
+        with process.stderr as stderr:
+            said = stderr.read()
+        assert "Traceback" not in said, said
+    finally:
+        process.kill()
+        process.wait()
     world.assert_nothing_left()
 
 

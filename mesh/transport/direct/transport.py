@@ -19,7 +19,7 @@ from typing import Self
 from mesh.errors import InternalError, PeerTimeout, PeerUnreachable, ProtocolViolation
 from mesh.identity import Identity
 from mesh.transport.channels import Channels, TransportSettings
-from mesh.transport.direct.certificate import VALIDITY, Credentials, verify_certificate
+from mesh.transport.direct.certificate import BACKDATED, VALIDITY, Credentials, verify_certificate
 from mesh.transport.direct.channel import DirectChannel
 from mesh.transport.direct.dialler import Dialler, DiallerSettings, answer_on
 from mesh.transport.direct.door import Door, DoorSettings
@@ -224,8 +224,12 @@ class DirectTransport:
         self._channels.adopt(channel)
 
     def _current_credentials(self) -> Credentials:
-        """Ours, renewed half-way through their validity; those before still serve whom they were shown to."""
-        if self._credentials[0].expires - datetime.datetime.now(datetime.UTC) < VALIDITY / 2:
+        """Ours, renewed half-way through their validity; those before still serve whom they were shown to.
+
+        Those that expire later than any of now would were made when our clock was ahead: others may not take them.
+        """
+        left = self._credentials[0].expires - datetime.datetime.now(datetime.UTC)
+        if not VALIDITY / 2 <= left <= VALIDITY + BACKDATED / 2:
             self._credentials = [Credentials.create(self._identity), self._credentials[0]]
         return self._credentials[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Iterable
 
@@ -18,6 +19,16 @@ def own_addresses() -> tuple[str, ...]:
         for address in addresses
         if address.family in (socket.AF_INET, socket.AF_INET6)
     )
+
+
+def everywhere(own: Iterable[str], port: int = 0) -> tuple[str, ...]:
+    """What to listen on where the operator does not say, on a machine with the addresses `own`.
+
+    IPv4, and IPv6 only where the machine has nothing else that others could dial.
+    """
+    addresses = [ipaddress.ip_address(address) for address in own]
+    usable = {ip.version for ip in addresses if not (ip.is_loopback or ip.is_link_local)}
+    return (f"/ip6/::/tcp/{port}",) if usable == {6} else (f"/ip4/0.0.0.0/tcp/{port}",)
 
 
 def fixed(host_maddrs: Iterable[str]) -> tuple[str, ...]:

@@ -73,15 +73,19 @@ class Relay:
 
     async def __aenter__(self) -> Self:
         """Raises `InternalError` when the daemon does not let us."""
+        await self._serve_hops()
+        self._daemon.on_restart(self._serve_hops)
+        if self._limits.reservations:
+            self._keeper = asyncio.create_task(self._keep(), name="relay places")
+        return self
+
+    async def _serve_hops(self) -> None:
         h = _hivemind.load()
         try:
             async with asyncio.timeout(_CONTROL_SECONDS):
                 await self._daemon.p2p.add_binary_stream_handler(HOP_PROTOCOL, self._accept)
         except (TimeoutError, OSError, EOFError, h.P2PDaemonError) as error:
             raise InternalError(f"p2pd cannot serve {HOP_PROTOCOL}: {error!r}") from error
-        if self._limits.reservations:
-            self._keeper = asyncio.create_task(self._keep(), name="relay places")
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -12,11 +12,12 @@ import pytest
 from openai import OpenAI
 
 from mesh.client.types import Completion, HopReport, ModelInfo
+from mesh.errors import PeerTimeout, PeerUnreachable
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.metrics import MAX_MODEL_LABELS, UNKNOWN_MODEL, Metrics, coverage
 from mesh.gateway.reports import RequestLog, RequestReport
 from shards.model.span import Span
-from tests.mesh.gateway.conftest import Live
+from tests.mesh.gateway.conftest import Live, serving
 
 
 def sample(text: str, name: str, **labels: str) -> float:
@@ -165,3 +166,42 @@ def test_coverage_is_the_part_of_the_blocks_that_is_served(
 def test_limits_that_cannot_be_are_refused(limits: dict) -> None:
     with pytest.raises(ValueError):
         GatewayConfig(**limits)
+
+
+def test_a_model_whose_providers_are_all_away_is_503_with_a_time_and_one_that_nobody_knows_404() -> None:
+    body = {"prompt": "a", "max_tokens": 1}
+    with serving(GatewayConfig(models_seconds=0.001)) as gateway, gateway.http() as http:
+        assert http.post("/v1/completions", json={"model": "echo", **body}).status_code == 200
+        gateway.backend.behaviours.clear()
+        away = http.post("/v1/completions", json={"model": "echo", **body})
+        assert (away.status_code, away.json()["error"]["code"]) == (503, "no_route")
+        assert "no provider of echo is there now" in away.json()["error"]["message"]
+        assert int(away.headers["retry-after"]) >= 1
+        assert http.post("/v1/completions", json={"model": "nobody", **body}).status_code == 404
+
+
+@pytest.mark.parametrize("error", [PeerTimeout("the DHT does not answer"), PeerUnreachable("no node answers")])
+def test_a_swarm_that_cannot_be_asked_is_503_with_a_time(error: Exception) -> None:
+    with serving(GatewayConfig(models_seconds=0.001)) as gateway, gateway.http() as http:
+
+        async def models() -> list[ModelInfo]:
+            raise error
+
+        gateway.backend.models = models  # type: ignore[method-assign]
+        answer = http.post("/v1/completions", json={"model": "echo", "prompt": "a", "max_tokens": 1})
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_stream_that_is_quiet_for_long_sends_its_headers_and_comments() -> None:
+    body = {"model": "stuck", "prompt": "a", "max_tokens": 1, "stream": True}
+    with serving(GatewayConfig(quiet_seconds=0.05)) as gateway, gateway.http() as http:
+        with http.stream("POST", "/v1/completions", json=body) as answer:
+            assert answer.status_code == 200
+            lines = answer.iter_lines()
+            assert [next(lines) for _ in range(4)] == [": working on it", ""] * 2
+        with gateway.client() as client:  # clients pass over them
+            chunks = client.completions.create(model="slow", prompt="abc", max_tokens=4, stream=True)
+            assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
+        refused = http.post("/v1/completions", json={**body, "model": "refuses"})
+        assert refused.status_code == 429, "what is refused soon has a status of its own"

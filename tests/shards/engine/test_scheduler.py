@@ -64,16 +64,16 @@ def counts(turns: list[Turn]) -> list[tuple[int, int]]:
     return [(turn.sequence.number, turn.count) for turn in turns]
 
 
-def test_prompts_fill_the_budget_in_order_and_the_last_in_part() -> None:
+def test_prompts_fill_the_budget_the_shortest_first_and_the_last_in_part() -> None:
     ready = [waiting(1, 60), waiting(2), waiting(3, 30), waiting(4, 20), waiting(5, 5)]
     turns = choose_turns(ready, BatchLimits(prefill_tokens=100), Shares())
-    assert counts(turns) == [(2, 1), (1, 60), (3, 30), (4, 10)]
+    assert counts(turns) == [(2, 1), (5, 5), (4, 20), (3, 30), (1, 45)]
 
 
 def test_a_long_prompt_does_not_keep_another_clients_short_one_waiting() -> None:
     shares = Shares()
     long, short = waiting(1, 900, client="a"), waiting(2, 20, client="b")
-    assert counts(choose_turns([long, short], BatchLimits(prefill_tokens=100), shares)) == [(1, 100)]
+    assert counts(choose_turns([long, short], BatchLimits(prefill_tokens=100), shares)) == [(2, 20), (1, 80)]
     shares.count("a", 100)
     long.queue[0].ran = 100
     assert counts(choose_turns([long, short], BatchLimits(prefill_tokens=100), shares)) == [(2, 20), (1, 80)]
