@@ -29,6 +29,7 @@ from mesh.cli.options import (
 )
 from mesh.errors import ConfigError
 from mesh.identity import Identity
+from shards.text.tool_format import TOOL_FORMATS
 
 if TYPE_CHECKING:
     import uvicorn
@@ -77,6 +78,23 @@ def gateway(
     ] = None,
     allowed_hosts: AllowedHosts = None,
     allowed_origins: AllowedOrigins = None,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(
+            "--tool-parser",
+            help="How the models write tool calls: hermes, qwen_xml, mistral, llama or pythonic.",
+            show_default="as each model's chat template shows",
+        ),
+    ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log a line for each request, with its X-Request-ID.")
+    ] = False,
+    request_timeout: Annotated[
+        float, typer.Option("--request-timeout", min=1, help="Seconds that a whole answer may take.")
+    ] = 600,
+    keep_alive: Annotated[
+        float, typer.Option("--keep-alive", min=1, help="Seconds after which an idle connection is closed.")
+    ] = 5,
     requests_per_minute: Annotated[
         float, typer.Option("--requests-per-minute", min=1, help="Most requests of one developer's key.")
     ] = 600,
@@ -116,6 +134,8 @@ def gateway(
     vouchers, bills developers by their deposits (`mesh key new`, `mesh pay`), and settles every epoch.
     """
     set_up_logging(log_level)
+    if tool_parser is not None and tool_parser not in TOOL_FORMATS:
+        raise typer.BadParameter(f"one of {', '.join(TOOL_FORMATS)}", param_hint="--tool-parser")
     joined = require_peers(peers)
     keys = _read_keys(api_keys)
     payment = settled_on(
@@ -156,6 +176,10 @@ def gateway(
             digests=_read_pins(digests),
             hosts=(host, *(allowed_hosts or ())),
             origins=tuple(allowed_origins or ()),
+            tool_parser=tool_parser,
+            access_log=access_log,
+            request_timeout=request_timeout,
+            keep_alive=keep_alive,
         )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
@@ -192,6 +216,10 @@ class _Config:
     digests: dict[str, str]
     hosts: tuple[str, ...]
     origins: tuple[str, ...]
+    tool_parser: str | None
+    access_log: bool
+    request_timeout: float
+    keep_alive: float
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -206,6 +234,9 @@ async def _serve(config: _Config, ask: Ask) -> None:
         max_concurrent=config.max_concurrent,
         cors_origins=config.origins,
         hosts=config.hosts,
+        tool_parser=config.tool_parser,
+        access_log=config.access_log,
+        request_timeout=config.request_timeout,
     )
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.host, config.port))
@@ -247,7 +278,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
-        running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
+        bounds = ConnectionLimits(*config.connections, keep_alive_seconds=config.keep_alive)
+        running = await stack.enter_async_context(server(app, listener, bounds))
         freeze_what_is_loaded()
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:

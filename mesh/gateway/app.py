@@ -31,6 +31,9 @@ from shards.errors import ShardError
 
 log = logging.getLogger(__name__)
 
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "openai-processing-ms", "openai-version")
+"""What a page of an allowed origin may read of an answer's head."""
+
 
 def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None = None) -> FastAPI:
     """The gateway over `backend` and `billing`, which the caller owns and closes after the server has stopped.
@@ -45,9 +48,11 @@ def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None 
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            # A page sends its key itself, as a header; cookies are never granted, so `*` gives nobody's rights away.
+            allow_credentials=False,
+            expose_headers=list(EXPOSED_HEADERS),
         )
     # A key is what a stranger's page does not have; without keys the caller's address is all there is.
     app.add_middleware(
@@ -57,7 +62,7 @@ def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None 
         checks_callers=not config.api_keys and billing is None,
     )
     # Added last, so outermost: it sees what every other middleware answers.
-    app.add_middleware(Observer, metrics=gateway.metrics)
+    app.add_middleware(Observer, metrics=gateway.metrics, access_log=config.access_log)
     app.include_router(_open_routes(gateway))
     if billing is not None:
         app.include_router(accounts_api.open_routes(gateway, billing))
@@ -77,7 +82,12 @@ def _openai_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1", redirect_slashes=False)
     limits = gateway.config
     prepare_completion = partial(completions.prepare, max_choices=limits.max_choices)
-    prepare_chat = partial(chat.prepare, max_choices=limits.max_choices, max_chat_tokens=limits.max_chat_tokens)
+    prepare_chat = partial(
+        chat.prepare,
+        max_choices=limits.max_choices,
+        max_chat_tokens=limits.max_chat_tokens,
+        tool_parser=limits.tool_parser,
+    )
 
     @router.get("/models", response_model=None)
     async def list_models() -> dict[str, Any]:
@@ -123,7 +133,7 @@ def _mesh_routes(gateway: Gateway) -> APIRouter:
 def _open_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(redirect_slashes=False)
 
-    @router.get("/health", response_model=None)
+    @router.api_route("/health", methods=["GET", "HEAD"], response_model=None)
     async def health() -> JSONResponse:
         """200 when at least one model is complete, else 503. Says at once what is known."""
         models = await gateway.models_at_hand()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shards.text.tool_format import TOOL_FORMATS
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
@@ -42,11 +44,18 @@ class GatewayConfig:
     hosts: tuple[str, ...] = field(default=())
     """Names under which clients may address an open gateway, besides IP addresses and localhost."""
 
+    tool_parser: str | None = None
+    """How the models write tool calls (`shards.text.tool_format`), where their templates do not show it."""
+    access_log: bool = False
+    """Log one line for each request: method, path, status, seconds, model, request id. Never bodies or keys."""
+
     def __post_init__(self) -> None:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
         times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout)
         looks = (self.models_seconds, self.models_stale_seconds, self.models_patience)
         if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(*times, *looks) <= 0:
             raise ValueError("every limit and deadline of a gateway must be positive")
+        if self.tool_parser is not None and self.tool_parser not in TOOL_FORMATS:
+            raise ValueError(f"tool_parser must be one of {', '.join(TOOL_FORMATS)}")
         if any(not key for key in self.api_keys):
             raise ValueError("an API key must not be empty")
