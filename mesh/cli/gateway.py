@@ -86,6 +86,13 @@ def gateway(
             show_default="as each model's chat template shows",
         ),
     ] = None,
+    generation_config: Annotated[
+        bool,
+        typer.Option(
+            "--generation-config/--no-generation-config",
+            help="Sample as a model's generation_config.json says where a request says nothing; else as OpenAI.",
+        ),
+    ] = True,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log a line for each request, with its X-Request-ID.")
     ] = False,
@@ -177,6 +184,7 @@ def gateway(
             hosts=(host, *(allowed_hosts or ())),
             origins=tuple(allowed_origins or ()),
             tool_parser=tool_parser,
+            generation_config=generation_config,
             access_log=access_log,
             request_timeout=request_timeout,
             keep_alive=keep_alive,
@@ -217,6 +225,7 @@ class _Config:
     hosts: tuple[str, ...]
     origins: tuple[str, ...]
     tool_parser: str | None
+    generation_config: bool
     access_log: bool
     request_timeout: float
     keep_alive: float
@@ -235,6 +244,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
         cors_origins=config.origins,
         hosts=config.hosts,
         tool_parser=config.tool_parser,
+        generation_defaults=config.generation_config,
         access_log=config.access_log,
         request_timeout=config.request_timeout,
     )

@@ -17,16 +17,19 @@ from starlette.middleware.cors import CORSMiddleware
 from chain.http_guard import Allowed, HttpGuard, Refusal
 from mesh.client.types import Backend
 from mesh.errors import MeshError
-from mesh.gateway import accounts_api, chat, completions
+from mesh.gateway import accounts_api, chat, completions, messages, responses
 from mesh.gateway.answering import GenerationResponse
 from mesh.gateway.billing import Billing
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.connections import source_of
 from mesh.gateway.edge import Observer, notes_of
 from mesh.gateway.errors import ApiError, ApiFailure, describe, from_http, internal, is_ours
+from mesh.gateway.messages_schema import MessagesRequest
 from mesh.gateway.reports import model_json, status_json
+from mesh.gateway.responses_schema import ResponsesRequest
 from mesh.gateway.schemas import ChatRequest, CompletionRequest
 from mesh.gateway.service import Gateway
+from mesh.gateway.text_api import text_routes, version_route
 from shards.errors import ShardError
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,8 @@ def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None 
     needs_key = [Depends(_key_check(config.api_keys, billing))]
     app.include_router(_openai_routes(gateway), dependencies=needs_key)
     app.include_router(_mesh_routes(gateway), dependencies=needs_key)
+    app.include_router(text_routes(gateway), dependencies=needs_key)
+    app.include_router(version_route())
     if billing is not None:
         app.include_router(accounts_api.key_routes(gateway, billing), dependencies=needs_key)
     app.add_exception_handler(HTTPException, _http_error)
@@ -103,6 +108,32 @@ def _openai_routes(gateway: Gateway) -> APIRouter:
     @router.post("/completions", response_model=None)
     async def create_completion() -> Response:
         return GenerationResponse(gateway, CompletionRequest, prepare_completion)
+
+    @router.post("/responses", response_model=None)
+    async def create_response(request: Request) -> Response:
+        prepare = partial(
+            responses.prepare,
+            max_chat_tokens=limits.max_chat_tokens,
+            store=gateway.responses,
+            asker=notes_of(request.scope).asker,
+            tool_parser=limits.tool_parser,
+        )
+        return GenerationResponse(gateway, ResponsesRequest, prepare)
+
+    @router.get("/responses/{response_id}", response_model=None)
+    async def retrieve_response(request: Request, response_id: str) -> dict[str, Any]:
+        """One that is still kept, as it was answered."""
+        return gateway.responses.get(notes_of(request.scope).asker, response_id).body
+
+    @router.delete("/responses/{response_id}", response_model=None)
+    async def delete_response(request: Request, response_id: str) -> dict[str, Any]:
+        gateway.responses.remove(notes_of(request.scope).asker, response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    @router.post("/messages", response_model=None)
+    async def create_message() -> Response:
+        prepare = partial(messages.prepare, max_chat_tokens=limits.max_chat_tokens, tool_parser=limits.tool_parser)
+        return GenerationResponse(gateway, MessagesRequest, prepare)
 
     @router.post("/chat/completions", response_model=None)
     async def create_chat_completion() -> Response:
@@ -158,6 +189,8 @@ def _key_check(keys: frozenset[str], billing: Billing | None) -> Any:
 
     async def check(request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if not scheme and "x-api-key" in request.headers:  # as Anthropic's clients send it
+            scheme, key = "bearer", request.headers["x-api-key"]
         given = key.strip().encode("latin-1")
         notes = notes_of(request.scope)
         notes.asker = f"key {hashlib.sha256(given).hexdigest()}"
@@ -184,26 +217,29 @@ async def _http_error(request: Request, error: Exception) -> Response:
     detail = error.detail
     if detail in ("Not Found", "Method Not Allowed"):
         detail = f"{detail}: {request.method} {request.url.path}"
-    return _respond(from_http(error.status_code, detail, error.headers))
+    return _respond(from_http(error.status_code, detail, error.headers), request)
 
 
 async def _named_error(request: Request, error: Exception) -> Response:
     request_id = notes_of(request.scope).request_id
     if is_ours(error):
         log.error("request %s failed", request_id, exc_info=error)
-    return _respond(describe(error, request_id))
+    return _respond(describe(error, request_id), request)
 
 
 async def _unforeseen_error(request: Request, error: Exception) -> Response:
     """Outside of `Observer`, so it adds the id by itself; the server logs the traceback."""
     request_id = notes_of(request.scope).request_id
     log.error("request %s failed", request_id)
-    return _respond(internal(request_id), {"x-request-id": request_id})
+    return _respond(internal(request_id), request, {"x-request-id": request_id})
 
 
 def _refused(why: Refusal) -> Response:
     return _respond(from_http(why.status, why.text))
 
 
-def _respond(error: ApiError, extra: dict[str, str] | None = None) -> Response:
-    return JSONResponse(error.body(), error.status, headers={**error.headers, **(extra or {})})
+def _respond(error: ApiError, request: Request | None = None, extra: dict[str, str] | None = None) -> Response:
+    body = error.body()
+    if request is not None and request.url.path.startswith("/v1/messages"):
+        body = messages.error_body(error, notes_of(request.scope).request_id)
+    return JSONResponse(body, error.status, headers={**error.headers, **(extra or {})})

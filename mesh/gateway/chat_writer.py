@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from mesh.client.types import ModelInfo, TextDelta
+from mesh.gateway import sse
 from mesh.gateway.job import Answer, fingerprint
 from mesh.gateway.logprobs import chat_logprobs
 from mesh.gateway.schemas import (
@@ -44,6 +45,7 @@ class ChatWriter:
         token_ids: bool,
         tools: Tools | None = None,
     ) -> None:
+        self.framing = sse.CHUNKS
         self.id = id
         self.created = created
         self._model = model
@@ -76,10 +78,10 @@ class ChatWriter:
             reason = "tool_calls"
         return [*rest, self._chunk(index, ChatDelta(), finish_reason=reason)]
 
-    def usage(self, usage: Usage) -> BaseModel:
+    def usage(self, usage: Usage) -> list[BaseModel]:
         chunk = self._response([])
         chunk.usage = usage
-        return chunk
+        return [chunk]
 
     def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         response = ChatResponse(

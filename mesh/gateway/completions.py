@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from mesh.client.types import GenerateRequest, ModelInfo, TextDelta
 from mesh.errors import InvalidRequest
-from mesh.gateway import sampling
+from mesh.gateway import sampling, sse
 from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Answer, Job, fingerprint, new_id
 from mesh.gateway.logprobs import Offsets, completion_logprobs, join
@@ -170,6 +170,7 @@ class CompletionWriter:
         token_ids: bool,
         resumed: tuple[int, ...],
     ) -> None:
+        self.framing = sse.CHUNKS
         self.id = id
         self.created = created
         self._model = model
@@ -207,8 +208,8 @@ class CompletionWriter:
             choice = CompletionChoice(index=index, text="", logprobs=None, finish_reason=choice.finish_reason)
         return [self._response([choice])]
 
-    def usage(self, usage: Usage) -> BaseModel:
-        return self._response([], usage)
+    def usage(self, usage: Usage) -> list[BaseModel]:
+        return [self._response([], usage)]
 
     def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         response = self._response([self._choice(index, answer) for index, answer in enumerate(answers)], usage)

@@ -46,6 +46,9 @@ class GatewayConfig:
 
     tool_parser: str | None = None
     """How the models write tool calls (`shards.text.tool_format`), where their templates do not show it."""
+    generation_defaults: bool = True
+    """Where a request leaves temperature, top_p, top_k or repetition_penalty out, take what the model's
+    generation_config.json says; else OpenAI's defaults."""
     access_log: bool = False
     """Log one line for each request: method, path, status, seconds, model, request id. Never bodies or keys."""
 

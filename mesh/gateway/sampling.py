@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TypeVar
 
 from mesh.client.types import ModelInfo
 from mesh.errors import ContextLengthExceeded, InvalidRequest
 from mesh.gateway.schemas import SamplingFields
 from shards.engine.sampling_params import MAX_TOP_LOGPROBS, SEED_BITS, SamplingParams
 
+_Fields = TypeVar("_Fields", bound=SamplingFields)
+
 MAX_STOPS = 64
 """OpenAI takes four; chat programs send more, and vLLM and llama.cpp have no limit."""
 MAX_STOP_CHARS = 1024
 """A stop string makes the client library hold back as much text; OpenAI states no limit."""
+
+
+def with_defaults(fields: _Fields, defaults: Mapping[str, float]) -> _Fields:
+    """The fields with the model's own defaults where they are left out, as vLLM has it."""
+    absent = {name: value for name, value in defaults.items() if getattr(fields, name) is None}
+    return fields.model_copy(update=absent) if absent else fields
 
 
 def sampling_params(fields: SamplingFields, info: ModelInfo, *, seed: int, logprobs: int | None) -> SamplingParams:

@@ -27,25 +27,26 @@ TokenIds = Annotated[list[int], _StopAtFirst()]
 TokenIdLists = Annotated[list[TokenIds], _StopAtFirst()]
 
 
-class _Request(BaseModel):
+class StrictFields(BaseModel):
     """Strict: `"5"` is not 5 and `true` is not 1, as at OpenAI; unknown fields of objects inside are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
 
-class StreamOptions(_Request):
+class StreamOptions(StrictFields):
     include_usage: bool | None = None
 
 
-class SamplingFields(_Request):
-    """What both kinds of request share: OpenAI's sampling fields, and the extras that vLLM made customary.
-
-    Other fields are kept, for `mesh.gateway.fields` to refuse them or to know why not.
-    """
+class NamesModel(StrictFields):
+    """A request of a model. Fields that it does not have are kept, for `mesh.gateway.fields` to refuse them by name."""
 
     model_config = ConfigDict(extra="allow")
-
     model: ModelName
+
+
+class SamplingFields(NamesModel):
+    """What all requests to generate share: OpenAI's sampling fields, and the extras that vLLM made customary."""
+
     n: int | None = None
     seed: int | None = None
     stop: str | Strings | None = None
@@ -81,12 +82,12 @@ class CompletionRequest(SamplingFields):
     suffix: str | None = None
 
 
-class ContentPart(_Request):
+class ContentPart(StrictFields):
     type: str
     text: str | None = None
 
 
-class Message(_Request):
+class Message(StrictFields):
     role: str
     content: str | Annotated[list[ContentPart], _StopAtFirst()] | None = None
     name: str | None = None
@@ -95,7 +96,7 @@ class Message(_Request):
     function_call: Any = None
 
 
-class ResponseFormat(_Request):
+class ResponseFormat(StrictFields):
     type: str
 
 

@@ -18,6 +18,7 @@ from mesh.gateway.job import Job
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.model_list import ModelList
 from mesh.gateway.reports import RequestLog
+from mesh.gateway.responses_store import ResponseStore
 from mesh.gateway.resuming import Resumptions
 from mesh.payment.accounts.limits import Places
 
@@ -41,6 +42,7 @@ class Gateway:
         self.requests = RequestLog(config.remembered_requests)
         self.body_memory = BodyMemory()
         self.started = int(time.time())
+        self.responses = ResponseStore()
         self._models = ModelList(
             backend.models,
             fresh=config.models_seconds,

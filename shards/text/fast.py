@@ -93,6 +93,7 @@ class FastTokenizer:
                 "eos": list(eos),
                 "template": bool(has_template),
                 "tools": str() | None as tools,
+                "sampling": dict(sampling),
                 "decoder": bytes() | None as decoder,
                 "texts": bytes(texts),
                 "ends": bytes(ends),
@@ -102,12 +103,13 @@ class FastTokenizer:
                 self._vocabulary = Vocabulary(texts, ends, kinds, is_byte_level=self._decoder.is_byte_level)
                 self.has_chat_template = has_template
                 self.tool_format = tools
+                self.sampling_defaults: Mapping[str, float] = sampling
                 self.eos_token_ids: tuple[int, ...] = tuple(eos)
             case _:
                 raise TokenizerError(f"{TOKENIZER} was not read")
         self.vocab_size = len(self._vocabulary)
         self.own_vocab_size = self._vocabulary.own_size
-        self.special_tokens = self._vocabulary.special_tokens()
+        self.special_tokens: Mapping[str, int] = self._vocabulary.special_tokens()
         self.held_bytes = size + len(texts) + len(ends) + len(kinds)
 
     @property

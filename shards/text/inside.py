@@ -22,6 +22,7 @@ from shards.text.limits import (
     MAX_VOCABULARY_BYTES,
 )
 from shards.text.rendering import Template
+from shards.text.sampling_defaults import sampling_defaults
 from shards.text.tokenizer import ADDED, MAX_TOKEN_ID, PRESENT, SPECIAL, TOKENIZER
 from shards.text.tool_format import tool_format
 
@@ -66,7 +67,14 @@ class _Inside:
         with rust_failures(f"{TOKENIZER} is not a tokenizer"):
             table = _table(inner)
         tools = tool_format(tool_source or source or "")
-        return {"eos": list(eos), "template": source is not None, "tools": tools, "decoder": decoder, **table}
+        return {
+            "eos": list(eos),
+            "template": source is not None,
+            "tools": tools,
+            "sampling": sampling_defaults(read_json(files, "generation_config.json")),
+            "decoder": decoder,
+            **table,
+        }
 
     def compile(self, source: str) -> None:
         """Make a chat template of its source."""

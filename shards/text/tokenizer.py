@@ -29,6 +29,8 @@ class Tokenizer(Protocol):
     has_chat_template: bool
     tool_format: str | None
     """How the model writes tool calls (`shards.text.tool_format`); None where its template takes no tools."""
+    sampling_defaults: Mapping[str, float]
+    """How the model's makers want it sampled (`shards.text.sampling_defaults`), by OpenAI's and vLLM's names."""
     special_tokens: Mapping[str, int]
     """The tokens that mark structure, by how they are written."""
 

@@ -86,7 +86,7 @@ def from_python(text: str) -> list[Call]:
     return [_from_python_call(each) for each in node.elts]
 
 
-def _from_object(item: object) -> Call:
+def _from_object(item: Any) -> Call:
     if not isinstance(item, dict):
         raise Malformed
     if item.get("type") == "function" and isinstance(item.get("function"), dict):

@@ -22,8 +22,16 @@ class ByteTokenizer:
     special_texts: tuple[str, ...] = tuple(_SPECIAL.values())
     special_tokens: Mapping[str, int] = {text: token for token, text in _SPECIAL.items()}
 
-    def __init__(self, *, has_chat_template: bool = True, add_bos: bool = True, tool_format: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        has_chat_template: bool = True,
+        add_bos: bool = True,
+        tool_format: str | None = None,
+        sampling_defaults: Mapping[str, float] | None = None,
+    ) -> None:
         self.has_chat_template = has_chat_template
+        self.sampling_defaults = sampling_defaults or {}
         self.tool_format = tool_format
         self._add_bos = add_bos
 

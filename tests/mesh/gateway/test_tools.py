@@ -26,9 +26,12 @@ WEATHER = {
 NOW = {"type": "function", "function": {"name": "now"}}
 ASK = [{"role": "user", "content": "How is the weather?"}]
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+BROKEN = {"id": "1", "function": {"name": "a", "arguments": "["}}
 FORMS = {
     "hermes": CALL,
-    "qwen_xml": "<tool_call>\n<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n</function>\n</tool_call>",
+    "qwen_xml": (
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nZürich\n</parameter>\n</function>\n</tool_call>"
+    ),
     "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Zürich"}}]',
     "llama": '{"name": "get_weather", "parameters": {"city": "Zürich"}}',
     "pythonic": '[get_weather(city="Zürich")]',
@@ -37,7 +40,10 @@ FORMS = {
 
 def behaviours() -> dict[str, Behaviour]:
     hermes = ByteTokenizer(tool_format="hermes")
-    forms = {form: Behaviour(ByteTokenizer(tool_format=form), script=text) for form, text in FORMS.items()}
+    forms = {
+        form: Behaviour(ByteTokenizer(tool_format=form), script=text, context_length=2048)
+        for form, text in FORMS.items()
+    }
     return forms | {
         "no-tools": Behaviour(ByteTokenizer()),
         "unknown-form": Behaviour(ByteTokenizer(tool_format="unknown"), script=CALL),
@@ -46,7 +52,7 @@ def behaviours() -> dict[str, Behaviour]:
         "named": Behaviour(hermes, script='{"city": "Basel"}}\n</tool_call>'),
         "required": Behaviour(hermes, script='get_weather", "arguments": {"city": "Bern"}}\n</tool_call>'),
         "unwilling": Behaviour(hermes, script="no, thanks"),
-        "wordy": Behaviour(hermes, script="Hello there."),
+        "wordy": Behaviour(hermes, script="Hello there.", context_length=2048),
     }
 
 
@@ -61,7 +67,7 @@ def live() -> Iterator[Live]:
 def whole(
     client: OpenAI, model: str, messages: list = ASK, **options: object
 ) -> openai.types.chat.chat_completion.Choice:
-    arguments = {"model": model, "messages": messages, "tools": [WEATHER, NOW], **options}
+    arguments = {"model": model, "messages": messages or ASK, "tools": [WEATHER, NOW], **options}
     return client.chat.completions.create(**arguments).choices[0]  # type: ignore[call-overload]
 
 
@@ -160,11 +166,8 @@ def test_what_tools_said_goes_back_through_the_template(client: OpenAI, live: Li
     ]
     assert whole(client, "wordy", messages).message.content == "Hello there."
     prompt = ByteTokenizer().decode(live.backend.requests[-1].prompt)
-    call = {
-        "id": asked.tool_calls[0].id,
-        "type": "function",
-        "function": {"name": "get_weather", "arguments": {"city": "Zürich"}},
-    }
+    function = {"name": "get_weather", "arguments": {"city": "Zürich"}}
+    call = {"id": asked.tool_calls[0].id, "type": "function", "function": function}
     assert f"assistant: {json.dumps([call])}\ntool: rain\n" in prompt
 
 
@@ -203,11 +206,7 @@ def test_mistrals_templates_get_ids_of_nine_characters(client: OpenAI, live: Liv
         ("hermes", {"messages": [*ASK, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages"),
         (
             "hermes",
-            {
-                "messages": [
-                    {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "a", "arguments": "["}}]}
-                ]
-            },
+            {"messages": [{"role": "assistant", "tool_calls": [BROKEN]}]},
             "messages",
         ),
         ("hermes", {"extra_body": {"resume_token_ids": [65]}, "seed": 1}, "resume_token_ids"),
@@ -221,8 +220,10 @@ def test_what_cannot_be_done_is_refused_by_name(client: OpenAI, model: str, opti
 
 def test_an_operator_may_say_how_the_models_call() -> None:
     backend = EchoBackend(behaviours())
-    with serve_app(create_app(backend, GatewayConfig(tool_parser="hermes"))) as url:
-        with OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client:
-            assert whole(client, "unknown-form").message.tool_calls
+    with (
+        serve_app(create_app(backend, GatewayConfig(tool_parser="hermes"))) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        assert whole(client, "unknown-form").message.tool_calls
     with pytest.raises(ValueError, match="tool_parser"):
         GatewayConfig(tool_parser="smoke-signals")
