@@ -34,6 +34,7 @@ from shards.text.tool_format import TOOL_FORMATS
 if TYPE_CHECKING:
     import uvicorn
 
+    from mesh.gateway.keys import KeyLimits
     from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
@@ -45,7 +46,12 @@ def gateway(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     api_keys: Annotated[
         Path | None,
-        typer.Option("--api-keys", help="File with one accepted API key per line.", show_default="open to everybody"),
+        typer.Option(
+            "--api-keys",
+            help="File with one accepted API key per line; after it requests_per_minute=N, tokens_per_day=N, "
+            "models=NAME,NAME where it is limited.",
+            show_default="open to everybody",
+        ),
     ] = None,
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=1, help="Requests answered at once; more get 429.")
@@ -212,7 +218,7 @@ class _Config:
     identity: Identity
     host: str
     port: int
-    keys: frozenset[str]
+    keys: dict[str, KeyLimits]
     max_concurrent: int
     connections: tuple[int, int]
     """At most so many, and of one address."""
@@ -239,7 +245,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.gateway.serve import bind, freeze_what_is_loaded, server
 
     limits = GatewayConfig(
-        api_keys=config.keys,
+        api_keys=frozenset(config.keys),
+        key_limits=config.keys,
         max_concurrent=config.max_concurrent,
         cors_origins=config.origins,
         hosts=config.hosts,
@@ -330,15 +337,17 @@ def _read_pins(texts: list[str] | None) -> dict[str, str]:
     return {name: digest for name, _, digest in pairs}
 
 
-def _read_keys(path: Path | None) -> frozenset[str]:
+def _read_keys(path: Path | None) -> dict[str, KeyLimits]:
+    from mesh.gateway.keys import parse_keys
+
     if path is None:
-        return frozenset()
+        return {}
     try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
+        keys = parse_keys(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         from mesh.cli.console import fail
 
         raise fail(ConfigError(f"cannot read the API keys in {path}: {error}")) from error
-    if not lines:
+    if not keys:
         raise typer.BadParameter(f"{path} holds no key", param_hint="--api-keys")
-    return frozenset(lines)
+    return keys

@@ -60,6 +60,8 @@ class GenerationResponse(Response, Generic[_Fields]):
         caller = notes.caller
         try:
             await gateway.admit(caller)
+            if notes.meter is not None:
+                notes.meter.admit()
             body = await read_body(
                 scope,
                 receive,
@@ -81,6 +83,8 @@ class GenerationResponse(Response, Generic[_Fields]):
         deadline = asyncio.get_running_loop().time() + gateway.config.request_timeout
         async with AsyncExitStack() as stack:
             async with asyncio.timeout_at(deadline):
+                if notes.meter is not None:
+                    notes.meter.check_model(fields.model)
                 info = await gateway.model(fields.model)
                 notes.model = gateway.metrics.model_label(info.name)
                 await gateway.await_funds(notes.caller, info)
@@ -100,6 +104,8 @@ class GenerationResponse(Response, Generic[_Fields]):
                 with progress.recorded():
                     await (self._stream if job.stream else self._collect)(run, send)
             finally:
+                if notes.meter is not None:
+                    notes.meter.count(job.usage(progress.answers).total_tokens)
                 if ticket is not None and gateway.resumptions is not None and not run.bill.delivers:
                     await asyncio.shield(gateway.resumptions.give_back(ticket))
 

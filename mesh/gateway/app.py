@@ -69,7 +69,7 @@ def create_app(backend: Backend, config: GatewayConfig, billing: Billing | None 
     app.include_router(_open_routes(gateway))
     if billing is not None:
         app.include_router(accounts_api.open_routes(gateway, billing))
-    needs_key = [Depends(_key_check(config.api_keys, billing))]
+    needs_key = [Depends(_key_check(gateway, config.api_keys, billing))]
     app.include_router(_openai_routes(gateway), dependencies=needs_key)
     app.include_router(_mesh_routes(gateway), dependencies=needs_key)
     app.include_router(text_routes(gateway), dependencies=needs_key)
@@ -95,14 +95,17 @@ def _openai_routes(gateway: Gateway) -> APIRouter:
     )
 
     @router.get("/models", response_model=None)
-    async def list_models() -> dict[str, Any]:
-        """The models that can answer now."""
-        served = [info for info in await gateway.models() if info.complete]
+    async def list_models(request: Request) -> dict[str, Any]:
+        """The models that can answer now, of those that the key is for."""
+        meter = notes_of(request.scope).meter
+        served = [info for info in await gateway.models() if info.complete and (not meter or meter.may_use(info.name))]
         return {"object": "list", "data": [model_json(info, gateway.started) for info in served]}
 
     # A model's name may have slashes.
     @router.get("/models/{model_id:path}", response_model=None)
-    async def retrieve_model(model_id: str) -> dict[str, Any]:
+    async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
+        if (meter := notes_of(request.scope).meter) is not None:
+            meter.check_model(model_id)
         return model_json(await gateway.model(model_id), gateway.started)
 
     @router.post("/completions", response_model=None)
@@ -183,7 +186,7 @@ def _open_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-def _key_check(keys: frozenset[str], billing: Billing | None) -> Any:
+def _key_check(gateway: Gateway, keys: frozenset[str], billing: Billing | None) -> Any:
     """A dependency that refuses requests without one of `keys` or an account's; with neither, everybody may call."""
     accepted = [key.encode() for key in keys]
 
@@ -198,6 +201,7 @@ def _key_check(keys: frozenset[str], billing: Billing | None) -> Any:
         matches = [hmac.compare_digest(given, each) for each in accepted]
         bearer = scheme.lower() == "bearer"
         if bearer and any(matches):
+            notes.meter = gateway.keys.of(key.strip())
             return
         if bearer and billing is not None:
             notes.caller = billing.caller(key.strip())

@@ -92,7 +92,10 @@ def check(request: ChatRequest) -> None:
     """Raise `InvalidRequest` for what we do not offer."""
     check_unserved(request.model_extra)
     if request.response_format is not None and request.response_format.type != "text":
-        raise InvalidRequest("response_format: only the type 'text' is supported", param="response_format")
+        raise InvalidRequest(
+            "response_format: only the type 'text' is supported: answers are not held to JSON or to a schema here",
+            param="response_format",
+        )
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
 

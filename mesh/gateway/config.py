@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mesh.gateway.keys import KeyLimits
 from shards.text.tool_format import TOOL_FORMATS
 
 
@@ -13,6 +15,8 @@ class GatewayConfig:
 
     api_keys: frozenset[str] = frozenset()
     """Keys accepted as `Authorization: Bearer KEY` on /v1 and /mesh; empty: the gateway is open."""
+    key_limits: Mapping[str, KeyLimits] = field(default_factory=dict)
+    """Of those keys that are limited."""
     max_concurrent: int = 64
     """Generation requests answered at once; the next one gets 429 with Retry-After, as does one of an account that
     runs as many as are left free."""

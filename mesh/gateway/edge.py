@@ -20,6 +20,7 @@ from mesh.gateway.metrics import UNKNOWN_MODEL, Metrics
 
 if TYPE_CHECKING:
     from mesh.gateway.callers import Caller
+    from mesh.gateway.keys import KeyMeter
 
 access = logging.getLogger("mesh.gateway.access")
 
@@ -50,6 +51,8 @@ class Notes:
     counted: bool = False
     caller: Caller | None = None
     """The account that pays, where one does."""
+    meter: KeyMeter | None = None
+    """What the operator's own key may do, where it is limited."""
     asker: str = ""
     """Who asks: what was said before is kept for each apart. A key, or without keys an address."""
 

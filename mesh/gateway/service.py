@@ -15,6 +15,7 @@ from mesh.gateway.bodies import BodyMemory
 from mesh.gateway.callers import Caller
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.job import Job
+from mesh.gateway.keys import KeyMeters
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.model_list import ModelList
 from mesh.gateway.reports import RequestLog
@@ -41,6 +42,7 @@ class Gateway:
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
         self.body_memory = BodyMemory()
+        self.keys = KeyMeters(config.key_limits)
         self.started = int(time.time())
         self.responses = ResponseStore()
         self._models = ModelList(

@@ -58,6 +58,8 @@ def text_routes(gateway: Gateway) -> APIRouter:
             owner=source_of(request.client.host if request.client else None),
         )
         fields = parse_body(schema, body)
+        if notes.meter is not None:
+            notes.meter.check_model(fields.model)
         info = await gateway.model(fields.model)
         notes.model = gateway.metrics.model_label(info.name)
         async with gateway.place(notes.caller):

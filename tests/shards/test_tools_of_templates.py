@@ -1,4 +1,4 @@
-"""Chat templates that take tools: rendered as transformers does, chosen as it does, and closed to what strangers write."""
+"""Chat templates that take tools: rendered and chosen as in transformers, and closed to what strangers write."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_of_several_templates_the_one_for_tools_is_used_with_tools() -> None:
     made = made_of(chat_template=several)
     assert made.tool_format == "mistral"
     assert made.apply_chat_template([]) == made.apply_chat_template([], tools=[]) == "plain"
-    assert made.apply_chat_template([], tools=[{"a": 1}]) == "{'a': 1}[TOOL_CALLS]"
+    assert made.apply_chat_template([], tools=[{"a": 1}]) == "[{'a': 1}][TOOL_CALLS]"
     assert made_of(chat_template="plain").tool_format is None
     assert made_of().tool_format is None
     with pytest.raises(TokenizerError, match="chat_template"):
