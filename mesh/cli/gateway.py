@@ -29,10 +29,12 @@ from mesh.cli.options import (
 )
 from mesh.errors import ConfigError
 from mesh.identity import Identity
+from shards.text.tool_format import TOOL_FORMATS
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from mesh.gateway.keys import KeyLimits
     from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
@@ -44,7 +46,12 @@ def gateway(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     api_keys: Annotated[
         Path | None,
-        typer.Option("--api-keys", help="File with one accepted API key per line.", show_default="open to everybody"),
+        typer.Option(
+            "--api-keys",
+            help="File with one accepted API key per line; after it requests_per_minute=N, tokens_per_day=N, "
+            "models=NAME,NAME where it is limited.",
+            show_default="open to everybody",
+        ),
     ] = None,
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=1, help="Requests answered at once; more get 429.")
@@ -77,6 +84,30 @@ def gateway(
     ] = None,
     allowed_hosts: AllowedHosts = None,
     allowed_origins: AllowedOrigins = None,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(
+            "--tool-parser",
+            help="How the models write tool calls: hermes, qwen_xml, mistral, llama or pythonic.",
+            show_default="as each model's chat template shows",
+        ),
+    ] = None,
+    generation_config: Annotated[
+        bool,
+        typer.Option(
+            "--generation-config/--no-generation-config",
+            help="Sample as a model's generation_config.json says where a request says nothing; else as OpenAI.",
+        ),
+    ] = True,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log a line for each request, with its X-Request-ID.")
+    ] = False,
+    request_timeout: Annotated[
+        float, typer.Option("--request-timeout", min=1, help="Seconds that a whole answer may take.")
+    ] = 600,
+    keep_alive: Annotated[
+        float, typer.Option("--keep-alive", min=1, help="Seconds after which an idle connection is closed.")
+    ] = 5,
     requests_per_minute: Annotated[
         float, typer.Option("--requests-per-minute", min=1, help="Most requests of one developer's key.")
     ] = 600,
@@ -116,6 +147,8 @@ def gateway(
     vouchers, bills developers by their deposits (`mesh key new`, `mesh pay`), and settles every epoch.
     """
     set_up_logging(log_level)
+    if tool_parser is not None and tool_parser not in TOOL_FORMATS:
+        raise typer.BadParameter(f"one of {', '.join(TOOL_FORMATS)}", param_hint="--tool-parser")
     joined = require_peers(peers)
     keys = _read_keys(api_keys)
     payment = settled_on(
@@ -156,6 +189,11 @@ def gateway(
             digests=_read_pins(digests),
             hosts=(host, *(allowed_hosts or ())),
             origins=tuple(allowed_origins or ()),
+            tool_parser=tool_parser,
+            generation_config=generation_config,
+            access_log=access_log,
+            request_timeout=request_timeout,
+            keep_alive=keep_alive,
         )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
@@ -180,7 +218,7 @@ class _Config:
     identity: Identity
     host: str
     port: int
-    keys: frozenset[str]
+    keys: dict[str, KeyLimits]
     max_concurrent: int
     connections: tuple[int, int]
     """At most so many, and of one address."""
@@ -192,6 +230,11 @@ class _Config:
     digests: dict[str, str]
     hosts: tuple[str, ...]
     origins: tuple[str, ...]
+    tool_parser: str | None
+    generation_config: bool
+    access_log: bool
+    request_timeout: float
+    keep_alive: float
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -202,10 +245,15 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.gateway.serve import bind, freeze_what_is_loaded, server
 
     limits = GatewayConfig(
-        api_keys=config.keys,
+        api_keys=frozenset(config.keys),
+        key_limits=config.keys,
         max_concurrent=config.max_concurrent,
         cors_origins=config.origins,
         hosts=config.hosts,
+        tool_parser=config.tool_parser,
+        generation_defaults=config.generation_config,
+        access_log=config.access_log,
+        request_timeout=config.request_timeout,
     )
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.host, config.port))
@@ -247,7 +295,8 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
-        running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
+        bounds = ConnectionLimits(*config.connections, keep_alive_seconds=config.keep_alive)
+        running = await stack.enter_async_context(server(app, listener, bounds))
         freeze_what_is_loaded()
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
         if config.as_json:
@@ -291,15 +340,17 @@ def _read_pins(texts: list[str] | None) -> dict[str, str]:
     return {name: digest for name, _, digest in pairs}
 
 
-def _read_keys(path: Path | None) -> frozenset[str]:
+def _read_keys(path: Path | None) -> dict[str, KeyLimits]:
+    from mesh.gateway.keys import parse_keys
+
     if path is None:
-        return frozenset()
+        return {}
     try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
+        keys = parse_keys(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         from mesh.cli.console import fail
 
         raise fail(ConfigError(f"cannot read the API keys in {path}: {error}")) from error
-    if not lines:
+    if not keys:
         raise typer.BadParameter(f"{path} holds no key", param_hint="--api-keys")
-    return frozenset(lines)
+    return keys

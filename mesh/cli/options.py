@@ -60,7 +60,8 @@ AllowedOrigins = Annotated[
     list[str] | None,
     typer.Option(
         "--allowed-origin",
-        help="Web origin (https://app.example) whose pages may use this endpoint; may be repeated.",
+        "--cors",
+        help="Web origin (https://app.example) whose pages may use this endpoint; may be repeated, * allows all.",
         show_default="none",
     ),
 ]

@@ -62,7 +62,7 @@ class MeshGeneration:
         self.hops: tuple[Hop, ...] = ()
         self._request = request
         self._plan = plan
-        self._text = AnswerText(tokenizer, request.stop)
+        self._text = AnswerText(tokenizer, request.stop, request.shown)
         self._route = route
         self._new_session = session
         self._blame = blame
@@ -86,8 +86,7 @@ class MeshGeneration:
         self._first_token_at: float | None = None
 
     async def __aenter__(self) -> MeshGeneration:
-        for token in self._request.resumed:  # who resumes has this text
-            self._text.push(token, None)
+        self._text.resume(self._request.resumed)
         if self._resumed_to is None:
             await self._connect()
         return self

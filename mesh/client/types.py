@@ -38,6 +38,8 @@ class GenerateRequest:
     max_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
+    shown: tuple[int, ...] = ()
+    """Special tokens that become part of the text, such as the one with which a model begins a tool call."""
     ignore_eos: bool = False
     prompt_logprobs: bool = False
     """Also report each prompt token's log-probability (with `sampling.logprobs` alternatives)."""

@@ -24,7 +24,7 @@ from mesh.gateway.edge import CLIENT_LEFT, ClientLeft, Notes, notes_of, parse_bo
 from mesh.gateway.errors import ApiFailure, describe, is_ours
 from mesh.gateway.job import Answer, Job
 from mesh.gateway.reports import RequestReport
-from mesh.gateway.sampling import seed_of
+from mesh.gateway.sampling import seed_of, with_defaults
 from mesh.gateway.schemas import ErrorFields, Failure, SamplingFields
 from mesh.gateway.service import Gateway
 from mesh.gateway.sessions import Ended, Event, Failed, Piece, open_sessions
@@ -64,6 +64,8 @@ class GenerationResponse(Response, Generic[_Fields]):
         caller = notes.caller
         try:
             await gateway.admit(caller)
+            if notes.meter is not None:
+                notes.meter.admit()
             body = await read_body(
                 scope,
                 receive,
@@ -85,11 +87,15 @@ class GenerationResponse(Response, Generic[_Fields]):
         deadline = asyncio.get_running_loop().time() + gateway.config.request_timeout
         async with AsyncExitStack() as stack:
             async with asyncio.timeout_at(deadline):
+                if notes.meter is not None:
+                    notes.meter.check_model(fields.model)
                 info = await gateway.model(fields.model)
                 notes.model = gateway.metrics.model_label(info.name)
                 await gateway.await_funds(notes.caller, info)
                 await stack.enter_async_context(gateway.place(notes.caller))
                 tokenizer = await gateway.backend.tokenizer(info.name)
+                if gateway.config.generation_defaults:
+                    fields = with_defaults(fields, tokenizer.sampling_defaults)
                 # Templates and long prompts take long enough to stall every other stream.
                 job = await gateway.text_threads.run(tokenizer, self._prepare, fields, info, tokenizer)
                 job = job.asked_by(notes.asker)
@@ -102,6 +108,8 @@ class GenerationResponse(Response, Generic[_Fields]):
                 with progress.recorded():
                     await (self._stream if job.stream else self._collect)(run, send)
             finally:
+                if notes.meter is not None:
+                    notes.meter.count(job.usage(progress.answers).total_tokens)
                 if ticket is not None and gateway.resumptions is not None and not run.bill.delivers:
                     await asyncio.shield(gateway.resumptions.give_back(ticket))
 
@@ -153,10 +161,10 @@ class GenerationResponse(Response, Generic[_Fields]):
         except (MeshError, ShardError, TimeoutError, ApiFailure) as error:
             if not self._started:
                 raise
-            await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
+            await self._send_event(send, run.job.writer.framing.failure(run.failed(error)), last=True)
         except Exception as error:
             if self._started:
-                await self._send_event(send, sse.encode_failure(run.failed(error)), last=True)
+                await self._send_event(send, run.job.writer.framing.failure(run.failed(error)), last=True)
             raise
         finally:
             talking.cancel()
@@ -186,7 +194,7 @@ class GenerationResponse(Response, Generic[_Fields]):
                 chunks: list[BaseModel] = []
                 for event in batch:
                     if isinstance(event, Failed) and self._started and chunks:
-                        await self._send_event(send, sse.encode(chunks))
+                        await self._send_event(send, job.writer.framing.encode(chunks))
                     progress.apply(event)
                     if event.index not in opened:
                         opened.add(event.index)
@@ -196,11 +204,12 @@ class GenerationResponse(Response, Generic[_Fields]):
                     else:
                         chunks += job.writer.closing(event.index, progress.answers[event.index])
                 if chunks:
-                    await self._send_event(send, sse.encode(chunks))
+                    await self._send_event(send, job.writer.framing.encode(chunks))
             await bill.settle()
         progress.report.status = "done"
-        tail = [job.writer.usage(bill.priced(job.usage(progress.answers)))] if job.include_usage else []
-        await self._send_event(send, sse.encode(tail) + sse.DONE, last=True)
+        tail = job.writer.usage(bill.priced(job.usage(progress.answers))) if job.include_usage else []
+        framing = job.writer.framing
+        await self._send_event(send, framing.encode(tail) + framing.done, last=True)
 
     async def _send_event(self, send: Send, data: bytes, *, last: bool = False) -> None:
         """Send a part of the stream, the headers before the first one. Raises `ClientLeft`."""

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from mesh.client.types import GenerateRequest, ModelInfo, TextDelta
 from mesh.errors import InvalidRequest
-from mesh.gateway import sampling
+from mesh.gateway import sampling, sse
+from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Answer, Job, fingerprint, new_id
 from mesh.gateway.logprobs import Offsets, completion_logprobs, join
 from mesh.gateway.schemas import (
@@ -43,7 +44,12 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
     prompts = read_prompts(request, info, tokenizer, max_choices)
     n = sampling.choices(request.n, len(prompts), max_choices)
     echo = bool(request.echo)
-    score_only = echo and request.max_tokens == 0
+    asked = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
+    if request.max_completion_tokens not in (None, asked):
+        raise InvalidRequest("max_completion_tokens differs from max_tokens", param="max_completion_tokens")
+    asked = sampling.named_length(asked)
+    unlimited = sampling.named_length(request.max_tokens) is None and request.max_tokens is not None
+    score_only = echo and asked == 0
     logprobs = sampling.top_logprobs(request.logprobs, "logprobs")
     stop = sampling.stop_strings(request.stop)
     resumed = sampling.resumed(request, n * len(prompts))
@@ -52,8 +58,8 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
     sessions = []
     for prompt in prompts:
         length = sampling.answer_length(
-            1 if score_only else request.max_tokens,
-            DEFAULT_MAX_TOKENS,
+            1 if score_only else asked,
+            info.context_length if unlimited else DEFAULT_MAX_TOKENS,
             len(prompt.tokens),
             info.context_length,
             "max_tokens",
@@ -69,7 +75,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
                     sampling=sampling.sampling_params(request, info, seed=seed + choice, logprobs=logprobs),
                     stop=() if score_only else stop,
                     ignore_eos=bool(request.ignore_eos),
-                    shrinks=request.max_tokens is None,
+                    shrinks=asked is None,
                     prompt_logprobs=echo and logprobs is not None,
                     resumed=resumed,
                 )
@@ -101,6 +107,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
 
 def check(request: CompletionRequest) -> None:
     """Raise `InvalidRequest` for what we do not offer."""
+    check_unserved(request.model_extra)
     if request.suffix:
         raise InvalidRequest("suffix is not supported", param="suffix")
     if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):
@@ -123,13 +130,16 @@ def read_prompts(request: CompletionRequest, info: ModelInfo, tokenizer: Tokeniz
     sampling.choices(request.n, len(prompts), max_choices)
     if not prompts:
         raise InvalidRequest("prompt must not be empty", param="prompt")
-    return [read_prompt(prompt, info, tokenizer) for prompt in prompts]
+    special = request.add_special_tokens is not False
+    return [read_prompt(prompt, info, tokenizer, add_special_tokens=special) for prompt in prompts]
 
 
-def read_prompt(prompt: str | list[int], info: ModelInfo, tokenizer: Tokenizer) -> Prompt:
+def read_prompt(
+    prompt: str | list[int], info: ModelInfo, tokenizer: Tokenizer, *, add_special_tokens: bool = True
+) -> Prompt:
     """One prompt. Raises `InvalidRequest` when it has no tokens or names one that the model lacks."""
     if isinstance(prompt, str):
-        tokens, text = tokenizer.encode(prompt), prompt
+        tokens, text = tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt
     else:
         if prompt and not 0 <= min(prompt) <= max(prompt) < info.vocab_size:
             raise InvalidRequest(
@@ -160,6 +170,7 @@ class CompletionWriter:
         token_ids: bool,
         resumed: tuple[int, ...],
     ) -> None:
+        self.framing = sse.CHUNKS
         self.id = id
         self.created = created
         self._model = model
@@ -197,8 +208,8 @@ class CompletionWriter:
             choice = CompletionChoice(index=index, text="", logprobs=None, finish_reason=choice.finish_reason)
         return [self._response([choice])]
 
-    def usage(self, usage: Usage) -> BaseModel:
-        return self._response([], usage)
+    def usage(self, usage: Usage) -> list[BaseModel]:
+        return [self._response([], usage)]
 
     def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         response = self._response([self._choice(index, answer) for index, answer in enumerate(answers)], usage)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from mesh.gateway.keys import KeyLimits
+from shards.text.tool_format import TOOL_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +15,8 @@ class GatewayConfig:
 
     api_keys: frozenset[str] = frozenset()
     """Keys accepted as `Authorization: Bearer KEY` on /v1 and /mesh; empty: the gateway is open."""
+    key_limits: Mapping[str, KeyLimits] = field(default_factory=dict)
+    """Of those keys that are limited."""
     max_concurrent: int = 64
     """Generation requests answered at once; the next one gets 429 with Retry-After, as does one of an account that
     runs as many as are left free."""
@@ -44,11 +50,21 @@ class GatewayConfig:
     hosts: tuple[str, ...] = field(default=())
     """Names under which clients may address an open gateway, besides IP addresses and localhost."""
 
+    tool_parser: str | None = None
+    """How the models write tool calls (`shards.text.tool_format`), where their templates do not show it."""
+    generation_defaults: bool = True
+    """Where a request leaves temperature, top_p, top_k or repetition_penalty out, take what the model's
+    generation_config.json says; else OpenAI's defaults."""
+    access_log: bool = False
+    """Log one line for each request: method, path, status, seconds, model, request id. Never bodies or keys."""
+
     def __post_init__(self) -> None:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
         times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout, self.quiet_seconds)
         looks = (self.models_seconds, self.models_stale_seconds, self.models_patience)
         if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(*times, *looks) <= 0:
             raise ValueError("every limit and deadline of a gateway must be positive")
+        if self.tool_parser is not None and self.tool_parser not in TOOL_FORMATS:
+            raise ValueError(f"tool_parser must be one of {', '.join(TOOL_FORMATS)}")
         if any(not key for key in self.api_keys):
             raise ValueError("an API key must not be empty")

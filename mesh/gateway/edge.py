@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +20,9 @@ from mesh.gateway.metrics import UNKNOWN_MODEL, Metrics
 
 if TYPE_CHECKING:
     from mesh.gateway.callers import Caller
+    from mesh.gateway.keys import KeyMeter
+
+access = logging.getLogger("mesh.gateway.access")
 
 CLIENT_LEFT = 499
 """Status under which requests are counted whose client did not wait for the answer (nginx's figure)."""
@@ -45,6 +51,8 @@ class Notes:
     counted: bool = False
     caller: Caller | None = None
     """The account that pays, where one does."""
+    meter: KeyMeter | None = None
+    """What the operator's own key may do, where it is limited."""
     asker: str = ""
     """Who asks: what was said before is kept for each apart. A key, or without keys an address."""
 
@@ -59,9 +67,10 @@ def notes_of(scope: Scope) -> Notes:
 class Observer:
     """ASGI middleware: gives each request an id (its own x-request-id, if it has one), and counts it when it ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool = False) -> None:
         self._app = app
         self._metrics = metrics
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,6 +81,7 @@ class Observer:
         notes = Notes(chosen if is_id else new_id("req"), is_id)
         scope[_NOTES] = notes
         sent = 500
+        arrived = time.monotonic()
 
         async def observed(message: Message) -> None:
             nonlocal sent
@@ -81,26 +91,42 @@ class Observer:
                 message = {**message, "headers": headers}
             elif not message.get("more_body", False):
                 # Before the client can see the end, so that its next look at /metrics counts it.
-                self._count(scope, notes, sent)
+                self._count(scope, notes, sent, arrived)
             await send(message)
 
         try:
             await self._app(scope, receive, observed)
         finally:
-            self._count(scope, notes, sent)
+            self._count(scope, notes, sent, arrived)
 
-    def _count(self, scope: Scope, notes: Notes, sent: int) -> None:
+    def _count(self, scope: Scope, notes: Notes, sent: int, arrived: float) -> None:
         if not notes.counted:
             notes.counted = True
             route = getattr(scope.get("route"), "path", "unmatched")
             status = sent if notes.status is None else notes.status
             self._metrics.requests.labels(route, notes.model, str(status)).inc()
+            if self._access_log:
+                access.info(
+                    "%s %s %d %.3fs model=%s source=%s request=%s",
+                    scope["method"],
+                    _loggable(scope["path"]),
+                    status,
+                    time.monotonic() - arrived,
+                    notes.model,
+                    (scope.get("client") or ("-",))[0],
+                    notes.request_id,
+                )
+
+
+def _loggable(path: str) -> str:
+    """A path on one line of a log: a client may put anything into it."""
+    return quote(path, safe="/:@!$&'()*+,;=~-._")[:200]
 
 
 def parse_body(schema: type[_RequestModel], body: bytes) -> _RequestModel:
     """The body as `schema`. Raises `ApiFailure` (400) when it is not UTF-8, not JSON or of wrong types."""
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")  # PowerShell and some editors put a byte order mark before it
     except UnicodeDecodeError as error:
         message = f"The body is not UTF-8 (byte {error.start})."
         raise ApiFailure(ApiError(400, message, code="invalid_encoding")) from None

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, TextDelta, TokenLogprob
 from mesh.gateway.schemas import Failure, PromptTokensDetails, Usage
+from mesh.gateway.sse import Framing
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class Answer:
 class Writer(Protocol):
     """Shapes answers as one endpoint does; choices are numbered as the job's sessions are."""
 
+    framing: Framing
+
     def opening(self, index: int) -> list[BaseModel]:
         """Chunks that go before a choice's first piece."""
 
@@ -44,8 +47,8 @@ class Writer(Protocol):
     def closing(self, index: int, answer: Answer) -> list[BaseModel]:
         """Chunks for the end of a choice; the last one has its finish reason."""
 
-    def usage(self, usage: Usage) -> BaseModel:
-        """The chunk without choices that ends a stream with `include_usage`."""
+    def usage(self, usage: Usage) -> list[BaseModel]:
+        """The chunks that end a stream with `include_usage`."""
 
     def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         """The body of an answer that is not streamed; a choice that did not reach its end says so."""

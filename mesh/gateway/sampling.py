@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TypeVar
 
 from mesh.client.types import ModelInfo
 from mesh.errors import ContextLengthExceeded, InvalidRequest
 from mesh.gateway.schemas import SamplingFields
 from shards.engine.sampling_params import MAX_TOP_LOGPROBS, SEED_BITS, SamplingParams
 
-MAX_STOPS = 4
+_Fields = TypeVar("_Fields", bound=SamplingFields)
+
+MAX_STOPS = 64
+"""OpenAI takes four; chat programs send more, and vLLM and llama.cpp have no limit."""
 MAX_STOP_CHARS = 1024
 """A stop string makes the client library hold back as much text; OpenAI states no limit."""
+
+
+def with_defaults(fields: _Fields, defaults: Mapping[str, float]) -> _Fields:
+    """The fields with the model's own defaults where they are left out, as vLLM has it."""
+    absent = {name: value for name, value in defaults.items() if getattr(fields, name) is None}
+    return fields.model_copy(update=absent) if absent else fields
 
 
 def sampling_params(fields: SamplingFields, info: ModelInfo, *, seed: int, logprobs: int | None) -> SamplingParams:
     """The session's sampling parameters. Raises `InvalidSampling` and `InvalidRequest`.
 
-    Absent fields take OpenAI's defaults (temperature 1, so not greedy). `top_k` -1 means off, as in vLLM.
+    Absent fields take OpenAI's defaults (temperature 1, so not greedy). `top_k` -1 means off, as in vLLM; `top_p` 0
+    leaves the likeliest token alone, as at OpenAI.
     """
     top_k = fields.top_k or 0
     return SamplingParams(
         temperature=1.0 if fields.temperature is None else fields.temperature,
         top_k=0 if top_k == -1 else top_k,
-        top_p=1.0 if fields.top_p is None else fields.top_p,
+        top_p=1.0 if fields.top_p is None else fields.top_p or LEAST_TOP_P,
         min_p=fields.min_p or 0.0,
         repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
         presence_penalty=fields.presence_penalty or 0.0,
@@ -33,6 +44,9 @@ def sampling_params(fields: SamplingFields, info: ModelInfo, *, seed: int, logpr
         logprobs=logprobs,
         seed=wrap_seed(seed),
     )
+
+
+LEAST_TOP_P = 1e-9
 
 
 def seed_of(request_id: str) -> int:
@@ -73,14 +87,14 @@ def logit_bias(biases: Mapping[str, float], vocab_size: int) -> dict[int, float]
 
 
 def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Up to four stop strings, none of them empty. Raises `InvalidRequest`."""
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    """The stop strings. Empty ones stop nothing: programs send them for "none". Raises `InvalidRequest`."""
+    stops = tuple(text for text in ((stop,) if isinstance(stop, str) else stop or ()) if text)
     if len(stops) > MAX_STOPS:
         raise InvalidRequest(f"stop may hold at most {MAX_STOPS} strings, got {len(stops)}", param="stop")
     for text in stops:
-        if not 0 < len(text) <= MAX_STOP_CHARS:
+        if len(text) > MAX_STOP_CHARS:
             raise InvalidRequest(
-                f"a stop string must have 1 to {MAX_STOP_CHARS} characters, got {len(text)}", param="stop"
+                f"a stop string must have at most {MAX_STOP_CHARS} characters, got {len(text)}", param="stop"
             )
     return stops
 
@@ -97,6 +111,11 @@ def choices(n: int | None, prompts: int, limit: int) -> int:
     return count
 
 
+def named_length(asked: int | None) -> int | None:
+    """The length that a request names; None for none, or for -1: as many tokens as there is room for."""
+    return None if asked == -1 else asked
+
+
 def top_logprobs(count: int | None, param: str) -> int | None:
     """The number of alternatives to report. Raises `InvalidRequest` when it is out of range."""
     if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
@@ -107,7 +126,8 @@ def top_logprobs(count: int | None, param: str) -> int | None:
 def answer_length(asked: int | None, default: int, prompt_tokens: int, context_length: int, param: str) -> int:
     """How many tokens to generate after a prompt of `prompt_tokens`.
 
-    A length that the client named must fit the context; the default shrinks to what is left of it.
+    A length that the client named must fit the context; the default shrinks to what is left of it. The caller has made
+    -1, which Open WebUI and llama.cpp's clients send for "as many as there is room for", None.
     Raises `ContextLengthExceeded`, and `InvalidRequest` for a length below 1.
     """
     if asked is not None and asked < 1:

@@ -27,20 +27,26 @@ TokenIds = Annotated[list[int], _StopAtFirst()]
 TokenIdLists = Annotated[list[TokenIds], _StopAtFirst()]
 
 
-class _Request(BaseModel):
-    """Strict: `"5"` is not 5 and `true` is not 1, as at OpenAI; unknown fields are ignored."""
+class StrictFields(BaseModel):
+    """Strict: `"5"` is not 5 and `true` is not 1, as at OpenAI; unknown fields of objects inside are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
 
-class StreamOptions(_Request):
+class StreamOptions(StrictFields):
     include_usage: bool | None = None
 
 
-class SamplingFields(_Request):
-    """What both kinds of request share: OpenAI's sampling fields, and the extras that vLLM made customary."""
+class NamesModel(StrictFields):
+    """A request of a model. Fields that it does not have are kept, for `mesh.gateway.fields` to refuse them by name."""
 
+    model_config = ConfigDict(extra="allow")
     model: ModelName
+
+
+class SamplingFields(NamesModel):
+    """What all requests to generate share: OpenAI's sampling fields, and the extras that vLLM made customary."""
+
     n: int | None = None
     seed: int | None = None
     stop: str | Strings | None = None
@@ -52,7 +58,6 @@ class SamplingFields(_Request):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = None
-    user: str | None = None
     # Not OpenAI's own:
     top_k: int | None = None
     min_p: float | None = None
@@ -67,26 +72,31 @@ class CompletionRequest(SamplingFields):
     """`POST /v1/completions`."""
 
     prompt: str | TokenIds | Strings | TokenIdLists
+    max_completion_tokens: int | None = None
+    """Not OpenAI's own here; a name for `max_tokens`."""
+    add_special_tokens: bool | None = None
+    """vLLM's: false leaves out what a tokenizer puts before a text."""
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
     suffix: str | None = None
 
 
-class ContentPart(_Request):
+class ContentPart(StrictFields):
     type: str
     text: str | None = None
 
 
-class Message(_Request):
+class Message(StrictFields):
     role: str
     content: str | Annotated[list[ContentPart], _StopAtFirst()] | None = None
     name: str | None = None
     tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
 
 
-class ResponseFormat(_Request):
+class ResponseFormat(StrictFields):
     type: str
 
 
@@ -100,9 +110,9 @@ class ChatRequest(SamplingFields):
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
-    functions: list[Any] | None = None
-    function_call: Any = None
-    modalities: Strings | None = None
+    parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    """vLLM's: false leaves out what begins the assistant's turn."""
 
 
 class Cost(BaseModel):
@@ -125,7 +135,7 @@ class Usage(BaseModel):
     """Set where requests are paid for; not OpenAI's own."""
 
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "error"]
 """Of a choice. "error" is not OpenAI's own: what came before a failure, in an answer that has an `error`."""
 
 
@@ -198,10 +208,29 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str
+    """JSON of an object."""
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ToolCallDelta(ToolCall):
+    """A call in a stream; `index` counts the calls of one choice. Each comes in one piece, when it is whole."""
+
+    index: int
+
+
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -229,6 +258,7 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):

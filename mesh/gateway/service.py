@@ -16,9 +16,11 @@ from mesh.gateway.bodies import BodyMemory
 from mesh.gateway.callers import Caller
 from mesh.gateway.config import GatewayConfig
 from mesh.gateway.job import Job
+from mesh.gateway.keys import KeyMeters
 from mesh.gateway.metrics import Metrics
 from mesh.gateway.model_list import ModelList
 from mesh.gateway.reports import RequestLog
+from mesh.gateway.responses_store import ResponseStore
 from mesh.gateway.resuming import Resumptions
 from mesh.payment.accounts.limits import Places
 
@@ -43,8 +45,10 @@ class Gateway:
         self.metrics = Metrics()
         self.requests = RequestLog(config.remembered_requests)
         self.body_memory = BodyMemory()
+        self.keys = KeyMeters(config.key_limits)
         self.started = int(time.time())
         self._names = AnnouncedNames()
+        self.responses = ResponseStore()
         self._models = ModelList(
             self._look,
             fresh=config.models_seconds,

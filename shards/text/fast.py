@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,8 @@ class FastTokenizer:
             case {
                 "eos": list(eos),
                 "template": bool(has_template),
+                "tools": str() | None as tools,
+                "sampling": dict(sampling),
                 "decoder": bytes() | None as decoder,
                 "texts": bytes(texts),
                 "ends": bytes(ends),
@@ -100,13 +102,20 @@ class FastTokenizer:
                 self._decoder = Decoder(decoder)
                 self._vocabulary = Vocabulary(texts, ends, kinds, is_byte_level=self._decoder.is_byte_level)
                 self.has_chat_template = has_template
+                self.tool_format = tools
+                self.sampling_defaults: Mapping[str, float] = sampling
                 self.eos_token_ids: tuple[int, ...] = tuple(eos)
             case _:
                 raise TokenizerError(f"{TOKENIZER} was not read")
         self.vocab_size = len(self._vocabulary)
         self.own_vocab_size = self._vocabulary.own_size
-        self.special_texts = self._vocabulary.special_texts()
+        self.special_tokens: Mapping[str, int] = self._vocabulary.special_tokens()
         self.held_bytes = size + len(texts) + len(ends) + len(kinds)
+
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """How the tokens are written that mark structure."""
+        return tuple(self.special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. A rendered chat template already has its special tokens: pass False for it.
@@ -162,12 +171,16 @@ class FastTokenizer:
         """One token's own bytes; empty for an id without a token."""
         return self._vocabulary.shown(token)
 
-    def stream(self, *, skip_special_tokens: bool = True) -> TextStream:
-        """A streaming decoder whose pieces together equal `decode` of the same ids with the same option."""
+    def stream(self, *, skip_special_tokens: bool = True, shown: Collection[int] = ()) -> TextStream:
+        """A streaming decoder whose pieces together equal `decode` of the same ids with the same option.
+
+        Special tokens of `shown` are not skipped.
+        """
         vocabulary = self._vocabulary
 
         def is_skipped(token: int) -> bool:
-            return not vocabulary.known(token) or (skip_special_tokens and vocabulary.special(token))
+            special = skip_special_tokens and vocabulary.special(token) and token not in shown
+            return not vocabulary.known(token) or special
 
         if self._decoder.is_byte_level:
             bytes_of = vocabulary.decoded

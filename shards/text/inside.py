@@ -22,7 +22,9 @@ from shards.text.limits import (
     MAX_VOCABULARY_BYTES,
 )
 from shards.text.rendering import Template
+from shards.text.sampling_defaults import sampling_defaults
 from shards.text.tokenizer import ADDED, MAX_TOKEN_ID, PRESENT, SPECIAL, TOKENIZER
+from shards.text.tool_format import tool_format
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -39,6 +41,8 @@ class _Inside:
     def __init__(self) -> None:
         self._inner: Any = None
         self._template: Template | None = None
+        self._tool_template: Template | None = None
+        """Of a model that has another template where there are tools."""
         self._named_tokens: dict[str, str] = {}
 
     def load(self, files: dict[str, bytes]) -> dict[str, Any]:
@@ -51,21 +55,30 @@ class _Inside:
         named = {name: text for name in _NAMED_TOKENS if (text := _token_text(settings.get(name))) is not None}
         eos = _eos_token_ids(inner, read_json(files, "generation_config.json"), read_json(files, "config.json"), named)
         source = _template_source(files, settings)
+        tool_source = _named_template(settings, "tool_use") if "chat_template.jinja" not in files else None
         if source is not None:
             self.compile(source)
+        if tool_source is not None:
+            self._tool_template = _compiled(tool_source)
         self._inner, self._named_tokens = inner, named
         decoder = None if inner.decoder is None else inner.decoder.__getstate__()
         if decoder is not None and len(decoder) > MAX_DECODER_BYTES:
             raise TokenizerError(f"{TOKENIZER}: its decoder is larger than {MAX_DECODER_BYTES} bytes")
         with rust_failures(f"{TOKENIZER} is not a tokenizer"):
             table = _table(inner)
-        return {"eos": list(eos), "template": source is not None, "decoder": decoder, **table}
+        tools = tool_format(tool_source or source or "")
+        return {
+            "eos": list(eos),
+            "template": source is not None,
+            "tools": tools,
+            "sampling": sampling_defaults(read_json(files, "generation_config.json")),
+            "decoder": decoder,
+            **table,
+        }
 
     def compile(self, source: str) -> None:
         """Make a chat template of its source."""
-        if len(source) > MAX_TEMPLATE_CHARACTERS:
-            raise TokenizerError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARACTERS}")
-        self._template = Template(source)
+        self._template = _compiled(source)
 
     def encode(self, texts: list[str], plain: list[bool], add_special_tokens: bool, most: int) -> bytes:
         """The ids of all texts, not more than `most`, as 32-bit numbers of this machine.
@@ -92,9 +105,16 @@ class _Inside:
         if self._template is None:
             raise TokenizerError("this model has no chat template")
         messages, variables = msgpack.unpackb(packed, strict_map_key=False)
-        prompt = self._template.render(messages, {**variables, **self._named_tokens})
+        template = self._tool_template if self._tool_template and variables.get("tools") else self._template
+        prompt = template.render(messages, {**variables, **self._named_tokens})
         _check_unicode(prompt, "the prompt of the chat template")
         return prompt
+
+
+def _compiled(source: str) -> Template:
+    if len(source) > MAX_TEMPLATE_CHARACTERS:
+        raise TokenizerError(f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARACTERS}")
+    return Template(source)
 
 
 def _packed(numbers: Sequence[int]) -> bytes:
@@ -184,8 +204,19 @@ def _template_source(files: Mapping[str, bytes], settings: Mapping[str, Any]) ->
             raise TokenizerError("chat_template.jinja is not UTF-8") from error
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = [item for item in value if isinstance(item, dict) and item.get("name") == "default"]
-        value = named[-1].get("template") if named else None
+        return _named_template(settings, "default")
     if value is not None and not isinstance(value, str):
         raise TokenizerError("tokenizer_config.json: chat_template is neither a text nor a list of texts")
     return value
+
+
+def _named_template(settings: Mapping[str, Any], name: str) -> str | None:
+    """Of several templates the last one of this name."""
+    value = settings.get("chat_template")
+    if not isinstance(value, list):
+        return None
+    named = [item for item in value if isinstance(item, dict) and item.get("name") == name]
+    template = named[-1].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise TokenizerError("tokenizer_config.json: chat_template is neither a text nor a list of texts")
+    return template

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 TOKENIZER = "tokenizer.json"
@@ -27,8 +27,16 @@ class Tokenizer(Protocol):
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     has_chat_template: bool
-    special_texts: tuple[str, ...]
-    """How the tokens are written that mark structure."""
+    tool_format: str | None
+    """How the model writes tool calls (`shards.text.tool_format`); None where its template takes no tools."""
+    sampling_defaults: Mapping[str, float]
+    """How the model's makers want it sampled (`shards.text.sampling_defaults`), by OpenAI's and vLLM's names."""
+    special_tokens: Mapping[str, int]
+    """The tokens that mark structure, by how they are written."""
+
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """How the tokens are written that mark structure."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`."""
@@ -45,8 +53,14 @@ class Tokenizer(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """One token's own bytes (part of a character for a byte-level token)."""
 
-    def stream(self) -> TextStream:
-        """A new streaming decoder."""
+    def stream(self, *, shown: Collection[int] = ()) -> TextStream:
+        """A new streaming decoder; the special tokens of `shown` are part of its text."""
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt text for a conversation. Raises `TokenizerError` when there is no template or it fails."""

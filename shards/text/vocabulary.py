@@ -42,10 +42,10 @@ class Vocabulary:
         """True for a token that marks structure and is left out of texts."""
         return bool(self._kind(token) & SPECIAL)
 
-    def special_texts(self) -> tuple[str, ...]:
-        """How the tokens are written that mark structure."""
+    def special_tokens(self) -> dict[str, int]:
+        """The tokens that mark structure, by how they are written."""
         special = (at for at, kind in enumerate(self._kinds) if kind & SPECIAL)
-        return tuple(self.written(token).decode("utf-8", "replace") for token in special)
+        return {self.written(token).decode("utf-8", "replace"): token for token in special}
 
     def written(self, token: int) -> bytes:
         """A token as tokenizer.json writes it; empty for an id without one."""

@@ -109,6 +109,8 @@ class Behaviour:
     """Tokens that have reached the backend when the last one is read."""
     cached: int = 0
     """Prompt tokens that the route has from an earlier request."""
+    script: str | None = None
+    """What is answered, whatever was asked."""
     stuck: bool = False
     """Admit the session, then never give a token."""
 
@@ -201,7 +203,10 @@ class EchoGeneration:
             if behaviour.failure and behaviour.fails_at == len(generated):
                 raise behaviour.failure()
             logprobs = self._model.logprobs(context)
-            token = choose(logprobs, context, generated, request.sampling)
+            if behaviour.script is None:
+                token = choose(logprobs, context, generated, request.sampling)
+            else:
+                token = [*behaviour.script.encode(), EOS][len(generated)]
             context.append(token)
             generated.append(token)
             self.cached = behaviour.cached

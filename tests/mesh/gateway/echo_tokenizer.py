@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from shards.errors import TokenizerError
@@ -19,9 +20,19 @@ class ByteTokenizer:
     vocab_size = VOCAB_SIZE
     eos_token_ids: tuple[int, ...] = (EOS,)
     special_texts: tuple[str, ...] = tuple(_SPECIAL.values())
+    special_tokens: Mapping[str, int] = {text: token for token, text in _SPECIAL.items()}
 
-    def __init__(self, *, has_chat_template: bool = True, add_bos: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        has_chat_template: bool = True,
+        add_bos: bool = True,
+        tool_format: str | None = None,
+        sampling_defaults: Mapping[str, float] | None = None,
+    ) -> None:
         self.has_chat_template = has_chat_template
+        self.sampling_defaults = sampling_defaults or {}
+        self.tool_format = tool_format
         self._add_bos = add_bos
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -41,16 +52,28 @@ class ByteTokenizer:
     def token_bytes(self, token: int) -> bytes:
         return _SPECIAL[token].encode() if token in _SPECIAL else bytes([token])
 
-    def stream(self) -> ByteStream:
+    def stream(self, *, shown: Collection[int] = ()) -> ByteStream:
         return ByteStream()
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         if not self.has_chat_template:
             raise TokenizerError("no chat template")
         if any(message["role"] == "system" for message in messages[1:]):
             raise TokenizerError("the system turn must come first")
-        turns = "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+        turns = "".join(f"{message['role']}: {message['content']}{_calls(message)}\n" for message in messages)
+        if tools:
+            turns = f"tools: {json.dumps(tools)}\n{turns}"
         return turns + ("assistant: " if add_generation_prompt else "")
+
+
+def _calls(message: Mapping[str, Any]) -> str:
+    return json.dumps(message["tool_calls"]) if message.get("tool_calls") else ""
 
 
 class ByteStream:

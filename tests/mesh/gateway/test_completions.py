@@ -231,6 +231,21 @@ def test_more_choices_than_sessions_at_once_take_turns(client: OpenAI, live: Liv
     assert 1 < live.backend.peak <= 16
 
 
+def test_what_other_servers_take_is_taken(client: OpenAI, live: Live) -> None:
+    said = greedy(client, "the swa", max_tokens=6).choices[0].text
+    ask = {"model": "echo", "prompt": "the swa"}
+    assert client.completions.create(**ask, top_p=0, seed=7, max_tokens=6).choices[0].text == said
+    assert greedy(client, "the swa", max_tokens=6, stop=["", *"qxzjk"]).choices[0].text == said
+    assert greedy(client, "the swa", max_tokens=6, stop="").choices[0].text == said
+    newer = {"max_completion_tokens": 6}
+    assert client.completions.create(**ask, temperature=0, extra_body=newer).choices[0].text == said
+    client.completions.create(**ask, max_tokens=-1)
+    assert live.backend.requests[-1].max_tokens == 512 - len("<the swa")
+    assert live.backend.requests[-1].shrinks
+    bare = client.completions.create(**ask, max_tokens=1, extra_body={"add_special_tokens": False})
+    assert bare.usage.prompt_tokens == len("the swa")
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [
@@ -241,13 +256,12 @@ def test_more_choices_than_sessions_at_once_take_turns(client: OpenAI, live: Liv
         ({"n": 2, "best_of": 3}, "best_of"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "end"}, "suffix"),
-        ({"stop": ["a"] * 5}, "stop"),
-        ({"stop": [""]}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
         ({"stop": "x" * 2000}, "stop"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"temperature": -0.1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"logit_bias": {"258": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),

@@ -233,10 +233,16 @@ def test_a_field_of_the_wrong_type_is_a_400_that_names_it(http: httpx.Client, fi
     assert error_of(response)["param"] == field
 
 
-def test_unknown_fields_and_nulls_are_let_through(http: httpx.Client) -> None:
+def test_a_body_may_begin_with_a_byte_order_mark(http: httpx.Client) -> None:
+    assert http.post("/v1/completions", content=b"\xef\xbb\xbf" + json.dumps(ASK).encode()).status_code == 200
+
+
+def test_nulls_are_let_through_and_unknown_fields_refused_by_name(http: httpx.Client) -> None:
     nulls = dict.fromkeys(("n", "stop", "seed", "logit_bias", "stream", "echo", "logprobs", "top_p", "user"))
-    response = http.post("/v1/completions", json={**ASK, **nulls, "new_field": {"deep": [1]}})
-    assert response.status_code == 200
+    assert http.post("/v1/completions", json={**ASK, **nulls, "new_field": None}).status_code == 200
+    response = http.post("/v1/completions", json={**ASK, "new_field": {"deep": [1]}})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "new_field"
 
 
 def test_a_number_with_thousands_of_digits_is_no_accident(http: httpx.Client) -> None:
