@@ -33,6 +33,7 @@ from mesh.identity import Identity
 if TYPE_CHECKING:
     import uvicorn
 
+    from mesh.dashboard.feed import Feed
     from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
@@ -105,6 +106,9 @@ def gateway(
         ),
     ] = None,
     transport: TransportOption = TransportKind.HIVEMIND,
+    show_dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="A page that shows the swarm, at /.")
+    ] = True,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -156,6 +160,7 @@ def gateway(
             digests=_read_pins(digests),
             hosts=(host, *(allowed_hosts or ())),
             origins=tuple(allowed_origins or ()),
+            dashboard=show_dashboard,
         )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
@@ -192,6 +197,7 @@ class _Config:
     digests: dict[str, str]
     hosts: tuple[str, ...]
     origins: tuple[str, ...]
+    dashboard: bool
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -247,6 +253,11 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
+        feed = None
+        if config.dashboard:
+            from mesh.gateway.dashboard import dashboard
+
+            feed = await stack.enter_async_context(dashboard(app, client))
         running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
         freeze_what_is_loaded()
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
@@ -254,7 +265,9 @@ async def _serve(config: _Config, ask: Ask) -> None:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)
         else:
             out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
-        await _serve_until_cancelled(running, listener)
+            if feed is not None:
+                out.print(f"the swarm, to look at: [bold]{shown}/[/]")
+        await _serve_until_cancelled(running, listener, feed)
 
 
 def _tell(as_json: bool) -> Tell:
@@ -267,13 +280,18 @@ def _tell(as_json: bool) -> Tell:
     return tell
 
 
-async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socket) -> None:
-    """Answers under way have `GRACE_SECONDS` to end once we are cancelled; then their clients are cut off."""
+async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socket, feed: Feed | None = None) -> None:
+    """Answers under way have `GRACE_SECONDS` to end once we are cancelled; then their clients are cut off.
+
+    The streams of `feed` never end by themselves, and are not waited for.
+    """
     serving = asyncio.create_task(running.serve(sockets=[listener]))
     try:
         await asyncio.shield(serving)
     finally:
         running.should_exit = True
+        if feed is not None:
+            feed.stop()
         await asyncio.wait({serving}, timeout=GRACE_SECONDS)
         for connection in list(running.server_state.connections):
             if connection.transport is not None:
