@@ -267,7 +267,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
             if feed is not None:
                 out.print(f"the swarm, to look at: [bold]{shown}/[/]")
-        await _serve_until_cancelled(running, listener, feed)
+        await serve_until_cancelled(running, listener, feed)
 
 
 def _tell(as_json: bool) -> Tell:
@@ -280,7 +280,7 @@ def _tell(as_json: bool) -> Tell:
     return tell
 
 
-async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socket, feed: Feed | None = None) -> None:
+async def serve_until_cancelled(running: uvicorn.Server, listener: socket.socket, feed: Feed | None = None) -> None:
     """Answers under way have `GRACE_SECONDS` to end once we are cancelled; then their clients are cut off.
 
     The streams of `feed` never end by themselves, and are not waited for.

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from mesh.client.catalog import Offer
 from mesh.discovery.records import ProviderRecord, State
-from mesh.swarm.view import replicas_per_block, throughput_per_block
+from mesh.swarm.view import replicas_per_block, runs, throughput_per_block
 from mesh.wire.pairs import PairState, Way
 from shards.model.span import Span
 
@@ -65,6 +65,8 @@ class ModelRow:
     rate: float
     """Tokens per second through its slowest block."""
     providers: int
+    silent: int
+    """Of them, those that do not answer us: their blocks count as served by nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class ProviderRow:
     ours: int = 0
     """Sessions of this gateway on it."""
     reachable: bool | None = None
-    """Whether it answered our last question; None before it was asked."""
+    """Whether it answers us; None before it was asked."""
     ping_ms: float | None = None
     """From the question to its answer, over a new channel."""
     way: Way | None = None
@@ -163,7 +165,8 @@ def snapshot(
     requests: Mapping[str, RequestRow],
 ) -> Snapshot:
     """One state of the swarm and of this node."""
-    models = {_model_key(offer): _model_row(offer) for offer in offers[:MAX_MODELS]}
+    silent = frozenset(peer for peer, probe in probes.items() if not probe.reachable)
+    models = {_model_key(offer): _model_row(offer, silent) for offer in offers[:MAX_MODELS]}
     found = [(offer, record) for offer in offers[:MAX_MODELS] for record in offer.records]
     pairs = _pair_rows({record.peer for _, record in found[:MAX_PROVIDERS]}, probes)
     ways = _ways(pairs.values())
@@ -192,20 +195,22 @@ def _model_key(offer: Offer) -> str:
     return f"{offer.name}@{offer.digest[:12]}"
 
 
-def _model_row(offer: Offer) -> ModelRow:
+def _model_row(offer: Offer, silent: frozenset[str]) -> ModelRow:
     info = offer.info()
-    serving = [view for view in offer.views() if view.serving]
+    serving = [view for view in offer.views() if view.serving and view.peer not in silent]
     counts = replicas_per_block(info.n_blocks, serving)
+    missing = runs([count == 0 for count in counts])
     return ModelRow(
         name=info.name,
         digest=info.digest,
         blocks=info.n_blocks,
         context=info.context_length,
-        complete=info.complete,
-        gaps=tuple((gap.start, gap.end) for gap in info.gaps),
+        complete=not missing,
+        gaps=tuple((gap.start, gap.end) for gap in missing),
         replicas=tuple((len(list(run)), count) for count, run in groupby(counts)),
         rate=rounded(min(throughput_per_block(info.n_blocks, serving))),
         providers=len(offer.records),
+        silent=sum(record.peer in silent for record in offer.records),
     )
 
 

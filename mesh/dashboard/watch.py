@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 from mesh.client.catalog import Offer
 from mesh.dashboard.snapshot import About, Opinion, Probe, RequestRow, Snapshot, snapshot
@@ -17,9 +17,6 @@ from mesh.transport.pairs_service import ask_pairs
 from mesh.transport.port import Transport
 
 log = logging.getLogger(__name__)
-
-MAX_PROBED: Final = 4096
-"""Peers whose last answer is kept."""
 
 
 class SwarmSource(Protocol):
@@ -42,11 +39,13 @@ class WatchConfig:
     first_patience: float = 3.0
     """… but so long where there are none yet."""
     offers_timeout: float = 15.0
-    probe_seconds: float = 3.0
+    probe_seconds: float = 2.5
     """Every provider is asked so often, where there are not too many …"""
     probes_per_second: float = 20.0
     """… for this."""
-    probe_timeout: float = 3.0
+    again_seconds: float = 0.5
+    """One that did not answer is asked once more after this, before it is said to be gone."""
+    probe_timeout: float = 2.0
     probes_at_once: int = 16
 
 
@@ -73,7 +72,9 @@ class SwarmWatch:
         self._problem: str | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._probes: dict[str, tuple[float, Probe]] = {}
-        """By peer: when it was last asked, and what it said; longest ago first."""
+        """By peer: when it is to be asked again, and what it said."""
+        self._missed: set[str] = set()
+        """Those that did not answer once."""
         self._probing: dict[str, asyncio.Task[None]] = {}
         self._probe_due = -float("inf")
 
@@ -128,28 +129,36 @@ class SwarmWatch:
         peers = dict.fromkeys(record.peer for offer in self._offers for record in offer.records)
         for peer in [peer for peer in self._probes if peer not in peers]:
             del self._probes[peer]
+        self._missed &= peers.keys()
         allowed = int((now - max(self._probe_due, now - 1.0)) * config.probes_per_second)
         self._probe_due = now
         room = min(allowed, config.probes_at_once - len(self._probing))
         due = [
             (self._probes[peer][0] if peer in self._probes else 0.0, peer)
             for peer in peers
-            if peer not in self._probing
-            and (peer not in self._probes or now - self._probes[peer][0] >= config.probe_seconds)
+            if peer not in self._probing and (peer not in self._probes or now >= self._probes[peer][0])
         ]
         for _, peer in sorted(due)[: max(0, room)]:
             self._probing[peer] = self._tasks.create_task(self._probe(peer))
 
     async def _probe(self, peer: str) -> None:
-        began = time.monotonic()
+        config, began = self._config, time.monotonic()
         try:
-            pairs = await ask_pairs(self._transport, peer, timeout=self._config.probe_timeout)
-            probe = Probe(True, (time.monotonic() - began) * 1000, pairs)
+            pairs = await ask_pairs(self._transport, peer, timeout=config.probe_timeout)
         except PeerError as error:
             log.debug("%s does not answer: %s", peer, error)
-            probe = Probe(False)
+            self._note_silence(peer)
+        else:
+            self._missed.discard(peer)
+            probe = Probe(True, (time.monotonic() - began) * 1000, pairs)
+            self._probes[peer] = time.monotonic() + config.probe_seconds, probe
         finally:
             self._probing.pop(peer, None)
-        self._probes.pop(peer, None)
-        if len(self._probes) < MAX_PROBED:
-            self._probes[peer] = time.monotonic(), probe
+
+    def _note_silence(self, peer: str) -> None:
+        now, known = time.monotonic(), self._probes.get(peer)
+        if peer in self._missed or known is None:
+            self._probes[peer] = now + self._config.probe_seconds, Probe(False)
+        else:
+            self._probes[peer] = now + self._config.again_seconds, known[1]
+        self._missed.add(peer)

@@ -4,30 +4,31 @@ import uPlot from "uplot";
 import { html, rate } from "./view.js";
 
 const HEIGHT = 140;
+const SECONDS = 300;
 
 export function Chart({ data, label }) {
   const place = useRef(null);
   const plot = useRef(null);
   useEffect(() => {
-    const style = getComputedStyle(place.current);
+    const box = place.current;
+    const style = getComputedStyle(box);
     const [ink, line] = [style.getPropertyValue("--muted"), style.getPropertyValue("--accent")];
     const axis = { stroke: ink, grid: { stroke: style.getPropertyValue("--rule"), width: 1 }, ticks: { show: false } };
-    const width = () => place.current.clientWidth;
     plot.current = new uPlot(
       {
-        width: width(),
+        width: box.clientWidth,
         height: HEIGHT,
         legend: { show: false },
         cursor: { show: false },
-        scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+        scales: { x: { range: (_, low, high) => [high - SECONDS, high] }, y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
         axes: [axis, { ...axis, size: 44 }],
         series: [{}, { stroke: line, width: 1.5, points: { show: false } }],
       },
       data,
-      place.current,
+      box,
     );
-    const resized = new ResizeObserver(() => plot.current.setSize({ width: width(), height: HEIGHT }));
-    resized.observe(place.current);
+    const resized = new ResizeObserver(() => plot.current.setSize({ width: box.clientWidth, height: HEIGHT }));
+    resized.observe(box);
     return () => {
       resized.disconnect();
       plot.current.destroy();

@@ -3,10 +3,10 @@ import { pairs, peers } from "./store.js";
 import { Peer, Some, Table, blocks, count, html, milliseconds, plural, rate } from "./view.js";
 
 const HEAD = [
-  ["Provider"], ["Serves"], ["Answers"], ["Ping", "number"], ["Path", "wide"], ["Our sessions", "number"],
+  ["Provider"], ["Serves"], ["Answers"], ["In", "number"], ["Path", "wide"], ["Our sessions", "number mid"],
   ["Trouble here"], ["Wants pay", "wide"], ["Version", "wide"],
 ];
-const PAIRS = [["From"], ["To"], ["Way"], ["Round trip", "number"], ["Channels", "number"], ["Why", "wide"]];
+const PAIRS = [["From"], ["To"], ["Way"], ["Round trip", "number"], ["Channels", "number mid"], ["Why", "wide"]];
 
 export function Nodes() {
   const list = peers.value;
@@ -34,7 +34,7 @@ function Node({ peer, rows }) {
     <td><span class=${it.reachable === false ? "bad" : ""}>${answers}</span></td>
     <td class="number">${milliseconds(it.ping_ms)}</td>
     <td class="wide">${it.way ?? "–"}</td>
-    <td class="number">${count(it.ours)}</td>
+    <td class="number mid">${count(it.ours)}</td>
     <td>${it.trouble > 1.05 ? html`<span class="bad">failed lately (×${rate(it.trouble)})</span>` : "none"}</td>
     <td class="wide">${it.paid ? "yes" : "no"}</td>
     <td class="wide">${it.version}</td>
@@ -48,7 +48,7 @@ function Pair({ row }) {
     <td><${Peer} id=${it.target} /></td>
     <td>${it.way}${it.relay && html` by <${Peer} id=${it.relay} />`}</td>
     <td class="number">${milliseconds(it.ms)}</td>
-    <td class="number">${count(it.channels)}</td>
+    <td class="number mid">${count(it.channels)}</td>
     <td class="wide">${it.problem ?? ""}</td>
   </tr>`;
 }

@@ -4,7 +4,7 @@ import { Chart } from "./chart.js";
 import { Peer, Some, Table, blocks, count, html, milliseconds, rate } from "./view.js";
 
 const HEAD = [
-  ["Began"], ["Model"], ["State"], ["Tokens", "number"], ["First token", "number"], ["Tokens/s", "number"], ["Route"],
+  ["Began", "mid"], ["Model"], ["State"], ["Tokens", "number"], ["First token", "number mid"], ["Tokens/s", "number"], ["Route"],
 ];
 
 export function Requests() {
@@ -28,11 +28,11 @@ export function Requests() {
 function Request({ row }) {
   const it = row.value;
   return html`<tr>
-    <td class="number-left">${new Date(it.created * 1000).toLocaleTimeString()}</td>
+    <td class="mid">${new Date(it.created * 1000).toLocaleTimeString()}</td>
     <td>${it.model}</td>
     <td><span class=${it.status === "failed" ? "bad" : it.status === "running" ? "good" : ""}>${it.status}</span></td>
     <td class="number">${count(it.tokens)}</td>
-    <td class="number">${milliseconds(it.first_token_ms)}</td>
+    <td class="number mid">${milliseconds(it.first_token_ms)}</td>
     <td class="number">${rate(it.rate)}</td>
     <td><${Route} hops=${it.route} /></td>
   </tr>`;

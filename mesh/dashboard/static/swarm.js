@@ -4,8 +4,8 @@ import { Peer, Some, Table, blocks, count, html, large, milliseconds, plural, ra
 
 const MOST_PIECES = 240;
 const HEAD = [
-  ["Provider"], ["Blocks", "map"], ["State"], ["Tokens/s", "number"], ["Sessions", "number"], ["Queue", "number"],
-  ["Cache left", "number wide"], ["Precision", "wide"], ["Path", "wide"], ["Ping", "number"],
+  ["Provider"], ["Blocks", "map"], ["State"], ["Tokens/s", "number"], ["Sessions", "number mid"], ["Queue", "number mid"],
+  ["Cache left", "number wide"], ["Precision", "wide"], ["Path", "wide"], ["Answers in", "number"],
 ];
 
 export function Swarm() {
@@ -26,6 +26,7 @@ function Model({ id, row }) {
       <span class=${model.complete ? "good" : "bad"}>${model.complete ? "complete" : `gaps at blocks ${gapText(model.gaps)}`}</span>
       <span>${plural(model.blocks, "block")}</span>
       <span>${plural(model.providers, "provider")}</span>
+      ${model.silent > 0 && html`<span class="bad">${count(model.silent)} without an answer</span>`}
       <span><b data-value="rate">${rate(model.rate)}</b> tokens/s</span>
       <span>context ${count(model.context)}</span>
       <span class="quiet-text" title=${model.digest}>${model.digest.slice(0, 12)}</span>
@@ -82,8 +83,8 @@ function Provider({ row, total }) {
     <td class="map"><span class="lane"><span class=${`bar ${lost ? "gap" : it.state}`} style=${bar}></span></span><span class="label">${blocks(it.start, it.end)}</span></td>
     <td>${lost ? html`<span class="bad">no answer</span>` : it.state}</td>
     <td class="number">${rate(it.rate)}</td>
-    <td class="number">${count(it.sessions)}</td>
-    <td class="number">${count(it.queue)}</td>
+    <td class="number mid">${count(it.sessions)}</td>
+    <td class="number mid">${count(it.queue)}</td>
     <td class="number wide">${large(it.cache_free)}</td>
     <td class="wide">${it.numerics}</td>
     <td class="wide">${it.way ?? "–"}</td>
