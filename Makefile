@@ -37,7 +37,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := decode engine families quantisation turns placement transport payment settlement epoch_scale survival hostile
+BENCHMARKS := decode engine families quantisation turns placement transport payment settlement epoch_scale survival hostile dashboard
 
 # Whether each benchmark runs; `make -j2 bench-smoke` runs two at a time.
 bench-smoke: $(addprefix smoke-,$(BENCHMARKS))
