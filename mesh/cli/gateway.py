@@ -257,7 +257,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
         if config.dashboard:
             from mesh.gateway.dashboard import dashboard
 
-            feed = await stack.enter_async_context(dashboard(app, client))
+            feed = await stack.enter_async_context(dashboard(app, client.backend, client.node.transport))
         running = await stack.enter_async_context(server(app, listener, ConnectionLimits(*config.connections)))
         freeze_what_is_loaded()
         shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"

@@ -114,6 +114,8 @@ class Events:
             return Response("Incorrect API key.", 401, {"www-authenticate": "Bearer"})
         if self.viewers >= self._most:
             return Response("There are too many viewers.", 503, {"retry-after": "5"})
+        if request.method == "HEAD":
+            return Response(headers={name.decode(): value.decode() for name, value in _EVENT_HEADERS})
         return _EventStream(
             self, self._feed, self._feed.viewer(request.headers.get("last-event-id", ""), private=private)
         )

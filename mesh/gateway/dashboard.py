@@ -10,25 +10,24 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.requests import Request
 
-from mesh.client.client import Client
 from mesh.dashboard.feed import Feed
 from mesh.dashboard.routes import Events, Page, routes
 from mesh.dashboard.snapshot import MAX_REQUESTS, About, RequestRow, rounded, route_of
-from mesh.dashboard.watch import SwarmWatch
+from mesh.dashboard.watch import SwarmSource, SwarmWatch
 from mesh.gateway.reports import RequestReport
 from mesh.gateway.service import Gateway
+from mesh.transport.port import Transport
 from mesh.version import VERSION
 
 
 @asynccontextmanager
-async def dashboard(app: FastAPI, client: Client) -> AsyncIterator[Feed]:
-    """Add the dashboard to a gateway's app, over the client whose backend it has; stop the feed to end its streams."""
+async def dashboard(app: FastAPI, source: SwarmSource, transport: Transport) -> AsyncIterator[Feed]:
+    """Add the dashboard to a gateway's app, over the backend that it has; stop the feed to end its streams."""
     gateway: Gateway = app.state.gateway
-    peer = client.node.peer_id
 
     def about() -> About:
         return About(
-            peer=peer,
+            peer=transport.peer_id,
             version=VERSION,
             chat=True,
             needs_key=_needs_key(gateway),
@@ -36,9 +35,11 @@ async def dashboard(app: FastAPI, client: Client) -> AsyncIterator[Feed]:
             max_concurrent=gateway.config.max_concurrent,
         )
 
-    async with SwarmWatch(client.backend, client.node.transport, about, lambda: request_rows(gateway)) as watch:
+    async with SwarmWatch(source, transport, about, lambda: request_rows(gateway)) as watch:
         feed = Feed(watch.look)
-        app.router.routes.extend(routes(Page(), Events(feed, lambda request: may_see_requests(gateway, request))))
+        most = gateway.config.max_viewers
+        events = Events(feed, lambda request: may_see_requests(gateway, request), most=most)
+        app.router.routes.extend(routes(Page(), events))
         try:
             yield feed
         finally:
