@@ -16,6 +16,16 @@ from tests.scenarios.processes import World, start_stages, wait_until
 
 PAGES = ("swarm", "requests", "chat", "nodes")
 TOKENS = 480
+SHOW = """state => {
+  Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+CHANGES = """seconds => new Promise(done => {
+  let count = 0;
+  new MutationObserver(list => { count += list.length; })
+    .observe(document.body, { subtree: true, characterData: true, childList: true, attributes: true });
+  setTimeout(() => done(count), 1000 * seconds);
+})"""
 PHONE = {"width": 390, "height": 800}
 
 
@@ -67,6 +77,7 @@ def test_the_dashboard_shows_a_swarm_at_work_and_a_node_that_is_killed(
     _values_change(shown, gateway)
 
     shown.locator("nav a[href='#swarm']").click()
+    _nothing_is_drawn_while_hidden(shown)
     world.processes[2].kill()
     killed = time.monotonic()
     expect(shown.locator("tr.lost")).to_have_count(1, timeout=10_000)
@@ -74,6 +85,17 @@ def test_the_dashboard_shows_a_swarm_at_work_and_a_node_that_is_killed(
     assert console.complaints == []
     # What it left in the runtime folder goes with the next node that starts there.
     world.run("status", "--peers", world.processes[0].event("joined")["maddrs"][0])
+
+
+def _nothing_is_drawn_while_hidden(page: Page) -> None:
+    """The stream is closed, and goes on after its last event when the page is seen again."""
+    page.evaluate(SHOW, "hidden")
+    expect(page.locator(".connection")).to_have_text("paused")
+    assert page.evaluate(CHANGES, 2.5) == 0
+    with page.expect_request("**/mesh/events") as asked:
+        page.evaluate(SHOW, "visible")
+    assert asked.value.headers["last-event-id"]
+    expect(page.locator(".connection")).to_have_text("live")
 
 
 def _chat(page: Page) -> None:
