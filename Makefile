@@ -37,7 +37,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := decode engine families quantisation turns placement transport payment settlement epoch_scale survival hostile speculation
+BENCHMARKS := decode engine families quantisation turns placement transport payment settlement epoch_scale survival hostile \
+	speculation dashboard
 
 # Whether each benchmark runs; `make -j2 bench-smoke` runs two at a time.
 bench-smoke: $(addprefix smoke-,$(BENCHMARKS))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from mesh.gateway.keys import KeyLimits
+    from mesh.dashboard.feed import Feed
     from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5
@@ -136,6 +137,9 @@ def gateway(
         ),
     ] = None,
     transport: TransportOption = TransportKind.HIVEMIND,
+    show_dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="A page that shows the swarm, at /.")
+    ] = True,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -194,6 +198,7 @@ def gateway(
             access_log=access_log,
             request_timeout=request_timeout,
             keep_alive=keep_alive,
+            dashboard=show_dashboard,
         )
         run(_serve(config, paying.asker(yes)), ends_on_signal=True)
     if not as_json:
@@ -235,6 +240,7 @@ class _Config:
     access_log: bool
     request_timeout: float
     keep_alive: float
+    dashboard: bool
 
 
 async def _serve(config: _Config, ask: Ask) -> None:
@@ -295,6 +301,11 @@ async def _serve(config: _Config, ask: Ask) -> None:
             app.include_router(leaves_routes(leaves))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
+        feed = None
+        if config.dashboard:
+            from mesh.gateway.dashboard import dashboard
+
+            feed = await stack.enter_async_context(dashboard(app, client.backend, client.node.transport))
         bounds = ConnectionLimits(*config.connections, keep_alive_seconds=config.keep_alive)
         running = await stack.enter_async_context(server(app, listener, bounds))
         freeze_what_is_loaded()
@@ -303,9 +314,11 @@ async def _serve(config: _Config, ask: Ask) -> None:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)
         else:
             out.print(f"OpenAI-compatible API at [bold]{shown}/v1[/] (Ctrl-C stops it)")
+            if feed is not None:
+                out.print(f"the swarm, to look at: [bold]{shown}/[/]")
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(client.node.watch())
-            await _serve_until_cancelled(running, listener)
+            await serve_until_cancelled(running, listener, feed)
             watching.cancel()
 
 
@@ -319,13 +332,18 @@ def _tell(as_json: bool) -> Tell:
     return tell
 
 
-async def _serve_until_cancelled(running: uvicorn.Server, listener: socket.socket) -> None:
-    """Answers under way have `GRACE_SECONDS` to end once we are cancelled; then their clients are cut off."""
+async def serve_until_cancelled(running: uvicorn.Server, listener: socket.socket, feed: Feed | None = None) -> None:
+    """Answers under way have `GRACE_SECONDS` to end once we are cancelled; then their clients are cut off.
+
+    The streams of `feed` never end by themselves, and are not waited for.
+    """
     serving = asyncio.create_task(running.serve(sockets=[listener]))
     try:
         await asyncio.shield(serving)
     finally:
         running.should_exit = True
+        if feed is not None:
+            feed.stop()
         await asyncio.wait({serving}, timeout=GRACE_SECONDS)
         for connection in list(running.server_state.connections):
             if connection.transport is not None:

@@ -20,6 +20,7 @@ from mesh.cli.join_stages import (
     several_stages,
     show_plan,
 )
+from mesh.cli.metrics import LOOPBACK, MetricsHost, MetricsPort, metrics_server, tell_url
 from mesh.cli.options import (
     AsJson,
     DirectPort,
@@ -122,6 +123,8 @@ def join(
     ] = False,
     start_at: Annotated[str | None, typer.Option("--start-at", hidden=True)] = None,
     device_share: Annotated[float, typer.Option("--device-share", hidden=True)] = 1.0,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -179,6 +182,7 @@ def join(
             provider_id=provider_id,
             wallet=wallet,
             password_file=password_file,
+            metrics_port=metrics_port,
         )
         serve_stages(node_options, identity, as_json=as_json)
         return
@@ -201,6 +205,7 @@ def join(
         from mesh.node import NodeConfig
         from mesh.provider.config import REBALANCE_SECONDS, JoinConfig, Leaving
         from mesh.provider.join import join as join_swarm
+        from mesh.provider.metrics import provider_registry
         from shards.model.devices import choose_device
 
         config = JoinConfig(
@@ -232,8 +237,14 @@ def join(
         )
         with ProgressBars(enabled=not as_json) as progress:
             leaving = Leaving()
+
+            async def serve() -> None:
+                async with metrics_server(metrics_host, metrics_port, provider_registry(config.meter)) as url:
+                    tell_url(url, as_json=as_json)
+                    await join_swarm(config, lambda event: show(event, as_json=as_json), progress, leaving)
+
             run(
-                join_swarm(config, lambda event: show(event, as_json=as_json), progress, leaving),
+                serve(),
                 ends_on_signal=True,
                 ask=held.noting(leaving.ask),
             )

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 PLAN_SECONDS = 600.0
 """For looking at devices, models (downloading their small files) and the swarm."""
-PLACE = {"model", "device", "peers", "identity", "host_maddrs", "announce_maddrs", "direct_port", "provider_id"}
+PORTS = {"host_maddrs", "announce_maddrs", "direct_port", "metrics_port"}
+PLACE = {"model", "device", "peers", "identity", "provider_id"} | PORTS
 OWN_OPTIONS = PLACE | {"blocks", "threads", "kv_cache", "plan", "start_at", "device_share", "as_json"}
 """Parameters of `mesh join` that each stage gets in its own way, or not at all."""
 
@@ -50,6 +51,7 @@ class NodeOptions:
     provider_id: str | None = None
     wallet: Path | None = None
     password_file: Path | None = None
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,7 @@ class StagesOfNode:
 
     def _arguments(self, number: int, row: StagePlan, peers: Sequence[str], span: str | None) -> list[str]:
         options = self._options
-        threads = options.threads or row.threads
+        threads, metrics = options.threads or row.threads, options.metrics_port
         start_at = (span or row.blocks) if row.blocks else None
         return [
             *("join", "--json", "--model", row.model, "--device", row.device, *options.shared),
@@ -259,6 +261,7 @@ class StagesOfNode:
             *(part for maddr in options.host_maddrs for part in ("--host-maddrs", own_port(maddr, number))),
             *(part for maddr in options.announce_maddrs for part in ("--announce-maddrs", own_port(maddr, number))),
             *("--direct-port", str(port_of(options.direct_port, number))),
+            *(("--metrics-port", str(port_of(metrics, number))) if metrics is not None else ()),
             *(("--threads", str(threads)) if threads else ()),
             *(("--start-at", start_at) if start_at else ()),
             *(("--provider-id", f"{options.provider_id}-{row.label}") if options.provider_id else ()),

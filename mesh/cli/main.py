@@ -17,6 +17,7 @@ from mesh.cli import (
     chain_wallet,
 )
 from mesh.cli.console import KNOWN_ERRORS, fail, out
+from mesh.cli.dashboard import dashboard
 from mesh.cli.demo import demo
 from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.environment import take_secrets
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, leave, gateway, generate, chat, status, relay, pay):
+for command in (demo, join, leave, gateway, generate, chat, status, dashboard, relay, pay):
     app.command()(command)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")

@@ -9,6 +9,7 @@ import typer
 
 from mesh.cli.console import emit, err, out, run, set_up_logging
 from mesh.cli.identities import claim_key, runtime_root
+from mesh.cli.metrics import LOOPBACK, MetricsHost, MetricsPort, metrics_server, tell_url
 from mesh.cli.options import AsJson, IdentityFile, LogLevel, Peers, listen_everywhere, read_size, split_peers
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def relay(
         typer.Option("--rate", help="Bytes per second of one connection, each way.", show_default="no limit"),
     ] = None,
     identity: IdentityFile = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     as_json: AsJson = False,
     log_level: LogLevel = "info",
 ) -> None:
@@ -86,15 +89,21 @@ def relay(
                 bytes_per_second=speed,
             ),
         )
-        run(_serve(config, as_json), ends_on_signal=True)
+        run(_serve(config, metrics_host, metrics_port, as_json), ends_on_signal=True)
     if not as_json:
         err.print("relay stopped")
 
 
-async def _serve(config: NodeConfig, as_json: bool) -> None:
+async def _serve(config: NodeConfig, metrics_host: str, metrics_port: int | None, as_json: bool) -> None:
     from mesh.node import Node
+    from mesh.transport.relay.metrics import relay_registry
 
-    async with Node(config) as node, asyncio.TaskGroup() as tasks:
+    async with (
+        Node(config) as node,
+        metrics_server(metrics_host, metrics_port, relay_registry(node.relay)) as url,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tell_url(url, as_json=as_json)
         tasks.create_task(node.watch())
         if as_json:
             emit("relaying", peer=node.peer_id, maddrs=node.maddrs)

@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -147,10 +147,21 @@ class SwarmBackend:
 
     async def models(self) -> Sequence[ModelInfo]:
         """Every model that somebody announces, by name."""
+        return [choice[0].info() for choice in await self._listed_by_name() if choice]
+
+    async def listed(self) -> Sequence[Offer]:
+        """All that these names mean to us, as it was known not long ago: what the dashboard shows."""
+        return [offer for choice in await self._listed_by_name() for offer in choice]
+
+    def opinion(self) -> tuple[Mapping[str, int], Mapping[str, float]]:
+        """Our sessions by peer; and, of peers that have failed, how many times slower than they say they count."""
+        ours = {peer: sessions for peer, sessions in self._sessions.items() if sessions > 0}
+        return ours, self._penalised.factors(time.monotonic())
+
+    async def _listed_by_name(self) -> Sequence[Sequence[Offer]]:
         names = self._note_listed(await self._directory.models())
         found = await asyncio.gather(*(self._outlook.listed(name) for name in names))
-        known = [self._known(name, choice) for name, choice in zip(names, found, strict=True)]
-        return [choice[0].info() for choice in known if choice]
+        return [self._known(name, choice) for name, choice in zip(names, found, strict=True)]
 
     async def offers(self, model: str | None = None) -> Sequence[Offer]:
         """Everything that is announced, of one model name or of all: what `mesh status` shows."""

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from mesh.swarm.route import Hop
 from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from shards.text.tokenizer import Tokenizer
@@ -127,6 +128,10 @@ class Generation(Protocol):
     """
 
     completion: Completion | None
+
+    @property
+    def hops(self) -> Sequence[Hop]:
+        """The route that it is on now."""
 
     @property
     def arrived(self) -> int:

@@ -244,8 +244,9 @@ class _Progress:
     def apply(self, event: Event) -> None:
         """Take in one event. Raises the error of a `Failed`."""
         match event:
-            case Piece(index, delta):
+            case Piece(index, delta, hops):
                 self.answers[index].add(delta)
+                self.report.advance(len(delta.tokens), time.monotonic() - self._arrived, hops)
                 self._time(index, delta)
             case Ended(index, completion):
                 self._end(index, completion)

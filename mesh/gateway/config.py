@@ -45,6 +45,8 @@ class GatewayConfig:
     """A stream that has nothing to say for so long (a long prompt, a queue) sends a comment."""
     remembered_requests: int = 1000
     """Requests whose route /mesh/requests can still tell."""
+    max_viewers: int = 64
+    """Streams of the dashboard's events open at once."""
     cors_origins: tuple[str, ...] = field(default=())
     """Origins whose pages may call the gateway from a browser; none by default."""
     hosts: tuple[str, ...] = field(default=())
@@ -62,7 +64,10 @@ class GatewayConfig:
         counts = (self.max_concurrent, self.sessions_per_request, self.max_choices, self.max_chat_tokens)
         times = (self.body_timeout, self.lookup_timeout, self.request_timeout, self.send_timeout, self.quiet_seconds)
         looks = (self.models_seconds, self.models_stale_seconds, self.models_patience)
-        if min(*counts, self.max_body_bytes, self.remembered_requests) < 1 or min(*times, *looks) <= 0:
+        if (
+            min(*counts, self.max_body_bytes, self.remembered_requests, self.max_viewers) < 1
+            or min(*times, *looks) <= 0
+        ):
             raise ValueError("every limit and deadline of a gateway must be positive")
         if self.tool_parser is not None and self.tool_parser not in TOOL_FORMATS:
             raise ValueError(f"tool_parser must be one of {', '.join(TOOL_FORMATS)}")

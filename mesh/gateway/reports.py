@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mesh.client.types import Completion, HopReport, ModelInfo
 from mesh.gateway.metrics import coverage
+from mesh.swarm.route import Hop
 
 RequestStatus = Literal["running", "done", "failed", "cancelled"]
 
@@ -24,6 +27,29 @@ class RequestReport:
     status: RequestStatus = "running"
     error: str | None = None
     choices: dict[int, Completion] = field(default_factory=dict)
+    tokens: int = 0
+    """Of all its sessions, so far."""
+    first_token: float | None = None
+    """Seconds from its arrival."""
+    last_token: float = 0.0
+    hops: Sequence[Hop] = ()
+    """The route of the session that gave a token last."""
+
+    def advance(self, tokens: int, seconds: float, hops: Sequence[Hop]) -> None:
+        """`tokens` more came, so long after its arrival, over these hops."""
+        self.hops = hops
+        if tokens:
+            self.tokens += tokens
+            self.last_token = seconds
+            if self.first_token is None:
+                self.first_token = seconds
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """After the first token; None while there are too few to tell."""
+        if self.first_token is None or self.last_token <= self.first_token or self.tokens < 2:
+            return None
+        return (self.tokens - 1) / (self.last_token - self.first_token)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +75,10 @@ class RequestLog:
         self._reports[report.id] = report
         while len(self._reports) > self._capacity:
             self._reports.popitem(last=False)
+
+    def newest(self, most: int) -> list[RequestReport]:
+        """The last `most` requests, the oldest of them first."""
+        return list(itertools.islice(reversed(self._reports.values()), most))[::-1]
 
     def get(self, request_id: str) -> RequestReport | None:
         return self._reports.get(request_id)

@@ -11,16 +11,18 @@ from mesh.client.types import Backend, Completion, GenerateRequest, Generation, 
 from mesh.errors import InternalError
 from mesh.gateway.errors import first_cause
 from mesh.gateway.metrics import Metrics
+from mesh.swarm.route import Hop
 
 _QUEUE_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Session `index` gave a delta."""
+    """Session `index` gave a delta, over these hops."""
 
     index: int
     delta: TextDelta
+    hops: Sequence[Hop] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ async def open_sessions(
                         with metrics.active.track_inprogress():
                             async for delta in generation:
                                 cached[index] = generation.cached
-                                await queue.put(Piece(index, delta))
+                                await queue.put(Piece(index, delta, generation.hops))
                             completion = generation.completion
                 finally:  # only now: what is left while its prompt runs is closed with its first token
                     if generation is not None:

@@ -12,6 +12,7 @@ from mesh.errors import ConfigError
 from mesh.node import NodeConfig
 from mesh.provider.model_files import ModelFiles
 from mesh.provider.planner.machine import check_device
+from mesh.provider.readings import Meter
 from mesh.provider.stage.admission import AdmissionLimits
 from shards.engine.scheduler import BatchLimits
 from shards.model.precision import Precision
@@ -75,6 +76,8 @@ class JoinConfig:
     """With which account to be paid; None serves for free."""
     approve: Ask = field(default=_approve)
     """Asked once before anything is staked."""
+    meter: Meter = field(default_factory=Meter)
+    """Through which our figures can be read."""
 
 
 class Leaving:

@@ -24,6 +24,7 @@ from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.namesakes import tell_of_namesakes
 from mesh.provider.placement.rebalancer import Rebalancer
 from mesh.provider.planner.machine import free_bytes, growth, measure, stoppable
+from mesh.provider.readings import Reading
 from mesh.provider.stage.admission import AdmissionLimits
 from mesh.provider.stage.restartable import RestartableTransport
 from mesh.provider.stage.server import StageService
@@ -100,6 +101,7 @@ async def join(
                 tell(Reached(node.relays, node.maddrs))
                 watchers.append(tasks.create_task(node.watch_relays(lambda now: tell(Reached(now, node.maddrs)))))
             provider = _Provider(config, node, files, str(dtype).removeprefix("torch."), registration)
+            config.meter.read = provider.reading
             try:
                 await provider.run_until(leaving or Leaving(), tell, progress)
             finally:
@@ -241,17 +243,9 @@ class _Provider:
             self._has_served.set()
             self._serving = service, span
             await self._announcer.try_announce(self._current_record())
-            tell(
-                Serving(
-                    files.name,
-                    span,
-                    files.spec.n_blocks,
-                    self._rate / len(span),
-                    self._dtype,
-                    self._config.device,
-                    self._config.quantize,
-                )
-            )
+            config, rate = self._config, self._rate / len(span)
+            blocks = files.spec.n_blocks
+            tell(Serving(files.name, span, blocks, rate, self._dtype, config.device, config.quantize))
             self._leaving.serving = True
             keeper = tasks.create_task(self._announcer.keep(self._current_record))
             measuring = tasks.create_task(self._uplink.keep())
@@ -297,6 +291,12 @@ class _Provider:
         if self._serving is None or (going is not None and not self._leaving.asked.is_set()):
             return self._record(going or Span(0, 1), "loading")
         return self._serving_record(*self._serving)
+
+    def reading(self) -> Reading:
+        """Ourselves as we are now."""
+        engine = self._serving[0].engine if self._serving is not None else None
+        done = (0, 0.0) if engine is None else (engine.tokens_done, engine.busy_seconds)
+        return Reading(self._current_record(), *done)
 
     async def _choose(self) -> Span:
         """Claim a span, wait until the claim is steady among those who join at the same time."""

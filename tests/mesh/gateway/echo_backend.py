@@ -22,6 +22,7 @@ from mesh.client.types import (
     TokenLogprob,
 )
 from mesh.errors import ContextLengthExceeded, NoRoute, UnknownModel
+from mesh.swarm.route import Hop
 from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from tests.mesh.gateway.echo_tokenizer import BOS, EOS, VOCAB_SIZE, ByteTokenizer
@@ -179,6 +180,7 @@ class EchoGeneration:
     def __init__(self, model: ByteModel, behaviour: Behaviour, request: GenerateRequest) -> None:
         self.completion: Completion | None = None
         self.arrived = self.cached = 0
+        self.hops: tuple[Hop, ...] = ()
         self._model = model
         self._behaviour = behaviour
         self._request = request
