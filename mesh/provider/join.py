@@ -23,7 +23,7 @@ from mesh.provider.events import Chose, Drained, Draining, Joined, JoinEvent, Re
 from mesh.provider.model_files import ModelFiles, model_name, read_model_files
 from mesh.provider.namesakes import tell_of_namesakes
 from mesh.provider.placement.rebalancer import Rebalancer
-from mesh.provider.planner.machine import free_bytes, growth, measure, stoppable
+from mesh.provider.planner.machine import free_bytes, measure, stoppable, taken_bytes
 from mesh.provider.readings import Reading
 from mesh.provider.stage.admission import AdmissionLimits
 from mesh.provider.stage.restartable import RestartableTransport
@@ -35,9 +35,7 @@ from mesh.version import VERSION
 from mesh.wire.multiaddr import on_one_machine
 from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.checkpoint.opening import open_checkpoint
-from shards.checkpoint.packed.config import is_mxfp4
 from shards.checkpoint.source import resolve
-from shards.model.footprint import loaded_bytes
 from shards.model.loading import check_quantisable, check_servable, choose_dtype, load_stage
 from shards.model.paging import PAGE
 from shards.model.span import Span
@@ -358,12 +356,7 @@ class _Provider:
         self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
-            if config.quantize is not None:
-                taken = float(checkpoint.nbytes(span))
-            elif is_mxfp4(self._files.spec.raw, self._files.spec.model_type):
-                taken = checkpoint.nbytes(span) * growth(self._files.spec, self._dtype, config.device)
-            else:
-                taken = loaded_bytes(checkpoint, span, device=torch.device(config.device), dtype=model.dtype)
+            taken = taken_bytes(checkpoint, span, model, config.device, quantized=config.quantize is not None)
             each = taken / len(span)
             self._memory = config.max_blocks or len(span) + int(MEMORY_FRACTION * free / each)
             self._memory = min(self._memory, self._files.spec.n_blocks)

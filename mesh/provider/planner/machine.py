@@ -11,9 +11,12 @@ import psutil
 import torch
 
 from mesh.errors import Cancelled, ConfigError
+from shards.checkpoint.opening import AnyCheckpoint
 from shards.checkpoint.packed.config import is_mxfp4
 from shards.engine.measure import best_threads, measure_block_rate
+from shards.model.footprint import loaded_bytes
 from shards.model.llama import kernels_for
+from shards.model.span import Span
 from shards.model.spec import ModelSpec
 from shards.model.stage import StageModel
 from shards.progress import Progress
@@ -57,6 +60,15 @@ def growth(spec: ModelSpec, loaded: str, device: str) -> float:
         kept = kernels_for(torch.device(device), getattr(torch, loaded)) is not None
         return (MXFP4_KEPT_BITS if kept else 8 * after) / MXFP4_BITS
     return max(1.0, after / DTYPE_BYTES.get(spec.dtype, 4))
+
+
+def taken_bytes(checkpoint: AnyCheckpoint, span: Span, model: StageModel, device: str, *, quantized: bool) -> float:
+    """Memory that the weights of `span` take now that `model` holds them on `device`."""
+    if quantized:
+        return checkpoint.nbytes(span)
+    if is_mxfp4(checkpoint.spec.raw, checkpoint.spec.model_type):
+        return checkpoint.nbytes(span) * growth(checkpoint.spec, str(model.dtype).removeprefix("torch."), device)
+    return loaded_bytes(checkpoint, span, device=torch.device(device), dtype=model.dtype)
 
 
 def free_bytes(device: str) -> int:
