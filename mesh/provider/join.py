@@ -320,8 +320,8 @@ class _Provider:
                 continue
             span = settle(n_blocks, committed, claims, self._node.peer_id, self._share, stages=stages, fill=offered)
             steady = steady + 1 if span == claimed else 0
-            if steady >= STEADY_ROUNDS or (claimed is not None and not self._config.node.initial_peers):
-                break
+            if steady >= STEADY_ROUNDS or not self._config.node.initial_peers:
+                break  # who starts a swarm has nobody to agree with: others join through it, and see what it has
             if span != claimed:
                 logger.info("claiming blocks %s", span)
             claimed = span
