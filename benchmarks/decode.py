@@ -61,7 +61,7 @@ class Swarm(Measured):
     async def _session(self, prompt: list[int], new: int) -> tuple[list[int], list[float]]:
         tokens: list[int] = []
         times: list[float] = []
-        generation = await self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True)
+        generation = self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True)
         async with generation:
             async for delta in generation:
                 tokens.extend(delta.tokens)

@@ -193,7 +193,7 @@ async def _answer(
     tokens: list[int] = []
     times: list[float] = []
     speculate: Speculate = "auto" if speculates else "off"
-    generation = await client.stream(
+    generation = client.stream(
         model, prompt, max_tokens=new, ignore_eos=True, temperature=temperature, seed=1, speculate=speculate
     )
     async for delta in generation:

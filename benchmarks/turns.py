@@ -65,7 +65,7 @@ class Chats:
     async def _turn(self, prompt: list[int], new: int) -> tuple[list[int], float, int]:
         began, first = time.perf_counter(), 0.0
         tokens: list[int] = []
-        async with await self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True) as generation:
+        async with self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True) as generation:
             async for delta in generation:
                 if delta.tokens and not tokens:
                     first = time.perf_counter() - began

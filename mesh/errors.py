@@ -6,6 +6,7 @@ MeshError
 │   ├── UnknownModel        no provider serves a model of this name
 │   ├── ModelChanged        a model of this name is served, but it is another one than before
 │   └── ContextLengthExceeded
+├── ModelFault              what the model brings, its tokenizer or template, cannot be used
 ├── NoRoute                 the model's blocks are not all covered right now
 ├── Refused                 a hop had no room for the session; says when to try again
 ├── Cancelled               the session was cancelled on our side
@@ -54,6 +55,10 @@ class ModelChanged(InvalidRequest):
 
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and `max_tokens` together do not fit the model's context."""
+
+
+class ModelFault(MeshError):
+    """What the model brings cannot be used: its tokenizer, its chat template, or the numbers that it computes."""
 
 
 class NoRoute(MeshError):

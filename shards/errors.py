@@ -5,7 +5,8 @@ ShardError
 ├── UnsupportedModel     the architecture or an option of it cannot be served
 ├── TokenizerError       the tokenizer is missing, corrupt or not this model's
 │   ├── TokenizerLimit   it, or the chat template, took more time or memory than it may
-│   └── TextTooLong      the text is longer than any model's context
+│   ├── TextTooLong      the text is longer than any model's context
+│   └── NotText          it is not Unicode: no tokenizer takes it
 ├── SandboxBreach        work in a child process broke its limits
 ├── SandboxRefusal       work in a child process ended with an error of its own
 ├── InvalidSampling      a sampling parameter is out of range
@@ -43,6 +44,10 @@ class TokenizerLimit(TokenizerError):
 
 class TextTooLong(TokenizerError):
     """The text is longer than what any model's context holds."""
+
+
+class NotText(TokenizerError):
+    """The text is not Unicode (half a surrogate pair): no tokenizer takes it."""
 
 
 class SandboxBreach(ShardError):

@@ -150,7 +150,7 @@ async def _generate(
     async with way.client() as client:
         name = await client.resolve_model(model)
         parts: list[str] = []
-        async with await client.stream(name, prompt, **options) as generation:
+        async with client.stream(name, prompt, **options) as generation:
             async for delta in generation:
                 parts.append(delta.text)
                 if not as_json:
@@ -204,7 +204,7 @@ async def _answer(client: Client, model: str, messages: list[dict[str, str]], op
     parts: list[str] = []
 
     async def stream() -> None:
-        async with await client.stream_chat(model, messages, **options) as generation:
+        async with client.stream_chat(model, messages, **options) as generation:
             async for delta in generation:
                 parts.append(delta.text)
                 _write(delta.text)

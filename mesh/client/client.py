@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,22 @@ from mesh.client.backend import SwarmBackend
 from mesh.client.generation import MeshGeneration
 from mesh.client.pins import ModelPins
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, Speculate, TextDelta, TokenLogprob
-from mesh.errors import Cancelled, ConfigError, InternalError, InvalidRequest, NoRoute
+from mesh.errors import (
+    Cancelled,
+    ConfigError,
+    ContextLengthExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelFault,
+    NoRoute,
+    Refused,
+)
 from mesh.identity import Identity
 from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
 from mesh.payment.credit.issuer import VoucherIssuer
 from shards.engine.sampling_params import SEED_BITS, SamplingParams
+from shards.errors import CapacityExceeded, InvalidSampling, NotText, ShardError, TextTooLong
 from shards.text.conversation import chat_tokens
 
 DEFAULT_MAX_TOKENS = 256
@@ -63,15 +73,15 @@ class Answer:
 
 
 class TextGeneration:
-    """A generation to iterate for its `TextDelta`s: `async for delta in await client.stream(…)`.
+    """A generation to iterate for its `TextDelta`s: `async with client.stream(…) as stream: async for delta in stream`.
 
-    It starts when it is first iterated, or entered as `async with`. Leaving that block early, or `cancel()`, frees
-    the session on every hop. `completion` is set when the answer is whole, and stays None when it was cancelled.
+    It starts when it is entered, or first iterated. Leaving the block early, or `cancel()`, frees the session on
+    every hop. `completion` is set when the answer is whole, and stays None when it was cancelled.
     """
 
-    def __init__(self, backend: SwarmBackend, request: GenerateRequest) -> None:
+    def __init__(self, backend: SwarmBackend, make: Callable[[], Awaitable[GenerateRequest]]) -> None:
         self._backend = backend
-        self._request = request
+        self._make = make
         self._stack = AsyncExitStack()
         self._generation: MeshGeneration | None = None
         self._reading: asyncio.Future[TextDelta] | None = None
@@ -83,7 +93,10 @@ class TextGeneration:
 
     async def __aenter__(self) -> Self:
         if self._generation is None:
-            self._generation = await self._stack.enter_async_context(self._backend.generate(self._request))
+            with mesh_errors():
+                request = await self._make()
+                if not self._cancelled.is_set():
+                    self._generation = await self._stack.enter_async_context(self._backend.generate(request))
         return self
 
     async def __aexit__(
@@ -100,7 +113,8 @@ class TextGeneration:
                 # A task of its own, so that `cancel` can end the wait without cancelling whoever iterates.
                 self._reading = asyncio.ensure_future(_next(deltas))
                 try:
-                    delta = await self._reading
+                    with mesh_errors():
+                        delta = await self._reading
                 except StopAsyncIteration:
                     return
                 except asyncio.CancelledError:
@@ -137,8 +151,7 @@ class Client:
     """A developer's way into a swarm, as `async with Client(peers=[…]) as client:`.
 
     `peers` are addresses of any nodes of the swarm, as `mesh join` prints them. The client listens nowhere and
-    holds no weights; it fetches a model's tokenizer from a provider. Everything it raises is a `MeshError` or, for
-    tokenizers and sampling parameters, a `ShardError`.
+    holds no weights; it fetches a model's tokenizer from a provider. Everything it raises is a `MeshError`.
     """
 
     def __init__(
@@ -216,25 +229,36 @@ class Client:
 
     async def generate(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> Answer:
         """Continue `prompt` (text or token ids) and return the whole answer."""
-        return await (await self.stream(model, prompt, **options)).answer()
+        return await self.stream(model, prompt, **options).answer()
 
-    async def stream(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> TextGeneration:
-        """Continue `prompt`; iterate what this returns: `async for delta in await client.stream(…)`."""
-        if isinstance(prompt, str):
-            tokenizer = await self.backend.tokenizer(model)
-            prompt = await self.backend.text_threads.run(tokenizer, tokenizer.encode, prompt)
-        return await self._start(model, prompt, options)
+    def stream(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> TextGeneration:
+        """Continue `prompt` as a stream: `async with client.stream(…) as stream`, then iterate it."""
+        backend = self.backend
+
+        async def make() -> GenerateRequest:
+            if not isinstance(prompt, str):
+                return await self._request(model, prompt, options)
+            tokenizer = await backend.tokenizer(model)
+            return await self._request(
+                model, await backend.text_threads.run(tokenizer, tokenizer.encode, prompt), options
+            )
+
+        return TextGeneration(backend, make)
 
     async def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:
         """Answer a conversation, using the model's own chat template."""
-        return await (await self.stream_chat(model, messages, **options)).answer()
+        return await self.stream_chat(model, messages, **options).answer()
 
-    async def stream_chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> TextGeneration:
+    def stream_chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> TextGeneration:
         """Answer a conversation as a stream."""
-        tokenizer = await self.backend.tokenizer(model)
-        threads = self.backend.text_threads
-        ids = await threads.run(tokenizer, chat_tokens, tokenizer, messages)
-        return await self._start(model, ids, options)
+        backend = self.backend
+
+        async def make() -> GenerateRequest:
+            tokenizer = await backend.tokenizer(model)
+            ids = await backend.text_threads.run(tokenizer, chat_tokens, tokenizer, messages)
+            return await self._request(model, ids, options)
+
+        return TextGeneration(backend, make)
 
     async def resolve_model(self, model: str | None) -> str:
         """`model`, or the only complete model of the swarm where None is given. Raises `InvalidRequest`."""
@@ -247,12 +271,12 @@ class Client:
             raise NoRoute("no model is complete in this swarm yet: see `mesh status` for what is missing")
         raise InvalidRequest(f"several models are served, say which: {', '.join(names)}", param="model")
 
-    async def _start(self, model: str, prompt: Sequence[int], options: Options) -> TextGeneration:
+    async def _request(self, model: str, prompt: Sequence[int], options: Options) -> GenerateRequest:
         shrinks = "max_tokens" not in options
         if shrinks:
             room = (await self.backend.offer(model)).sample.context_length - len(prompt)
             options = {**options, "max_tokens": min(DEFAULT_MAX_TOKENS, max(1, room))}
-        return TextGeneration(self.backend, replace(build_request(model, prompt, options), shrinks=shrinks))
+        return replace(build_request(model, prompt, options), shrinks=shrinks)
 
 
 def build_request(model: str, prompt: Sequence[int], options: Options) -> GenerateRequest:
@@ -285,3 +309,20 @@ def build_request(model: str, prompt: Sequence[int], options: Options) -> Genera
 
 async def _next(deltas: AsyncIterator[TextDelta]) -> TextDelta:
     return await anext(deltas)
+
+
+@contextmanager
+def mesh_errors() -> Iterator[None]:
+    """What `shards` raises, as a `MeshError`: users of the library catch one root."""
+    try:
+        yield
+    except TextTooLong as error:
+        raise ContextLengthExceeded(str(error), param="prompt") from error
+    except NotText as error:
+        raise InvalidRequest(str(error), param="prompt") from error
+    except InvalidSampling as error:
+        raise InvalidRequest(str(error), param=str(error).partition(" ")[0]) from error
+    except CapacityExceeded as error:
+        raise Refused(str(error)) from error
+    except ShardError as error:
+        raise ModelFault(str(error)) from error

@@ -102,7 +102,7 @@ class SyncClient:
 
     def stream(self, model: str, prompt: str | Sequence[int], **options: Unpack[Options]) -> SyncGeneration:
         """Continue `prompt` as a stream of deltas."""
-        return SyncGeneration(self, self.run(self._client.stream(model, prompt, **options)))
+        return SyncGeneration(self, self._client.stream(model, prompt, **options))
 
     def chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> Answer:
         """Answer a conversation."""
@@ -110,7 +110,7 @@ class SyncClient:
 
     def stream_chat(self, model: str, messages: Messages, **options: Unpack[Options]) -> SyncGeneration:
         """Answer a conversation as a stream of deltas."""
-        return SyncGeneration(self, self.run(self._client.stream_chat(model, messages, **options)))
+        return SyncGeneration(self, self._client.stream_chat(model, messages, **options))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for `work` on the client's loop; Ctrl-C cancels it."""

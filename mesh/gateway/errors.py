@@ -28,6 +28,7 @@ from shards.errors import (
     CapacityExceeded,
     CheckpointError,
     InvalidSampling,
+    NotText,
     ShardError,
     TextTooLong,
     TokenizerError,
@@ -120,6 +121,8 @@ def describe(error: BaseException, request_id: str) -> ApiError:
             return ApiError(502, text, "server_error", code="peer_error")
         case TextTooLong():
             return ApiError(400, text, code="context_length_exceeded")
+        case NotText():
+            return ApiError(400, text, code="invalid_value")
         case TokenizerLimit():
             headers = retry_after(error.retry_after) if error.retry_after else {}
             return ApiError(502, text, "server_error", code="model_error", headers=headers)

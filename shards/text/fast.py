@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.checkpoint.model_folder import find
-from shards.errors import CheckpointError, TextTooLong, TokenizerError
+from shards.errors import CheckpointError, NotText, TextTooLong, TokenizerError
 from shards.model.spec import ModelSpec
 from shards.sandbox.box import Box
 from shards.sandbox.limits import Call
@@ -138,7 +138,7 @@ class FastTokenizer:
         try:
             size = sum(len(text.encode()) for text in texts)
         except UnicodeEncodeError as error:
-            raise TokenizerError("the text holds half a surrogate pair, which is not Unicode") from error
+            raise NotText("the text holds half a surrogate pair, which is not Unicode") from error
         if size > limits.MAX_TEXT_BYTES:
             raise TextTooLong(f"the text has {size} bytes, more than {limits.MAX_TEXT_BYTES}")
         arguments = (texts, plain, add_special_tokens, limits.most_tokens(size))
