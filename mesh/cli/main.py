@@ -19,6 +19,7 @@ from mesh.cli import (
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.dashboard import dashboard
 from mesh.cli.demo import demo
+from mesh.cli.doctor.command import doctor
 from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.environment import take_secrets
 from mesh.cli.gateway import gateway
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, leave, gateway, generate, chat, status, dashboard, relay, pay):
+for command in (demo, join, leave, gateway, generate, chat, status, doctor, dashboard, relay, pay):
     app.command()(command)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
