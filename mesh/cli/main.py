@@ -30,6 +30,8 @@ from mesh.cli.pay import app as key_app
 from mesh.cli.pay import pay
 from mesh.cli.relay import relay
 from mesh.cli.status import status
+from mesh.cli.up.command import app as config_app
+from mesh.cli.up.command import up
 
 app = typer.Typer(
     help="A peer-to-peer network in which strangers' machines together serve AI models that none could hold alone.",
@@ -38,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, leave, gateway, generate, chat, status, doctor, dashboard, relay, pay):
+for command in (demo, up, join, leave, gateway, generate, chat, status, doctor, dashboard, relay, pay):
     app.command()(command)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
@@ -51,6 +53,7 @@ app.add_typer(chain_epoch.checkpoints, name="checkpoint")
 app.add_typer(chain_escrow.app, name="escrow")
 app.add_typer(chain_owner.app, name="owner")
 app.add_typer(key_app, name="key")
+app.add_typer(config_app, name="config")
 
 
 def _version(shown: bool) -> None:
