@@ -30,6 +30,7 @@ from mesh.cli.pay import app as key_app
 from mesh.cli.pay import pay
 from mesh.cli.relay import relay
 from mesh.cli.status import status
+from mesh.cli.trying.command import try_
 from mesh.cli.up.command import app as config_app
 from mesh.cli.up.command import up
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 for command in (demo, up, join, leave, gateway, generate, chat, status, doctor, dashboard, relay, pay):
     app.command()(command)
+app.command("try")(try_)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
 app.add_typer(chain_wallet.app, name="wallet")

@@ -88,7 +88,8 @@ class Key:
         wanted = str if self.kind is Path else self.kind
         if wanted is float and type(value) is int:
             value = float(value)
-        if type(value) is not wanted or (wanted is str and not value):
+        right = type(value) is wanted and (wanted is not str or value)
+        if not right:
             raise ConfigError(f"{where} is {self._wanted()}, got {value!r}")
         if self.choices and value not in self.choices:
             raise ConfigError(
