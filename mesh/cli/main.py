@@ -24,6 +24,7 @@ from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.environment import take_secrets
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
+from mesh.cli.help import GroupedCommands
 from mesh.cli.join import join
 from mesh.cli.leave import leave
 from mesh.cli.pay import app as key_app
@@ -36,8 +37,9 @@ from mesh.cli.up.command import up
 
 app = typer.Typer(
     help="A peer-to-peer network in which strangers' machines together serve AI models that none could hold alone.",
+    cls=GroupedCommands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
