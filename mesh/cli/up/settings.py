@@ -87,6 +87,8 @@ def settle(document: Mapping[str, Any], path: Path, said: Said) -> list[NodeSett
                 for key in keys_of(role).values()
                 if (value := _value(role, key, table, shared, path, said, sets)) is not None
             }
+            if "wallet" not in values and "rpc" in values and "rpc" not in table:
+                del values["rpc"]  # it is for those that are paid
             found.append(NodeSettings(_label(role, table, values, found, path.name), role, values))
     _check(found, path.name)
     return found

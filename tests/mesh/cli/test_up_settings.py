@@ -122,6 +122,13 @@ def test_so_is_what_is_said_beside_the_file(variables: dict[str, str], sets: lis
     assert says in str(refused.value)
 
 
+def test_a_chain_that_all_are_told_of_is_for_those_with_a_wallet() -> None:
+    text = "[node]\nrpc = 'http://127.0.0.1:1'\n[[provider]]\nmodel = 'x'\nwallet = 'a.json'\n[gateway]\n"
+    nodes = settled(text, {"MESH_RPC": "http://127.0.0.1:2"})
+    assert nodes["provider-x"].get("rpc") == "http://127.0.0.1:2"
+    assert nodes["gateway"].get("rpc") is None
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mesh config init"):
         read_file(tmp_path / "mesh.toml")
