@@ -11,8 +11,9 @@ from tests.scenarios.processes import World
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(420)
 def test_the_paid_walk_ends_with_a_claimed_reward_and_leaves_nothing(world: World) -> None:
-    done = world.run("try", "--paid", seconds=220)
+    done = world.run("try", "--paid", seconds=380)
     assert done.code == 0, done.stderr
     titles = re.findall(r"^(\d+)\. ", done.stdout, re.MULTILINE)
     assert titles == [str(number) for number in range(1, 12)]

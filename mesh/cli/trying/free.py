@@ -28,5 +28,5 @@ async def walk(steps: Walk) -> None:
     steps.step("Look", "What the swarm serves, who serves it, and what is missing.")
     await steps.run("status", *joined, shown=("status", *shown))
     steps.step("Ask", "An answer, and which way it went: each provider ran its blocks and passed the rest on.")
-    asked = ("generate", "def main():", "--max-tokens", "40", "--route")
+    asked = ("generate", "def main():", "--max-tokens", "40", "--temperature", "0.6", "--seed", "7", "--route")
     await steps.run(*asked, *joined, shown=(*asked, *shown))

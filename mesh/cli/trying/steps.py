@@ -58,7 +58,7 @@ class Walk:
         if code:
             raise MeshError(f"`mesh {shlex.join(arguments)}` failed:\n{problem or said}")
         if not quiet:
-            for line in said.splitlines():
+            for line in (*said.splitlines(), *problem.splitlines()):
                 out.print(" " * INDENT + line, markup=False, highlight=False)
         return said
 
