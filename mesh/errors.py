@@ -2,6 +2,7 @@
 
 MeshError
 ├── ConfigError             what the operator asked for cannot be done (bad option, port in use, bad key file)
+│   └── WrongClock          this machine's clock, or its neighbours', is so wrong that they refuse each other
 ├── InvalidRequest          what the developer asked for cannot be served
 │   ├── UnknownModel        no provider serves a model of this name
 │   ├── ModelChanged        a model of this name is served, but it is another one than before
@@ -35,6 +36,14 @@ class MeshError(Exception):
 
 class ConfigError(MeshError):
     """What the operator asked for cannot be done; the message says what to change."""
+
+
+class WrongClock(ConfigError):
+    """Our clock and our neighbours' are too far apart. `ahead`: seconds that theirs is ahead of ours."""
+
+    def __init__(self, message: str, *, ahead: float) -> None:
+        super().__init__(message)
+        self.ahead = ahead
 
 
 class InvalidRequest(MeshError):

@@ -26,6 +26,7 @@ from mesh.transport.direct.addresses import dialable, hosts_of
 from mesh.transport.direct.transport import DirectTransport
 from mesh.transport.heartbeat import HeartbeatTransport
 from mesh.transport.hivemind import HivemindTransport
+from mesh.transport.knock_service import knock_handler
 from mesh.transport.link_speed import MAX_PROBE, SPEED_PROTOCOL, speed_handler
 from mesh.transport.pairs_service import pairs_handler
 from mesh.transport.port import Transport
@@ -36,6 +37,7 @@ from mesh.transport.relay.reservations import Reservations
 from mesh.transport.relay.service import Relay
 from mesh.wire.direct import DIRECT_PROTOCOL, MESSAGE_LIMITS
 from mesh.wire.frame import FrameLimits
+from mesh.wire.knock import KNOCK_PROTOCOL
 from mesh.wire.leaves import LEAVES_PROTOCOL
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL
 from mesh.wire.multiaddr import ip_of, is_relayed, relay_of
@@ -62,6 +64,7 @@ INBOUND_LIMITS = {
     DIRECT_PROTOCOL: MESSAGE_LIMITS,
     PAIRS_PROTOCOL: FrameLimits(header=0, payload=0),
     SPEED_PROTOCOL: FrameLimits(header=0, payload=MAX_PROBE),
+    KNOCK_PROTOCOL: FrameLimits(header=4096, payload=0),
     LEAVES_PROTOCOL: FrameLimits(header=4096, payload=0),
     RECORDS_PROTOCOL: FrameLimits(header=4096, payload=0),
 }
@@ -154,6 +157,7 @@ class Node:
                 await control.serve(PAIRS_PROTOCOL, pairs_handler(self.pairs))
             if not self.config.client_mode:
                 await self.transport.serve(SPEED_PROTOCOL, speed_handler())
+                await control.serve(KNOCK_PROTOCOL, knock_handler(self._connections_with))
             self.directory = directory = await stack.enter_async_context(DhtDirectory(self._daemon, transport=control))
             daemons.find = directory.maddrs_of
             if not self.config.client_mode:
@@ -178,6 +182,10 @@ class Node:
 
     async def _meet_neighbours(self) -> None:
         await self._keeper.meet_neighbours()
+
+    async def _connections_with(self, peer: str) -> tuple[str, ...]:
+        """The addresses at its ends of our connections with it."""
+        return (await self._daemon.connections()).get(peer, ())
 
     async def pairs(self) -> list[PairState]:
         """The peers that we have channels with, and which way."""

@@ -58,6 +58,13 @@ def _silence(stream: TextIO) -> None:
 out = _Voice(soft_wrap=True, highlight=False)
 err = _Voice(stderr=True, soft_wrap=True, highlight=False)
 
+
+def fit(columns: str | None) -> None:
+    """Take the width that the environment says, for a process whose environment is newer than these consoles."""
+    if columns is not None and columns.isdecimal() and int(columns) > 0:
+        out.width = err.width = int(columns)
+
+
 _TAG = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\])")
 """What rich takes for a tag, with the backslashes before it."""
 _BRACKET = re.compile(r"(\\+)\[")

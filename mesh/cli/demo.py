@@ -161,7 +161,7 @@ async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: 
 async def _ask(swarm: _Swarm, plan: _Plan, key: str | None = None) -> int:
     """Stream the answers and show their route; what they cost, in wei (0 where nobody pays)."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    await _until_complete(swarm.url, swarm.served, headers)
+    await until_complete(swarm.url, swarm.served, headers)
     asked = f"(temperature {plan.temperature:g}, seed {plan.seed})"
     out.print(f"\nasking {swarm.served} through {swarm.url} {asked}:\n")
     if plan.prompt is not None:
@@ -213,7 +213,7 @@ async def _answer(swarm: _Swarm, plan: _Plan, path: str, asked: dict[str, Any], 
         **asked,
     }
     answer_id, text, usage = "", "", dict[str, Any]()
-    async for chunk in _stream(f"{swarm.url}/{path}", body, headers):
+    async for chunk in stream_chunks(f"{swarm.url}/{path}", body, headers):
         answer_id = chunk.get("id", answer_id)
         for choice in chunk.get("choices", ()):
             piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
@@ -275,7 +275,7 @@ def _blocks_of(model: str) -> int:
     return read_model_files(model_name(model, folder), folder).spec.n_blocks
 
 
-async def _until_complete(url: str, model: str, headers: dict[str, str]) -> None:
+async def until_complete(url: str, model: str, headers: dict[str, str]) -> None:
     """Wait until the gateway has seen a provider for every block."""
     for _ in range(100):
         report = await _get(f"{url.removesuffix('/v1')}/mesh/status", headers)
@@ -285,7 +285,7 @@ async def _until_complete(url: str, model: str, headers: dict[str, str]) -> None
     raise MeshError(f"not all blocks of {model} are served: {json.dumps(report)}")
 
 
-async def _stream(url: str, body: dict[str, Any], headers: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+async def stream_chunks(url: str, body: dict[str, Any], headers: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
     """Chunks of a streamed completion. Raises `MeshError` with the gateway's own words when it fails."""
     import httpx
 

@@ -33,6 +33,8 @@ LOADED: Final = {
 """What a command is forked with; one that is not here is not forked."""
 PAYING: Final = ("chain.client.staking", "chain.client.provider", "eth_keyfile", "mesh.cli.paying")
 """What it needs as well where there is a chain."""
+CHAIN_COMMANDS: Final = ("mesh.cli.main", *PAYING)
+"""What short commands about money are forked with."""
 
 _HEADER = 8  # bytes of a request's length
 
@@ -82,9 +84,14 @@ class ForkedProcess:
         signal.pidfd_send_signal(self._pidfd, number)
 
 
+def can_fork() -> bool:
+    """Whether this platform has what that takes."""
+    return sys.platform == "linux" and hasattr(os, "pidfd_open")
+
+
 def modules_of(arguments: Sequence[str]) -> tuple[str, ...] | None:
     """What to load before `mesh ARGUMENTS` is forked; None: it should be started in the usual way."""
-    if sys.platform != "linux" or not hasattr(os, "pidfd_open") or not arguments or arguments[0] not in LOADED:
+    if not can_fork() or not arguments or arguments[0] not in LOADED:
         return None
     return LOADED[arguments[0]] + (PAYING if "--wallet" in arguments or "--rpc" in arguments else ())
 
@@ -307,6 +314,7 @@ def _main() -> None:
     os.chdir(request.folder)
     sys.argv = ["mesh", *request.arguments]
     sys.modules["__main__"].__package__ = None  # so that `--help` calls it `mesh`
+    importlib.import_module("mesh.cli.console").fit(os.environ.get("COLUMNS"))
     main: Any = importlib.import_module("mesh.cli.main").main
     main()
 

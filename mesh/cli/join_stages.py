@@ -227,7 +227,7 @@ class StagesOfNode:
                 self._log,
                 peers=self._options.peers,
                 one_by_one=self._options.wallet is not None,
-                environment=self._environment,
+                environment=lambda label: self._environment,
             )
             await self._supervisor.run()
 

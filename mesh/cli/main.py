@@ -19,26 +19,33 @@ from mesh.cli import (
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.dashboard import dashboard
 from mesh.cli.demo import demo
+from mesh.cli.doctor.command import doctor
 from mesh.cli.earnings import add_to as add_earnings
 from mesh.cli.environment import take_secrets
 from mesh.cli.gateway import gateway
 from mesh.cli.generate import chat, generate
+from mesh.cli.help import GroupedCommands
 from mesh.cli.join import join
 from mesh.cli.leave import leave
 from mesh.cli.pay import app as key_app
 from mesh.cli.pay import pay
 from mesh.cli.relay import relay
 from mesh.cli.status import status
+from mesh.cli.trying.command import try_
+from mesh.cli.up.command import app as config_app
+from mesh.cli.up.command import up
 
 app = typer.Typer(
     help="A peer-to-peer network in which strangers' machines together serve AI models that none could hold alone.",
+    cls=GroupedCommands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, leave, gateway, generate, chat, status, dashboard, relay, pay):
+for command in (demo, up, join, leave, gateway, generate, chat, status, doctor, dashboard, relay, pay):
     app.command()(command)
+app.command("try")(try_)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
 app.add_typer(chain_wallet.app, name="wallet")
@@ -50,6 +57,7 @@ app.add_typer(chain_epoch.checkpoints, name="checkpoint")
 app.add_typer(chain_escrow.app, name="escrow")
 app.add_typer(chain_owner.app, name="owner")
 app.add_typer(key_app, name="key")
+app.add_typer(config_app, name="config")
 
 
 def _version(shown: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mesh.cli.environment import for_children
-from mesh.cli.fork_server import ForkServer, modules_of
+from mesh.cli.fork_server import CHAIN_COMMANDS, ForkServer, can_fork, modules_of
 from mesh.errors import ConfigError, MeshError
 from mesh.transport.guard import guarded
 
@@ -150,6 +150,33 @@ class Children:
         except OSError as error:
             raise ConfigError(f"cannot start {name}: {error}") from error
         return self.adopt(name, process, hear, hear_log)
+
+    async def run(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float
+    ) -> tuple[int, str, str]:
+        """Run `mesh ARGUMENTS` to its end; its exit code, and what it said on stdout and stderr.
+
+        Raises `MeshError` where it is not done in time.
+        """
+        given = for_children(environment)
+        if can_fork():
+            process: Process = await self._server.fork(arguments, given, modules_of(arguments) or CHAIN_COMMANDS)
+        else:
+            process = await _start(arguments, given)
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            async with asyncio.timeout(timeout):
+                said = await asyncio.gather(process.stdout.read(), process.stderr.read())
+                code = await process.wait()
+        except TimeoutError:
+            raise MeshError(f"`mesh {arguments[0]}` did not end within {timeout:g} s") from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        out, err = (each.decode(errors="replace").strip() for each in said)
+        return code, out, err
 
     def adopt(
         self,

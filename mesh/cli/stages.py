@@ -39,7 +39,9 @@ class Supervisor:
 
     `arguments` gives a stage's command by its label, the addresses to join through and the blocks that it served last;
     `tell` hears a stage's events and `log` its stderr, line by line. With `one_by_one` a stage starts when the one
-    before has joined: those that register with one account must not do so at once.
+    before has joined: those that register with one account must not do so at once. `environment` gives what is added
+    to a stage's environment by its label, `noun` is what goes before a label where one fails. With `may_leave` one
+    that ends well has been asked to by somebody else, and is not started again.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Supervisor:
         *,
         peers: Sequence[str] = (),
         one_by_one: bool = False,
-        environment: Mapping[str, str] | None = None,
+        environment: Callable[[str], Mapping[str, str]] | None = None,
+        noun: str = "stage ",
+        may_leave: bool = False,
     ) -> None:
         self._family = family
         self._arguments = arguments
@@ -61,6 +65,8 @@ class Supervisor:
         self._peers = tuple(peers)
         self._one_by_one = one_by_one
         self._environment = environment
+        self._noun = noun
+        self._may_leave = may_leave
         self._stages = [_Running(label) for label in labels]
         self._leaving = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -95,7 +101,10 @@ class Supervisor:
                 return
             reason = why_it_ended(child, code)
             if not stage.has_joined:
-                raise MeshError(f"stage {stage.label}: {reason}")
+                raise MeshError(f"{self._noun}{stage.label}: {reason}")
+            if self._may_leave and code == 0:
+                self._tell(stage.label, {"event": "stage_ended", "reason": "it was asked to leave", "restart_in": None})
+                return
             failures = failures_in_a_row(failures, clock() - began)
             pause = pause_before_restart(failures)
             self._tell(stage.label, {"event": "stage_ended", "reason": reason, "restart_in": pause})
@@ -111,9 +120,9 @@ class Supervisor:
             if self._leaving.is_set():
                 return None
             child = stage.child = await self._family.start(
-                f"stage {stage.label}",
+                f"{self._noun}{stage.label}",
                 *self._arguments(stage.label, peers, stage.span),
-                environment=self._environment,
+                environment=None if self._environment is None else self._environment(stage.label),
                 hear=lambda event: self._hear(stage, event),
                 hear_log=lambda line: self._log(stage.label, line),
             )
@@ -126,8 +135,11 @@ class Supervisor:
 
     def _hear(self, stage: _Running, event: dict[str, Any]) -> None:
         match event:
-            case {"event": "joined", "maddrs": maddrs}:
+            case {"event": "joined" | "relaying", "maddrs": maddrs}:
                 stage.address = maddrs[0] if maddrs else None
+                stage.has_joined = True
+                stage.joined.set()
+            case {"event": "ready"}:  # of a gateway, which is nobody's way in
                 stage.has_joined = True
                 stage.joined.set()
             case {"event": "chose", "span": str(span)}:

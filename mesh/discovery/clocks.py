@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
+
+from mesh.errors import ConfigError, WrongClock
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,7 @@ WRONG_SECONDS: Final = 10.0
 REMEMBERED_SECONDS: Final = 60.0
 REMIND_SECONDS: Final = 60.0
 _MOST: Final = 64
+_TIMES: Final = re.compile(r"local time .*\(local: (?P<local>\d+\.\d+), peer: (?P<peer>\d+\.\d+)\)")
 
 
 class ClockWatch:
@@ -82,6 +86,16 @@ async def compare(
     elif gone:
         log.warning("this machine's clock is right again")
     return watch.ahead(now)
+
+
+def refused_by_swarm(why: str) -> ConfigError:
+    """The error for a node that hivemind does not let in; it does so where two clocks differ by more than 3 s."""
+    told = _TIMES.search(why)
+    refused = f"the swarm refuses this node: {why}"
+    if told is None:
+        return ConfigError(refused)
+    ahead = float(told["peer"]) - float(told["local"])
+    return WrongClock(f"{refused}; set this machine's clock (or theirs) right", ahead=ahead)
 
 
 def spoken(seconds: float) -> str:

@@ -20,14 +20,14 @@ from mesh.discovery.acquaintances import Acquaintances
 from mesh.discovery.addresses import AddressBook
 from mesh.discovery.asking import ask_themselves
 from mesh.discovery.books import Announced, RecordBook, RecordBooks
-from mesh.discovery.clocks import ClockWatch, compare
+from mesh.discovery.clocks import ClockWatch, compare, refused_by_swarm
 from mesh.discovery.directory import LIFETIME, MAX_PROVIDERS, Announcer, Clock, to_ask
 from mesh.discovery.index import INDEX_KEYS, IndexEntry, decode_entry, listed_models, may_name
 from mesh.discovery.peer_book import PeerBook
 from mesh.discovery.places import DRAW_SECONDS, Draw
 from mesh.discovery.record_check import RecordCheck, data_of
 from mesh.discovery.records import MAX_SKEW, ModelKey, ProviderRecord, decode_record, peer_key, provider_key
-from mesh.errors import ConfigError, DaemonDown, InternalError, PeerError, PeerTimeout, PeerUnreachable
+from mesh.errors import DaemonDown, InternalError, PeerError, PeerTimeout, PeerUnreachable
 from mesh.transport.daemon import Daemon
 from mesh.transport.port import Transport
 from mesh.wire.records import SignedRecord
@@ -89,7 +89,7 @@ class DhtDirectory:
         self._left = False
 
     async def __aenter__(self) -> Self:
-        """Raises `PeerUnreachable` when no initial peer takes part, `ConfigError` when our clock is wrong."""
+        """Raises `PeerUnreachable` when no initial peer takes part, `WrongClock` when that is why."""
         from mesh.discovery import _hivemind_dht as h
 
         peers = self._daemon.initial_peers
@@ -97,8 +97,7 @@ class DhtDirectory:
             async with asyncio.timeout(_CALL_TIMEOUT + _RPC_TIMEOUT):
                 self._node = await self._create(peers)
         except h.ValidationError as error:
-            hint = "; set this machine's clock (or theirs) right" if "local time" in str(error) else ""
-            raise ConfigError(f"the swarm refuses this node: {error}{hint}") from error
+            raise refused_by_swarm(str(error)) from error
         except (RuntimeError, TimeoutError) as error:
             raise PeerUnreachable(f"no initial peer takes part in the DHT: {', '.join(peers)}") from error
         self._daemon.on_restart(self._join_again)

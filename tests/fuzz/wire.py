@@ -15,7 +15,7 @@ from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.stage.frames import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.provider.stage.opening import sampler_for
-from mesh.wire import direct, leaves, messages, pairs
+from mesh.wire import direct, knock, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from mesh.wire.sampling import from_wire, to_wire
 from mesh.wire.tokens import read_tokens, token_payload
@@ -90,6 +90,10 @@ LEAVES = (
     leaves.FetchDocument("leaves", "gate", 5, 7),
     leaves.DocumentPart(0, 1000, None),
     leaves.DocumentPart(0, 0, "there are no such leaves here"),
+)
+KNOCKS = (
+    knock.Knock(("/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001")),
+    knock.KnockAnswer(("192.0.2.1",), (knock.Knocked("/ip4/192.0.2.1/tcp/4001", "open"),)),
 )
 PAIRS = (
     pairs.PairState(PEER, "direct", 3, 0.001, 0.002, None),
@@ -217,6 +221,7 @@ def decoders() -> list[Decoder]:
         ),
         codec_decoder("direct connections", direct, DIRECT, ()),
         codec_decoder("leaves", leaves, LEAVES, ()),
+        codec_decoder("knocks", knock, KNOCKS, ()),
         Decoder(
             "messages of pairs",
             lambda: [bytes(pairs.encode(PAIRS).header), pack({"t": "pairs", "pairs": []})],

@@ -125,3 +125,14 @@ def test_only_commands_that_run_for_long_are_forked() -> None:
     assert free is not None
     assert paid is not None
     assert set(paid) - set(free) == set(fork_server.PAYING)
+
+
+async def test_a_command_is_run_to_its_end_with_its_words_and_its_width() -> None:
+    async with children() as family:
+        code, out, err = await family.run("wallet", "--help", environment={"COLUMNS": "60"}, timeout=60)
+        assert (code, err) == (0, "")
+        assert "import" in out and max(map(len, out.splitlines())) <= 60
+        code, out, err = await family.run("wallet", "address", "--wallet", "/nowhere.json", timeout=60)
+        assert code != 0 and not out and err
+        with pytest.raises(MeshError, match="did not end"):
+            await family.run("join", "--model", "tiny-python", *NOWHERE, timeout=0.01)

@@ -1,0 +1,1 @@
+"""`mesh try`: what the README shows, typed on this machine by real commands, and each step explained."""
