@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark, is_lark_syntax
 
 from shards.errors import InvalidGrammar
 from shards.grammar import limits
@@ -88,7 +89,23 @@ def grammar(kind: ConstraintKind, text: str) -> str:
         case "regex":
             return LLMatcher.grammar_from_regex(text)
         case "grammar":
-            return LLMatcher.grammar_from_lark(text)
+            return LLMatcher.grammar_from_lark(_lark(text))
+
+
+def _lark(text: str) -> str:
+    """A grammar in Lark; one in llama.cpp's GBNF, whose rules have `::=`, is translated."""
+    if "::=" not in text or is_lark_syntax(text):
+        return text
+    try:
+        return gbnf_to_lark(text)
+    except GbnfToLarkError as error:
+        raise InvalidGrammar(words(str(error))) from error
+    except RecursionError:
+        raise InvalidGrammar("the grammar is nested too deep") from None
+    except Exception as error:
+        if type(error) is not Exception:  # what it raises for rules that are not there
+            raise
+        raise InvalidGrammar(words(str(error))) from error
 
 
 def words(error: str) -> str:

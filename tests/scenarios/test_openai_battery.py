@@ -16,7 +16,7 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.scenarios.processes import World, start_stages, wait_until
 
@@ -33,8 +33,6 @@ Call a function within <tool_call></tool_call>: {{ tools | tojson }}<|end|>
 KEY = "a-key-of-the-battery"
 ASK: list[Any] = [{"role": "user", "content": "Write add."}]
 NOW: Any = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
-NOT_SERVED = {"response_format json_object", "response_format json_schema", "chat.completions.parse"}
-"""Refused with `response_format` named: nothing here holds an answer to a grammar."""
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +196,7 @@ class Battery:
 
     def parse(self) -> None:
         class Answer(BaseModel):
-            number: int
+            number: int = Field(ge=0, le=999)
 
         found = self.client.chat.completions.parse(model=self.model, messages=ASK, response_format=Answer)
         assert found.choices[0].message.parsed is not None
@@ -279,5 +277,4 @@ def test_the_openai_client_gets_what_it_asks_for(client: OpenAI) -> None:
     sys.stdout.write("\n" + "".join(f"{name:40} {result}\n" for name, result in results.items()))
     wrong = {name: result for name, result in results.items() if result != "right"}
     sys.stdout.write(f"{len(results) - len(wrong)} of {len(results)} are right\n")
-    assert wrong.keys() == NOT_SERVED
-    assert all(result.startswith("BadRequestError") and "response_format" in result for result in wrong.values())
+    assert not wrong
