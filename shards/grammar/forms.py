@@ -43,6 +43,7 @@ class Forms:
         """What is still looked for comes to nothing."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._box.let_go()
+        SANDBOX.rest()
 
     def begin(self, kind: ConstraintKind, text: str, begun: Sequence[int] = ()) -> Matcher:
         """An answer of this form, of which the tokens `begun` are there already.
