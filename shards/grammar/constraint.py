@@ -59,4 +59,6 @@ def one_of(choices: Sequence[str], param: str = "constraint") -> Constraint:
     """One of these texts. Raises `InvalidGrammar`."""
     if not choices or len(choices) > MAX_CHOICES or not all(choices):
         raise InvalidGrammar(f"{param} must be between 1 and {MAX_CHOICES} texts, none of them empty")
-    return Constraint("grammar", "start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in choices), param)
+    return Constraint(
+        "grammar", "start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in choices), param
+    )

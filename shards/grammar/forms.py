@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from shards.errors import InvalidGrammar, SandboxBreach, SandboxRefusal
 from shards.grammar import limits
 from shards.grammar.constraint import ConstraintKind
-from shards.grammar.matcher import Matcher
+from shards.grammar.matcher import Matcher, TokenTable, token_table
 from shards.sandbox.box import Sandbox
 from shards.sandbox.limits import Call
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher
 
 KEPT = 64
 """Forms that are kept built."""
@@ -34,7 +34,7 @@ class Forms:
         self._read = read
         self._vocab = vocab
         self._lock = threading.Lock()
-        self._trie: LLTokenizer | None = None
+        self._table: TokenTable | None = None
         self._built: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
         self._box = SANDBOX.box(Call("nothing", (), limits.PROBE))
         self._pool = ThreadPoolExecutor(LOOKERS, "grammar")
@@ -56,7 +56,7 @@ class Forms:
                 self._built.move_to_end((kind, text))
         if found is None:
             found = self._build(kind, text)
-        matcher = Matcher(found.deep_copy(), self._loaded(), self._vocab, self._pool)
+        matcher = Matcher(found.deep_copy(), self._loaded(), self._pool, json=kind == "json_schema")
         if begun:
             matcher.follow(begun)
         return matcher
@@ -70,19 +70,20 @@ class Forms:
             raise InvalidGrammar(str(error)) from error
         except SandboxBreach as error:
             raise InvalidGrammar("it is too complex: it takes too long, or too much memory, to follow") from error
-        built = library.matcher(self._loaded(), kind, text)
+        built = library.matcher(self._loaded().trie, kind, text)
         with self._lock:
             self._built[kind, text] = built
             while len(self._built) > KEPT:
                 self._built.popitem(last=False)
         return built
 
-    def _loaded(self) -> LLTokenizer:
+    def _loaded(self) -> TokenTable:
         with self._lock:
-            if self._trie is None:
+            if self._table is None:
                 from shards.grammar import library
 
                 tokens, special = self._read()
                 tokens = [*tokens[: self._vocab], *[b""] * (self._vocab - len(tokens))]
-                self._trie = library.vocabulary(tokens, [token for token in special if token < self._vocab])
-            return self._trie
+                trie = library.vocabulary(tokens, [token for token in special if token < self._vocab])
+                self._table = token_table(trie, tokens)
+            return self._table

@@ -13,6 +13,9 @@ PROBE = Limits(2.0, 512 << 20, 4096, blame=False)
 MASK_SECONDS = 0.25
 """To find which tokens may come next: sessions that share the pass wait for it. It takes some 0.03 ms, 2 at most."""
 
+SLOW_SECONDS = 0.004
+"""Of a form of which that took so long once, it is found beside the passes from then on."""
+
 LEXER_FUEL = 200_000
 STEP_FUEL = 60_000
 STEP_ITEMS = 10_000
