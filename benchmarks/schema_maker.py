@@ -8,22 +8,25 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-_NOUNS = tuple(
-    (
-        "account address amount author balance batch branch build campaign carrier cart category channel "
-        "charge city claim cluster comment company contact contract country coupon currency customer dataset "
-        "delivery device discount driver event expense feature file filter flight folder forecast gateway "
-        "group guest host image incident invoice item job label language ledger license listing location "
-        "machine member message metric model note offer order owner package partner payment permission phone "
-        "plan policy position price product profile project quote rate reading receipt record refund region "
-        "release report reservation resource review role route rule sample schedule score sensor service "
-        "session shipment site source stage status step store subject summary supplier tag target task team "
-        "template tenant ticket token topic trip unit update user vehicle vendor version visit volume "
-        "warehouse webhook zone"
-    ).split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_NOUNS = _words(
+    "account address amount author balance batch branch build campaign carrier cart category channel "
+    "charge city claim cluster comment company contact contract country coupon currency customer dataset "
+    "delivery device discount driver event expense feature file filter flight folder forecast gateway "
+    "group guest host image incident invoice item job label language ledger license listing location "
+    "machine member message metric model note offer order owner package partner payment permission phone "
+    "plan policy position price product profile project quote rate reading receipt record refund region "
+    "release report reservation resource review role route rule sample schedule score sensor service "
+    "session shipment site source stage status step store subject summary supplier tag target task team "
+    "template tenant ticket token topic trip unit update user vehicle vendor version visit volume "
+    "warehouse webhook zone"
 )
-_ADJECTIVES = tuple(
-    ("active billing current default expected external final first internal last main next parent public").split()
+_ADJECTIVES = _words(
+    "active billing current default expected external final first internal last main next parent public"
 )
 _STATES = (
     ("open", "closed", "merged"),

@@ -6,9 +6,9 @@
 The schemas are 70 written by hand in the manner of public API descriptions (`benchmarks.schema_set`) and as many more
 as are asked for, made by chance (`benchmarks.schema_maker`). Stages are processes of their own on one machine. For each
 schema the model is asked for JSON, in its chat template where it has one, so many sessions at once; the same prompts
-then get free text of just as many tokens, or half of the time come once more after it. An answer is valid when it ended by itself
-and the package jsonschema, formats included, finds nothing wrong with it. Tokens a second are of whole answers, the
-prompt's time included.
+then get free text of just as many tokens, or half of the time come once more after it. An answer is valid when it ended
+by itself and the package jsonschema, formats included, finds nothing wrong with it. Tokens a second are of whole
+answers, the prompt's time included.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ async def _start(family: Children, scratch: Path, folder: Path, options: argpars
 async def _pass(
     client: Client, model: str, asked: Sequence[Asked], options: argparse.Namespace, found: Found, chance: random.Random
 ) -> None:
-    """Some schemas at once, held, and then free and as long; half of the time held once more after that, which counts."""
+    """Some schemas at once, held, then free and as long; half of the time held once more after that, which counts."""
     constraints = [json_schema(schema) for _, schema, _ in asked]
     lengths = [min(MOST_TOKENS, options.context - len(tokens)) for _, _, tokens in asked]
     held, seconds = await _ask(client, model, asked, constraints, lengths, options)

@@ -329,7 +329,7 @@ class RingSession:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} before admitting", peer=peer)
 
     def _check_refusal(self, peer: str, code: str, reason: str) -> None:
-        """Raises `InvalidRequest` where no other hop would take the session, `NoForms` where one that has more might."""
+        """Raises `InvalidRequest` where no other hop would take the session, `NoForms` where another might."""
         constraint = self._plan.constraint
         if code in OUR_FAULT:
             raise InvalidRequest(f"{peer} refused: {reason}")

@@ -61,13 +61,13 @@ def _named(name: str, value: Any) -> Constraint | None:
     match name, value:
         case "structured_outputs", dict():
             return _of_vllm(value)
-        case ("guided_json" | "json_schema"), _:
+        case (("guided_json" | "json_schema"), _):
             return _schema(value, name)
         case ("guided_choice", list()) if all(isinstance(each, str) for each in value):
             return _made(lambda: one_of(value, name), name)
-        case ("guided_regex" | "regex"), str():
+        case (("guided_regex" | "regex"), str()):
             return _made(lambda: Constraint("regex", value, name), name)
-        case ("guided_grammar" | "grammar" | "ebnf"), str():
+        case (("guided_grammar" | "grammar" | "ebnf"), str()):
             return _made(lambda: Constraint("grammar", value, name), name)
         case _:
             kind = {"guided_choice": "a list of strings", "structured_outputs": "an object"}.get(name, "a string")

@@ -39,9 +39,10 @@ def vocabulary(tokens: Sequence[bytes], special: Sequence[int] = ()) -> LLTokeni
 
     One more id than there are tokens stands for the end. Takes some 10 microseconds a token.
     """
-    words = _Words(tokens, special)
-    words.trie = LLTokenizer(words, n_vocab=len(words.tokens), slices=LLTokenizer.json_slices())
-    return words.trie
+    words: Any = _Words(tokens, special)
+    trie = LLTokenizer(words, n_vocab=len(words.tokens), slices=LLTokenizer.json_slices())
+    words.trie = trie
+    return trie
 
 
 def matcher(trie: LLTokenizer, kind: ConstraintKind, text: str) -> LLMatcher:

@@ -25,7 +25,7 @@ MOST_OF_ONE = 4
 """Of those, one client's: a form may take a second to be refused."""
 BUSY_SECONDS = 1.0
 
-Opened = Callable[[SessionOwner, OpenSession, Payload, Form], None]
+Opened = Callable[[SessionOwner, OpenSession, Payload, Form], object]
 
 
 @dataclass(slots=True)
