@@ -24,6 +24,8 @@ FIELDS = (
     "grammar",
 )
 """Beside `response_format`: vLLM's, then SGLang's and llama.cpp's."""
+_PLAIN = {"type", "properties", "required", "title", "description", "$defs", "$schema", "definitions"}
+"""Keys of schemas of objects that leave nothing about other properties to say elsewhere."""
 _OF_VLLM = {"json", "regex", "choice", "grammar", "json_object"}
 
 
@@ -145,6 +147,9 @@ def _by_name(tools: Tools) -> dict[str, Mapping[str, Any]]:
 
 
 def _lenient(function: Mapping[str, Any]) -> str:
-    """The arguments' schema; what of it cannot be held to is passed over where the tool is not `strict`."""
+    """The arguments' schema; what of it cannot be held to is passed over where the tool is not `strict`. Arguments that
+    it does not name are not written unless it says so: small models would name them without end."""
     schema = {"type": "object", **function["parameters"]}
+    if "properties" in schema and schema.keys() <= _PLAIN:
+        schema["additionalProperties"] = False
     return json.dumps({**schema, "x-guidance": {"lenient": not function.get("strict")}}, ensure_ascii=False)

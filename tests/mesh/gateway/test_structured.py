@@ -134,6 +134,8 @@ def test_a_required_call_is_held_to_its_schema(form: ToolFormat, named: str | No
     matcher = library.matcher(trie, held.kind, held.text)
     assert matcher.consume_tokens([*answer.encode()])
     assert matcher.is_accepting()
+    other = library.matcher(trie, held.kind, held.text)
+    assert other.try_consume_tokens([*answer.replace("5", '5, "b": 6').encode()]) < len(answer)
     wrong = library.matcher(trie, held.kind, held.text)
     assert wrong.try_consume_tokens([*answer.replace("5", '"').encode()]) < len(answer)
 
