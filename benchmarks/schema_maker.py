@@ -82,8 +82,10 @@ class _Maker:
         body: Schema = {"type": "object", "properties": properties, "required": required}
         if self._chance.random() < 0.85:
             body["additionalProperties"] = False
-        elif depth < _DEPTH:
-            body |= {"additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9}}
+        else:  # a few more, so that a small model comes to an end
+            body["required"] = names
+            body["additionalProperties"] = {"type": "integer", "minimum": 0, "maximum": 9}
+            body["maxProperties"] = len(names) + 2
         if self._chance.random() < 0.3:
             body["description"] = f"What is known of a {names[0]}."
         return body

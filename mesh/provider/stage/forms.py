@@ -21,8 +21,8 @@ from shards.text.fast import tokenizer_from_files
 
 MOST_WAITING = 64
 """Sessions whose form is not built yet."""
-MOST_OF_ONE = 4
-"""Of those, one client's: a form may take a second to be refused."""
+MOST_OF_ONE = 32
+"""Of those, one client's, which may be a gateway with many callers; a form may take a second to be refused."""
 BUSY_SECONDS = 1.0
 
 Opened = Callable[[SessionOwner, OpenSession, Payload, Form], object]
