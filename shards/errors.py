@@ -10,6 +10,7 @@ ShardError
 ├── SandboxBreach        work in a child process broke its limits
 ├── SandboxRefusal       work in a child process ended with an error of its own
 ├── InvalidSampling      a sampling parameter is out of range
+│   └── InvalidGrammar   the form that an answer is to have cannot be used, and why
 ├── BadActivation        hidden states that are non-finite or do not fit the session
 └── CapacityExceeded     no room for a session's keys and values
     └── Preempted        its pages were needed for others: it may be fed again
@@ -64,6 +65,10 @@ class SandboxRefusal(ShardError):
 
 class InvalidSampling(ShardError):
     """A sampling parameter is out of range."""
+
+
+class InvalidGrammar(InvalidSampling):
+    """A schema, expression or grammar that answers cannot be held to: it is wrong, not supported, or takes too much."""
 
 
 class BadActivation(ShardError):

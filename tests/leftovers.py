@@ -31,6 +31,7 @@ from typing import Any
 import pytest
 
 from mesh.transport.runtime_dir import RuntimeDirectory
+from shards.grammar.forms import SANDBOX as FORMS_SANDBOX
 from shards.text.chat_template import SANDBOX
 from tests import warm
 
@@ -222,6 +223,7 @@ class LeftoversPlugin:
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         result = yield
         SANDBOX.rest()  # idle child processes that start again when they are used
+        FORMS_SANDBOX.rest()
         left = self.keeper.left(seconds=self._seconds)
         if left:
             pytest.fail(f"{item.nodeid} left behind:\n{listed(left)}", pytrace=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ from shards.errors import ShardError
 
 if TYPE_CHECKING:
     from mesh.client.client import Client
+    from shards.grammar.constraint import Constraint
 
 
 class Speculation(StrEnum):
@@ -56,6 +58,11 @@ Speculate = Annotated[
         "always: also where rounding may decide between tokens that are all but equally likely.",
     ),
 ]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option("--json-schema", exists=True, dir_okay=False, help="Hold the answer to the JSON Schema in this file."),
+]
+Regex = Annotated[str | None, typer.Option("--regex", help="Hold the answer to this regular expression.")]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")]
 
 
@@ -69,6 +76,8 @@ def generate(
     top_k: TopK = 0,
     seed: Seed = None,
     stop: Stop = None,
+    json_schema: JsonSchema = None,
+    regex: Regex = None,
     speculate: Speculate = Speculation.AUTO,
     digest: DigestOption = None,
     transport: TransportOption = TransportKind.HIVEMIND,
@@ -88,8 +97,24 @@ def generate(
         "seed": seed,
         "stop": stop or [],
         "speculate": speculate.value,
+        "constraint": _constraint(json_schema, regex),
     }
     run(_generate(_Way(joined, transport, read_digests(model, digest)), model, text, options, as_json, show_route))
+
+
+def _constraint(schema: Path | None, regex: str | None) -> Constraint | None:
+    """What the answer is held to. Ends the program where the file is no schema."""
+    from shards.grammar.constraint import MAX_CONSTRAINT_BYTES, Constraint
+
+    if schema is not None and regex is not None:
+        raise typer.BadParameter("an answer is held to one form: give --json-schema or --regex")
+    try:
+        if schema is not None:
+            with schema.open(encoding="utf-8") as file:
+                return Constraint("json_schema", file.read(MAX_CONSTRAINT_BYTES + 1), "--json-schema")
+        return None if regex is None else Constraint("regex", regex, "--regex")
+    except (OSError, UnicodeDecodeError, ShardError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def chat(

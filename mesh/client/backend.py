@@ -212,6 +212,8 @@ class SwarmBackend:
             prompt_scores=request.prompt_logprobs,
             window=self._config.window_tokens if self.issuer is not None else None,
             secret=self._secret,
+            constraint=request.constraint,
+            answer_from=len(request.prompt),
             caller=request.caller,
         )
         counted: list[str] = []

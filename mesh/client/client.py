@@ -31,6 +31,7 @@ from mesh.node import Node, NodeConfig
 from mesh.payment.credit.issuer import VoucherIssuer
 from shards.engine.sampling_params import SEED_BITS, SamplingParams
 from shards.errors import CapacityExceeded, InvalidSampling, NotText, ShardError, TextTooLong
+from shards.grammar.constraint import Constraint
 from shards.text.conversation import chat_tokens
 
 DEFAULT_MAX_TOKENS = 256
@@ -60,6 +61,8 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str]
     ignore_eos: bool
     speculate: Speculate
+    constraint: Constraint | None
+    """What the answer is held to: `json_schema(…)`, `one_of(…)`, `Constraint("regex", …)` (`shards.grammar`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +307,7 @@ def build_request(model: str, prompt: Sequence[int], options: Options) -> Genera
         ignore_eos=options.get("ignore_eos", False),
         prompt_logprobs=options.get("prompt_logprobs", False),
         speculate=options.get("speculate", "auto"),
+        constraint=options.get("constraint"),
     )
 
 

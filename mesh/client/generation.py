@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from mesh.client.refusals import HopRefused, SessionPreempted
+from mesh.client.refusals import HopRefused, NoForms, SessionPreempted
 from mesh.client.ring_session import RingSession
 from mesh.client.session_plan import SessionPlan
 from mesh.client.text import AnswerText
@@ -175,6 +175,8 @@ class MeshGeneration:
                 if self._shrink(most):
                     excluded.clear()
                     continue
+                if isinstance(obstacle, NoForms):
+                    raise obstacle from error
                 if obstacle is None and not (self._begun or self._hopeful):  # there has been a gap from the start
                     raise
                 if time.monotonic() > give_up:

@@ -14,5 +14,9 @@ class HopRefused(Refused, PeerError):
         self.most = most
 
 
+class NoForms(HopRefused):
+    """A hop cannot hold answers to a form; another may."""
+
+
 class SessionPreempted(HopRefused):
     """A hop needed the session's memory: nobody is to blame, and it may be opened again."""

@@ -26,6 +26,9 @@ def check_request(request: GenerateRequest, model: ProviderRecord, *, resumed_pa
         raise InvalidRequest(why, param="resume_token_ids")
     if request.resumed and request.prompt_logprobs:
         raise InvalidRequest("a resumed answer scores no prompt", param="resume_token_ids")
+    if request.constraint is not None and request.ignore_eos:
+        why = f"ignore_eos does not go with {request.constraint.param}: such an answer ends where its form does"
+        raise InvalidRequest(why, param="ignore_eos")
     outside = [token for token in (*request.prompt, *request.resumed) if not 0 <= token < model.vocab_size]
     if outside:
         raise InvalidRequest(

@@ -12,7 +12,7 @@ from itertools import takewhile
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
 from mesh.client.inbox import Inbox, together
-from mesh.client.refusals import HopRefused, SessionPreempted
+from mesh.client.refusals import HopRefused, NoForms, SessionPreempted
 from mesh.client.session_plan import SessionPlan
 from mesh.client.token_checks import TokenChecks
 from mesh.client.types import HopReport
@@ -284,7 +284,8 @@ class RingSession:
     async def _request(self, index: int, link: HopLink) -> None:
         plan, hop = self._plan, self.hops[index]
         sampling, logit_bias = to_wire(plan.sampling)
-        needs_ids = index == len(self.hops) - 1 and plan.last_hop_needs_ids()
+        is_last = index == len(self.hops) - 1
+        needs_ids = is_last and plan.last_hop_needs_ids()
         message = OpenSession(
             session=self.id,
             digest=plan.digest,
@@ -303,6 +304,7 @@ class RingSession:
             logit_bias=logit_bias,
             keys=plan.keys_after(*self._before(link.peer)),
             drafts=plan.drafts,
+            form=plan.form() if is_last else None,
         )
         await link.send(message, token_payload(plan.fed) if needs_ids else b"")
 
@@ -317,8 +319,7 @@ class RingSession:
                         self._unanswered.remove(peer)
                         self._held[peer] = min(held, self._held.get(peer, held))
                 case SessionRefused(code=code, reason=reason, retry_after_ms=retry, most=most):
-                    if code in OUR_FAULT:
-                        raise InvalidRequest(f"{peer} refused: {reason}")
+                    self._check_refusal(peer, code, reason)
                     raise HopRefused(f"{peer} refused: {reason}", peer=peer, retry_after=retry / 1000, most=most)
                 case PeerError():
                     raise message
@@ -326,6 +327,16 @@ class RingSession:
                     raise self._failure(peer, message)
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} before admitting", peer=peer)
+
+    def _check_refusal(self, peer: str, code: str, reason: str) -> None:
+        """Raises `InvalidRequest` where no other hop would take the session, `NoForms` where another might."""
+        constraint = self._plan.constraint
+        if code in OUR_FAULT:
+            raise InvalidRequest(f"{peer} refused: {reason}")
+        if code == "bad_form" and constraint is not None:
+            raise InvalidRequest(f"{constraint.param}: {reason}", param=constraint.param)
+        if code == "no_forms":
+            raise NoForms(f"{peer} refused: {reason}", peer=peer, retry_after=0.0)
 
     def expect_nothing_of(self, peer: str | None) -> None:
         """Do not wait for this hop's last word when the session is closed: it has failed."""

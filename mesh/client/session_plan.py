@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mesh.client.affinity import page_keys
 from shards.engine.blocks import chain_root
 from shards.engine.sampling_params import SamplingParams
+from shards.grammar.constraint import Constraint, ConstraintKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class SessionPlan:
     """Tokens that may be computed ahead of who reads them; None: all."""
     drafts: int = 0
     """Guesses at the next tokens that one trip round the ring may check."""
+    constraint: Constraint | None = None
+    answer_from: int = 0
+    """Of what is fed, where the answer begins that is held to it."""
     secret: bytes = b""
     caller: str = ""
     """Only sessions with the same secret and caller name the same pages by the same keys."""
@@ -48,7 +52,15 @@ class SessionPlan:
     def last_hop_needs_ids(self) -> bool:
         """Whether the last hop must know what is fed: for penalties and scores, to go on with an answer, to guess."""
         resumes = len(self.fed) > self.prompt_tokens
-        return self.sampling.needs_prompt or self.prompt_scores or resumes or self.drafts > 0
+        form = self.form()
+        holds = form is not None and form[2] > 0
+        return self.sampling.needs_prompt or self.prompt_scores or resumes or self.drafts > 0 or holds
+
+    def form(self) -> tuple[ConstraintKind, str, int] | None:
+        """What the last hop is told of the constraint: kind, text, and how many of the last fed tokens it holds."""
+        if self.constraint is None:
+            return None
+        return self.constraint.kind, self.constraint.text, len(self.fed) - self.answer_from
 
     def finish_of(self, token: int, position: int) -> str | None:
         """What the last hop must say when it chooses `token` for `position`."""

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from mesh.swarm.route import Hop
 from shards.engine.sampling_params import SamplingParams
+from shards.grammar.constraint import Constraint
 from shards.model.span import Span
 from shards.text.tokenizer import Tokenizer
 
@@ -50,6 +51,8 @@ class GenerateRequest:
     """Tokens of the answer that are there already: it goes on after them. `max_tokens` counts them too."""
     resumed_paid: bool = False
     """The prompt and those tokens were run and paid for here before: hops are not paid for running them again."""
+    constraint: Constraint | None = None
+    """What the answer is held to: JSON of a schema, an expression, a grammar."""
     speculate: Speculate = "auto"
     """Whether the last hop may guess at the next tokens, so that one trip round the ring brings several. `auto`: where
     the tokens are the same to the last bit, which stages on the native kernels make sure of. `always`: on any stages;

@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.errors import InvalidRequest
-from mesh.gateway import sampling
+from mesh.gateway import sampling, structured
 from mesh.gateway.chat_writer import ChatWriter
 from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Job, new_id
@@ -52,6 +52,12 @@ def prepare(
     resumed = sampling.resumed(request, n)
     if resumed and tools is not None:
         raise InvalidRequest("an answer with tools cannot be resumed", param="resume_token_ids")
+    constraint = structured.read_constraint(request.model_extra, request.response_format)
+    if tools is not None:
+        if constraint is not None:
+            why = f"{constraint.param} does not go with tools, which the answer may call instead"
+            raise InvalidRequest(f"{why}: leave one of them out, or set tool_choice to 'none'", param=constraint.param)
+        constraint = structured.call_constraint(tools)
     seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
     sessions = tuple(
         GenerateRequest(
@@ -62,6 +68,7 @@ def prepare(
             stop=stop,
             shown=() if tools is None else tools.markers(tokenizer),
             ignore_eos=bool(request.ignore_eos),
+            constraint=constraint,
             shrinks=asked is None,
             resumed=resumed,
         )
@@ -90,12 +97,7 @@ def prepare(
 
 def check(request: ChatRequest) -> None:
     """Raise `InvalidRequest` for what we do not offer."""
-    check_unserved(request.model_extra)
-    if request.response_format is not None and request.response_format.type != "text":
-        raise InvalidRequest(
-            "response_format: only the type 'text' is supported: answers are not held to JSON or to a schema here",
-            param="response_format",
-        )
+    check_unserved(request.model_extra, structured.FIELDS)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from mesh.client.types import GenerateRequest, ModelInfo, TextDelta
 from mesh.errors import InvalidRequest
-from mesh.gateway import sampling, sse
+from mesh.gateway import sampling, sse, structured
 from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Answer, Job, fingerprint, new_id
 from mesh.gateway.logprobs import Offsets, completion_logprobs, join
@@ -55,6 +55,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
     resumed = sampling.resumed(request, n * len(prompts))
     if resumed and echo:
         raise InvalidRequest("an answer that is resumed has no echo", param="resume_token_ids")
+    constraint = structured.read_constraint(request.model_extra, None)
     sessions = []
     for prompt in prompts:
         length = sampling.answer_length(
@@ -75,6 +76,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
                     sampling=sampling.sampling_params(request, info, seed=seed + choice, logprobs=logprobs),
                     stop=() if score_only else stop,
                     ignore_eos=bool(request.ignore_eos),
+                    constraint=constraint,
                     shrinks=asked is None,
                     prompt_logprobs=echo and logprobs is not None,
                     resumed=resumed,
@@ -107,7 +109,7 @@ def prepare(request: CompletionRequest, info: ModelInfo, tokenizer: Tokenizer, *
 
 def check(request: CompletionRequest) -> None:
     """Raise `InvalidRequest` for what we do not offer."""
-    check_unserved(request.model_extra)
+    check_unserved(request.model_extra, structured.FIELDS)
     if request.suffix:
         raise InvalidRequest("suffix is not supported", param="suffix")
     if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):

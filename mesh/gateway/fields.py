@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mesh.errors import InvalidRequest
@@ -17,6 +17,7 @@ HARMLESS: Mapping[str, str] = {
     "spaces_between_special_tokens": "vLLM's; decides how special tokens are spaced, and the text has none",
     "chat_id": "Open WebUI's own bookkeeping",
     "session_id": "Open WebUI's own bookkeeping",
+    "guided_decoding_backend": "vLLM's; which library holds an answer to its form is for who serves it to say",
 }
 """Whatever their value. A value of a field below that asks for what is done anyway is harmless as well."""
 
@@ -43,9 +44,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "documents": ([],),
     "early_stopping": (False,),
+    "ebnf": (),
     "grammar": ("",),
     "guided_choice": (),
-    "guided_decoding_backend": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
@@ -70,10 +71,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Known fields that are not served, with the values that ask for nothing; null never does."""
 
 
-def check_unserved(extra: Mapping[str, Any] | None) -> None:
-    """Refuse what a request has besides its schema's fields. Raises `InvalidRequest`, which names the field."""
+def check_unserved(extra: Mapping[str, Any] | None, served: Collection[str] = ()) -> None:
+    """Refuse what a request has besides its schema's fields, and those that are `served` where it came. Raises
+    `InvalidRequest`, which names the field."""
     for name, value in (extra or {}).items():
-        if value is None or name in HARMLESS:
+        if value is None or name in HARMLESS or name in served:
             continue
         allowed = NEUTRAL.get(name)
         if allowed is None:

@@ -74,6 +74,10 @@ class Job:
         """The same job of this caller."""
         return replace(self, sessions=tuple(replace(session, caller=caller) for session in self.sessions))
 
+    def constrained_by(self, param: str) -> Job:
+        """The same job, where this field of its request says what the answers are held to."""
+        return replace(self, sessions=tuple(_constrained_by(session, param) for session in self.sessions))
+
     def usage(self, answers: Sequence[Answer]) -> Usage:
         """What came; of an answer that is not complete, the tokens that were handed out."""
         completed = sum(
@@ -89,6 +93,13 @@ class Job:
         if cached:
             usage.prompt_tokens_details = PromptTokensDetails(cached_tokens=min(cached, self.prompt_tokens))
         return usage
+
+
+def _constrained_by(session: GenerateRequest, param: str) -> GenerateRequest:
+    held = session.constraint
+    if held is None or held.param != "response_format":
+        return session
+    return replace(session, constraint=replace(held, param=param))
 
 
 def new_id(prefix: str) -> str:

@@ -56,7 +56,7 @@ def prepare(
     job = chat.prepare(asked, info, tokenizer, max_choices=1, max_chat_tokens=max_chat_tokens, tool_parser=tool_parser)
     tools = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls, tokenizer, parser=tool_parser)
     writer = MessageWriter(request, info, tokenizer, job.prompt_tokens, tools)
-    return replace(job, id=writer.id, writer=writer, include_usage=True)
+    return replace(job, id=writer.id, writer=writer, include_usage=True).constrained_by("output_config")
 
 
 def chat_request(request: MessagesRequest) -> ChatRequest:

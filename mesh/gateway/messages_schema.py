@@ -30,8 +30,6 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "context_management": (),
     "inference_geo": (),
     "mcp_servers": ([],),
-    "output_config": ({},),
-    "output_format": (),
     "service_tier": ("auto", "standard_only"),
     "thinking": ({"type": "disabled"},),
     "n": (1,),
@@ -54,6 +52,9 @@ class MessagesRequest(SamplingFields):
     stop_sequences: Strings | None = None
     tools: list[Any] | None = None
     tool_choice: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+    """The earlier name of `output_config.format`."""
 
 
 def check(request: MessagesRequest) -> dict[str, Any]:
@@ -64,6 +65,20 @@ def check(request: MessagesRequest) -> dict[str, Any]:
         if value is not None and not any(value == each and type(value) is type(each) for each in allowed):
             raise InvalidRequest(f"{name}: is not supported by this gateway", param=name)
     return rest
+
+
+def _format(request: MessagesRequest) -> dict[str, Any] | None:
+    """The chat's `response_format`. Raises `InvalidRequest`."""
+    config = request.output_config or {}
+    if rest := [key for key, value in config.items() if key != "format" and value is not None]:
+        raise InvalidRequest(f"output_config.{rest[0][:60]}: is not supported by this gateway", param="output_config")
+    match config.get("format") or request.output_format:
+        case None:
+            return None
+        case {"type": "json_schema", "schema": dict(schema)}:
+            return {"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}
+        case _:
+            raise InvalidRequest("output_config.format: must be a json_schema with its schema", param="output_config")
 
 
 def chat_fields(request: MessagesRequest) -> dict[str, Any]:
@@ -77,6 +92,8 @@ def chat_fields(request: MessagesRequest) -> dict[str, Any]:
     for position, message in enumerate(request.messages):
         messages += _messages(f"messages.{position}", message)
     fields["messages"] = messages
+    if (form := _format(request)) is not None:
+        fields["response_format"] = form
     if request.tools:
         fields["tools"] = [_tool(f"tools.{position}", tool) for position, tool in enumerate(request.tools)]
     choice = request.tool_choice or {}

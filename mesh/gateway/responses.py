@@ -25,7 +25,7 @@ from mesh.gateway.tools.calls import Call
 from mesh.gateway.tools.request import Tools, read_tools
 from shards.text.tokenizer import Tokenizer
 
-_PARAMS = {"messages": "input", "max_completion_tokens": "max_output_tokens"}
+_PARAMS = {"messages": "input", "max_completion_tokens": "max_output_tokens", "response_format": "text"}
 
 
 def prepare(
@@ -59,7 +59,7 @@ def prepare(
     told = fields["messages"][1 if request.instructions is not None else 0 :]
     keep = Keep(store, asker, tuple(told)) if request.store is not False else None
     writer = ResponseWriter(request, info, job.sessions[0].max_tokens, tools, keep)
-    return replace(job, id=writer.id, writer=writer, include_usage=True)
+    return replace(job, id=writer.id, writer=writer, include_usage=True).constrained_by("text")
 
 
 class Keep:
@@ -231,7 +231,7 @@ class ResponseWriter:
             "reasoning": {"effort": None, "summary": None},
             "store": request.store is not False,
             "temperature": 1.0 if request.temperature is None else request.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": {"type": "text"}, **(request.text or {})},
             "tool_choice": request.tool_choice or "auto",
             "tools": request.tools or [],
             "top_p": 1.0 if request.top_p is None else request.top_p,

@@ -34,7 +34,6 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "max_tool_calls": (),
     "prompt": (),
     "reasoning": ({}, {"effort": None}, {"effort": "none"}),
-    "text": ({}, {"format": {"type": "text"}}),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
     "n": (1,),
@@ -58,6 +57,7 @@ class ResponsesRequest(SamplingFields):
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
 
 
 def check(request: ResponsesRequest) -> dict[str, Any]:
@@ -83,7 +83,25 @@ def chat_fields(request: ResponsesRequest, before: Sequence[dict[str, Any]]) -> 
         if request.parallel_tool_calls is not None:
             fields["parallel_tool_calls"] = request.parallel_tool_calls
     fields["tool_choice"] = _tool_choice(request.tool_choice)
+    if request.text is not None:
+        fields["response_format"] = _format(request.text)
     return {**fields, "messages": messages}
+
+
+def _format(text: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`text` as a chat's `response_format`. Raises `InvalidRequest`."""
+    rest = {key: value for key, value in text.items() if key != "format" and value not in (None, "medium")}
+    if rest:
+        raise InvalidRequest(f"text.{next(iter(rest))[:60]} is not supported by this gateway", param="text")
+    match text.get("format"):
+        case None:
+            return None
+        case {"type": "json_schema", "name": str(name)} as described:
+            return {"type": "json_schema", "json_schema": {"name": name, "schema": described.get("schema")}}
+        case {"type": "text" | "json_object" as kind}:
+            return {"type": kind}
+        case _:
+            raise InvalidRequest("text.format must be of the type text, json_object or json_schema", param="text")
 
 
 def input_messages(given: str | list[Any]) -> list[dict[str, Any]]:

@@ -96,10 +96,6 @@ class Message(StrictFields):
     function_call: Any = None
 
 
-class ResponseFormat(StrictFields):
-    type: str
-
-
 class ChatRequest(SamplingFields):
     """`POST /v1/chat/completions`."""
 
@@ -107,7 +103,7 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None

@@ -34,6 +34,8 @@ MAX_BLOCKS: Final = 1 << 16
 MAX_PARTS: Final = 4096
 MAX_DRAFTS: Final = 15
 """Guesses at a session's next tokens that one trip round the ring may check."""
+MAX_FORM_BYTES: Final = 64 * 1024
+"""Of a schema, expression or grammar, in UTF-8."""
 MAX_REASON: Final = 2000
 MAX_FILE_BYTES: Final = 48 * 1024 * 1024
 PREEMPTED: Final = "preempted"
@@ -47,6 +49,8 @@ Logprob = Annotated[float, Meta(ge=-1e30, le=1e-3)]
 Top = Annotated[tuple[tuple[Token, Logprob], ...], Meta(max_length=32)]
 DraftCount = Annotated[int, Meta(ge=0, le=MAX_DRAFTS)]
 Drafts = Annotated[tuple[Token, ...], Meta(max_length=MAX_DRAFTS)]
+FormKind = Literal["json_schema", "regex", "grammar"]
+FormText = Annotated[str, Meta(max_length=MAX_FORM_BYTES)]
 Digest = Annotated[str, Meta(max_length=64)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 Block = Annotated[int, Meta(ge=0, le=MAX_BLOCKS)]
@@ -83,7 +87,8 @@ class OpenSession(WireMessage, frozen=True, tag="open"):
     who reads and pays for it. `keys` names the full pages of the fed tokens, each by a hash of all before it: those
     that the hop still has from an earlier session of this client and this previous hop need not be fed again.
     A trip round the ring may check at most `drafts` guesses at the next tokens; the last hop, which makes them, then
-    needs the fed token ids.
+    needs the fed token ids. `form` goes to the last hop alone: what the answer is held to, and how many of the last fed
+    tokens are part of that answer already; where there are any, the hop needs the fed token ids as well.
     """
 
     session: SessionId
@@ -103,9 +108,12 @@ class OpenSession(WireMessage, frozen=True, tag="open"):
     logit_bias: LogitBias
     keys: PageKeys = b""
     drafts: DraftCount = 0
+    form: tuple[FormKind, FormText, Position] | None = None
 
     def __post_init__(self) -> None:
         _check_keys(self.keys)
+        if self.form is not None and len(self.form[1].encode()) > MAX_FORM_BYTES:
+            raise ValueError(f"a form has at most {MAX_FORM_BYTES} bytes")
 
 
 class SessionOpened(WireMessage, frozen=True, tag="opened"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -16,6 +16,29 @@ from shards.model.stage import LogitsMode
 
 Score = tuple[float, tuple[tuple[int, float], ...]]
 """A prompt token's log-probability and the most likely alternatives (token id, logprob)."""
+
+
+class Form(Protocol):
+    """What an answer is held to (`shards.grammar.matcher`). Raises `InvalidGrammar`."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer that it knows."""
+
+    def start(self, eos: Sequence[int]) -> None:
+        """The answer ends with one of these tokens."""
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """The answer goes on with these."""
+
+    def mask(self, length: int) -> torch.Tensor:
+        """Which tokens may follow the answer's first `length` ones; those after them are forgotten."""
+
+    def allowed(self, tokens: Sequence[int]) -> int:
+        """How many of these guesses may come next, one after the other."""
+
+    def forced(self, most: int) -> tuple[int, ...]:
+        """Guesses at tokens that spell what must come next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +55,8 @@ class SamplerState:
 
     `fed` tokens are prefilled before the first choice, of which the first `prompt` are the prompt and the rest
     were chosen before (a session that resumes). `capacity` bounds prompt and answer together. `known` are the fed
-    token ids, needed for penalties and prompt scores only.
+    token ids, needed for penalties and prompt scores only. `form` is what the answer is held to, and has followed what
+    of it was fed.
     """
 
     def __init__(
@@ -45,6 +69,7 @@ class SamplerState:
         eos: Sequence[int],
         prompt_scores: bool = False,
         known: Sequence[int] | None = None,
+        form: Form | None = None,
     ) -> None:
         if (params.needs_prompt or prompt_scores) and (known is None or len(known) != fed):
             raise BadActivation("the last stage needs the fed token ids for these sampling parameters")
@@ -58,6 +83,11 @@ class SamplerState:
         self._history = TokenHistory(() if known is None else known[:prompt])
         for token in () if known is None else known[prompt:]:
             self._history.push(token)
+        self.form = form
+        self._formed = 0 if form is None else fed - form.length
+        """Position of the first token that is held to the form."""
+        if form is not None:
+            form.start(eos)
 
     def want(self, start: int, count: int) -> LogitsMode:
         """Which logits the pass over `[start, start + count)` must return."""
@@ -85,7 +115,8 @@ class SamplerState:
         if position < self._fed:
             return None
         self._history.truncate(position - self._first_position)
-        return Draw(logits, self._params, position, self._history)
+        mask = None if self.form is None else self.form.mask(position - self._formed)
+        return Draw(logits, self._params, position, self._history, mask)
 
     def take(self, position: int, sampled: Sampled) -> Choice:
         """The token for `position` has been chosen."""
@@ -95,6 +126,8 @@ class SamplerState:
             finish = "stop"
         elif position + 1 >= self._capacity:
             finish = "length"
+        if self.form is not None and finish is None:
+            self.form.follow((sampled.token,))
         return Choice(position, sampled, finish)
 
 

@@ -1,6 +1,7 @@
 """Choosing a session's next token from logits, repeatably: the same seed and position give the same token.
 
-The order: log-probabilities are taken from the logits as they came; then logit bias, repetition penalty
+The order: log-probabilities are taken from the logits as they came; then tokens that the answer's form does not allow
+are left out (`Draw.mask`); then logit bias, repetition penalty
 (Keskar et al., CTRL, 2019), presence and frequency penalties (as OpenAI's API defines them); then the most
 likely token where the temperature is 0, else temperature, top-k, top-p (Holtzman et al., 2020), min-p (Nguyen
 et al., 2024), and one draw by inverse CDF in token-id order. Tokens in id order keep their place in the CDF
@@ -96,6 +97,8 @@ class Draw:
     params: SamplingParams
     position: int
     history: TokenHistory
+    mask: torch.Tensor | None = None
+    """Which tokens may be chosen at all: bool [vocab], on the CPU."""
 
 
 def sample(logits: torch.Tensor, params: SamplingParams, position: int, history: TokenHistory) -> Sampled:
@@ -127,7 +130,8 @@ def sample_all(draws: Sequence[Draw]) -> list[Sampled | ShardError]:
 def _sample_rows(draws: Sequence[Draw]) -> list[Sampled | ShardError]:
     if not draws:
         return []
-    rows = _stacked([draw.logits for draw in draws])
+    came = _stacked([draw.logits for draw in draws])
+    rows = _masked(came, draws)
     found = _best(rows)
     adjusted: dict[int, torch.Tensor] = {}
     errors: dict[int, ShardError] = {}
@@ -151,11 +155,22 @@ def _sample_rows(draws: Sequence[Draw]) -> list[Sampled | ShardError]:
         params, logits = draws[index].params, adjusted.get(index, rows[index])
         number = uniform(params.seed, draws[index].position)
         tokens[index] = _draw(logits, found[index][0], params, number, likeliest.get(index))
-    scores = _scores(rows, tokens, {i: d.params.logprobs for i, d in enumerate(draws) if i not in errors})
+    scores = _scores(came, tokens, {i: d.params.logprobs for i, d in enumerate(draws) if i not in errors})
     return [
         errors[index] if index in errors else Sampled(token, *scores.get(index, ()))
         for index, token in enumerate(tokens)
     ]
+
+
+def _masked(rows: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """The rows, with minus infinity for tokens that may not be chosen; the same ones where all may."""
+    masks = {index: draw.mask for index, draw in enumerate(draws) if draw.mask is not None}
+    if not masks:
+        return rows
+    rows = rows.clone()
+    for index, mask in masks.items():
+        rows[index].masked_fill_(~mask.to(rows.device), -math.inf)
+    return rows
 
 
 def _stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -21,13 +21,14 @@ _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools of one request. `offered` are OpenAI's objects, `forced` the name that must be called; `begins` is
-    the text with which the answer is made to begin, where a call is required."""
+    """The tools of one request. `offered` are OpenAI's objects; `begins` is the text with which the answer is made to
+    begin, where a call is required, and `named` the tool that must be called, where it is one."""
 
     form: ToolFormat
     offered: tuple[dict[str, Any], ...]
     parallel: bool = True
     begins: str = ""
+    named: str | None = None
 
     @property
     def schemas(self) -> dict[str, Mapping[str, Any]]:
@@ -71,8 +72,12 @@ def read_tools(
     if forced == "none":
         return None
     form = _form(tokenizer, parser)
-    begins = "" if forced == "auto" else _opening(form, None if forced == "required" else forced[1])
-    return Tools(form, offered, parallel is not False, begins)
+    if forced == "auto" and any(tool["function"].get("strict") for tool in offered):
+        message = "arguments are held to their schema where a call is required: set tool_choice, or leave strict out"
+        raise InvalidRequest(f"tools: {message}", param="tools")
+    named = forced[1] if isinstance(forced, tuple) else None
+    begins = "" if forced == "auto" else _opening(form, named)
+    return Tools(form, offered, parallel is not False, begins, named)
 
 
 def _tool(position: int, tool: Any) -> dict[str, Any]:
@@ -88,9 +93,9 @@ def _tool(position: int, tool: Any) -> dict[str, Any]:
     parameters = function.get("parameters")
     if not isinstance(parameters, dict | None):
         raise InvalidRequest(f"{where}.function.parameters must be an object", param="tools")
-    if function.get("strict"):
-        raise InvalidRequest(f"{where}.function.strict: arguments are not held to their schema here", param="tools")
     shown = {"name": name, "description": function.get("description") or "", "parameters": parameters or _NOTHING}
+    if function.get("strict"):
+        shown["strict"] = True
     return {"type": "function", "function": shown}
 
 

@@ -39,6 +39,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.tokens import read_tokens
+from shards.engine.sampler import Form
 from shards.engine.step import StepInput, StepOutput
 from shards.errors import CapacityExceeded, ShardError
 from shards.model.spec import ModelSpec
@@ -145,7 +146,7 @@ class StageCore:
         owner, payload = asked.owner, asked.payload
         match asked.message:
             case OpenSession() as opening:
-                self._open(owner, opening, payload)
+                self._open(owner, opening, payload, asked.form)
             case Prompt() as prompt:
                 self._prompt(owner, prompt, payload)
             case ExtendSession(session=session, limit=limit):
@@ -164,7 +165,7 @@ class StageCore:
         found = self.table.get(session)
         return found if found is not None and found.owner is owner else None
 
-    def _open(self, owner: SessionOwner, request: OpenSession, payload: Payload) -> None:
+    def _open(self, owner: SessionOwner, request: OpenSession, payload: Payload, form: Form | None) -> None:
         session: StageSession | None = None
         try:
             if self._withdrawn:
@@ -182,7 +183,7 @@ class StageCore:
                 session.capacity,
                 client=session.client,
                 reserve=session.fed_tokens,
-                sampler=sampler_for(request, payload, self._spec) if session.is_last else None,
+                sampler=sampler_for(request, payload, self._spec, form) if session.is_last else None,
                 wire_dtype=self._wire_dtype,
                 keys=stage_keys(request.keys, session, self.table.facts.digest, self._numerics),
             )

@@ -18,6 +18,7 @@ from mesh.wire.messages import (
     OpenSession,
     Prompt,
 )
+from shards.engine.sampler import Form
 from shards.engine.step import StepOutput
 
 # --- events ---
@@ -30,6 +31,8 @@ class Asked:
     owner: SessionOwner
     message: OpenSession | Prompt | ExtendSession | CloseSession
     payload: Payload = b""
+    form: Form | None = None
+    """Of a session whose answer is held to one, at the last hop."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ from mesh.wire.messages import KEY_BYTES, OpenSession
 from mesh.wire.sampling import from_wire
 from mesh.wire.tokens import read_tokens
 from shards.engine.blocks import chain_root, keys_under
-from shards.engine.sampler import SamplerState
+from shards.engine.sampler import Form, SamplerState
 from shards.errors import InvalidSampling
 from shards.model.spec import ModelSpec
 
 
-def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> SamplerState:
+def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec, form: Form | None = None) -> SamplerState:
     """The last stage's part of a session. Raises `InvalidSampling`, `BadTensor` or `BadActivation`."""
+    if request.form is not None and form is None:
+        raise InvalidSampling("the form of the answer was not built")
     known = read_tokens(payload, request.fed_tokens, spec.vocab_size) if payload else None
     params = from_wire(request.sampling, request.logit_bias)
     outside = [token for token in params.logit_bias if token >= spec.vocab_size]
@@ -30,6 +32,7 @@ def sampler_for(request: OpenSession, payload: Payload, spec: ModelSpec) -> Samp
         eos=request.eos,
         prompt_scores=request.prompt_scores,
         known=known,
+        form=form,
     )
 
 

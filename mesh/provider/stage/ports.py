@@ -63,6 +63,10 @@ class Guesser(Protocol):
     def follow(self, output: StepOutput, now: float) -> tuple[int, ...]:
         """A trip has brought the output's choices: guesses at what comes next, for the next trip to check."""
 
+    def instead(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """The answer's form lets only these of the last guesses come next, or leaves hardly another choice than these:
+        which of them are to be checked."""
+
 
 class Guessing(Protocol):
     """Makes a guesser for each session of a stage."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from mesh.provider.stage.admission import SessionTable, StageFacts
 from mesh.provider.stage.control import ControlChannel, unwrap
 from mesh.provider.stage.core import StageCore
 from mesh.provider.stage.credit import StageCredit
+from mesh.provider.stage.forms import StageForms
 from mesh.provider.stage.links import Links
 from mesh.provider.stage.payment_gate import PaymentGate
 from mesh.provider.stage.ring import RingServer
@@ -36,6 +38,7 @@ from mesh.wire.messages import (
     Ping,
     Pong,
     Prompt,
+    SessionClosed,
 )
 from mesh.wire.paying import Compare, Hello, Unwelcome, Voucher
 from shards.engine.engine import Engine
@@ -117,11 +120,12 @@ class StageService:
         self.ring = RingServer(self._handle, lambda peer: bool(self.table.neighbours(peer)), self._room.wait)
         if self._collector is not None:
             self._collector.release, self._collector.drop = self._paid, self._unpaid
-        with engine:
+        with ExitStack() as stack, engine:
             self.engine = engine
             try:
                 async with asyncio.TaskGroup() as tasks:
                     self.links = Links(self._transport, tasks, self._lost, self._filled)
+                    self._forms = stack.enter_context(closing(self._new_forms(tasks)))
                     tasks.create_task(self._tick())
                     if self.payment_gate is not None:
                         tasks.create_task(self.payment_gate.run())
@@ -181,6 +185,7 @@ class StageService:
                 raise
             raise error from group
         finally:
+            self._forms.cancel(control)
             self._handle(events.OwnerGone(control))
             if self.payment_gate is not None:
                 self.payment_gate.leave(control)
@@ -193,6 +198,10 @@ class StageService:
 
     def _asked(self, control: ControlChannel, message: Message, frame: Frame) -> None:
         match message:
+            case OpenSession(form=(_, _, _)) if not self._closing:
+                self._forms.open(control, message, frame.payload)
+            case CloseSession(session=session) if self._forms.cancel(control, session):
+                control.tell(SessionClosed(session, 0, 0))
             case OpenSession() | Prompt() | ExtendSession() | CloseSession():
                 self._handle(events.Asked(control, message, frame.payload))
             case FetchFile(request=request, digest=digest, name=name):
@@ -209,6 +218,14 @@ class StageService:
                 control.tell(Unwelcome("free", "nobody pays here: this provider serves without a chain", 0))
             case _:
                 raise ProtocolViolation(f"a {message.kind!r} message makes no sense here", peer=control.peer)
+
+    def _new_forms(self, tasks: asyncio.TaskGroup) -> StageForms:
+        return StageForms(
+            self.model.spec,
+            self._files,
+            tasks,
+            lambda owner, message, payload, form: self._handle(events.Asked(owner, message, payload, form)),
+        )
 
     # What the core decides.
 

@@ -95,7 +95,16 @@ class StageSession:
 
     def guesses(self, output: StepOutput, now: float) -> tuple[int, ...]:
         """At the tokens after those that were chosen, to be checked with the next trip."""
-        return () if self.guesser is None else self.guesser.follow(output, now)
+        if self.guesser is None:
+            return ()
+        guesses = self.guesser.follow(output, now)
+        form = None if self.sequence.sampler is None else self.sequence.sampler.form
+        if form is None:
+            return guesses
+        # The last position before the capacity is only chosen, never run.
+        room = self.capacity - 2 - output.choices[-1].position
+        told = form.forced(max(0, min(self.drafts, room))) or guesses[: form.allowed(guesses)]
+        return guesses if told == guesses else self.guesser.instead(told)
 
     def objection(self, start: int, count: int, are_tokens: bool) -> str | None:
         """Why no honest neighbour sends this."""

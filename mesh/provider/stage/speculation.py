@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FIRST_RIGHT = {2: 0.3, 3: 0.5, 4: 0.7}
 """How often the first guess after a match of so many tokens is taken to be right before anything is known."""
+SPELLED_RIGHT = 0.85
+"""How often a token is right that spells what an answer's form wants next: there are others that spell it too."""
 RIGHT_WEIGHT = 0.3
 """How much one trip changes what is taken to be true of its matches."""
 FORGET = 0.004
@@ -115,6 +117,15 @@ class Speculation:
         # The last position before the capacity is only chosen, never run.
         self._asked = self.guess(self._capacity - 2 - position, self._costs.row)
         self._position, self._at = position, now
+        return self._asked.tokens
+
+    def instead(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """See `Guesser`."""
+        told, asked = tuple(tokens), self._asked
+        if told == asked.tokens[: len(told)]:
+            self._asked = Guess(told, asked.matched) if told else NOTHING
+        else:  # what the form spells: nothing is learnt of matches from it
+            self._asked = Guess(told[: worthwhile(SPELLED_RIGHT, self._costs.row, len(told))], 0)
         return self._asked.tokens
 
     def learn(self, position: int, tokens: tuple[int, ...], checked: int) -> None:

@@ -47,3 +47,7 @@ class KnownGuesser:
         self._asked = position, tuple(guesses)
         self._family.guessed += count
         return tuple(guesses)
+
+    def instead(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        self._asked = self._asked[0], tuple(tokens)
+        return tuple(tokens)

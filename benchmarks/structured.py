@@ -1,0 +1,266 @@
+"""Answers held to JSON Schemas: how many are valid, and what it costs beside free text of the same length.
+
+    python -m benchmarks.structured [--model FOLDER|FILE.gguf] [--schemas 300] [--stages 2] [--at-once 4]
+                                    [--temperature 0] [--threads 1] [--seed 1] [--json FILE] [--smoke]
+
+The schemas are 70 written by hand in the manner of public API descriptions (`benchmarks.schema_set`) and as many more
+as are asked for, made by chance (`benchmarks.schema_maker`). Stages are processes of their own on one machine. For each
+schema the model is asked for JSON, in its chat template where it has one, so many sessions at once; the same prompts
+then get free text of just as many tokens, or half of the time come once more after it. An answer is valid when it ended
+by itself and the package jsonschema, formats included, finds nothing wrong with it. Tokens a second are of whole
+answers, the prompt's time included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator
+
+from benchmarks.report import machine, paired_ratio, print_report, spread
+from benchmarks.schema_maker import made
+from benchmarks.schema_set import SCHEMAS
+from mesh.cli.processes import Children, children
+from mesh.client.client import Answer, Client
+from shards.checkpoint.opening import open_checkpoint
+from shards.checkpoint.source import resolve
+from shards.grammar.constraint import Constraint, json_schema
+from shards.text.conversation import chat_tokens
+from shards.text.tokenizer import Tokenizer
+
+START_SECONDS: Final = 180.0
+MOST_TOKENS: Final = 1536
+CHECKER: Final = Draft202012Validator.FORMAT_CHECKER
+
+Asked = tuple[str, dict[str, Any], list[int]]
+"""A schema's name, the schema, the prompt."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What was measured."""
+
+    answers: int = 0
+    valid: int = 0
+    wrong: list[str] = field(default_factory=list)
+    ends: Counter[str] = field(default_factory=Counter)
+    held: list[float] = field(default_factory=list)
+    free: list[float] = field(default_factory=list)
+    first_held: list[float] = field(default_factory=list)
+    first_free: list[float] = field(default_factory=list)
+    tokens: int = 0
+    accepted: int = 0
+
+
+def main() -> None:
+    """Parse options and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.structured",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="tiny-python", help="a checkpoint's folder, a GGUF file, or one that ships")
+    parser.add_argument("--schemas", type=int, default=300)
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--at-once", type=int, default=4, help="sessions")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--threads", type=int, default=1, help="of each stage")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
+    parser.add_argument(
+        "--smoke", action="store_true", help="few schemas, one stage: does it run, is what ended valid?"
+    )
+    options = parser.parse_args()
+    if options.smoke:
+        options.schemas, options.stages = 6, 1
+    sys.exit(0 if asyncio.run(_measure(options)) else 1)
+
+
+def schemas(count: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """So many: those written by hand first, or a few of both where there are to be few."""
+    written = [*SCHEMAS.items()]
+    if count < 2 * len(written):
+        written = random.Random(seed).sample(written, (count + 1) // 2)
+    return [*written, *made(count - len(written), seed)]
+
+
+def prompt(tokenizer: Tokenizer, name: str, schema: dict[str, Any], context: int) -> list[int]:
+    """What the model is asked; one of a small context is not told the schema."""
+    told = json.dumps(schema, separators=(",", ":"))
+    if not tokenizer.has_chat_template or context < 2 * MOST_TOKENS:
+        return tokenizer.encode(f"# an example of {name}\nexample = ")
+    ask = f"Make up one realistic {name.replace('_', ' ')}. Answer with JSON of this schema only:\n{told}"
+    return chat_tokens(tokenizer, [{"role": "user", "content": ask}])
+
+
+async def _measure(options: argparse.Namespace) -> bool:
+    facts = machine("torch", "llguidance", "jsonschema")
+    folder = resolve(options.model)
+    found = Found()
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as scratch:
+        async with AsyncExitStack() as stack:
+            family = await stack.enter_async_context(children())
+            address = await _start(family, Path(scratch), folder, options)
+            client = await stack.enter_async_context(Client([address]))
+            (info,) = await client.models()
+            tokenizer = await client.backend.tokenizer(info.name)
+            asked = [
+                (name, each, prompt(tokenizer, name, each, info.context_length))
+                for name, each in schemas(options.schemas, options.seed)
+            ]
+            options.context = info.context_length
+            await _pass(
+                client, info.name, asked[:1], options, Found(), random.Random(0)
+            )  # whatever is done once is done
+            chance = random.Random(options.seed)
+            for group in _groups(asked, options):
+                await _pass(client, info.name, group, options, found, chance)
+    return _report(options, facts, found)
+
+
+def _groups(asked: Sequence[Asked], options: argparse.Namespace) -> list[Sequence[Asked]]:
+    return [asked[at : at + options.at_once] for at in range(0, len(asked), options.at_once)]
+
+
+async def _start(family: Children, scratch: Path, folder: Path, options: argparse.Namespace) -> str:
+    """Start the stages; the address to join through."""
+    n_blocks = open_checkpoint(folder).spec.n_blocks
+    bounds = [round(index * n_blocks / options.stages) for index in range(options.stages + 1)]
+    address = ""
+    nodes = []
+    for index in range(options.stages):
+        arguments = ["join", "--model", str(folder), "--json", "--host-maddrs", "/ip4/127.0.0.1/tcp/0"]
+        arguments += ["--threads", str(options.threads), "--blocks", f"{bounds[index]}:{bounds[index + 1]}"]
+        arguments += ["--identity", str(scratch / f"{index}.key")]
+        arguments += ["--peers", address] if address else []
+        nodes.append(await family.start(f"stage {index + 1} of {options.stages}", *arguments))
+        if not address:
+            address = (await nodes[0].wait_for("joined", START_SECONDS))["maddrs"][0]
+    for node in nodes:
+        await node.wait_for("serving", START_SECONDS)
+    return address
+
+
+async def _pass(
+    client: Client, model: str, asked: Sequence[Asked], options: argparse.Namespace, found: Found, chance: random.Random
+) -> None:
+    """Some schemas at once, held, then free and as long; half of the time held once more after that, which counts."""
+    constraints = [json_schema(schema) for _, schema, _ in asked]
+    lengths = [min(MOST_TOKENS, options.context - len(tokens)) for _, _, tokens in asked]
+    held, seconds = await _ask(client, model, asked, constraints, lengths, options)
+    lengths = [max(2, answer.completion.completion_tokens) for answer in held]
+    free, free_seconds = await _ask(client, model, asked, [None] * len(asked), lengths, options)
+    if chance.random() < 0.5:  # once more, the other way round: what the first has warmed up helps the second
+        held, seconds = await _ask(client, model, asked, constraints, lengths, options)
+    tokens = sum(answer.completion.completion_tokens for answer in held)
+    found.held.append(tokens / seconds)
+    found.free.append(sum(answer.completion.completion_tokens for answer in free) / free_seconds)
+    found.first_held.append(statistics.median(answer.completion.time_to_first_token for answer in held))
+    found.first_free.append(statistics.median(answer.completion.time_to_first_token for answer in free))
+    found.tokens += tokens
+    for (name, schema, _), answer in zip(asked, held, strict=True):
+        found.answers += 1
+        found.accepted += answer.completion.accepted_tokens
+        found.ends[answer.completion.finish_reason] += 1
+        wrong = what_is_wrong(schema, answer)
+        found.valid += wrong is None
+        if wrong is not None:
+            found.wrong.append(f"{name}: {wrong}")
+
+
+def what_is_wrong(schema: dict[str, Any], answer: Answer) -> str | None:
+    """None for a valid answer."""
+    if answer.completion.finish_reason != "stop":
+        return f"it had not ended after {answer.completion.completion_tokens} tokens: …{answer.text[-60:]!r}"
+    try:
+        value = json.loads(answer.text)
+    except ValueError as error:
+        return f"{error}: {answer.text[:80]!r}"
+    errors = [each.message for each in Draft202012Validator(schema, format_checker=CHECKER).iter_errors(value)]
+    return errors[0][:160] if errors else None
+
+
+async def _ask(
+    client: Client,
+    model: str,
+    asked: Sequence[Asked],
+    constraints: Sequence[Constraint | None],
+    lengths: Sequence[int],
+    options: argparse.Namespace,
+) -> tuple[list[Answer], float]:
+    """Answers to all at once, and how long they took together."""
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(
+                client.generate(
+                    model,
+                    tokens,
+                    max_tokens=length,
+                    temperature=options.temperature,
+                    seed=options.seed,
+                    constraint=constraint,
+                    ignore_eos=constraint is None,
+                )
+            )
+            for (_, _, tokens), constraint, length in zip(asked, constraints, lengths, strict=True)
+        ]
+    return [task.result() for task in running], time.perf_counter() - began
+
+
+def _report(options: argparse.Namespace, facts: dict[str, Any], found: Found) -> bool:
+    ratio = paired_ratio(found.held, found.free)
+    share = found.valid / max(1, found.answers)
+    results = {
+        "answers": found.answers,
+        "valid": found.valid,
+        "ended": dict(found.ends),
+        "wrong": found.wrong,
+        "tokens": found.tokens,
+        "guessed_right": found.accepted,
+        "tokens_per_second_held": spread(found.held),
+        "tokens_per_second_free": spread(found.free),
+        "ratio": ratio,
+        "first_token_held": spread(found.first_held),
+        "first_token_free": spread(found.first_free),
+    }
+    report = {
+        "title": f"answers held to JSON Schemas, {Path(options.model).name}, {options.stages} stage(s)",
+        "method": (
+            f"{found.answers} schemas, {options.at_once} at once, temperature {options.temperature:g}, "
+            f"{options.threads} thread(s) a stage; free text of the same prompts and lengths; medians over groups, the "
+            "ratio a median of per-group ratios"
+        ),
+        "machine": facts,
+        "results": results,
+    }
+    columns = ["answers", "valid", "share", "tokens/s held", "free", "ratio", "first token held", "free "]
+    row = [
+        str(found.answers),
+        str(found.valid),
+        f"{share:.1%}",
+        f"{statistics.median(found.held):.1f}",
+        f"{statistics.median(found.free):.1f}",
+        f"{ratio:.2f}",
+        f"{statistics.median(found.first_held):.2f} s",
+        f"{statistics.median(found.first_free):.2f} s",
+    ]
+    print_report(report, columns, [row], options.json)
+    return found.valid == (found.ends["stop"] if options.smoke else found.answers)
+
+
+if __name__ == "__main__":
+    main()
