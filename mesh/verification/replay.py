@@ -135,7 +135,7 @@ class ReplayRun:
 
 
 def replay_here(core: EngineCore, question: Replay, payload: Bytes) -> tuple[Replayed, bytes]:
-    """The answer to a question by an engine of our own, which does nothing else meanwhile. Raises what `ReplayRun` does."""
+    """The answer to a question by an engine of our own. Raises what `ReplayRun` does."""
     run = ReplayRun(question, payload, core.model.spec)
     sequence = core.add(
         b"audit", run.span, run.count + 1, reserve=run.count, sampler=run.sampler, wire_dtype=run.wire_dtype

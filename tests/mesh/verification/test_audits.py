@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mesh.client.audit_hop import ask, ask_profile
 from mesh.client.backend_config import BackendConfig
 from mesh.client.types import GenerateRequest
 from mesh.provider.stage.server import StageService
+from mesh.wire.audit import FetchWork
 from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from shards.model.stage import Piece
@@ -57,9 +58,112 @@ def spoil(service: StageService, change: Any) -> None:
 
 
 async def test_honest_sessions_of_all_kinds_are_found_exact_on_every_hop(swarm: MemorySwarm) -> None:
-    kinds: list[dict[str, Any]] = [{}, {"temperature": 0.9}, {"temperature": 0.7, "frequency_penalty": 0.5, "top_p": 0.9}]
+    kinds: list[dict[str, Any]] = [{}, {"temperature": 0.9}, {"temperature": 0.7, "frequency_penalty": 0.5}]
     verdicts = await audited(swarm, *(request(seed, **kinds[seed % 3]) for seed in range(18)))
     assert {verdict.hop.span for verdict in verdicts} == set(SPANS)
     assert {verdict.outcome for verdict in verdicts} == {"exact"}
     assert all(verdict.positions > len(PROMPT) for verdict in verdicts)
     assert not swarm.backend.audits.evidence.factors(0.0)
+
+
+def noisy(size: float) -> Any:
+    """Noise of that size beside each number."""
+    generator = torch.Generator().manual_seed(3)
+    return lambda rows: rows * (1 + size * torch.randn(rows.shape, generator=generator))
+
+
+async def test_a_stage_that_computes_anything_else_is_found_and_the_next_session_goes_round_it(
+    swarm: MemorySwarm,
+) -> None:
+    cheat = swarm.providers[1]
+    spoil(cheat.service, noisy(1e-4))
+    for seed in range(30):
+        verdicts = await audited(swarm, request(seed))
+        if verdicts[-1].hop.peer == cheat.peer:
+            break
+    assert (verdicts[-1].outcome, verdicts[-1].hop.span) == ("differs", SPANS[1])
+    assert 2e-5 < verdicts[-1].found.median < 1e-2
+    assert all(verdict.outcome == "exact" for verdict in verdicts[:-1])
+    answer = await swarm.generate(request(99))
+    assert cheat.peer not in {report.peer for report in answer.completion.route}
+    assert set(swarm.backend.audits.evidence.factors(0.0)) == {cheat.peer}
+
+
+async def test_a_last_hop_that_chooses_other_tokens_is_found_and_nobody_else(swarm: MemorySwarm) -> None:
+    cheat = swarm.providers[2]
+    passes = iter(range(1 << 30))
+    spoil(cheat.service, lambda rows: rows.roll(1, dims=-1) if next(passes) % 9 == 8 else rows)
+    for seed in range(30):
+        verdicts = await audited(swarm, request(seed, tokens=80))
+        if verdicts[-1].hop.peer == cheat.peer:
+            break
+    assert verdicts[-1].outcome == "differs" and verdicts[-1].wrong_tokens >= 1
+    assert set(swarm.backend.audits.evidence.factors(0.0)) == {cheat.peer}
+
+
+async def test_a_replica_that_lies_convicts_nobody_where_another_one_contradicts_it(swarm: MemorySwarm) -> None:
+    liar = swarm.providers[4]
+    spoil(liar.service, noisy(1e-2))
+    await swarm.add(SPANS[1], throughput=1.0)
+    middle = []
+    for seed in range(40):
+        verdicts = await audited(swarm, request(seed, tokens=20))
+        middle = [verdict for verdict in verdicts if verdict.hop.span == SPANS[1]]
+        if swarm.backend.audits._unreliable:
+            break
+    assert swarm.backend.audits._unreliable == {liar.peer}
+    assert {verdict.outcome for verdict in middle} == {"exact"}
+    assert not swarm.backend.audits.evidence.factors(0.0)
+
+
+async def test_a_hop_that_signs_other_rows_than_it_sends_breaks_its_link_with_the_next(swarm: MemorySwarm) -> None:
+    cheat = swarm.providers[0]
+    proving = cheat.service._proving
+    assert proving is not None
+    ran = proving.ledger.ran
+
+    def lie(*args: Any, **more: Any) -> Any:
+        session, client, place, start, ins, outs = args
+        return ran(session, client, place, start, ins, [bytes(len(row)) for row in outs], **more)
+
+    proving.ledger.ran = lie  # type: ignore[method-assign]
+    await audited(swarm, request(1))
+    known = swarm.backend.audits.evidence.known()
+    assert {peer for peer, standing in known.items() if standing.broken} == {
+        cheat.peer,
+        swarm.providers[1].peer,
+    }
+    assert not swarm.backend.audits.evidence.factors(0.0), "nothing says which of the two it was"
+
+
+async def test_a_hop_that_shows_other_rows_than_it_signed_convicts_itself(swarm: MemorySwarm) -> None:
+    cheat = swarm.providers[1]
+    proving = cheat.service._proving
+    assert proving is not None
+    rows = proving.ledger.kept.rows
+    proving.ledger.kept.rows = lambda *args: [bytes(len(row)) for row in rows(*args)]  # type: ignore[method-assign]
+    for seed in range(30):
+        verdicts = await audited(swarm, request(seed, tokens=10))
+        if verdicts[-1].hop.peer == cheat.peer:
+            break
+    assert verdicts[-1].outcome == "differs: it shows other rows than it has signed"
+    assert set(swarm.backend.audits.evidence.factors(0.0)) == {cheat.peer}
+
+
+async def test_nobody_sees_the_rows_of_somebody_elses_session(swarm: MemorySwarm) -> None:
+    await swarm.generate(request(1))
+    proving = swarm.providers[1].service._proving
+    assert proving is not None
+    (session,) = proving.ledger.kept._kept
+    stranger = await swarm.transport("stranger")
+    answer, rows = await ask(stranger, swarm.providers[1].peer, FetchWork(session, "in", 32))
+    assert rows == b"" and answer.error == "no rows of such a session of yours are kept here"
+    own, rows = await ask(swarm.backend._transport, swarm.providers[1].peer, FetchWork(session, "in", 32))
+    assert own.error is None and len(rows) == 32 * 48 * 4
+
+
+async def test_providers_of_the_same_blocks_say_the_same_of_their_self_test(swarm: MemorySwarm) -> None:
+    said = [await ask_profile(swarm.backend._transport, provider.peer) for provider in swarm.providers]
+    assert len({profile.profile for profile in said}) == 1
+    assert [profile.golden for profile in said[:3]] == [profile.golden for profile in said[3:]]
+    assert len({profile.golden for profile in said}) == 3
