@@ -170,18 +170,20 @@ class Replica:
         return answer, rows
 
 
-async def ask_profile(transport: Transport, peer: str) -> ProfileSaid:
+async def ask_profile(transport: Transport, peer: str, *, timeout: float = ANSWER_SECONDS) -> ProfileSaid:
     """How a provider computes. Raises `PeerError`."""
-    answer, _ = await ask(transport, peer, AskProfile())
+    answer, _ = await ask(transport, peer, AskProfile(), timeout=timeout)
     if not isinstance(answer, ProfileSaid):
         raise ProtocolViolation("this is no profile", peer=peer)
     return answer
 
 
-async def ask(transport: Transport, peer: str, question: Message, payload: bytes = b"") -> tuple[Message, bytes]:
+async def ask(
+    transport: Transport, peer: str, question: Message, payload: bytes = b"", *, timeout: float = ANSWER_SECONDS
+) -> tuple[Message, bytes]:
     """One question, and its answer. Raises `PeerError`."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(timeout):
             channel = await transport.open(peer, AUDIT_PROTOCOL)
             try:
                 await channel.send(encode(question, payload))
@@ -189,7 +191,7 @@ async def ask(transport: Transport, peer: str, question: Message, payload: bytes
             finally:
                 await channel.aclose()
     except TimeoutError:
-        raise PeerTimeout(f"{peer} did not answer within {ANSWER_SECONDS:g} s", peer=peer) from None
+        raise PeerTimeout(f"{peer} did not answer within {timeout:g} s", peer=peer) from None
     if frame is None:
         raise PeerFailed("it closed without an answer", peer=peer)
     return decode(frame), bytes(frame.payload)

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random, SystemRandom
 from typing import Final
 
-from mesh.client.audit_hop import Exhibit, Replica, Verdict, exhibit, judge
+from mesh.client.audit_hop import Exhibit, Replayer, Replica, Verdict, exhibit, judge
 from mesh.client.ring_session import RingSession
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import PeerError
@@ -49,6 +49,8 @@ class SessionAudits:
         self._records = records
         self._share = share
         self._random = random or SystemRandom()
+        self.last: RingSession | None = None
+        """The session that ended last."""
         self._running: set[asyncio.Task[None]] = set()
         self._unreliable: set[str] = set()
         """Auditors whom others have contradicted; asked where there is nobody else."""
@@ -56,6 +58,7 @@ class SessionAudits:
     def consider(self, sessions: Iterable[RingSession]) -> None:
         """Sessions of a generation have ended."""
         for session in sessions:
+            self.last = session
             if session.proof.records and len(self._running) < MOST_RUNNING:
                 task = asyncio.create_task(self._look(session), name="auditing a session")
                 self._running.add(task)
@@ -107,15 +110,7 @@ class SessionAudits:
         return sorted(known, key=lambda peer: (peer in self._unreliable, self.evidence.suspected(peer)))
 
     async def _audit(self, session: RingSession, hop: Hop, answer: list[int]) -> None:
-        record = self._records.get(hop.peer)
-        if record is None:
-            return
-        try:
-            shown = await exhibit(self._transport, session.proof, hop, session.plan, answer, record.n_blocks)
-            verdict = shown if isinstance(shown, Verdict) else await self._judge(shown, hop, session.plan.digest)
-        except PeerError as error:
-            logger.info("an audit of %s came to nothing: %s", hop.peer, error)
-            return
+        verdict = await self.examine(session, hop, answer)
         if verdict is None:
             return
         self.verdicts.append(verdict)
@@ -126,6 +121,24 @@ class SessionAudits:
         self.evidence.weigh(hop.peer, verdict.ratio, verdict.text, now, exact=verdict.outcome == "exact")
         level = logging.WARNING if verdict.outcome == "differs" else logging.INFO
         logger.log(level, "audit: %s", verdict.text)
+
+    async def examine(
+        self, session: RingSession, hop: Hop, answer: Sequence[int], replayer: Replayer | None = None
+    ) -> Verdict | None:
+        """What is to be said of a hop's work in a session that has ended: by `replayer`, or by replicas of its blocks.
+
+        None where nobody could look at it.
+        """
+        digest = session.plan.digest
+        n_blocks = session.hops[-1].span.end
+        try:
+            shown = await exhibit(self._transport, session.proof, hop, session.plan, answer, n_blocks)
+            if isinstance(shown, Verdict):
+                return shown
+            return await (self._judge(shown, hop, digest) if replayer is None else judge(shown, replayer))
+        except PeerError as error:
+            logger.info("an audit of %s came to nothing: %s", hop.peer, error)
+            return None
 
     async def _judge(self, shown: Exhibit, hop: Hop, digest: str) -> Verdict | None:
         """What replicas say; where one says that work differs, another one has to say so too, if there is one."""

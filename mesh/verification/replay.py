@@ -1,4 +1,4 @@
-"""The same blocks run again over what a hop got: the inputs that an engine is given, one by one, and what comes of them."""
+"""The same blocks run again over what a hop got: what an engine is given for that, and what comes of it."""
 
 from __future__ import annotations
 

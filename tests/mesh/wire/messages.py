@@ -30,6 +30,7 @@ from mesh.wire.messages import (
     SessionRefused,
 )
 from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.work import Work
 
 session_ids = st.binary(min_size=16, max_size=16)
 positions = st.integers(0, MAX_TOKENS)
@@ -164,6 +165,7 @@ SAMPLES: tuple[Message, ...] = (
     Receipt(7, 12, 1 << 40, bytes(32), bytes(range(65)), bytes(64)),
     Voucher(7, 1 << 40, bytes(65)),
     Compare(7, 12, 1 << 40, bytes(32), bytes(65)),
+    Work(ID, 1, 32, 64, bytes(32), bytes(range(32)), (32, 3), bytes(32), bytes(32), bytes(64)),
     SessionClosed(ID, 100, 12345),
     FetchFile(7, "ab" * 32, "tokenizer.json"),
     FileData(7, None),
