@@ -13,7 +13,7 @@ from mesh.swarm.route import Hop
 from mesh.transport.port import Transport
 from mesh.verification.commitments import begin_chain, extend_chain, split_rows, token_rows
 from mesh.verification.evidence import CAP, likelihood_ratio
-from mesh.verification.judge import MARGINS, Distance, as_floats, distance, outcome
+from mesh.verification.judge import MARGINS, SAME_MARGIN, Distance, as_floats, distance, outcome
 from mesh.verification.proof import SessionProof, agree_on
 from mesh.wire.audit import (
     AUDIT_PROTOCOL,
@@ -133,16 +133,20 @@ async def exhibit(
     return Verdict(hop, 0, "withheld")
 
 
-async def judge(shown: Exhibit, replayer: Replayer) -> Verdict:
-    """What a replay says of it. Raises `PeerError` where there is none."""
+async def judge(shown: Exhibit, replayer: Replayer, *, same: bool) -> Verdict:
+    """What a replay says of it; `same` says that both compute the same bits. Raises `PeerError` where there is none."""
     answer, rows = await replayer.replay(shown.question, shown.payload)
     if answer.error is not None:
         raise PeerFailed(f"{replayer.name} did not run it again: {answer.error}")
     hop, count, dtype = shown.hop, shown.question.count, shown.question.wire_dtype
     if not shown.outs:
         sampled = shown.question.sampling[0] > 0
-        margin = answer.margin > MARGINS[dtype]
-        differs = answer.wrongs > MOST_DRAWS and dtype == "float32" if sampled else margin
+        if same:
+            differs = answer.margin > SAME_MARGIN
+        elif sampled:
+            differs = answer.wrongs > MOST_DRAWS and dtype == "float32"
+        else:
+            differs = answer.margin > MARGINS[dtype]
         result = "differs" if differs else "exact" if not answer.wrongs else "within"
         ratio = CAP if differs else 0.0
         return Verdict(hop, count, result, replayer.name, ratio, None, answer.wrongs)
@@ -153,7 +157,8 @@ async def judge(shown: Exhibit, replayer: Replayer) -> Verdict:
         )
     except ValueError as error:
         raise ProtocolViolation(f"{replayer.name} sent rows of another shape: {error}") from error
-    return Verdict(hop, count, outcome(found, dtype), replayer.name, likelihood_ratio(found, dtype), found)
+    ratio = likelihood_ratio(found, dtype, same=same)
+    return Verdict(hop, count, outcome(found, dtype, same=same), replayer.name, ratio, found)
 
 
 class Replica:

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random, SystemRandom
 from typing import Final
 
-from mesh.client.audit_hop import Exhibit, Replayer, Replica, Verdict, exhibit, judge
+from mesh.client.audit_hop import Exhibit, Replayer, Replica, Verdict, ask_profile, exhibit, judge
 from mesh.client.ring_session import RingSession
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import PeerError
 from mesh.swarm.route import Hop
 from mesh.transport.port import Transport
 from mesh.verification.evidence import Evidence
+from shards.model.numerics import has_same_bits
 
 logger = logging.getLogger(__name__)
 
@@ -135,17 +136,27 @@ class SessionAudits:
             shown = await exhibit(self._transport, session.proof, hop, session.plan, answer, n_blocks)
             if isinstance(shown, Verdict):
                 return shown
-            return await (self._judge(shown, hop, digest) if replayer is None else judge(shown, replayer))
+            return await (self._judge(shown, hop, digest) if replayer is None else judge(shown, replayer, same=False))
         except PeerError as error:
             logger.info("an audit of %s came to nothing: %s", hop.peer, error)
             return None
+
+    async def _same_bits(self, hop: Hop, peer: str) -> bool:
+        """Whether a replica computes the same bits as a hop: kernels that do, and equal roots in the self-test."""
+        ours = [self._records.get(each) for each in (hop.peer, peer)]
+        numerics = {record.numerics if record is not None else "" for record in ours}
+        if len(numerics) > 1 or not has_same_bits(*numerics):
+            return False
+        said = [await ask_profile(self._transport, each) for each in (hop.peer, peer)]
+        return len({(each.profile, each.start, each.end, each.golden) for each in said}) == 1
 
     async def _judge(self, shown: Exhibit, hop: Hop, digest: str) -> Verdict | None:
         """What replicas say; where one says that work differs, another one has to say so too, if there is one."""
         against: list[Verdict] = []
         for peer in self._replicas(hop, digest):
             try:
-                verdict = await judge(shown, Replica(self._transport, peer))
+                same = await self._same_bits(hop, peer)
+                verdict = await judge(shown, Replica(self._transport, peer), same=same)
             except PeerError as error:
                 logger.info("%s could not audit: %s", peer, error)
                 continue

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from mesh.verification.judge import TOLERANCES, Distance
+from mesh.verification.judge import Distance, tolerance
 
 CAP: Final = 110.0
 SUSPECT: Final = 10.0
@@ -22,21 +22,20 @@ MOST_PEERS: Final = 4096
 SHUN_SECONDS: Final = 3600.0
 SHUNNED: Final = 1e12
 """How many times slower than it says a provider counts that is routed around: there where nobody else is."""
-SPREAD: Final = 0.7
-"""Of the natural logarithm of honest distances, as a standard deviation: more than was measured."""
-BELOW: Final = 20.0
-"""How many times below the tolerance the honest typically are, at most."""
+HONEST: Final = {"float32": (20.0, 0.7), "bfloat16": (3.0, 0.35), "float16": (3.0, 0.35)}
+"""By wire dtype, how many times below the tolerance the honest typically are at most, and the standard deviation of the
+natural logarithm of that: nearer to it and wider than what was measured."""
 
 
-def likelihood_ratio(found: Distance, dtype: str) -> float:
+def likelihood_ratio(found: Distance, dtype: str, *, same: bool) -> float:
     """p1 ÷ p0 of a distance: cheats are anywhere from 1e-6 to 10, evenly in the logarithm; the honest log-normal."""
     if found.exact:
         return 0.0
-    median, largest = TOLERANCES[dtype]
+    median, largest = tolerance(dtype, same)
     x = max(found.median / median, found.largest / largest)
-    centre = -math.log(BELOW)
-    away = (math.log(max(x, 1e-12)) - centre) / SPREAD
-    honest = math.exp(-0.5 * min(max(away, 0.0) ** 2, 1400.0)) / (SPREAD * math.sqrt(2 * math.pi))
+    below, spread = HONEST[dtype]
+    away = (math.log(max(x, 1e-12)) + math.log(below)) / spread
+    honest = math.exp(-0.5 * min(max(away, 0.0) ** 2, 1400.0)) / (spread * math.sqrt(2 * math.pi))
     cheating = 1 / math.log(1e7)
     return cheating / max(honest, 1e-300)
 

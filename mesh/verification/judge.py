@@ -17,8 +17,16 @@ Outcome = Literal["exact", "within", "differs"]
 
 TOLERANCES: Final = {"float32": (2e-5, 2e-4), "bfloat16": (3e-2, 1.5e-1), "float16": (4e-3, 2e-2)}
 """By wire dtype, what the median and the largest dRel of an honest replay stay below (`benchmarks.verification`)."""
+SAME_BITS: Final = {"float32": (2e-6, 2e-5), "bfloat16": (5e-4, 5e-3), "float16": (6e-5, 6e-4)}
+"""The same where both are of one profile that computes the same bits, and had the same root in the self-test."""
 MARGINS: Final = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """By how many nats a token may be likelier than the one that was chosen: where logits nearly tie, rounding decides."""
+SAME_MARGIN: Final = 1e-4
+
+
+def tolerance(dtype: str, same: bool) -> tuple[float, float]:
+    """What the honest stay below: median, largest."""
+    return (SAME_BITS if same else TOLERANCES)[dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +65,9 @@ def distance(came: Floats | None, gave: Floats, replayed: Floats) -> Distance:
     return Distance(float(np.median(relative)), float(relative[worst]), worst, exact)
 
 
-def outcome(found: Distance, dtype: str) -> Outcome:
-    """What a distance means."""
+def outcome(found: Distance, dtype: str, *, same: bool) -> Outcome:
+    """What a distance means, where both sides compute the `same` bits and where they do not."""
     if found.exact:
         return "exact"
-    median, largest = TOLERANCES[dtype]
+    median, largest = tolerance(dtype, same)
     return "within" if found.median <= median and found.largest <= largest else "differs"

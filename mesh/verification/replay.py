@@ -39,8 +39,10 @@ class ReplayRun:
     """
 
     def __init__(self, question: Replay, payload: Bytes, spec: ModelSpec) -> None:
-        if not question.prompt_tokens <= question.fed_tokens < question.capacity:
-            raise BadTensor("prompt_tokens <= fed_tokens < capacity must hold")
+        if not question.prompt_tokens <= question.fed_tokens < question.capacity or question.count >= question.capacity:
+            raise BadTensor("prompt_tokens <= fed_tokens < capacity and count < capacity must hold")
+        if not 0 <= question.start < question.end <= spec.n_blocks:
+            raise BadTensor(f"{question.start}:{question.end} are no blocks of a model of {spec.n_blocks}")
         self.span = Span(question.start, question.end)
         self.count = question.count
         self.wire_dtype = WIRE_DTYPES[question.wire_dtype]
