@@ -53,6 +53,7 @@ class SessionAudits:
         self.last: RingSession | None = None
         """The session that ended last."""
         self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._unreliable: set[str] = set()
         """Auditors whom others have contradicted; asked where there is nobody else."""
 
@@ -60,13 +61,14 @@ class SessionAudits:
         """Sessions of a generation have ended."""
         for session in sessions:
             self.last = session
-            if session.proof.records and len(self._running) < MOST_RUNNING:
+            if session.proof.records and len(self._running) < MOST_RUNNING and not self._closed:
                 task = asyncio.create_task(self._look(session), name="auditing a session")
                 self._running.add(task)
                 task.add_done_callback(self._ended)
 
     async def aclose(self) -> None:
-        """End the audits that run."""
+        """End the audits that run, and begin no more."""
+        self._closed = True
         for task in self._running:
             task.cancel()
         if self._running:

@@ -33,6 +33,7 @@ from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcom
 from mesh.wire.work import Work
 
 session_ids = st.binary(min_size=16, max_size=16)
+roots = st.binary(min_size=32, max_size=32)
 positions = st.integers(0, MAX_TOKENS)
 counts = st.integers(1, MAX_TOKENS)
 tokens = st.integers(0, (1 << 31) - 1)
@@ -126,6 +127,19 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         st.integers(0, (1 << 63) - 1),
         st.binary(min_size=32, max_size=32),
         st.binary(min_size=65, max_size=65),
+    ),
+    Work: st.builds(
+        Work,
+        session_ids,
+        positions,
+        st.integers(0, 100),
+        st.integers(101, MAX_TOKENS),
+        roots,
+        roots,
+        st.lists(st.integers(2, 1 << 25), max_size=64).map(tuple),
+        roots,
+        roots,
+        st.binary(min_size=64, max_size=64),
     ),
     SessionClosed: st.builds(SessionClosed, session_ids, numbers, numbers),
     FetchFile: st.builds(FetchFile, numbers, digests, st.text(max_size=200)),
