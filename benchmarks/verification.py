@@ -68,19 +68,26 @@ def main() -> None:
     )
     parser.add_argument("--model", default="tiny-python", help="a checkpoint's folder, or one that ships; of 6 blocks")
     parser.add_argument("--sessions", type=int, default=16, help="of each condition")
+    parser.add_argument("--threads", type=int, nargs="+", default=list(THREADS), help="of those who do the work")
     parser.add_argument("--json", type=Path, help="file for the report")
     parser.add_argument("--smoke", action="store_true", help="a few sessions of few conditions")
     options = parser.parse_args()
-    _run(resolve(options.model), 2 if options.smoke else options.sessions, options.json, smoke=options.smoke)
+    _run(
+        resolve(options.model),
+        2 if options.smoke else options.sessions,
+        options.json,
+        options.threads,
+        smoke=options.smoke,
+    )
 
 
-def _run(folder: Path, sessions: int, path: Path | None, *, smoke: bool) -> None:
+def _run(folder: Path, sessions: int, path: Path | None, threads: Sequence[int], *, smoke: bool) -> None:
     where = machine("torch")
     bench = _Bench(folder, sessions)
     honest: list[dict[str, Any]] = []
     together = TOGETHER[:1] if smoke else TOGETHER
     chunks = CHUNKS[1:2] if smoke else CHUNKS
-    threads = THREADS[:1] if smoke else THREADS
+    threads = threads[:1] if smoke else threads
     for dtype, (done, again) in itertools.product(DTYPES, PAIRS):
         records: list[Distance] = []
         for many, chunk, count in itertools.product(together, chunks, threads):
@@ -94,6 +101,7 @@ def _run(folder: Path, sessions: int, path: Path | None, *, smoke: bool) -> None
         f"tolerances {TOLERANCES}, same bits {SAME_BITS}; of cheats: share caught by the same bits; by tolerance",
         "machine": where,
         "model": folder.name,
+        "conditions": {"together": together, "chunks": chunks, "threads": threads, "sessions": sessions},
         "honest": honest,
         "cheats": matrix,
     }

@@ -59,10 +59,16 @@ def spoil(service: StageService, change: Any) -> None:
 
 async def test_honest_sessions_of_all_kinds_are_found_exact_on_every_hop(swarm: MemorySwarm) -> None:
     kinds: list[dict[str, Any]] = [{}, {"temperature": 0.9}, {"temperature": 0.7, "frequency_penalty": 0.5}]
-    verdicts = await audited(swarm, *(request(seed, **kinds[seed % 3]) for seed in range(18)))
-    assert {verdict.hop.span for verdict in verdicts} == set(SPANS)
-    assert {verdict.outcome for verdict in verdicts} == {"exact"}
-    assert all(verdict.positions > len(PROMPT) for verdict in verdicts)
+    audits = swarm.backend.audits
+    for seed, kind in enumerate(kinds):
+        await audited(swarm, request(seed, **kind))
+        session = audits.last
+        assert session is not None and session.proof.whole
+        assert session.proof.broken(session.plan.fed, session.answer) == []
+        verdicts = [await audits.examine(session, hop, session.answer) for hop in session.hops]
+        assert [(each.hop.span, each.outcome) for each in verdicts if each] == [(span, "exact") for span in SPANS]
+        assert all(each.positions == len(PROMPT) + 44 for each in verdicts if each)
+    assert {verdict.outcome for verdict in audits.verdicts} == {"exact"}
     assert not swarm.backend.audits.evidence.factors(0.0)
 
 
