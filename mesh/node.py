@@ -35,6 +35,8 @@ from mesh.transport.relay.places import RelayLimits
 from mesh.transport.relay.punching import Punching
 from mesh.transport.relay.reservations import Reservations
 from mesh.transport.relay.service import Relay
+from mesh.wire.audit import AUDIT_PROTOCOL, MAX_QUESTION_BYTES
+from mesh.wire.audit import HEADER_LIMIT as AUDIT_HEADER
 from mesh.wire.direct import DIRECT_PROTOCOL, MESSAGE_LIMITS
 from mesh.wire.frame import FrameLimits
 from mesh.wire.knock import KNOCK_PROTOCOL
@@ -67,6 +69,7 @@ INBOUND_LIMITS = {
     KNOCK_PROTOCOL: FrameLimits(header=4096, payload=0),
     LEAVES_PROTOCOL: FrameLimits(header=4096, payload=0),
     RECORDS_PROTOCOL: FrameLimits(header=4096, payload=0),
+    AUDIT_PROTOCOL: FrameLimits(header=AUDIT_HEADER, payload=MAX_QUESTION_BYTES),
 }
 """What may come on channels that others open. On control channels the largest is a prompt: of two million tokens."""
 

@@ -20,6 +20,7 @@ from mesh.cli.options import (
     AllowedHosts,
     AllowedOrigins,
     AsJson,
+    AuditShare,
     IdentityFile,
     LogLevel,
     Peers,
@@ -136,6 +137,7 @@ def gateway(
             show_default="the one that was used first",
         ),
     ] = None,
+    audit: AuditShare = None,
     transport: TransportOption = TransportKind.HIVEMIND,
     show_dashboard: Annotated[
         bool, typer.Option("--dashboard/--no-dashboard", help="A page that shows the swarm, at /.")
@@ -190,6 +192,7 @@ def gateway(
             key_limits=limits,
             host_maddrs=reachable,
             transport=transport,
+            audit=audit,
             digests=_read_pins(digests),
             hosts=(host, *(allowed_hosts or ())),
             origins=tuple(allowed_origins or ()),
@@ -232,6 +235,7 @@ class _Config:
     key_limits: _KeyLimits
     host_maddrs: tuple[str, ...]
     transport: TransportKind
+    audit: float | None
     digests: dict[str, str]
     hosts: tuple[str, ...]
     origins: tuple[str, ...]
@@ -287,6 +291,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             host_maddrs=config.host_maddrs if paid is not None else (),
             issuer=paid.issuer if paid is not None else None,
             transport=config.transport.value,
+            audit=config.audit,
             digests=config.digests,
             pins=data_folder() / PINS if paid is None else None,
         )

@@ -23,6 +23,7 @@ GROUPS: Final = {
     "Use a swarm": {
         "status": "models, who serves them, how fast, and what is missing",
         "dashboard": "the same as a web page",
+        "audit": "have what providers computed run again, and compared",
         "generate": "continue a text",
         "chat": "talk with a model",
     },

@@ -96,6 +96,16 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model to use; may be left out where the swarm serves one.")
 ]
 
+AuditShare = Annotated[
+    float | None,
+    typer.Option(
+        "--audit",
+        min=0,
+        max=1,
+        help="Share of our sessions of which another provider runs the work of a hop again, where nobody is paid.",
+        show_default="0.02",
+    ),
+]
 DigestOption = Annotated[
     str | None,
     typer.Option(

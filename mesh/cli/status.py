@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_ASKED = 64
 """Providers that are asked how they are connected."""
+PROFILE_SECONDS = 5.0
 
 
 def status(peers: Peers = None, model: Model = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> None:
@@ -92,7 +93,29 @@ async def _report(peers: tuple[str, ...], model: str | None) -> dict[str, Any]:
                     ],
                 }
             )
+        await _add_profiles(client, models)
         return {"models": models, "pairs": await _pairs(client, models), "clocks": await _wrong_clocks(client)}
+
+
+async def _add_profiles(client: Client, models: list[dict[str, Any]]) -> None:
+    """How each provider says that it computes, and the root of its self-test; empty where it does not say."""
+    from mesh.client.audit_hop import ask_profile
+    from mesh.errors import PeerError
+
+    rows = [provider for entry in models for provider in entry["providers"]]
+    for row in rows:
+        row["profile"] = row["golden"] = ""
+    asked = [row for row in rows if row["state"] == "serving"][:MAX_ASKED]
+    transport = client.node.transport
+    said = await asyncio.gather(
+        *(ask_profile(transport, row["peer"], timeout=PROFILE_SECONDS) for row in asked), return_exceptions=True
+    )
+    for row, answer in zip(asked, said, strict=True):
+        if isinstance(answer, PeerError):
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        row["profile"], row["golden"] = answer.profile.hex()[:16], answer.golden.hex()[:16]
 
 
 async def _wrong_clocks(client: Client) -> dict[str, float]:

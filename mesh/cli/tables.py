@@ -26,7 +26,16 @@ def swarm_table(model: dict[str, Any]) -> Table:
     state = "complete" if model["complete"] else f"GAPS at blocks {', '.join(model['gaps'])}"
     title = f"{model['name']} · {model['n_blocks']} blocks · {state}"
     table = Table(
-        "peer", "blocks", "state", "tokens/s", "sessions", "dtype", "version", title=title, title_justify="left"
+        "peer",
+        "blocks",
+        "state",
+        "tokens/s",
+        "sessions",
+        "dtype",
+        "profile",
+        "version",
+        title=title,
+        title_justify="left",
     )
     for provider in model["providers"]:
         table.add_row(
@@ -36,6 +45,7 @@ def swarm_table(model: dict[str, Any]) -> Table:
             f"{provider['tokens_per_second']:,.0f}",
             str(provider["sessions"]),
             provider["numerics"],
+            provider.get("profile", "")[:8],
             provider["version"],
         )
     return table

@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -20,11 +20,12 @@ import numpy as np
 
 from mesh.client.affinity import Return, RouteMemory, worth_returning
 from mesh.client.announced import AnnouncedNames
+from mesh.client.audits import SessionAudits
+from mesh.client.backend_config import BackendConfig as BackendConfig
 from mesh.client.catalog import Offer, offers, what_is_apart
-from mesh.client.deadlines import DeadlineBounds
-from mesh.client.generation import MeshGeneration, Patience
+from mesh.client.generation import MeshGeneration
 from mesh.client.hop_link import HopLink, HopLinks
-from mesh.client.outlook import LookConfig, Outlook
+from mesh.client.outlook import Outlook
 from mesh.client.pair_times import PairTimes
 from mesh.client.pins import ModelPins
 from mesh.client.refusals import HopRefused
@@ -60,27 +61,6 @@ HOPE_SECONDS = 60.0
 LISTED_SECONDS = 2.0
 """So long what a list of all models says of one is good for one look at it."""
 MAX_EARLY = 8
-
-
-@dataclass(frozen=True, slots=True)
-class BackendConfig:
-    """Deadlines and memory of the client side (seconds)."""
-
-    admit_seconds: float = 15.0
-    deadlines: DeadlineBounds = field(default_factory=DeadlineBounds)
-    """When a route that falls silent is suspected, and when it is given up."""
-    looks: LookConfig = field(default_factory=LookConfig)
-    """How old may be what the directory has said."""
-    penalty_seconds: float = 3.0
-    """A peer that failed is only used when there is no other; how bad that counts halves in this time."""
-    pairs_delay: float = 5.0
-    pairs_seconds: float = 60.0
-    """When providers are first asked for the round trips between them, and how often."""
-    window_tokens: int = 64
-    """Tokens that paid hops may compute ahead of who reads them."""
-    linger_seconds: float = 20.0
-    """So long a paid session whose client has left goes on until its prompt is run, which is then paid for."""
-    patience: Patience = field(default_factory=Patience)
 
 
 class SwarmBackend:
@@ -128,6 +108,7 @@ class SwarmBackend:
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
         self._records: dict[str, ProviderRecord] = {}
+        self.audits = SessionAudits(transport, self._records, 0.0 if issuer is not None else self._config.audit_share)
         self.on_hop: Callable[[str, bool], None] = lambda peer, served: None
         """Hears of every hop of a request whether it served it to the end."""
 
@@ -140,6 +121,7 @@ class SwarmBackend:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.audits.aclose()
         self._links.close()
         self._pair_times.close()
         self._outlook.close()
@@ -156,7 +138,8 @@ class SwarmBackend:
     def opinion(self) -> tuple[Mapping[str, int], Mapping[str, float]]:
         """Our sessions by peer; and, of peers that have failed, how many times slower than they say they count."""
         ours = {peer: sessions for peer, sessions in self._sessions.items() if sessions > 0}
-        return ours, self._penalised.factors(time.monotonic())
+        now = time.monotonic()
+        return ours, self._penalised.factors(now) | self.audits.evidence.factors(now)
 
     async def _listed_by_name(self) -> Sequence[Sequence[Offer]]:
         names = self._note_listed(await self._directory.models())
@@ -217,6 +200,7 @@ class SwarmBackend:
             caller=request.caller,
         )
         counted: list[str] = []
+        opened: list[RingSession] = []
         root = chain_root(offer.digest, self._secret.hex(), request.caller)
         known = None if request.prompt_logprobs else self._memory.find(root, request.prompt)
 
@@ -230,7 +214,7 @@ class SwarmBackend:
 
         def session(hops: Sequence[Hop], current: SessionPlan) -> RingSession:
             config = self._config
-            return RingSession(
+            made = RingSession(
                 self._links,
                 hops,
                 replace(current, drafts=self._drafts(request, hops)),
@@ -239,6 +223,8 @@ class SwarmBackend:
                 accrue=self.issuer.accrue if self.issuer is not None else None,
                 linger_seconds=config.linger_seconds if self.issuer is not None else 0.0,
             )
+            opened.append(made)
+            return made
 
         generating = MeshGeneration(
             request,
@@ -260,6 +246,7 @@ class SwarmBackend:
                 self._learn(generation, offer)
         finally:
             self._sessions.subtract(counted)
+            self.audits.consider(opened)
             if generating.arrived:
                 self._memory.remember(root, request.prompt, generating.hops)
 
@@ -311,7 +298,7 @@ class SwarmBackend:
             offer = match[0]
             table = self._table(offer)
             now = time.monotonic()
-            factors, busy = self._penalised.factors(now), self._full.waits(now)
+            factors, busy = self._penalised.factors(now) | self.audits.evidence.factors(now), self._full.waits(now)
             out = excluded if fresh else excluded | factors.keys()
             noise = SPREAD * self._noise.random(len(offer.records))
             try:

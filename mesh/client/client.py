@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 from mesh.client.backend import SwarmBackend
+from mesh.client.backend_config import BackendConfig
 from mesh.client.generation import MeshGeneration
 from mesh.client.pins import ModelPins
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, Speculate, TextDelta, TokenLogprob
@@ -168,6 +169,7 @@ class Client:
         transport: TransportName = "hivemind",
         digests: Mapping[str, str] | None = None,
         pins: Path | None = None,
+        audit: float | None = None,
     ) -> None:
         """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
 
@@ -176,6 +178,9 @@ class Client:
 
         `digests` says which model a name means (its digest in hex); else the first that is used is meant from then on,
         beyond this process where `pins` names a file to keep that in.
+
+        Of our sessions the share `audit` (0 to 1) has the work of one hop run again by another provider of its blocks;
+        whose work is found to differ is routed around. None: a few in a hundred.
 
         A gateway that pays its providers has a `issuer`, and listens on `host_maddrs`, so that they can reach it.
         """
@@ -196,6 +201,7 @@ class Client:
             case _:
                 raise ConfigError(f"the transport is hivemind or libp2p, got {transport!r}")
         self._issuer = issuer
+        self._config = BackendConfig() if audit is None else BackendConfig(audit_share=audit)
         self._pins = ModelPins(pins, digests)
         self._stack = AsyncExitStack()
         self._backend: SwarmBackend | None = None
@@ -203,7 +209,8 @@ class Client:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._node)
-            backend = SwarmBackend(self._node.transport, self._node.directory, issuer=self._issuer, pins=self._pins)
+            transport, directory = self._node.transport, self._node.directory
+            backend = SwarmBackend(transport, directory, self._config, issuer=self._issuer, pins=self._pins)
             self._backend = await stack.enter_async_context(backend)
             self._stack = stack.pop_all()
         return self

@@ -32,6 +32,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class HopLink:
         self.on_end: Callable[[], None] | None = None
         self._channel = channel
         self._sessions: dict[bytes, Events] = {}
+        self._proofs: dict[bytes, Callable[[PeerId, Work], None]] = {}
         self._answers: dict[int, asyncio.Future[tuple[Message, Frame]]] = {}
         self._numbers = itertools.count(secrets.randbits(32))
         self._sending = asyncio.Lock()
@@ -103,13 +105,16 @@ class HopLink:
                 self.on_end()
             await self._channel.aclose()  # which also ends the sends
 
-    def join(self, session: bytes, queue: Events) -> None:
-        """From now on the session's messages go to `queue`."""
+    def join(self, session: bytes, queue: Events, prove: Callable[[PeerId, Work], None] | None = None) -> None:
+        """From now on the session's messages go to `queue`, and its records of work to `prove`."""
         self._sessions[session] = queue
+        if prove is not None:
+            self._proofs[session] = prove
 
     def leave(self, session: bytes) -> None:
         """The session's messages are dropped from now on."""
         self._sessions.pop(session, None)
+        self._proofs.pop(session, None)
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Raises `PeerUnreachable` or `PeerTimeout`.
@@ -190,6 +195,9 @@ class HopLink:
                 queue = self._sessions.get(message.session)
                 if queue is not None and not _offer(queue, (self.peer, message)):
                     raise ProtocolViolation("it sent more than the session can have", peer=self.peer)
+            case Work() as work:
+                if (prove := self._proofs.get(work.session)) is not None:
+                    prove(self.peer, work)
             case FileData(request=number) | Pong(nonce=number):
                 answer = self._answers.get(number)
                 if answer is not None and not answer.done():

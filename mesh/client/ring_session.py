@@ -27,6 +27,7 @@ from mesh.errors import (
 )
 from mesh.payment.credit.units import SessionMeter
 from mesh.swarm.route import Hop
+from mesh.verification.proof import SessionProof
 from mesh.wire.messages import (
     PREEMPTED,
     SESSION_BYTES,
@@ -82,6 +83,7 @@ class RingSession:
         self._meter = SessionMeter(plan.prompt_tokens, len(plan.fed))
         self.id = secrets.token_bytes(SESSION_BYTES)
         self.hops = tuple(hops)
+        self.proof = SessionProof(self.id, plan.digest, self.hops, plan.capacity)
         self.reports: tuple[HopReport, ...] = ()
         self._links = links
         self._plan = plan
@@ -107,6 +109,16 @@ class RingSession:
         """Position of a token that no honest last hop could have sent, or not yet: from there on nothing counts."""
 
     @property
+    def plan(self) -> SessionPlan:
+        """What all hops were told."""
+        return self._plan
+
+    @property
+    def answer(self) -> Sequence[int]:
+        """The tokens that have reached us."""
+        return self._answer
+
+    @property
     def arrived(self) -> int:
         """Tokens that have reached us, read or not."""
         return len(self._answer)
@@ -121,7 +133,7 @@ class RingSession:
             async with asyncio.timeout(self._admit_seconds):
                 links = await together(self._links.get(hop.peer) for hop in self.hops)
                 for link in links:
-                    link.join(self.id, self._events)
+                    link.join(self.id, self._events, self.proof.hear)
                     self._open.append(link)
                 await together(self._request(index, link) for index, link in enumerate(links))
                 await self._admission()

@@ -14,6 +14,7 @@ from mesh.provider.model_files import ModelFiles
 from mesh.provider.planner.machine import check_device
 from mesh.provider.readings import Meter
 from mesh.provider.stage.admission import AdmissionLimits
+from mesh.verification.ledger import KEPT_BYTES
 from shards.engine.scheduler import BatchLimits
 from shards.model.precision import Precision
 from shards.model.span import Span
@@ -40,6 +41,8 @@ class ServiceConfig:
     channel_seconds: float = 600.0
     """A channel to us ends after so long without a word, unless a session depends on it."""
     threads: int | None = None
+    kept_bytes: int = KEPT_BYTES
+    """Of rows of recent sessions, for audits."""
 
 
 async def _approve(what: str) -> bool:

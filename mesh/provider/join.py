@@ -233,6 +233,7 @@ class _Provider:
             wire_dtype=self._dtype,
             config=ServiceConfig(admission=AdmissionLimits(kv_bytes=self._config.kv_bytes), threads=self._threads),
             collector=self._registration.collector(len(span)) if self._registration is not None else None,
+            identity=self._config.node.identity,
         )
         ready = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:

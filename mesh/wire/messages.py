@@ -2,7 +2,7 @@
 
     client ──OpenSession, Prompt, ExtendSession, CloseSession,
              FetchFile, Ping──▶ every hop                                           `/mesh/control/1`
-    client ◀──SessionOpened | SessionRefused, NewToken | NewTokens, PromptScores, PromptProgress,
+    client ◀──SessionOpened | SessionRefused, NewToken | NewTokens, PromptScores, PromptProgress, Work,
               SessionFailed, SessionClosed, FileData, Pong────────── hop
     gateway ──Hello, Voucher, Compare──▶ hop                                        (where work is paid for)
     gateway ◀──Welcome | Unwelcome, Receipt, Voucher, Compare────── hop
@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from mesh.wire.codec import ANY_SIZE, Code, Codec, Count53, PeerText, ShortText, Wait, WireMessage
 from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.work import Work
 
 CONTROL_PROTOCOL: Final = "/mesh/control/1"
 RING_PROTOCOL: Final = "/mesh/ring/1"
@@ -287,6 +288,7 @@ Message = (
     | PromptScores
     | PromptProgress
     | SessionFailed
+    | Work
     | CloseSession
     | SessionClosed
     | FetchFile

@@ -15,7 +15,9 @@ from mesh.errors import BadTensor, ProtocolViolation
 from mesh.provider.stage.admission import AdmissionLimits, NotAdmitted, SessionTable, StageFacts
 from mesh.provider.stage.frames import WIRE_DTYPES, hidden_payload, split_hidden
 from mesh.provider.stage.opening import sampler_for
-from mesh.wire import direct, knock, leaves, messages, pairs
+from mesh.verification.judge import as_floats
+from mesh.verification.replay import ReplayRun
+from mesh.wire import audit, direct, knock, leaves, messages, pairs
 from mesh.wire.frame import Frame
 from mesh.wire.sampling import from_wire, to_wire
 from mesh.wire.tokens import read_tokens, token_payload
@@ -110,6 +112,38 @@ OPENING = messages.OpenSession(
 SPEC = ModelSpec("llama", 5, 48, VOCAB, CONTEXT, (1,), "float32", {})
 FACTS = StageFacts("ab" * 32, Span(1, 5), 5, VOCAB, CONTEXT, "float32", 64)
 FED = token_payload((5, 6, 7, 8, 9, 10, 11))
+
+
+HASH = bytes(range(32))
+ROWS = 6
+REPLAYS = (
+    audit.Replay("ab" * 32, 2, 5, ROWS, "float32", 3, 4, 40, (1, 2), FIXED, BIAS),
+    audit.Replay("ab" * 32, 0, 3, ROWS, "bfloat16", 3, 4, 40, (), FIXED, ()),
+)
+AUDITS = (
+    audit.FetchWork(bytes(16), "in", 64),
+    audit.WorkData("none are kept"),
+    audit.Replayed(None, 17, 5, 0.25, 2),
+    audit.AskProfile(),
+    audit.ProfileSaid("1.0 float32/cpu", HASH, 0, 5, HASH),
+    *REPLAYS,
+)
+
+
+def _replayed(question: audit.Replay) -> bytes:
+    header = bytes(audit.encode(question).header)
+    rows = ROWS * (4 if question.start == 0 else SPEC.hidden_size * 4)
+    tokens = 4 * (ROWS + 1) if question.end == SPEC.n_blocks else 0
+    return len(header).to_bytes(4, "big") + header + bytes(rows + tokens)
+
+
+def _replay(data: bytes) -> ReplayRun:
+    size = int.from_bytes(data[:4], "big")
+    frame = Frame(data[4 : 4 + size], data[4 + size :])
+    question = audit.decode(frame)
+    if not isinstance(question, audit.Replay):
+        raise ProtocolViolation("another message")
+    return ReplayRun(question, frame.payload, SPEC)
 
 
 def _openings() -> list[bytes]:
@@ -222,6 +256,24 @@ def decoders() -> list[Decoder]:
         codec_decoder("direct connections", direct, DIRECT, ()),
         codec_decoder("leaves", leaves, LEAVES, ()),
         codec_decoder("knocks", knock, KNOCKS, ()),
+        codec_decoder("audits", audit, AUDITS, ()),
+        Decoder(
+            "replays",
+            lambda: [_replayed(question) for question in REPLAYS],
+            _replay,
+            (ProtocolViolation, BadTensor, BadActivation, InvalidSampling),
+            lambda sample, data, run: None if 0 < run.count <= audit.MAX_REPLAYED else f"{run.count} positions",
+            ("mesh.verification.replay:ReplayRun.__init__",),
+            _mutate_opening,
+        ),
+        Decoder(
+            "rows in float32",
+            lambda: [bytes(ROWS * 64)],
+            lambda data: as_floats(data, ROWS, "float32"),
+            (ValueError,),
+            lambda sample, data, rows: None if rows.shape[0] == ROWS and rows.nbytes == len(data) else "other rows",
+            ("mesh.verification.judge:as_floats",),
+        ),
         Decoder(
             "messages of pairs",
             lambda: [bytes(pairs.encode(PAIRS).header), pack({"t": "pairs", "pairs": []})],

@@ -16,6 +16,7 @@ from mesh.transport.memory import MemoryTransport
 from mesh.transport.port import Channel, Handler
 from mesh.wire.messages import CONTROL_PROTOCOL, RING_PROTOCOL, Message, OpenSession, decode, encode
 from mesh.wire.sampling import to_wire
+from mesh.wire.work import Work
 from shards.engine.sampling_params import SamplingParams
 from shards.model.span import Span
 from tests.mesh.swarm_in_memory import MemorySwarm
@@ -40,10 +41,12 @@ class Stranger:
         await self.control.send(encode(message, payload))
 
     async def hear(self) -> Message:
-        async with asyncio.timeout(5):
-            frame = await self.control.receive()
-        assert frame is not None, "the channel was closed"
-        return decode(frame)
+        while True:
+            async with asyncio.timeout(5):
+                frame = await self.control.receive()
+            assert frame is not None, "the channel was closed"
+            if not isinstance(message := decode(frame), Work):  # strangers do not ask what is signed
+                return message
 
     async def ask(self, message: Message, payload: bytes = b"") -> Message:
         await self.say(message, payload)

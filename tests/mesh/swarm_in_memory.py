@@ -129,6 +129,7 @@ class MemorySwarm:
             wire_dtype=WIRE_DTYPE,
             config=config or self.config,
             collector=paid.collector if paid is not None else None,
+            identity=identity,
         )
         ready = asyncio.Event()
         task = asyncio.create_task(service.run(ready.set))

@@ -10,21 +10,31 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
+
 from mesh.errors import InternalError, MeshError, ProtocolViolation
+from mesh.identity import Identity
 from mesh.payment.credit.collector import VoucherCollector
 from mesh.payment.credit.customers import Customer
 from mesh.provider.config import ServiceConfig
 from mesh.provider.stage import events
 from mesh.provider.stage.admission import SessionTable, StageFacts
+from mesh.provider.stage.audits import AuditService
 from mesh.provider.stage.control import ControlChannel, unwrap
 from mesh.provider.stage.core import StageCore
 from mesh.provider.stage.credit import StageCredit
 from mesh.provider.stage.forms import StageForms
+from mesh.provider.stage.frames import WIRE_DTYPES
 from mesh.provider.stage.links import Links
 from mesh.provider.stage.payment_gate import PaymentGate
+from mesh.provider.stage.proving import Proving
 from mesh.provider.stage.ring import RingServer
 from mesh.transport.port import Channel, PeerId, Transport
 from mesh.transport.quotas import Rates
+from mesh.verification.ledger import WorkLedger
+from mesh.verification.profile import golden_root, profile_hash, profile_text
+from mesh.version import VERSION
+from mesh.wire.audit import AUDIT_PROTOCOL, ProfileSaid
 from mesh.wire.frame import Frame
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
@@ -68,8 +78,12 @@ class StageService:
         wire_dtype: str,
         config: ServiceConfig | None = None,
         collector: VoucherCollector | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        """With a `collector` work is paid for: only gateways that have introduced themselves may open sessions."""
+        """With a `collector` work is paid for: only gateways that have introduced themselves may open sessions.
+
+        With an `identity`, which signs them, there are records of work (`mesh.verification`).
+        """
         self.config = config or ServiceConfig()
         self.model = model
         self._transport = transport
@@ -91,6 +105,8 @@ class StageService:
         self._strangers = Rates(*self.config.stranger_requests)
         self._clients = Rates(*self.config.client_requests)
         self._crash: asyncio.Future[None] | None = None
+        self._identity = identity
+        self._proving: Proving | None = None
         self._closing = False
         self._room = asyncio.Event()
         """Set while the engine takes more work."""
@@ -100,6 +116,19 @@ class StageService:
         """Serve until cancelled. Raises `InternalError` when the engine stops through a bug of ours."""
         loop = asyncio.get_running_loop()
         self._crash = loop.create_future()
+        profile = await asyncio.to_thread(self._test_ourselves)
+        ledger: WorkLedger | None = None
+        if self._identity is not None:
+            ledger = WorkLedger(self._identity, profile.profile, self.config.kept_bytes)
+            self._proving = Proving(ledger, self.table)
+        self.audits = AuditService(
+            self.table.facts,
+            self.model.spec,
+            ledger,
+            lambda: self.engine,
+            profile,
+            replays=self._collector is None,
+        )
         engine = Engine(
             self.model,
             lambda outcomes: _soon(loop, self._deliver, outcomes),
@@ -131,6 +160,7 @@ class StageService:
                         tasks.create_task(self.payment_gate.run())
                     await self._transport.serve(CONTROL_PROTOCOL, self._serve_control)
                     await self._transport.serve(RING_PROTOCOL, self.ring.serve)
+                    await self._transport.serve(AUDIT_PROTOCOL, self.audits)
                     ready()
                     try:
                         await self._crash
@@ -203,6 +233,9 @@ class StageService:
             case CloseSession(session=session) if self._forms.cancel(control, session):
                 control.tell(SessionClosed(session, 0, 0))
             case OpenSession() | Prompt() | ExtendSession() | CloseSession():
+                if isinstance(message, CloseSession) and self._proving is not None:
+                    for work in self._proving.close(message.session, control, message.received):
+                        control.tell(work)
                 self._handle(events.Asked(control, message, frame.payload))
             case FetchFile(request=request, digest=digest, name=name):
                 data = self._files.get(name) if digest == self.table.facts.digest else None
@@ -261,7 +294,11 @@ class StageService:
     def _deliver(self, outputs: Sequence[StepOutput]) -> None:
         try:
             if not self._closing:
+                outputs = self.audits.take(outputs)
+                records = list(self._proving.ran(outputs)) if self._proving is not None else []
                 self._handle(events.Computed(outputs))
+                for owner, work in records:
+                    owner.tell(work)
         except BaseException as error:  # sessions would wait for ever for what is lost here: end the stage instead
             self._crashed(error)
             raise
@@ -270,7 +307,18 @@ class StageService:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             self._handle(events.Ticked())
+            if self._proving is not None:
+                self._proving.tidy()
             self.links.close_unused(lambda peer: bool(self.table.neighbours(peer)))
+
+    def _test_ourselves(self) -> ProfileSaid:
+        """How we compute, and what our blocks make of rows that everybody knows."""
+        facts = self.table.facts
+        text = profile_text(VERSION, self.model.numerics, facts.wire_dtype)
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        golden = golden_root(self.model, WIRE_DTYPES[facts.wire_dtype])
+        return ProfileSaid(text, profile_hash(text), facts.span.start, facts.span.end, golden)
 
     def _crashed(self, error: BaseException) -> None:
         if self._crash is not None and not self._crash.done():

@@ -30,8 +30,10 @@ from mesh.wire.messages import (
     SessionRefused,
 )
 from mesh.wire.paying import Compare, Hello, Receipt, Unwelcome, Voucher, Welcome
+from mesh.wire.work import Work
 
 session_ids = st.binary(min_size=16, max_size=16)
+roots = st.binary(min_size=32, max_size=32)
 positions = st.integers(0, MAX_TOKENS)
 counts = st.integers(1, MAX_TOKENS)
 tokens = st.integers(0, (1 << 31) - 1)
@@ -126,6 +128,19 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
         st.binary(min_size=32, max_size=32),
         st.binary(min_size=65, max_size=65),
     ),
+    Work: st.builds(
+        Work,
+        session_ids,
+        positions,
+        st.integers(0, 100),
+        st.integers(101, MAX_TOKENS),
+        roots,
+        roots,
+        st.lists(st.integers(2, 1 << 25), max_size=64).map(tuple),
+        roots,
+        roots,
+        st.binary(min_size=64, max_size=64),
+    ),
     SessionClosed: st.builds(SessionClosed, session_ids, numbers, numbers),
     FetchFile: st.builds(FetchFile, numbers, digests, st.text(max_size=200)),
     FileData: st.builds(FileData, numbers, st.none() | reasons),
@@ -164,6 +179,7 @@ SAMPLES: tuple[Message, ...] = (
     Receipt(7, 12, 1 << 40, bytes(32), bytes(range(65)), bytes(64)),
     Voucher(7, 1 << 40, bytes(65)),
     Compare(7, 12, 1 << 40, bytes(32), bytes(65)),
+    Work(ID, 1, 32, 64, bytes(32), bytes(range(32)), (32, 3), bytes(32), bytes(32), bytes(64)),
     SessionClosed(ID, 100, 12345),
     FetchFile(7, "ab" * 32, "tokenizer.json"),
     FileData(7, None),
