@@ -34,8 +34,8 @@ from shards.text.tool_format import TOOL_FORMATS
 if TYPE_CHECKING:
     import uvicorn
 
-    from mesh.gateway.keys import KeyLimits
     from mesh.dashboard.feed import Feed
+    from mesh.gateway.keys import KeyLimits
     from mesh.payment.onchain.registration import Ask, PaymentConfig, Tell
 
 GRACE_SECONDS = 1.5

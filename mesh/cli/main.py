@@ -16,6 +16,7 @@ from mesh.cli import (
     chain_up,
     chain_wallet,
 )
+from mesh.cli.backup import backup, restore
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.dashboard import dashboard
 from mesh.cli.demo import demo
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, join, leave, gateway, generate, chat, status, dashboard, relay, pay):
+for command in (demo, join, leave, gateway, generate, chat, status, dashboard, relay, pay, backup, restore):
     app.command()(command)
 add_earnings(app)
 app.add_typer(chain_up.app, name="chain")
