@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -17,15 +18,20 @@ from pathlib import Path
 import pytest
 
 from chain.wallet import create_keystore
+from mesh.client.gateway_http import GatewayHttp
+from mesh.client.payer_store import PayerStore
+from mesh.errors import PaymentRefused
 from mesh.gateway.billing import BillingConfig
 from tests.full_disk import fill, small_disk
-from tests.mesh.gateway.paid import ANN, PRICE, Paid, serving_paid
+from tests.mesh.gateway.paid import ANN, DOMAIN, GATEWAY, PRICE, Paid, serving_paid
 from tests.shifted_clock import ShiftedClock
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 CONFIG = BillingConfig(increment_tokens=64, pause_seconds=20.0)
 AGAIN_SECONDS = 15.0
+IMPORTS = {"PYTHONPROFILEIMPORTTIME": "1"}
+"""Has an interpreter say on stderr what it imports."""
 
 
 class Agent:
@@ -76,7 +82,13 @@ def paying(folder: Path, home: Path, more: dict[str, str]) -> Iterator[Agent]:
         with log.open("wb") as stderr:
             parent = subprocess.Popen(
                 ["sh", "-c", '"$@" & wait', "sh", *command],
-                env={**os.environ, "XDG_DATA_HOME": str(home), "MESH_API_KEY": key, **more},
+                env={
+                    **os.environ,
+                    "XDG_DATA_HOME": str(home),
+                    "MESH_API_KEY": key,
+                    "PYTHONPROFILEIMPORTTIME": "1",
+                    **more,
+                },
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
@@ -112,6 +124,14 @@ def agent(clock: ShiftedClock, disk: Path, tmp_path_factory: pytest.TempPathFact
     """One for all tests, which leave it as it was until the last ones."""
     with paying(tmp_path_factory.mktemp("agent"), disk, clock.environment) as running:
         yield running
+
+
+def test_a_payer_runs_no_daemon_joins_no_swarm_and_loads_no_model(agent: Agent) -> None:
+    lines = agent.log.read_text().splitlines()
+    found = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert "mesh.client.payer" in found
+    for package in ("hivemind", "libp2p", "torch", "transformers", "mesh.transport", "mesh.discovery", "shards.engine"):
+        assert not [name for name in found if name == package or name.startswith(package + ".")], package
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(40, marks=pytest.mark.slow)])
@@ -188,3 +208,33 @@ def test_a_payer_whose_reader_left_pays_on_until_its_terminal_is_closed(agent: A
     while agent.runs:
         assert time.monotonic() - began < 10
         time.sleep(0.05)
+
+
+def test_several_agents_share_the_books_of_a_payer(tmp_path: Path) -> None:
+    path, who = tmp_path / "promises.sqlite", ANN.canonical
+    with PayerStore(path) as one, PayerStore(path) as other:
+        one.promise(DOMAIN, who, GATEWAY, 5)
+        assert other.highest(DOMAIN, who, GATEWAY) == 5
+        other.promise(DOMAIN, who, GATEWAY, 9)
+        one.promise(DOMAIN, who, GATEWAY, 7)
+        assert one.highest(DOMAIN, who, GATEWAY) == other.highest(DOMAIN, who, GATEWAY) == 9
+
+
+async def test_a_payer_reaches_its_gateway_over_ipv6() -> None:
+    seen: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        body = b'{"error": {"message": "no such key", "code": "invalid_api_key"}}'
+        writer.write(
+            b"HTTP/1.1 401 no\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "::1", 0) as server:
+        url = f"http://[::1]:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(PaymentRefused, match="no such key"):
+            async with GatewayHttp(url, "key") as http:
+                await http.account()
+    assert len(seen) == 1
