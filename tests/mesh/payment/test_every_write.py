@@ -28,6 +28,7 @@ from tests.mesh.payment.credit.restored import Sides
 
 FULL_SECONDS = 0.4
 """For so long there is no room; the bounds of what waits are longer."""
+AGAIN_SECONDS = 15.0
 SLOW_SECONDS = 0.05
 REQUESTS, TOKENS = 2, 40
 CONFIG = BillingConfig(increment_tokens=32, pause_seconds=8.0)
@@ -110,8 +111,11 @@ async def earn(folder: Path, writes: Writes) -> None:
                         with suppress(NotAccepted):  # no session is opened while there is no room
                             left -= sides.work(1)
                         await asyncio.sleep(0.02)
-                await sides.paid()
+                await sides.paid()  # or nothing moves for a while
         done = sum(sides.done.values())
+        async with asyncio.timeout(AGAIN_SECONDS):
+            while sum(sides.held().values()) < done:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         assert sum(sides.held().values()) == sum(sides.issued().values()) == done
 
 
