@@ -15,6 +15,8 @@ import pytest
 from tests.failures import FAILURES, ROLES
 
 ROOT = Path(__file__).parents[1]
+NOT_SHOWN = {("Network", "the address changes", ("provider",))}
+"""Cells that are known to have no test yet. Nothing may be added here."""
 COLUMNS = ["what fails", "who", "what happens", "how it comes back, within", "shown by"]
 
 
@@ -70,7 +72,7 @@ def problems(text: str, known: set[str]) -> list[str]:
         wrong += [f"{where}: no role {role!r}" for role in row.roles if role not in ROLES]
         wrong += [f"{where}: an empty cell" for cell in (row.happens, row.returns, row.shown) if not cell]
         wrong += [f"{where}: there is no {name}" for name in row.tests if name not in known]
-        if not row.tests:
+        if not row.tests and not (row.shown == "not shown" and (row.section, row.failure, row.roles) in NOT_SHOWN):
             wrong.append(f"{where}: no test")
     for each in sorted(wanted | covered.keys()):
         section, failure = each

@@ -67,21 +67,33 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> ShiftedClock:
     return ShiftedClock(tmp_path_factory.mktemp("clock"))
 
 
+def stand(world: World, checkpoint: Path, more: dict[str, str]) -> Standing:
+    """Relay, one provider and gateway with `more` in their environment, which makes them slow to start."""
+    cold = bool(more)
+    relay = world.start("relay", "--host-maddrs", LOOPBACK, "--json", cold=cold, more=more)
+    address = relay.event("relaying")["maddrs"][0]
+    one = world.join(checkpoint, "--blocks", "0:2", peers=address, cold=cold, more=more)
+    two = start_stages(world, checkpoint, ["2:5"], peers=address).wait_serving().providers[0]
+    model = one.event("serving")["model"]
+    gateway = world.start("gateway", "--port", "0", "--json", "--peers", address, cold=cold, more=more)
+    roles = {"relay": relay, "provider": one, "gateway": gateway, "other provider": two}
+    running = Standing(world, roles, address, gateway.event("ready")["url"], model)
+    running.is_back()
+    return running
+
+
 @pytest.fixture(scope="module")
-def standing(checkpoint: Path, clock: ShiftedClock) -> Iterator[Standing]:
+def standing(checkpoint: Path) -> Iterator[Standing]:
     """Stays as it was after every test."""
     with World() as world:
-        more = clock.environment
-        relay = world.start("relay", "--host-maddrs", LOOPBACK, "--json", cold=True, more=more)
-        address = relay.event("relaying")["maddrs"][0]
-        one = world.join(checkpoint, "--blocks", "0:2", peers=address, cold=True, more=more)
-        two = start_stages(world, checkpoint, ["2:5"], peers=address).wait_serving().providers[0]
-        model = one.event("serving")["model"]
-        gateway = world.start("gateway", "--port", "0", "--json", "--peers", address, cold=True, more=more)
-        roles = {"relay": relay, "provider": one, "gateway": gateway, "other provider": two}
-        running = Standing(world, roles, address, gateway.event("ready")["url"], model)
-        running.is_back()
-        yield running
+        yield stand(world, checkpoint, {})
+
+
+@pytest.fixture(scope="module")
+def clocked(checkpoint: Path, clock: ShiftedClock) -> Iterator[Standing]:
+    """One whose relay, provider and gateway have the clock that can be set."""
+    with World() as world:
+        yield stand(world, checkpoint, clock.environment)
 
 
 @pytest.mark.parametrize("role", ["relay", "provider", "gateway"])
@@ -126,19 +138,20 @@ def test_a_node_whose_processor_was_taken_away_serves_on(standing: Standing, rol
         assert said[0].json()["choices"][0]["text"] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["relay", "provider", "gateway"])
 def test_a_node_whose_processor_was_taken_away_for_ten_minutes_serves_again(
-    standing: Standing, clock: ShiftedClock, role: str
+    clocked: Standing, clock: ShiftedClock, role: str
 ) -> None:
     """All that have the clock see ten minutes pass while they are stopped; the rest of the swarm sees a moment."""
     others = [each for each in ("relay", "provider", "gateway") if each != role]
     for each in (role, *others):
-        standing.send(each, signal.SIGSTOP)
+        clocked.send(each, signal.SIGSTOP)
     # What is right before stays right: the time of day is set by the system, monotonic clocks go on.
     clock.advance(600)
     for each in (role, *others):
-        standing.send(each, signal.SIGCONT)
-    standing.is_back()
+        clocked.send(each, signal.SIGCONT)
+    clocked.is_back()
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(40, marks=pytest.mark.slow)])
@@ -159,16 +172,18 @@ def test_a_client_whose_processor_was_taken_away_says_the_same(standing: Standin
     assert process.stdout == expected
 
 
-@pytest.mark.parametrize("jump", [3600, pytest.param(-3600, marks=pytest.mark.slow)])
-def test_nodes_whose_clock_jumps_serve_again(standing: Standing, clock: ShiftedClock, jump: int) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("jump", [3600, -3600])
+def test_nodes_whose_clock_jumps_serve_again(clocked: Standing, clock: ShiftedClock, jump: int) -> None:
     """Relay, gateway and one of two providers at once; the other one and the daemons are right."""
     clock.shift(jump)
     time.sleep(5.0)
     clock.shift(0)
-    standing.is_back()
+    clocked.is_back()
 
 
-@pytest.mark.parametrize("jump", [3600, pytest.param(-3600, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jump", [3600, -3600])
 def test_a_client_that_starts_with_a_wrong_clock_says_so_or_is_served(
     standing: Standing, tmp_path: Path, jump: int
 ) -> None:
@@ -182,6 +197,7 @@ def test_a_client_that_starts_with_a_wrong_clock_says_so_or_is_served(
     assert (code == 0 and client.stdout) or (code == 1 and "clock" in client.stderr), str(client)
 
 
+@pytest.mark.slow
 def test_a_client_that_may_open_nothing_more_ends_with_an_error(standing: Standing) -> None:
     arguments = ("generate", "x", "--model", standing.model, "--peers", standing.address, "-n", "4")
     for most in (8, 24):
@@ -197,6 +213,7 @@ def test_a_client_that_may_open_nothing_more_ends_with_an_error(standing: Standi
         assert b"Traceback" not in done.stderr, done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_client_whose_reader_left_ends(standing: Standing) -> None:
     arguments = ("generate", "x", "--model", standing.model, "--peers", standing.address, "-n", "480")
     process = subprocess.Popen(
@@ -214,6 +231,7 @@ def test_a_client_whose_reader_left_ends(standing: Standing) -> None:
         assert b"Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["relay", "gateway", "provider"])
 def test_a_node_goes_on_without_its_parent_and_without_a_reader_and_ends_with_its_terminal(
     standing: Standing, checkpoint: Path, role: str
@@ -257,6 +275,7 @@ def imported(text: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in text.splitlines() if line.startswith("import time:")}
 
 
+@pytest.mark.slow
 def test_a_relay_and_a_client_ask_no_chain_and_keep_no_books(standing: Standing) -> None:
     relay = standing.world.start("relay", "--host-maddrs", LOOPBACK, "--json", cold=True, more=IMPORTS)
     relay.event("relaying")
