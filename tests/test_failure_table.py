@@ -84,7 +84,7 @@ def problems(text: str, known: set[str]) -> list[str]:
     return wrong
 
 
-def tests_that_exist() -> set[str]:
+def known_tests() -> set[str]:
     return {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
@@ -93,13 +93,13 @@ def tests_that_exist() -> set[str]:
 
 
 def test_every_failure_has_an_answer_of_every_role_and_a_test_that_exists() -> None:
-    wrong = problems((ROOT / "docs" / "operations.md").read_text(), tests_that_exist())
+    wrong = problems((ROOT / "docs" / "operations.md").read_text(), known_tests())
     assert not wrong, "\n".join(wrong)
 
 
 def test_a_cell_that_is_missing_or_has_no_test_is_found() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    known = tests_that_exist()
+    known = known_tests()
     row = next(line for line in text.splitlines() if line.startswith("| full or read-only at the start |"))
     for changed in (
         text.replace(row + "\n", ""),
@@ -118,5 +118,5 @@ def test_a_row_that_is_missing_a_cell_is_no_row() -> None:
 
 
 if __name__ == "__main__":
-    found = problems((ROOT / "docs" / "operations.md").read_text(), tests_that_exist())
+    found = problems((ROOT / "docs" / "operations.md").read_text(), known_tests())
     sys.stdout.write("".join(f"{line}\n" for line in found) or "every cell has a test\n")
