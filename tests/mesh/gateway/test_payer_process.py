@@ -30,8 +30,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 CONFIG = BillingConfig(increment_tokens=64, pause_seconds=20.0)
 AGAIN_SECONDS = 15.0
-IMPORTS = {"PYTHONPROFILEIMPORTTIME": "1"}
-"""Has an interpreter say on stderr what it imports."""
 
 
 class Agent:
@@ -127,14 +125,13 @@ def agent(clock: ShiftedClock, disk: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_payer_runs_no_daemon_joins_no_swarm_and_loads_no_model(agent: Agent) -> None:
-    lines = agent.log.read_text().splitlines()
-    found = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
-    assert "mesh.client.payer" in found
-    for package in ("hivemind", "libp2p", "torch", "transformers", "mesh.transport", "mesh.discovery", "shards.engine"):
-        assert not [name for name in found if name == package or name.startswith(package + ".")], package
+    assert not Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split(), "no daemon"
+    assert "libtorch" not in Path(f"/proc/{agent.pid}/maps").read_text(), "no model"
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True).stdout
+    assert f"pid={agent.pid}," not in listening, "nobody can reach it"
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [3])
 def test_a_payer_that_was_stopped_pays_on(agent: Agent, seconds: int) -> None:
     agent.send(signal.SIGSTOP)
     time.sleep(seconds)

@@ -168,8 +168,9 @@ async def test_a_disk_that_is_slow_at_every_write_loses_nothing(story: Any, tmp_
     assert writes.count
 
 
-@STORIES
-@pytest.mark.parametrize("part", [pytest.param("all", marks=pytest.mark.slow), "some"])
+@pytest.mark.parametrize(
+    ("story", "part"), [(earn, "some"), (spend, "some"), pytest.param(earn, "all", marks=pytest.mark.slow)]
+)
 @pytest.mark.timeout(600)
 async def test_whichever_write_is_the_first_without_room_nothing_is_lost_or_doubled(
     story: Any, part: str, tmp_path: Path
