@@ -86,9 +86,3 @@ class ShiftedClock:
         with self._file.open("r+b") as file, mmap.mmap(file.fileno(), 16) as page:
             ahead = struct.unpack("qq", page[:])[1]
             page[:] = struct.pack("qq", seconds, seconds if monotonic else ahead)
-
-    def advance(self, seconds: int) -> None:
-        """Monotonic clocks jump ahead, as after a long stop; the time of day was right before and is so after it."""
-        with self._file.open("r+b") as file, mmap.mmap(file.fileno(), 16) as page:
-            day, ahead = struct.unpack("qq", page[:])
-            page[:] = struct.pack("qq", day, ahead + seconds)
