@@ -12,6 +12,7 @@ MeshError
 ├── Refused                 a hop had no room for the session; says when to try again
 ├── Cancelled               the session was cancelled on our side
 ├── StorageUnavailable      a file that must be written cannot be: the disk is full, read-only or broken
+├── DescriptorsExhausted    this process may open no more files and sockets
 ├── PaymentRefused          a gateway refused our voucher, our API key, or to give us one
 ├── AccountDisputed         a gateway's account of our payments contradicts our own books
 ├── PeerError               a peer failed or misbehaved; names it
@@ -95,6 +96,10 @@ class StorageUnavailable(MeshError):
 
     It may work again in a moment; the message names the file.
     """
+
+
+class DescriptorsExhausted(MeshError):
+    """This process may open no more files and sockets (`ulimit -n`); what needs one waits until others are closed."""
 
 
 class PaymentRefused(MeshError):

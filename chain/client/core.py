@@ -72,7 +72,7 @@ class Core:
                 f"{self.rpc.shown} has chain id {self.deployment.chain_id}, but not the block that the deployment "
                 "names: it is another chain, or was started anew; give the deployment file that belongs to it"
             )
-        self.rpc.pin(self.deployment.chain_id)
+        self.rpc.pin(self.deployment.chain_id, (self.deployment.anchor_number, self.deployment.anchor_hash))
 
     # --- reading ---
 

@@ -30,6 +30,9 @@ CONNECTIONS = 16
 ONCE = frozenset({"eth_sendTransaction", "personal_sendTransaction", "parity_postTransaction"})
 """The node signs these: asked twice they would be two transactions."""
 HEADERS = {"content-type": "application/json"}
+CHAIN_SECONDS = 1.0
+"""How long it stands that a node is on our chain: what is asked later asks for that too. What answers at an address may
+change while a node runs: a development chain that begins anew, a balancer with another chain behind it."""
 
 
 class NodeProvider(AsyncHTTPProvider):
@@ -51,6 +54,9 @@ class NodeProvider(AsyncHTTPProvider):
         self.policy = policy or RetryPolicy()
         self.pinned: int | None = None
         """The only chain id that this node may say it has; None before that is known."""
+        self.anchor: tuple[int, str] | None = None
+        """Number and hash of a block that our chain has; None where that is not looked at."""
+        self._on_our_chain = 0.0
         self._session: ClientSession | None = None
         self._random = random.Random()
         self._slots = asyncio.Semaphore(CONNECTIONS)
@@ -109,6 +115,24 @@ class NodeProvider(AsyncHTTPProvider):
         raise AssertionError("unreachable")
 
     async def _once(self, calls: Sequence[tuple[RPCEndpoint | str, Any]]) -> list[RPCResponse]:
+        """The answers, of our chain: that is asked with them, and before anything is sent there."""
+        now = asyncio.get_running_loop().time()
+        if self.anchor is None or now - self._on_our_chain < CHAIN_SECONDS:
+            return await self._ask(calls)
+        number, expected = self.anchor
+        look: list[tuple[RPCEndpoint | str, Any]] = [
+            ("eth_chainId", ()),
+            ("eth_getBlockByNumber", (hex(number), False)),
+        ]
+        alone = any(method.startswith("eth_send") for method, _ in calls)
+        found = await self._ask(look if alone else [*look, *calls])
+        anchor = found[1].get("result")
+        if "result" not in found[0] or not isinstance(anchor, dict) or anchor.get("hash") != expected:
+            raise WrongChain(f"{self.shown} is not on our chain any more: it lacks the block that the deployment names")
+        self._on_our_chain = now
+        return await self._ask(calls) if alone else found[len(look) :]
+
+    async def _ask(self, calls: Sequence[tuple[RPCEndpoint | str, Any]]) -> list[RPCResponse]:
         requests: list[RPCRequest] = [
             self.form_request(RPCEndpoint(method), params if isinstance(params, dict) else list(params or ()))
             for method, params in calls

@@ -51,9 +51,10 @@ class Rpc:
 
         return AsyncWeb3(self.provider)
 
-    def pin(self, chain_id: int) -> None:
-        """From now on an answer that the node has another chain id is `WrongChain`."""
+    def pin(self, chain_id: int, anchor: tuple[int, str] | None = None) -> None:
+        """From now on a node with another chain id, or without the block of this number and hash, is `WrongChain`."""
         self.provider.pinned = chain_id
+        self.provider.anchor = anchor
 
     async def call(self, method: str, *params: Any, deadline: float | None = None) -> Any:
         """The result of one method."""

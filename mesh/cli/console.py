@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -34,6 +35,8 @@ KNOWN_ERRORS = (MeshError, ShardError, ChainError)
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+DESCRIPTORS = 65_536
+"""Files and sockets that a command which serves lets itself open, where it may."""
 
 
 class _Voice(Console):
@@ -53,6 +56,15 @@ def _silence(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def take_descriptors() -> None:
+    """Let this process, and its daemon, open as many files and sockets as they may: the usual 1,024 are few."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with suppress(OSError, ValueError):  # a system that caps it elsewhere
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 out = _Voice(soft_wrap=True, highlight=False)
@@ -81,6 +93,8 @@ def run(
     may.
     """
     _Voice.needed = not ends_on_signal
+    if ends_on_signal:
+        take_descriptors()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # a hop costs 0.15 ms less
             return runner.run(_cancel_on_signals(work, ask, serves=ends_on_signal))

@@ -18,6 +18,8 @@ GROUPS: Final = {
         "leave": "let a provider on this machine end its sessions and go",
         "gateway": "an OpenAI-compatible API over a swarm",
         "relay": "be a way into the swarm, for nodes behind a NAT",
+        "backup": "keys, wallets and books in one checked file, while nodes run",
+        "restore": "what a backup holds, back in its place",
         "doctor": "what is wrong with this machine, and what to do",
     },
     "Use a swarm": {

@@ -17,6 +17,7 @@ from mesh.cli import (
     chain_wallet,
 )
 from mesh.cli.audit import audit
+from mesh.cli.backup import backup, restore
 from mesh.cli.console import KNOWN_ERRORS, fail, out
 from mesh.cli.dashboard import dashboard
 from mesh.cli.demo import demo
@@ -44,7 +45,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, up, join, leave, gateway, generate, chat, status, audit, doctor, dashboard, relay, pay):
+for command in (
+    demo,
+    up,
+    join,
+    leave,
+    gateway,
+    generate,
+    chat,
+    status,
+    audit,
+    doctor,
+    dashboard,
+    relay,
+    pay,
+    backup,
+    restore,
+):
     app.command()(command)
 app.command("try")(try_)
 add_earnings(app)

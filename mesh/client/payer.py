@@ -212,7 +212,11 @@ class Payer:
         while True:
             try:
                 known = self._state
-                await self._take(await self._http.account(wait=WAIT_SECONDS, spent=known.spent, pending=known.pending))
+                if self._reachable:
+                    state = await self._http.account(wait=WAIT_SECONDS, spent=known.spent, pending=known.pending)
+                else:  # what was due before is due still: there is no change to wait for
+                    state = await self._http.account()
+                await self._take(state)
                 await self._pay()
                 self._seen(reachable=True)
                 delay = RETRY_SECONDS[0]

@@ -12,7 +12,7 @@ from itertools import takewhile
 from mesh.client.deadlines import DeadlineBounds, StepTimes
 from mesh.client.hop_link import Event, Events, HopLink, HopLinks
 from mesh.client.inbox import Inbox, together
-from mesh.client.refusals import HopRefused, NoForms, SessionPreempted
+from mesh.client.refusals import OUR_FAULT, SessionPreempted, refusal
 from mesh.client.session_plan import SessionPlan
 from mesh.client.token_checks import TokenChecks
 from mesh.client.types import HopReport
@@ -52,8 +52,6 @@ CLOSE_SECONDS = 2.0
 PROBE_SECONDS = 2.0
 PREEMPTED_SECONDS = 0.5
 """So long a hop that has taken a session's place is not asked for another."""
-OUR_FAULT = frozenset({"bad_request", "too_long", "payment_required"})
-"""Codes with which a hop says that no other would take the session either."""
 
 
 class RingSession:
@@ -330,25 +328,14 @@ class RingSession:
                     if peer in self._unanswered:
                         self._unanswered.remove(peer)
                         self._held[peer] = min(held, self._held.get(peer, held))
-                case SessionRefused(code=code, reason=reason, retry_after_ms=retry, most=most):
-                    self._check_refusal(peer, code, reason)
-                    raise HopRefused(f"{peer} refused: {reason}", peer=peer, retry_after=retry / 1000, most=most)
+                case SessionRefused():
+                    raise refusal(peer, message, self._plan)
                 case PeerError():
                     raise message
                 case SessionFailed():
                     raise self._failure(peer, message)
                 case _:
                     raise ProtocolViolation(f"{peer} sent {message.kind!r} before admitting", peer=peer)
-
-    def _check_refusal(self, peer: str, code: str, reason: str) -> None:
-        """Raises `InvalidRequest` where no other hop would take the session, `NoForms` where another might."""
-        constraint = self._plan.constraint
-        if code in OUR_FAULT:
-            raise InvalidRequest(f"{peer} refused: {reason}")
-        if code == "bad_form" and constraint is not None:
-            raise InvalidRequest(f"{constraint.param}: {reason}", param=constraint.param)
-        if code == "no_forms":
-            raise NoForms(f"{peer} refused: {reason}", peer=peer, retry_after=0.0)
 
     def expect_nothing_of(self, peer: str | None) -> None:
         """Do not wait for this hop's last word when the session is closed: it has failed."""

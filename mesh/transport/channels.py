@@ -113,8 +113,17 @@ class Channels:
         self._entered.discard(channel)
         self._unfinished.hold(channel, 0)
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes of frames that are not whole yet, of all peers."""
+        return self._unfinished.held
+
     def hold(self, channel: OwnedChannel, size: int) -> None:
         """The channel has `size` bytes of a frame that is not whole. Breaks off whoever holds too much for too long."""
+        if channel.closed and size:
+            # Broken off while bytes of it were on their way to who reads it: they would be counted for ever, and
+            # others would have to give way to them.
+            return
         victim = self._unfinished.hold(channel, size)
         if victim is not None:
             log.warning("%s holds too many bytes of frames that do not end: broken off", victim.peer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from mesh.errors import ConfigError, InternalError, PeerUnreachable
+from mesh.errors import ConfigError, DescriptorsExhausted, InternalError, PeerUnreachable
 from mesh.identity import Identity
 from mesh.transport import _hivemind
 from mesh.transport.daemon_config import DaemonConfig, arguments, check_ports, control_socket, with_ports_of
@@ -26,6 +27,7 @@ from mesh.wire import multiaddr
 log = logging.getLogger(__name__)
 daemon_log = logging.getLogger("mesh.p2pd")
 
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _CONTROL_TIMEOUT = 5.0  # seconds for one answer of the daemon's control socket
 _STOP_TIMEOUT = 2.0  # seconds for the daemon to end when asked, before it is killed
 _LINE_LIMIT = 1 << 20  # bytes of one line of its output
@@ -196,12 +198,14 @@ class Daemon:
     async def connections(self, *, timeout: float = _CONTROL_TIMEOUT) -> dict[str, tuple[str, ...]]:
         """Whom we are connected to, and the address at the other end of each connection.
 
-        Raises `InternalError` when p2pd is gone, or does not answer in time.
+        Raises `InternalError` when p2pd is gone, or does not answer in time, and `DescriptorsExhausted`.
         """
         h = _hivemind.load()
         try:
             answer = await self._ask("LIST_PEERS", timeout=timeout)
         except _Failed as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_DESCRIPTORS:
+                raise DescriptorsExhausted("this process may open no more files and sockets") from error
             raise InternalError(f"p2pd does not say whom it knows: {error}") from error
         ways: dict[str, list[str]] = {}
         for info in answer.peers:

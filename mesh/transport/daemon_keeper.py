@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NoReturn
 
-from mesh.errors import ConfigError, InternalError, PeerError, PeerUnreachable
-from mesh.transport.daemon import Daemon
+from mesh.errors import ConfigError, DescriptorsExhausted, InternalError, PeerError, PeerUnreachable
+from mesh.transport.daemon import NO_DESCRIPTORS, Daemon
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class RestartPolicy:
     window: float = 600.0
     """… in so long are tried; then the node ends, with an error."""
     first_pause: float = 0.25
-    """Before the second restart in a row; doubled for each further one."""
+    """Before the second restart in a row; doubled for each further one, up to …"""
+    most_pause: float = 8.0
 
 
 class DaemonKeeper:
@@ -75,11 +76,19 @@ class DaemonKeeper:
         return "p2pd does not answer any more"
 
     async def _hung(self) -> None:
-        missed = 0
+        missed, short = 0, False
         while missed < self._policy.misses:
             try:
                 self._neighbours = await self._daemon.connections(timeout=self._policy.answer)
-                missed = 0
+                if short:
+                    log.warning("files and sockets can be opened again")
+                missed, short = 0, False
+                await asyncio.sleep(self._policy.look)
+            except DescriptorsExhausted as error:
+                # Our own trouble, and no sign that p2pd hangs; to start another would take even more of them.
+                if not short:
+                    log.error("%s (ulimit -n): newcomers wait until others have left", error)
+                short = True
                 await asyncio.sleep(self._policy.look)
             except InternalError as error:
                 missed += 1
@@ -97,12 +106,16 @@ class DaemonKeeper:
                 raise InternalError(f"p2pd was started {tried} and does not stay: {reason}")
             self._times.append(now)
             await asyncio.sleep(pause)
-            pause = max(2 * pause, self._policy.first_pause)
+            pause = min(max(2 * pause, self._policy.first_pause), self._policy.most_pause)
             try:
                 await self._daemon.restart(alone=alone)
             except PeerUnreachable as error:
                 # None of the peers that we joined through is there now. Others know us, and will ask for us.
                 reason, alone = str(error), True
+            except OSError as error:
+                reason = str(error)
+                if error.errno in NO_DESCRIPTORS:
+                    self._times.pop()  # that was no try
             except (ConfigError, InternalError, PeerError) as error:
                 reason = str(error)
             else:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from mesh.transport.channels import TransportSettings
+import pytest
+
+from mesh.errors import PeerUnreachable
+from mesh.transport.channels import Channels, TransportSettings
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.port import Channel
-from mesh.wire.frame import Frame
+from mesh.transport.streams import FrameChannel
+from mesh.wire.frame import MAGIC, PREFIX, VERSION, Frame
 
 PROTOCOL = "/test/1"
 
@@ -82,3 +86,45 @@ async def test_many_names_with_one_channel_each_keep_nobody_with_none_from_a_pla
         for number in range(8):
             (channel,) = await house.enter(await house.node(f"name {number}"), 1)
             assert await alive(channel) == (number < 7), "until nobody has more than one above the newcomer"
+
+
+async def test_what_was_on_its_way_on_a_channel_that_was_broken_off_is_not_counted_against_others() -> None:
+    frame = PREFIX.pack(MAGIC, VERSION, 0, 1, 1_000_000) + b"h"
+    channels = Channels(TransportSettings(unfinished_per_peer=300_000))
+
+    def opened() -> tuple[FrameChannel, asyncio.StreamReader]:
+        reader = asyncio.StreamReader()
+        return channels.opened("guest", reader, Silent()), reader  # type: ignore[arg-type]
+
+    slow, slow_bytes = opened()
+    slow_bytes.feed_data(frame + bytes(100_000))
+    receiving = asyncio.create_task(slow.receive())
+    await asyncio.sleep(0.01)
+    assert channels.unfinished == 100_000
+    slow_bytes.feed_data(bytes(100_000))  # it is there, and whoever reads has not had a turn
+    slow.abort("too slow")
+    with pytest.raises(PeerUnreachable):
+        await receiving
+    assert channels.unfinished == 0
+
+    honest, honest_bytes = opened()
+    honest_bytes.feed_data(frame + bytes(290_000))
+    receiving = asyncio.create_task(honest.receive())
+    await asyncio.sleep(0.01)
+    assert not honest.closed
+    receiving.cancel()
+    await asyncio.wait({receiving})
+    await channels.aclose()
+
+
+class Silent:
+    """The writing half of a connection of which only the reading one matters."""
+
+    def __init__(self) -> None:
+        self.transport = self
+
+    def set_write_buffer_limits(self, *, high: int) -> None:
+        """As a transport's."""
+
+    def abort(self) -> None:
+        """As a transport's."""

@@ -25,6 +25,10 @@ class Proxy:
     verdicts: list[Verdict] = field(default_factory=list)
     delay: float = 0.0
     """Seconds before each answer."""
+    target: str = ""
+    """Where questions go."""
+    change: Callable[[bytes], bytes] | None = None
+    """What becomes of each answer."""
 
 
 def methods(body: Any) -> list[str]:
@@ -57,10 +61,11 @@ async def proxy(target: str, decide: Callable[[int, Any], Verdict]) -> AsyncIter
                     await writer.drain()
                     continue
                 await asyncio.sleep(between.delay)
-                answer = await http.post(target, content=raw, headers={"content-type": "application/json"})
+                answer = await http.post(between.target, content=raw, headers={"content-type": "application/json"})
                 if verdict == "swallow":
                     return
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer.content) + answer.content)
+                said = answer.content if between.change is None else between.change(answer.content)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(said) + said)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -69,7 +74,7 @@ async def proxy(target: str, decide: Callable[[int, Any], Verdict]) -> AsyncIter
 
     async with httpx.AsyncClient(timeout=30) as http:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        between = Proxy(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", decide)
+        between = Proxy(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", decide, target=target)
         async with server:
             yield between
             if tasks:
