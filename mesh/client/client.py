@@ -31,7 +31,7 @@ from mesh.light import LightNode
 from mesh.node import Node, NodeConfig
 from mesh.payment.credit.issuer import VoucherIssuer
 from shards.engine.sampling_params import SEED_BITS, SamplingParams
-from shards.errors import CapacityExceeded, InvalidGrammar, InvalidSampling, NotText, ShardError, TextTooLong
+from shards.errors import CapacityExceeded, InvalidSampling, NotText, ShardError, TextTooLong
 from shards.grammar.constraint import Constraint
 from shards.text.conversation import chat_tokens
 
@@ -331,7 +331,7 @@ def mesh_errors() -> Iterator[None]:
         raise ContextLengthExceeded(str(error), param="prompt") from error
     except NotText as error:
         raise InvalidRequest(str(error), param="prompt") from error
-    except (InvalidSampling, InvalidGrammar) as error:
+    except InvalidSampling as error:
         raise InvalidRequest(str(error), param=str(error).partition(" ")[0]) from error
     except CapacityExceeded as error:
         raise Refused(str(error)) from error
