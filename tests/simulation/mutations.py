@@ -73,9 +73,9 @@ MUTATIONS = (
         (
             Edit(
                 "mesh.payment.credit.collector",
-                "VoucherCollector.voucher",
-                "        await asyncio.to_thread(",
-                "        customer.line.accept(message.epoch, message.units)\n        await asyncio.to_thread(",
+                "VoucherCollector._voucher",
+                "        try:\n            await asyncio.to_thread(",
+                "        customer.line.accept(epoch, message.units)\n        try:\n            await asyncio.to_thread(",
             ),
         ),
     ),
@@ -97,7 +97,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a client takes tokens in any order",
-        (Edit("mesh.client.ring_session", "RingSession.tokens", " and position == expected", ""),),
+        (Edit("mesh.client.ring_session", "RingSession.tokens", " and message.position == expected", ""),),
         hostile=True,
     ),
     Mutation(
@@ -152,7 +152,7 @@ MUTATIONS = (
     Mutation(
         "who has once used up its credit gets no second chance",
         (
-            Edit("mesh.payment.credit.collector", "VoucherCollector._load", "line.doubtful = line.claimed", "pass"),
+            Edit("mesh.payment.credit.customers", "load_line", "line.doubtful = line.claimed", "pass"),
             Edit("mesh.payment.credit.dunning", "Dunning.step", "if now >= self.pardoned_at and", "if False and"),
         ),
         first=124,
@@ -243,8 +243,8 @@ def _holders(module: Any, owner: Any, name: str) -> list[Any]:
     """Where the function is known by its name: its class, or every module that imported it."""
     if owner is not module:
         return [owner]
-    names = ("mesh.provider.placement.rebalancer", "mesh.swarm.rebalance")
-    return [each for each in map(importlib.import_module, names) if hasattr(each, name)]
+    importers = map(importlib.import_module, ("mesh.provider.placement.rebalancer", "mesh.payment.credit.collector"))
+    return [module, *(each for each in importers if getattr(each, name, None) is getattr(module, name))]
 
 
 def _changed(module: Any, function: Callable[..., Any], edit: Edit) -> Callable[..., Any]:
