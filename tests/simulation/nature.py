@@ -22,11 +22,13 @@ import numpy as np
 import mesh.discovery.records as records
 import mesh.payment.credit.binding as binding
 import mesh.payment.credit.collector as collector
+import mesh.payment.credit.comparison as comparison
 import mesh.payment.credit.issuer as issuer
 import mesh.payment.credit.terms as terms
 import mesh.provider.join as join
 import mesh.provider.stage.core as core
 import mesh.provider.stage.server as service
+import mesh.verification.commitments as commitments
 from chain import primitives, vouchers
 from chain.wallet import Account
 from mesh.identity import Identity
@@ -114,11 +116,11 @@ def nature(
         (records, "_parse", _read),
         (Identity, "sign", lambda identity, message: signatures.sign(identity, message)),
         (Account, "sign_digest", lambda account, digest: signatures.sign_digest(account, digest)),
-        *((owner, "verify", signatures.verify) for owner in (records, binding, issuer)),
+        *((owner, "verify", signatures.verify) for owner in (records, binding, comparison, commitments)),
         *((owner, "recover", signatures.recover) for owner in (binding, vouchers)),
         (vouchers, "keccak256", _keccak256),
-        *((owner, "checksummed", _checksummed) for owner in (binding, collector, issuer, terms)),
-        *((owner, "key_of", _key_of) for owner in (collector, issuer)),
+        *((owner, "checksummed", _checksummed) for owner in (binding, collector, comparison, terms)),
+        *((owner, "key_of", _key_of) for owner in (collector, comparison, issuer)),
         (service, "Engine", VirtualEngine),
         (join, "measure", lambda model, threads: (1, model.block_rate)),
         (collector, "TICK_SECONDS", TICK_SECONDS),
