@@ -75,7 +75,8 @@ MUTATIONS = (
                 "mesh.payment.credit.collector",
                 "VoucherCollector._voucher",
                 "        try:\n            await asyncio.to_thread(",
-                "        customer.line.accept(epoch, message.units)\n        try:\n            await asyncio.to_thread(",
+                "        customer.line.accept(epoch, message.units)\n        try:\n"
+                "            await asyncio.to_thread(",
             ),
         ),
     ),
