@@ -176,6 +176,7 @@ MUTATIONS = (
     Mutation(
         "an older record takes the place of a newer one",
         (Edit("mesh.discovery.books", "RecordBook.offer", "return record == known", "pass"),),
+        first=8,
     ),
     Mutation(
         "a gateway acknowledges a voucher that it has not written down",
