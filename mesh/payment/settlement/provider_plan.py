@@ -236,10 +236,14 @@ def _disputes(view: ProviderView, slot: ProviderSlot) -> list[ProviderStep]:
             and _opening_pays(view, slot)
         ):
             steps.append(OpenOmissionChallenge(slot.id))
-    affordable = slot.price.units(slot.cover, slot.debt)
-    if affordable and _pays(view, slot, affordable):
+    if _collectable(view, slot):
         steps.append(CollectDebt(slot.id, slot.debt))
     return steps
+
+
+def _collectable(view: ProviderView, slot: ProviderSlot) -> bool:
+    affordable = slot.price.units(slot.cover, slot.debt)
+    return bool(affordable) and _pays(view, slot, affordable)
 
 
 def _work(clock: Clock, slot: ProviderSlot) -> list[ProviderStep]:
@@ -303,7 +307,7 @@ def is_settled(view: ProviderView, slot: ProviderSlot) -> bool:
     given_up = clock.now > slot.id.epoch + GIVE_UP_EPOCHS
     if slot.missing and not slot.written_off:
         return False
-    if slot.debt and not given_up:
+    if slot.debt and (not given_up or _collectable(view, slot)):
         return False
     if slot.status is not Status.POSTED:
         return True

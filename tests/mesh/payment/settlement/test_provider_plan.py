@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.payment.credit.units import ModelPrice
@@ -60,6 +60,8 @@ slots = st.builds(
 )
 
 
+# A gateway that was given up long ago has money again.
+@example(CLOCKS[0], ProviderSlot(SlotId("g", "p", 1, NOW - 513), 0, Status.NONE, ONE, debt=1, cover=1), 0)
 @given(st.sampled_from(CLOCKS), slots, st.sampled_from([0, 1, 50, 1000]))
 def test_every_step_is_inside_its_window_and_worth_it(clock: Clock, slot: ProviderSlot, floor: int) -> None:
     view = ProviderView(clock, (slot,), floor=floor)
