@@ -38,7 +38,7 @@ from mesh.cli.up.command import app as config_app
 from mesh.cli.up.command import up
 
 app = typer.Typer(
-    help="A peer-to-peer network in which strangers' machines together serve AI models that none could hold alone.",
+    help="Strangers' machines together serve AI models that none could hold alone.",
     cls=GroupedCommands,
     no_args_is_help=True,
     add_completion=True,

@@ -25,7 +25,10 @@ STALE_SECONDS: Final = 120.0
 PATIENCE_SECONDS: Final = 0.5
 """So long is waited for a newer answer where an older one would do."""
 FIRST_SECONDS: Final = 10.0
-"""So long is waited for an answer where there is none; where the chain has been silent as long, `PATIENCE_SECONDS`."""
+"""So long is waited for an answer where there is none; where the chain is known to be silent, `PATIENCE_SECONDS`."""
+
+SILENT_SECONDS: Final = 4.0
+"""A chain that was asked in vain for so long is known to be silent: nobody waits long for it any more."""
 
 FORGOTTEN_SECONDS: Final = 60.0
 """A chain that nobody has asked for so long is not known to be silent any more."""
@@ -136,7 +139,7 @@ class Facts(Generic[K, V]):
         if usable:
             wait = 0.0 if silent > self._patience else self._patience
         else:
-            wait = self._patience if silent > FIRST_SECONDS else FIRST_SECONDS
+            wait = self._patience if silent > SILENT_SECONDS else FIRST_SECONDS
         if not question.task.done():
             await asyncio.wait({question.task}, timeout=wait)
         error: BaseException | str = f"nothing came within {wait:g} s"

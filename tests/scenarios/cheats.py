@@ -65,12 +65,16 @@ VoucherCollector.finish = lambda self, bill, begun, done: finish(self, bill, beg
 """A provider that claims `times` what it did, from a gateway of its own that believes it."""
 OWN_GATEWAY = """
 import mesh.payment.credit.issuer as issuer
+import mesh.payment.credit.vetting as vetting
 from mesh.payment.settlement.gateway import GatewaySettlement
-accrue, eligible = issuer.VoucherIssuer.accrue, issuer.VoucherIssuer._is_eligible
+accrue, eligible = issuer.VoucherIssuer.accrue, vetting.Vetting._is_eligible
 issuer.VoucherIssuer.accrue = lambda self, peer, units: accrue(self, peer, {times} * units)
 async def own(self, record):
-    return await eligible(self, record) and self._read(record.account, record.peer).id == {provider!r}
-issuer.VoucherIssuer._is_eligible = own
+    if not await eligible(self, record):
+        return False
+    domain = self._chain.domain
+    return vetting.accept_binding(record.account, peer=record.peer, role="provider", domain=domain).id == {provider!r}
+vetting.Vetting._is_eligible = own
 post, posted = GatewaySettlement._post, []
 async def once(self, step):
     if posted and step.epoch != posted[0]:

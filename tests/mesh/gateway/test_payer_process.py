@@ -113,7 +113,8 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> ShiftedClock:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with small_disk(tmp_path_factory.mktemp("disk")) as folder:
+    # More than the 4 MiB that sqlite lets a -wal grow to.
+    with small_disk(tmp_path_factory.mktemp("disk"), "8m") as folder:
         yield folder
 
 

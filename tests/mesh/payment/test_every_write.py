@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mesh.client.payer import Payer
-from mesh.errors import PaymentRefused, PeerUnreachable, StorageUnavailable
+from mesh.errors import ConfigError, PaymentRefused, PeerUnreachable, StorageUnavailable
 from mesh.gateway.billing import BillingConfig
 from mesh.payment.accounts.store import AccountStore
 from mesh.payment.credit.terms import NotAccepted
@@ -143,7 +143,12 @@ async def spend(folder: Path, writes: Writes) -> None:
                     async with Payer(paid.url, key, ANN, budget=10**6 * PRICE, store=folder / "promises.sqlite"):
                         answers = [await asyncio.to_thread(ask) for _ in range(REQUESTS)]
                     break
-                except (StorageUnavailable, PeerUnreachable, PaymentRefused):  # when it starts, it says so and ends
+                except (
+                    ConfigError,
+                    StorageUnavailable,
+                    PeerUnreachable,
+                    PaymentRefused,
+                ):  # when it starts, it says so and ends
                     await asyncio.sleep(0.2)
         charged = sum(int(answer["usage"]["cost"]["wei"]) for answer in answers)
         for _ in range(50):

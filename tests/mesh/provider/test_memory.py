@@ -126,7 +126,7 @@ class Opener:
                 if isinstance(message, NewToken):
                     self._early += 1
                     continue
-                assert message.kind in ("progress",), message
+                assert message.kind in ("progress", "work"), message
         raise AssertionError("the provider closed the channel")
 
 
@@ -134,7 +134,9 @@ class Opener:
 async def stage(folder: Path, pages: int, sampling: SamplingParams) -> AsyncIterator[tuple[Opener, Engine]]:
     """One stage of the whole model, and a client to it."""
     limits = AdmissionLimits(sessions=1000, sessions_per_client=1000, kv_bytes=pages * PAGE_BYTES, client_share=1.0)
-    config = ServiceConfig(limits, stranger_requests=(1e6, 1e6), client_requests=(1e6, 1e6))
+    config = ServiceConfig(  # rows kept for audits have a bound of their own
+        limits, stranger_requests=(1e6, 1e6), client_requests=(1e6, 1e6), kept_bytes=10_000
+    )
     async with memory_swarm(folder, [Span(0, 5)], config=config) as swarm:
         (provider,) = swarm.providers
         transport = await swarm.transport(Identity.generate().peer_id)
