@@ -65,7 +65,7 @@ EXEMPT: Final = {
     "mesh.cli.archive:_parse": "a backup of one's own, whose damages are in test_backup.py",
     "mesh.cli.trying.": "reads what its own commands print",
     "mesh.cli.up.settings:read_file": "the operator's own mesh.toml",
-    "mesh.gateway.structured:_schema": "JSON of a body that was read within its bounds; forms are tried in a child process",
+    "mesh.gateway.structured:_schema": "JSON inside a body that has its bounds; forms are tried in a child",
     "shards.grammar.library:": "reads what the library wrote",
     "shards.grammar.matcher:": "takes masks that the library wrote",
     "mesh.gateway.messages:MessageWriter.whole": "reads what «calls of tools» let through",
