@@ -218,6 +218,7 @@ class _Provider:
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(self._announcer.keep(lambda: self._record(span, "loading")))
             model = await stoppable(lambda report: self._load(span, report), progress)
+            self._numerics = model.numerics
             self._threads, self._rate = await asyncio.to_thread(measure, model, self._config.threads)
             keeper.cancel()
         return model
@@ -354,7 +355,6 @@ class _Provider:
         folder = resolve(config.model, span=span, cache=config.cache, progress=progress)
         checkpoint = open_checkpoint(folder, span=span, precision=config.quantize, progress=progress)
         model = load_stage(checkpoint, span, device=config.device, dtype=self._dtype, progress=progress)
-        self._numerics = model.numerics
         if config.blocks is None and config.rebalance_seconds is not None:
             free = free_bytes(config.device) * config.device_share
             taken = taken_bytes(checkpoint, span, model, config.device, quantized=config.quantize is not None)

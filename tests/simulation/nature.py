@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import mesh.client.audits as audits
 import mesh.discovery.records as records
 import mesh.payment.credit.binding as binding
 import mesh.payment.credit.collector as collector
@@ -124,6 +125,7 @@ def nature(
         (service, "Engine", VirtualEngine),
         (join, "measure", lambda model, threads: (1, model.block_rate)),
         (collector, "TICK_SECONDS", TICK_SECONDS),
+        (audits, "SystemRandom", lambda: Random(chance.getrandbits(64))),
     ]
     if guesses is not None:
         swaps.append((core, "StageGuesses", lambda share: guesses))
