@@ -51,7 +51,7 @@ def test_lines_that_mistreat_frames_cost_no_token_and_leak_nothing() -> None:
     mistreated = sum(
         result.faults[kind] for result in results for kind in ("frame_doubled", "frame_swapped", "frame_lost")
     )
-    assert mistreated > 8 * len(results)
+    assert mistreated > 6 * len(results)
 
 
 def test_the_same_seed_gives_the_same_trace_in_another_process_and_with_other_hashes() -> None:
