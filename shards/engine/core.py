@@ -38,12 +38,12 @@ class EngineCore:
         pages: int,
         limits: BatchLimits | None = None,
         *,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Raises `CapacityExceeded` where the device has no room for the pages."""
         self.model = model
         self.limits = limits or BatchLimits()
-        self._clock = clock
+        self._clock = clock or (lambda: time.perf_counter())  # looked up at each call: simulations replace it
         self._pace = PrefillPace(self.limits)
         self.blocks = BlockManager(pages)
         self.queued = 0
