@@ -96,7 +96,7 @@ def make(archive: Path, roots: Sequence[Root]) -> Manifest:
             whole = Path(draft) / "archive"
             _pack(whole, Path(draft), manifest)
             os.link(whole, archive)  # unlike a rename, this never replaces a file
-            _sync(archive.parent)
+            sync_folder(archive.parent)
     except FileExistsError:
         raise ConfigError(f"{archive} is there already: give another name") from None
     except (OSError, sqlite3.Error) as error:
@@ -200,7 +200,8 @@ def _member(name: str, size: int, made: int) -> tarfile.TarInfo:
     return info
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Write down which files a folder has."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

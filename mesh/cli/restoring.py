@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mesh.cli.archive import Kept, Manifest, Root, extract
+from mesh.cli.archive import Kept, Manifest, Root, extract, sync_folder
 from mesh.errors import ConfigError
 
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
@@ -65,7 +65,7 @@ def restore(tar: tarfile.TarFile, manifest: Manifest, roots: Mapping[str, Root],
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (drafts[each.root] / each.path).rename(target)
             for folder in {target.parent for target in targets.values()}:
-                _sync(folder)
+                sync_folder(folder)
         except OSError as error:
             raise ConfigError(f"it cannot be restored: {error}") from error
     return Placed(len(targets), aside)
@@ -131,11 +131,3 @@ def _clear(targets: Mapping[Kept, Path], roots: Mapping[str, Root], *, replace: 
         to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.rename(to)
     return tuple(aside.values())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

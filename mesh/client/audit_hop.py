@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from mesh.client.session_plan import SessionPlan
-from mesh.errors import PeerError, PeerFailed, PeerTimeout, ProtocolViolation
+from mesh.errors import PeerError, PeerFailed, ProtocolViolation
 from mesh.swarm.route import Hop
 from mesh.transport.port import Transport
+from mesh.transport.question import ask
 from mesh.verification.commitments import begin_chain, extend_chain, split_rows, token_rows
 from mesh.verification.evidence import CAP, likelihood_ratio
 from mesh.verification.judge import MARGINS, SAME_MARGIN, Distance, as_floats, distance, outcome
@@ -169,7 +170,7 @@ class Replica:
         self._transport = transport
 
     async def replay(self, question: Replay, payload: bytes) -> tuple[Replayed, bytes]:
-        answer, rows = await ask(self._transport, self.name, question, payload)
+        answer, rows = await ask_audits(self._transport, self.name, question, payload)
         if not isinstance(answer, Replayed):
             raise ProtocolViolation("this answers no replay", peer=self.name)
         return answer, rows
@@ -177,34 +178,22 @@ class Replica:
 
 async def ask_profile(transport: Transport, peer: str, *, timeout: float = ANSWER_SECONDS) -> ProfileSaid:
     """How a provider computes. Raises `PeerError`."""
-    answer, _ = await ask(transport, peer, AskProfile(), timeout=timeout)
+    answer, _ = await ask_audits(transport, peer, AskProfile(), timeout=timeout)
     if not isinstance(answer, ProfileSaid):
         raise ProtocolViolation("this is no profile", peer=peer)
     return answer
 
 
-async def ask(
+async def ask_audits(
     transport: Transport, peer: str, question: Message, payload: bytes = b"", *, timeout: float = ANSWER_SECONDS
 ) -> tuple[Message, bytes]:
     """One question, and its answer. Raises `PeerError`."""
-    try:
-        async with asyncio.timeout(timeout):
-            channel = await transport.open(peer, AUDIT_PROTOCOL)
-            try:
-                await channel.send(encode(question, payload))
-                frame = await channel.receive()
-            finally:
-                await channel.aclose()
-    except TimeoutError:
-        raise PeerTimeout(f"{peer} did not answer within {timeout:g} s", peer=peer) from None
-    if frame is None:
-        raise PeerFailed("it closed without an answer", peer=peer)
+    frame = await ask(transport, peer, AUDIT_PROTOCOL, encode(question, payload), timeout=timeout)
     return decode(frame), bytes(frame.payload)
 
 
-async def _rows(transport: Transport, peer: str, session: bytes, side: str, end: int) -> bytes:
-    question = FetchWork(session, "in" if side == "in" else "out", end)
-    answer, rows = await ask(transport, peer, question)
+async def _rows(transport: Transport, peer: str, session: bytes, side: Literal["in", "out"], end: int) -> bytes:
+    answer, rows = await ask_audits(transport, peer, FetchWork(session, side, end))
     if not isinstance(answer, WorkData) or answer.error is not None or not rows:
         reason = answer.error if isinstance(answer, WorkData) else "it answered something else"
         raise PeerFailed(f"{peer} does not show its rows: {reason}", peer=peer)

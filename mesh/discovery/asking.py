@@ -22,6 +22,7 @@ from mesh.discovery.peer_book import PeerBook
 from mesh.discovery.places import Draw
 from mesh.discovery.records import MAX_SKEW, ModelKey, ProviderRecord, decode_record, provider_key
 from mesh.errors import InternalError, PeerError, PeerFailed, PeerTimeout, PeerUnreachable, ProtocolViolation
+from mesh.transport import question
 from mesh.transport.port import PeerId, Transport
 from mesh.wire.records import (
     MAX_PEERS,
@@ -194,20 +195,9 @@ class AskingDirectory:
         return sorted(peers, key=lambda peer: self._distrusted.get(peer, 0.0))
 
 
-async def ask(transport: Transport, peer: PeerId, question: AskRecords) -> Sequence[SignedRecord]:
+async def ask(transport: Transport, peer: PeerId, asked: AskRecords) -> Sequence[SignedRecord]:
     """What a peer answers, unchecked. Raises `PeerError`s."""
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            channel = await transport.open(peer, RECORDS_PROTOCOL, timeout=_ANSWER_SECONDS)
-            try:
-                await channel.send(encode(question))
-                frame = await channel.receive()
-            finally:
-                await channel.aclose()
-    except TimeoutError:
-        raise PeerTimeout("it did not answer in time", peer=peer) from None
-    if frame is None:
-        raise PeerFailed("it closed without an answer", peer=peer)
+    frame = await question.ask(transport, peer, RECORDS_PROTOCOL, encode(asked), timeout=_ANSWER_SECONDS)
     match decode(frame):
         case Records(count=count):
             return unpack_records(count, frame.payload)

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from mesh.errors import PeerFailed, PeerTimeout, ProtocolViolation
 from mesh.transport.port import Channel, Handler, PeerId, Transport
+from mesh.transport.question import ask
 from mesh.wire.knock import (
     KNOCK_PROTOCOL,
     MAX_KNOCKS,
@@ -85,17 +86,7 @@ async def ask_to_knock(
 ) -> KnockAnswer:
     """What `peer` finds where it dials the first `MAX_KNOCKS` of our addresses. Raises `PeerError`s."""
     asked = tuple(maddrs[:MAX_KNOCKS])
-    try:
-        async with asyncio.timeout(timeout):
-            channel = await transport.open(peer, KNOCK_PROTOCOL, timeout=timeout)
-            try:
-                await channel.send(encode(Knock(asked)))
-                frame = await channel.receive()
-            finally:
-                await channel.aclose()
-    except TimeoutError:
-        raise PeerTimeout(f"{peer} did not answer within {timeout:g} s", peer=peer) from None
-    answer = None if frame is None else decode(frame)
+    answer = decode(await ask(transport, peer, KNOCK_PROTOCOL, encode(Knock(asked)), timeout=timeout))
     if not isinstance(answer, KnockAnswer):
         raise PeerFailed("it closed without an answer", peer=peer)
     return check_answer(asked, answer)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from mesh.errors import PeerFailed, PeerTimeout
+from mesh.errors import PeerTimeout
 from mesh.transport.port import Channel, Handler, PeerId, Transport
+from mesh.transport.question import ask
 from mesh.wire.pairs import PAIRS_PROTOCOL, PairState, decode, encode
 
 ANSWER_SECONDS = 5.0
@@ -27,15 +28,4 @@ def pairs_handler(pairs: Callable[[], Awaitable[Sequence[PairState]]]) -> Handle
 
 async def ask_pairs(transport: Transport, peer: PeerId, *, timeout: float = ANSWER_SECONDS) -> tuple[PairState, ...]:
     """The pairs of another node. Raises `PeerError`s."""
-    try:
-        async with asyncio.timeout(timeout):
-            channel = await transport.open(peer, PAIRS_PROTOCOL, timeout=timeout)
-            try:
-                frame = await channel.receive()
-            finally:
-                await channel.aclose()
-    except TimeoutError:
-        raise PeerTimeout(f"{peer} did not answer within {timeout:g} s", peer=peer) from None
-    if frame is None:
-        raise PeerFailed("it closed without an answer", peer=peer)
-    return decode(frame)
+    return decode(await ask(transport, peer, PAIRS_PROTOCOL, None, timeout=timeout))

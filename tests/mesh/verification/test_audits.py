@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mesh.client.audit_hop import ask, ask_profile
+from mesh.client.audit_hop import ask_audits, ask_profile
 from mesh.client.backend_config import BackendConfig
 from mesh.client.types import GenerateRequest
 from mesh.provider.stage.server import StageService
@@ -162,9 +162,9 @@ async def test_nobody_sees_the_rows_of_somebody_elses_session(swarm: MemorySwarm
     assert proving is not None
     (session,) = proving.ledger.kept._kept
     stranger = await swarm.transport("stranger")
-    answer, rows = await ask(stranger, swarm.providers[1].peer, FetchWork(session, "in", 32))
+    answer, rows = await ask_audits(stranger, swarm.providers[1].peer, FetchWork(session, "in", 32))
     assert rows == b"" and answer.error == "no rows of such a session of yours are kept here"
-    own, rows = await ask(swarm.backend._transport, swarm.providers[1].peer, FetchWork(session, "in", 32))
+    own, rows = await ask_audits(swarm.backend._transport, swarm.providers[1].peer, FetchWork(session, "in", 32))
     assert own.error is None and len(rows) == 32 * 48 * 4
 
 
