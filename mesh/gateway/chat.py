@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.errors import InvalidRequest
 from mesh.gateway import sampling, structured
 from mesh.gateway.chat_writer import ChatWriter
+from mesh.gateway.errors import ApiFailure, invalid_body
 from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Job, new_id
 from mesh.gateway.schemas import ChatRequest, ContentPart, Message
@@ -34,6 +37,30 @@ def prepare(
     tool_parser: str | None = None,
 ) -> Job:
     """The request as a job. Renders and encodes, so it may take long. Raises `InvalidRequest` and its kin."""
+    job, _ = prepare_with_tools(
+        request, info, tokenizer, max_choices=max_choices, max_chat_tokens=max_chat_tokens, tool_parser=tool_parser
+    )
+    return job
+
+
+def translated(fields: Mapping[str, Any]) -> ChatRequest:
+    """A request of another API as a chat's. Raises `ApiFailure`."""
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise ApiFailure(invalid_body(error)) from None
+
+
+def prepare_with_tools(
+    request: ChatRequest,
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    *,
+    max_choices: int,
+    max_chat_tokens: int,
+    tool_parser: str | None = None,
+) -> tuple[Job, Tools | None]:
+    """As `prepare`, and the tools that it offers: other APIs write their answers themselves."""
     check(request)
     n = sampling.choices(request.n, 1, max_choices)
     if request.top_logprobs is not None and not request.logprobs:
@@ -83,7 +110,7 @@ def prepare(
         token_ids=bool(request.return_token_ids),
         tools=tools,
     )
-    return Job(
+    job = Job(
         id=writer.id,
         created=writer.created,
         model=info,
@@ -93,6 +120,7 @@ def prepare(
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
     )
+    return job, tools
 
 
 def check(request: ChatRequest) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
+
+from pydantic import BaseModel
 
 from mesh.errors import InvalidRequest
 
@@ -88,3 +90,20 @@ def check_unserved(extra: Mapping[str, Any] | None, served: Collection[str] = ()
 
 def _but(allowed: tuple[Any, ...]) -> str:
     return "" if not allowed or not allowed[0] else f", except {allowed[0]!r}, which is what it does"
+
+
+SHARED: Final = (
+    "model", "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "stream",
+    "repetition_penalty", "logit_bias", "ignore_eos",
+)  # fmt: skip
+"""Fields that a chat request has under the name that they have in every API."""
+
+
+def asked_for(request: BaseModel, rest: dict[str, Any], refused: Mapping[str, tuple[Any, ...]]) -> str | None:
+    """The first of the `refused` fields that asks for something, by the values of each that ask for nothing. Those that
+    do not ask are taken out of `rest`, what the request has besides its schema's fields."""
+    for name, allowed in refused.items():
+        value = rest.pop(name, None) if name in rest else getattr(request, name, None)
+        if value is not None and not any(value == each and type(value) is type(each) for each in allowed):
+            return name
+    return None

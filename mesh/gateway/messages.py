@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from mesh.client.types import ModelInfo, TextDelta
+from mesh.client.types import ModelInfo
 from mesh.errors import InvalidRequest
 from mesh.gateway import chat, sse
-from mesh.gateway.chat_writer import CallReader, read_whole
-from mesh.gateway.errors import ApiError, ApiFailure, invalid_body
+from mesh.gateway.block_writer import BlockWriter
+from mesh.gateway.errors import ApiError
 from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Answer, Job, new_id
 from mesh.gateway.messages_schema import MessagesRequest, chat_fields, check
 from mesh.gateway.schemas import ChatRequest, Failure, Usage
 from mesh.gateway.sse import NamedEvent
 from mesh.gateway.tools.calls import Call
-from mesh.gateway.tools.request import Tools, read_tools
+from mesh.gateway.tools.request import Tools
 from shards.text.tokenizer import Tokenizer
 
 _KINDS = {
@@ -53,8 +53,9 @@ def prepare(
     if request.max_tokens is None:
         raise InvalidRequest("max_tokens: Field required", param="max_tokens")
     asked = chat_request(request)
-    job = chat.prepare(asked, info, tokenizer, max_choices=1, max_chat_tokens=max_chat_tokens, tool_parser=tool_parser)
-    tools = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls, tokenizer, parser=tool_parser)
+    job, tools = chat.prepare_with_tools(
+        asked, info, tokenizer, max_choices=1, max_chat_tokens=max_chat_tokens, tool_parser=tool_parser
+    )
     writer = MessageWriter(request, info, tokenizer, job.prompt_tokens, tools)
     return replace(job, id=writer.id, writer=writer, include_usage=True).constrained_by("output_config")
 
@@ -62,13 +63,10 @@ def prepare(
 def chat_request(request: MessagesRequest) -> ChatRequest:
     """The chat request that asks the same. Raises `InvalidRequest` and `ApiFailure`."""
     check_unserved(check(request))
-    try:
-        return ChatRequest.model_validate(chat_fields(request))
-    except ValidationError as error:
-        raise ApiFailure(invalid_body(error)) from None
+    return chat.translated(chat_fields(request))
 
 
-class MessageWriter:
+class MessageWriter(BlockWriter):
     """Writes `/v1/messages` answers: blocks of text and of tool_use, in their order."""
 
     def __init__(
@@ -79,14 +77,13 @@ class MessageWriter:
         prompt_tokens: int,
         tools: Tools | None,
     ) -> None:
+        super().__init__(tools)
         self.id = new_id("msg")
         self.framing = sse.Framing(sse.encode_named, self._failed, b"")
         self._model = model
         self._stops = tuple(text for text in request.stop_sequences or () if text)
         self._eos = frozenset(tokenizer.eos_token_ids)
         self._prompt_tokens = prompt_tokens
-        self._tools = tools
-        self._reader = None if tools is None else CallReader(tools)
         self._blocks = 0
         self._in_text = False
         self._reason: tuple[str | None, str | None] = (None, None)
@@ -94,9 +91,6 @@ class MessageWriter:
     def opening(self, index: int) -> list[BaseModel]:
         usage = {"input_tokens": self._prompt_tokens, "output_tokens": 0}
         return [NamedEvent({"type": "message_start", "message": self._message([], (None, None), usage)})]
-
-    def piece(self, index: int, delta: TextDelta) -> list[BaseModel]:
-        return self._pushed(delta.text, final=False)
 
     def closing(self, index: int, answer: Answer) -> list[BaseModel]:
         events = self._pushed("", final=True)
@@ -113,7 +107,7 @@ class MessageWriter:
 
     def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         [answer] = answers
-        text, calls = (answer.text, []) if self._tools is None else read_whole(self._tools, answer.text)
+        text, calls = self._read(answer)
         blocks: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
         blocks += [_tool_use(id, call, json.loads(call.arguments)) for id, call in calls]
         body = self._message(blocks, self._why(answer, called=bool(calls)), _usage(usage))
@@ -135,14 +129,6 @@ class MessageWriter:
         if self._stops and not (answer.tokens and answer.tokens[-1] in self._eos):
             return "stop_sequence", self._stops[0] if len(self._stops) == 1 else None
         return "end_turn", None
-
-    def _pushed(self, text: str, *, final: bool) -> list[BaseModel]:
-        if self._reader is None:
-            return self._text(text) if text else []
-        events: list[BaseModel] = []
-        for found in self._reader.push(text, final=final):
-            events += self._text(found) if isinstance(found, str) else [*self._close(), *self._called(*found[1:])]
-        return events
 
     def _text(self, text: str) -> list[BaseModel]:
         events: list[BaseModel] = []

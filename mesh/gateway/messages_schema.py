@@ -7,24 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mesh.errors import InvalidRequest
+from mesh.gateway.fields import SHARED, asked_for
 from mesh.gateway.schemas import SamplingFields, Strings
 
-_SHARED = (
-    "model",
-    "seed",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "stream",
-    "repetition_penalty",
-    "logit_bias",
-    "ignore_eos",
-    "max_tokens",
-)
-"""Fields that a chat request has under the same name."""
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "container": (),
     "context_management": (),
@@ -60,10 +45,8 @@ class MessagesRequest(SamplingFields):
 def check(request: MessagesRequest) -> dict[str, Any]:
     """The fields that are neither the schema's nor this API's own, for `check_unserved`. Raises `InvalidRequest`."""
     rest = {name: value for name, value in (request.model_extra or {}).items() if name not in HARMLESS}
-    for name, allowed in _REFUSED.items():
-        value = rest.pop(name, None) if name in rest else getattr(request, name, None)
-        if value is not None and not any(value == each and type(value) is type(each) for each in allowed):
-            raise InvalidRequest(f"{name}: is not supported by this gateway", param=name)
+    if name := asked_for(request, rest, _REFUSED):
+        raise InvalidRequest(f"{name}: is not supported by this gateway", param=name)
     return rest
 
 
@@ -83,7 +66,7 @@ def _format(request: MessagesRequest) -> dict[str, Any] | None:
 
 def chat_fields(request: MessagesRequest) -> dict[str, Any]:
     """The chat request that asks the same. Raises `InvalidRequest`."""
-    fields = {name: value for name in _SHARED if (value := getattr(request, name)) is not None}
+    fields = {name: value for name in (*SHARED, "max_tokens") if (value := getattr(request, name)) is not None}
     if request.stop_sequences:
         fields["stop"] = request.stop_sequences
     messages: list[dict[str, Any]] = []

@@ -8,21 +8,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from mesh.client.types import ModelInfo, TextDelta
+from mesh.client.types import ModelInfo
 from mesh.errors import ContextLengthExceeded, InvalidRequest
 from mesh.gateway import chat, sse
-from mesh.gateway.chat_writer import CallReader, read_whole
-from mesh.gateway.errors import ApiFailure, invalid_body
+from mesh.gateway.block_writer import BlockWriter
 from mesh.gateway.fields import check_unserved
 from mesh.gateway.job import Answer, Job, new_id
 from mesh.gateway.responses_schema import ResponsesRequest, chat_fields, check
 from mesh.gateway.responses_store import ResponseStore
-from mesh.gateway.schemas import ChatRequest, Failure, Usage
+from mesh.gateway.schemas import Failure, Usage
 from mesh.gateway.sse import NamedEvent
 from mesh.gateway.tools.calls import Call
-from mesh.gateway.tools.request import Tools, read_tools
+from mesh.gateway.tools.request import Tools
 from shards.text.tokenizer import Tokenizer
 
 _PARAMS = {"messages": "input", "max_completion_tokens": "max_output_tokens", "response_format": "text"}
@@ -44,18 +43,14 @@ def prepare(
     if request.previous_response_id is not None:
         before = store.get(asker, request.previous_response_id).messages
     fields = chat_fields(request, before)
+    asked = chat.translated(fields)
     try:
-        asked = ChatRequest.model_validate(fields)
-    except ValidationError as error:
-        raise ApiFailure(invalid_body(error)) from None
-    try:
-        job = chat.prepare(
+        job, tools = chat.prepare_with_tools(
             asked, info, tokenizer, max_choices=1, max_chat_tokens=max_chat_tokens, tool_parser=tool_parser
         )
     except (InvalidRequest, ContextLengthExceeded) as error:
         error.param = _PARAMS.get(error.param or "", error.param)
         raise
-    tools = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls, tokenizer, parser=tool_parser)
     told = fields["messages"][1 if request.instructions is not None else 0 :]
     keep = Keep(store, asker, tuple(told)) if request.store is not False else None
     writer = ResponseWriter(request, info, job.sessions[0].max_tokens, tools, keep)
@@ -81,21 +76,20 @@ class Keep:
         self._store.add(self._asker, body, messages, 2 * len(json.dumps([body, messages])))
 
 
-class ResponseWriter:
+class ResponseWriter(BlockWriter):
     """Writes `/v1/responses` answers: one message of text, where there is any, and function calls, in their order."""
 
     def __init__(
         self, request: ResponsesRequest, model: ModelInfo, limit: int, tools: Tools | None, keep: Keep | None
     ) -> None:
+        super().__init__(tools)
         self.id = new_id("resp")
         self.framing = sse.Framing(sse.encode_named, self._failed, b"")
         self.created = int(time.time())
         self._request = request
         self._model = model
         self._limit = limit
-        self._tools = tools
         self._keep = keep
-        self._reader = None if tools is None else CallReader(tools)
         self._number = 0
         self._items: list[dict[str, Any]] = []
         self._calls: list[tuple[str, Call]] = []
@@ -106,9 +100,6 @@ class ResponseWriter:
     def opening(self, index: int) -> list[BaseModel]:
         body = self._body("in_progress", [], None)
         return [self._event("response.created", response=body), self._event("response.in_progress", response=body)]
-
-    def piece(self, index: int, delta: TextDelta) -> list[BaseModel]:
-        return self._pushed(delta.text, final=False)
 
     def closing(self, index: int, answer: Answer) -> list[BaseModel]:
         self._reason = answer.completion.finish_reason if answer.completion else "error"
@@ -127,7 +118,7 @@ class ResponseWriter:
     def whole(self, answers: Sequence[Answer], usage: Usage, failure: Failure | None = None) -> BaseModel:
         [answer] = answers
         reason = answer.completion.finish_reason if answer.completion else "error"
-        text, calls = (answer.text, []) if self._tools is None else read_whole(self._tools, answer.text)
+        text, calls = self._read(answer)
         items = [_message(text)] if text or not calls else []
         items += [_call(id, call) for id, call in calls]
         body = self._body("failed" if failure else self._status(reason), items, usage)
@@ -138,14 +129,6 @@ class ResponseWriter:
         elif self._keep is not None:
             self._keep(body, text, calls)
         return NamedEvent(body)
-
-    def _pushed(self, text: str, *, final: bool) -> list[BaseModel]:
-        if self._reader is None:
-            return self._text(text) if text else []
-        events: list[BaseModel] = []
-        for found in self._reader.push(text, final=final):
-            events += self._text(found) if isinstance(found, str) else [*self._close(), *self._called(*found[1:])]
-        return events
 
     def _text(self, text: str) -> list[BaseModel]:
         events: list[BaseModel] = []

@@ -6,26 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mesh.errors import InvalidRequest
+from mesh.gateway.fields import SHARED, asked_for
 from mesh.gateway.schemas import SamplingFields
 
 MAX_ITEMS = 10_000
 _TEXT_PARTS = ("input_text", "output_text", "text")
-_SHARED = (
-    "model",
-    "seed",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "stream",
-    "repetition_penalty",
-    "logit_bias",
-    "ignore_eos",
-    "stop",
-)
-"""Fields that a chat request has under the same name."""
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "background": (False,),
     "context_management": ([],),
@@ -63,10 +48,8 @@ class ResponsesRequest(SamplingFields):
 def check(request: ResponsesRequest) -> dict[str, Any]:
     """The fields that are neither the schema's nor this API's own, for `check_unserved`. Raises `InvalidRequest`."""
     rest = {**(request.model_extra or {})}
-    for name, allowed in _REFUSED.items():
-        value = rest.pop(name, None) if name in rest else getattr(request, name, None)
-        if value is not None and not any(value == each and type(value) is type(each) for each in allowed):
-            raise InvalidRequest(f"{name} is not supported by this gateway", param=name)
+    if name := asked_for(request, rest, _REFUSED):
+        raise InvalidRequest(f"{name} is not supported by this gateway", param=name)
     return rest
 
 
@@ -75,7 +58,7 @@ def chat_fields(request: ResponsesRequest, before: Sequence[dict[str, Any]]) -> 
     messages = [*before, *input_messages(request.input)]
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
-    fields = {name: value for name in _SHARED if (value := getattr(request, name)) is not None}
+    fields = {name: value for name in (*SHARED, "stop") if (value := getattr(request, name)) is not None}
     if request.max_output_tokens is not None:
         fields["max_completion_tokens"] = request.max_output_tokens
     if request.tools:
