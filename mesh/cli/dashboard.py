@@ -46,7 +46,7 @@ async def _serve(
     from mesh.dashboard.snapshot import About
     from mesh.dashboard.watch import SwarmWatch
     from mesh.gateway.connections import ConnectionLimits
-    from mesh.gateway.serve import bind, freeze_what_is_loaded, server
+    from mesh.gateway.serve import bind, freeze_what_is_loaded, server, url_of
     from mesh.version import VERSION
 
     async with AsyncExitStack() as stack:
@@ -62,7 +62,7 @@ async def _serve(
         app.router.routes.extend(routes(Page(), Events(feed, lambda request: False)))
         running = await stack.enter_async_context(server(app, listener, ConnectionLimits()))
         freeze_what_is_loaded()
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        url = f"{url_of(host, listener)}/"
         if as_json:
             emit("ready", url=url)
         else:

@@ -252,7 +252,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
     from mesh.gateway.app import create_app
     from mesh.gateway.config import GatewayConfig
     from mesh.gateway.connections import ConnectionLimits
-    from mesh.gateway.serve import bind, freeze_what_is_loaded, server
+    from mesh.gateway.serve import bind, freeze_what_is_loaded, server, url_of
 
     limits = GatewayConfig(
         api_keys=frozenset(config.keys),
@@ -314,7 +314,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
         bounds = ConnectionLimits(*config.connections, keep_alive_seconds=config.keep_alive)
         running = await stack.enter_async_context(server(app, listener, bounds))
         freeze_what_is_loaded()
-        shown = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{listener.getsockname()[1]}"
+        shown = url_of(config.host, listener)
         if config.as_json:
             emit("ready", url=f"{shown}/v1", peer=config.identity.peer_id)
         else:

@@ -48,7 +48,7 @@ async def metrics_server(host: str, port: int | None, registry: CollectorRegistr
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
     from starlette.responses import Response
 
-    from mesh.gateway.serve import bind, server
+    from mesh.gateway.serve import bind, server, url_of
 
     app = FastAPI(openapi_url=None, redirect_slashes=False)
 
@@ -60,8 +60,7 @@ async def metrics_server(host: str, port: int | None, registry: CollectorRegistr
         async with server(app, listener) as running:
             serving = asyncio.create_task(running.serve(sockets=[listener]))
             try:
-                shown = f"[{host}]" if ":" in host else host
-                yield f"http://{shown}:{listener.getsockname()[1]}/metrics"
+                yield f"{url_of(host, listener)}/metrics"
             finally:
                 running.should_exit = running.force_exit = True
                 await serving

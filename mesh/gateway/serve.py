@@ -54,6 +54,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def url_of(host: str, listener: socket.socket) -> str:
+    """Where what listens is reached, without a path."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
 def server_config(app: FastAPI, limits: ConnectionLimits | None = None) -> uvicorn.Config:
     """How uvicorn serves the app: with bounded connections, and without web sockets, which would not be counted."""
     bounds = limits or ConnectionLimits()
