@@ -149,7 +149,11 @@ async def test_sessions_run_between_two_homes_through_a_relay(homes: Homes, expe
     assert answers == [expected[:32]] * 3
 
 
-def test_status_names_the_way_of_the_pair(homes: Homes) -> None:
+async def test_status_names_the_way_of_the_pair(homes: Homes) -> None:
+    # Two providers are a pair once a session ran over both.
+    with homes.nats["client"].inside():
+        async with homes.client() as client:
+            await read(client, 4)
     ways = homes.ways()
     assert {home: pair["way"] for home, pair in ways.items()} == {"a": "relayed", "b": "relayed"}
     assert {homes.relay_of(pair["relay"]) for pair in ways.values()} <= set(RELAYS)
