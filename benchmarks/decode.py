@@ -7,7 +7,9 @@ All swarms and peers are started once and stay; every round asks each of them in
 greedy continuations of the same prompts, so that a change of the machine's speed hits all alike. Figures are medians
 over rounds, ratios medians of the ratios within a round. A rate is that of the tokens that come while all sessions are
 under way, from the last one's first token to the first one's last. Every process computes with `--threads` threads; in
-float32 the answers are compared token for token. How to have llama.cpp beside us: `python -m benchmarks.engine --help`.
+float32 the answers are compared token for token. Nobody guesses at next tokens here: the prompts are random, what
+follows them repeats itself, and guesses would make the mesh look several times as fast (`benchmarks.speculation`). How
+to have llama.cpp beside us: `python -m benchmarks.engine --help`.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class Swarm(Measured):
     async def _session(self, prompt: list[int], new: int) -> tuple[list[int], list[float]]:
         tokens: list[int] = []
         times: list[float] = []
-        generation = self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True)
+        generation = self.client.stream(self.model, prompt, max_tokens=new, ignore_eos=True, speculate="off")
         async with generation:
             async for delta in generation:
                 tokens.extend(delta.tokens)
@@ -171,12 +173,13 @@ def _report(
     rows: list[list[str]] = []
     truth = next(each for each in alone if each.name == "transformers")
     same = True
+    peers: list[Measured] = [*alone, *swarms[:1]]
     for case in cases:
         for each in (*alone, *swarms):
             equal = None if each.tokens[case][0] is None else each.tokens[case] == truth.tokens[case]
             same &= equal is not False
             rate, first = spread(each.rate[case]), spread(each.first[case])
-            ratios = {peer.name: paired_ratio(each.rate[case], peer.rate[case]) for peer in alone}
+            ratios = {peer.name: paired_ratio(each.rate[case], peer.rate[case]) for peer in peers}
             first_ratio = paired_ratio(each.first[case], truth.first[case])
             results.append(
                 {
@@ -210,8 +213,8 @@ def _report(
         "model": str(options.model) if options.model else vars_of(options.size),
         "results": results,
     }
-    peers = [f"÷ {peer.name}" for peer in alone]
-    columns = ["sessions", "", "tokens/s (min–max)", *peers, "first token ms", "÷ transformers", "same tokens"]
+    ratios_to = [f"÷ {peer.name}" for peer in peers]
+    columns = ["sessions", "", "tokens/s (min–max)", *ratios_to, "first token ms", "÷ transformers", "same tokens"]
     print_report(report, columns, rows, options.json)
     return same or options.dtype != "float32"
 
