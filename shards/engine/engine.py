@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from shards.model.stage import StageModel
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
+NEXT_SECONDS = 0.02
 RATE_SMOOTHING = 0.05
 
 
@@ -31,6 +33,10 @@ class Engine:
     `deliver` is called on that thread with the outputs of each pass, in order; it must not block for long.
     `crashed` is called on it once, with the exception, if a bug of ours ends the thread. Everything else may be called
     from any thread: it waits for no pass.
+
+    Of a `whole` model each token is the next pass's input, and sessions that take turns in two halves would read the
+    weights twice as often as all of them together: so the next pass waits, `NEXT_SECONDS` at most, until whoever took
+    the last one's outputs has called `next_fed`.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Engine:
         pages: int,
         limits: BatchLimits | None = None,
         threads: int | None = None,
+        whole: bool = False,
     ) -> None:
         """Raises `CapacityExceeded` where the device has no room for so many pages."""
         self.model = model
@@ -51,6 +58,9 @@ class Engine:
         self._threads = threads
         self._changed = threading.Condition()
         self._stopping = False
+        self._whole = whole
+        self._next_until = 0.0
+        """When the next pass begins at the latest, if what follows from the last one is not queued by then."""
         self._thread = threading.Thread(target=self._run, name="stage-engine", daemon=True)
         self.tokens_done = 0
         self.busy_seconds = 0.0
@@ -134,6 +144,12 @@ class Engine:
             self._core.feed(inputs)
             self._changed.notify()
 
+    def next_fed(self) -> None:
+        """What follows from the outputs that were delivered last is queued."""
+        with self._changed:
+            self._next_until = 0.0
+            self._changed.notify()
+
     def _run(self) -> None:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
@@ -142,6 +158,8 @@ class Engine:
                 while (chosen := self._take()) is not None:
                     outputs = self._pass(chosen)
                     if outputs:
+                        if self._whole:
+                            self._next_until = time.monotonic() + NEXT_SECONDS
                         self._deliver(outputs)
         except BaseException as error:
             logger.critical("the stage engine stopped: a bug of ours", exc_info=True)
@@ -149,8 +167,11 @@ class Engine:
 
     def _take(self) -> Pass | None:
         with self._changed:
-            while not self._core.has_work and not self._stopping:
-                self._changed.wait()
+            while not self._stopping:
+                left = self._next_until - time.monotonic() if self._core.has_work else None
+                if left is not None and left <= 0:
+                    break
+                self._changed.wait(left)
             return None if self._stopping else self._core.plan()
 
     def _pass(self, chosen: Pass) -> list[StepOutput]:

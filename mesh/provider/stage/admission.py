@@ -42,6 +42,11 @@ class StageFacts:
     page_bytes: int
     """Bytes of a page of `PAGE` tokens; a session over a part of the span takes whole pages too."""
 
+    @property
+    def is_whole(self) -> bool:
+        """The stage has all of the model."""
+        return len(self.span) == self.n_blocks
+
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:

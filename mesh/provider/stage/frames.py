@@ -43,6 +43,8 @@ def split_hidden(
         )
     writable = bytearray(payload) if memoryview(payload).readonly else payload
     whole = torch.frombuffer(writable, dtype=dtype).view(-1, hidden_size)
+    if len(counts) == 1:
+        return [whole]
     return [piece if 2 * piece.nbytes > whole.nbytes else piece.clone() for piece in torch.split(whole, list(counts))]
 
 

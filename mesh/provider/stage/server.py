@@ -136,6 +136,7 @@ class StageService:
             pages=self.table.pages,
             limits=replace(self.config.batch, client_share=self.config.admission.client_share),
             threads=self.config.threads,
+            whole=self.table.facts.is_whole,
         )
         self.core = StageCore(
             self.table,
@@ -295,10 +296,12 @@ class StageService:
         try:
             if not self._closing:
                 outputs = self.audits.take(outputs)
-                records = list(self._proving.ran(outputs)) if self._proving is not None else []
                 self._handle(events.Computed(outputs))
-                for owner, work in records:
-                    owner.tell(work)
+                if self._proving is not None:  # once the next hop has its frame: it need not wait for hashes
+                    for owner, work in self._proving.ran(outputs):
+                        owner.tell(work)
+            if self.engine is not None and self.table.facts.is_whole:
+                self.engine.next_fed()
         except BaseException as error:  # sessions would wait for ever for what is lost here: end the stage instead
             self._crashed(error)
             raise

@@ -53,10 +53,10 @@ def last(checkpoint: Checkpoint) -> StageModel:
 class Bench:
     """An engine whose passes can be waited for."""
 
-    def __init__(self, model: StageModel, limits: BatchLimits | None = None) -> None:
+    def __init__(self, model: StageModel, limits: BatchLimits | None = None, *, whole: bool = False) -> None:
         self.passes: queue.Queue[Sequence[StepOutput]] = queue.Queue()
         self.crashes: queue.Queue[BaseException] = queue.Queue()
-        self.engine = Engine(model, self.passes.put, self.crashes.put, pages=64, limits=limits, threads=1)
+        self.engine = Engine(model, self.passes.put, self.crashes.put, pages=64, limits=limits, threads=1, whole=whole)
 
     def sequence(self, name: int, capacity: int = 64, sampler: SamplerState | None = None) -> SequenceState:
         return self.engine.add(session(name), self.engine.model.span, capacity, sampler=sampler)
@@ -135,6 +135,31 @@ def test_an_earlier_position_replaces_what_was_there(first: StageModel) -> None:
     assert again.hidden is not None
     torch.testing.assert_close(again.hidden, whole.hidden[6:], atol=1e-5, rtol=1e-5)
     assert sequence.length == 12
+
+
+def test_over_a_whole_model_a_pass_waits_for_what_follows_from_the_last_one(
+    first: StageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.engine.engine.NEXT_SECONDS", 20.0)
+    tokens = torch.tensor(random_tokens(4))
+    bench = Bench(first, whole=True)
+    one, other = bench.sequence(1), bench.sequence(2)
+    with bench.engine:
+        bench.engine.submit([StepInput(one, 0, 1, tokens=tokens[:1])])
+        assert len(bench.passes.get(timeout=20)) == 1
+        bench.engine.submit([StepInput(other, 0, 1, tokens=tokens[:1])])
+        bench.engine.submit([StepInput(one, 1, 1, tokens=tokens[1:2])])
+        bench.engine.next_fed()
+        assert len(bench.passes.get(timeout=20)) == 2
+
+
+def test_over_a_whole_model_a_pass_does_not_wait_for_ever(first: StageModel) -> None:
+    tokens = torch.tensor(random_tokens(4))
+    bench = Bench(first, whole=True)
+    with bench.engine:
+        for name in (1, 2):
+            bench.engine.submit([StepInput(bench.sequence(name), 0, 1, tokens=tokens[:1])])
+            assert len(bench.passes.get(timeout=20)) == 1
 
 
 BAD: dict[str, dict[str, Any]] = {
