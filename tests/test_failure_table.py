@@ -19,8 +19,6 @@ NOT_SHOWN: set[tuple[str, str, tuple[str, ...]]] = {
     ("Clock", "wrong at the start", ("client",)),
     ("Files and sockets", "no more may be opened", ("client",)),
     ("Network", "small packets only (MTU)", ("gateway", "payer")),
-    ("Network", "small packets only (MTU)", ("provider", "relay", "client")),
-    ("Network", "the address changes", ("provider",)),
     ("Parent and terminal", "stdout is closed", ("client",)),
     ("Parent and terminal", "the terminal is closed (SIGHUP)", ("client",)),
     ("Parent and terminal", "stdout is closed", ("gateway", "relay")),
@@ -132,4 +130,7 @@ def test_a_row_that_is_missing_a_cell_is_no_row() -> None:
 
 if __name__ == "__main__":
     found = problems((ROOT / "docs" / "operations.md").read_text(), known_tests())
+    found += [
+        f"{section}, {failure} ({', '.join(roles)}): no test yet" for section, failure, roles in sorted(NOT_SHOWN)
+    ]
     sys.stdout.write("".join(f"{line}\n" for line in found) or "every cell has a test\n")

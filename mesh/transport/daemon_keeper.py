@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from mesh.errors import ConfigError, DescriptorsExhausted, InternalError, PeerError, PeerUnreachable
 from mesh.transport.daemon import NO_DESCRIPTORS, Daemon
+from mesh.wire.multiaddr import is_relayed
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class DaemonKeeper:
                 if short:
                     log.warning("files and sockets can be opened again")
                 missed, short = 0, False
+                await self._look_where_we_are()
                 await asyncio.sleep(self._policy.look)
             except DescriptorsExhausted as error:
                 # Our own trouble, and no sign that p2pd hangs; to start another would take even more of them.
@@ -93,6 +95,17 @@ class DaemonKeeper:
             except InternalError as error:
                 missed += 1
                 log.info("%s", error)
+
+    async def _look_where_we_are(self) -> None:
+        """An address that this machine has no more took its connections with it, though nothing says so for minutes."""
+        before = set(self._daemon.visible_maddrs)
+        now = set(await self._daemon.refresh_maddrs())
+        if gone := [maddr for maddr in sorted(before - now) if not is_relayed(maddr)]:
+            log.warning("no longer reached at %s but at %s: connecting anew", ", ".join(gone), ", ".join(sorted(now)))
+            known = self._neighbours
+            await asyncio.gather(*map(self._daemon.disconnect, known))
+            self._neighbours = known
+            await self.meet_neighbours()
 
     async def _restart(self, reason: str) -> None:
         """Until it runs again. Raises `InternalError` where that has been tried too often."""
