@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -29,6 +30,8 @@ from shards.errors import ShardError
 T = TypeVar("T")
 
 KNOWN_ERRORS = (MeshError, ShardError, ChainError)
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, -1})
+"""-1 is what uvloop makes of it where it has none for a child's pipes."""
 """What is raised on purpose: one line for people, no traceback."""
 
 
@@ -104,6 +107,12 @@ def run(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except KNOWN_ERRORS as error:
         raise fail(error) from error
+    except OSError as error:
+        if error.errno not in _NO_DESCRIPTORS:
+            raise
+        work.close()
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        raise fail(MeshError(f"this process may open no more files or sockets: raise `ulimit -n` ({most})")) from error
     except BaseExceptionGroup as group:
         known = _only_known(group)
         if known is None:

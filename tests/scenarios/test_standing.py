@@ -6,6 +6,8 @@ import contextlib
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import httpx
 import pytest
 
 from tests.scenarios.processes import LOOPBACK, MeshProcess, World, start_stages, wait_until
+from tests.shifted_clock import ShiftedClock
 
 BACK_SECONDS = 30.0
 HELD_SECONDS = 8.0
@@ -60,6 +63,11 @@ class Standing:
                 os.kill(pid, number)
 
 
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> ShiftedClock:
+    return ShiftedClock(tmp_path_factory.mktemp("clock"))
+
+
 def stand(world: World, checkpoint: Path, more: dict[str, str]) -> Standing:
     """Relay, one provider and gateway with `more` in their environment, which makes them slow to start."""
     cold = bool(more)
@@ -80,6 +88,13 @@ def standing(checkpoint: Path) -> Iterator[Standing]:
     """Stays as it was after every test."""
     with World() as world:
         yield stand(world, checkpoint, {})
+
+
+@pytest.fixture(scope="module")
+def clocked(checkpoint: Path, clock: ShiftedClock) -> Iterator[Standing]:
+    """One whose relay, provider and gateway have the clock that can be set."""
+    with World() as world:
+        yield stand(world, checkpoint, clock.environment)
 
 
 @pytest.mark.parametrize("role", ["relay", "provider", "gateway"])
@@ -124,7 +139,22 @@ def test_a_node_whose_processor_was_taken_away_serves_on(standing: Standing, rol
         assert said[0].json()["choices"][0]["text"] == expected
 
 
-@pytest.mark.parametrize("seconds", [3])
+@pytest.mark.slow
+def test_nodes_whose_processor_was_taken_away_for_ten_minutes_serve_again(
+    clocked: Standing, clock: ShiftedClock
+) -> None:
+    """All that have the clock see ten minutes pass while they are stopped; daemons and the other provider a moment."""
+    for role in ("relay", "provider", "gateway"):
+        clocked.send(role, signal.SIGSTOP)
+    clock.shift(600, monotonic=True)
+    time.sleep(1.0)
+    clock.shift(0)  # the time of day is the same everywhere when they are woken; only monotonic clocks went on
+    for role in ("relay", "provider", "gateway"):
+        clocked.send(role, signal.SIGCONT)
+    clocked.is_back()
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_client_whose_processor_was_taken_away_says_the_same(standing: Standing, seconds: int) -> None:
     arguments = ("generate", "def add", "--model", standing.model, "--peers", standing.address, "-n", "480")
     arguments += ("--temperature", "0")
@@ -140,3 +170,94 @@ def test_a_client_whose_processor_was_taken_away_says_the_same(standing: Standin
     standing.world.processes.remove(process)
     assert code == 0, str(process)
     assert process.stdout == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jump", [3600, -3600])
+def test_a_client_that_starts_with_a_wrong_clock_says_so_or_is_served(
+    standing: Standing, tmp_path: Path, jump: int
+) -> None:
+    own = ShiftedClock(tmp_path)
+    own.shift(jump)
+    arguments = ("generate", "x", "--model", standing.model, "--peers", standing.address, "-n", "4")
+    client = standing.world.start(*arguments, cold=True, more=own.environment)
+    code = client.wait(seconds=90)
+    standing.world.processes.remove(client)
+    assert "Traceback" not in client.stderr, str(client)
+    assert (code == 0 and client.stdout) or (code == 1 and "clock" in client.stderr), str(client)
+
+
+@pytest.mark.slow
+def test_a_client_that_may_open_nothing_more_ends_with_an_error(standing: Standing) -> None:
+    arguments = ("generate", "x", "--model", standing.model, "--peers", standing.address, "-n", "4")
+    for most in (8, 16, 24):
+        limited = [sys.executable, "-m", "mesh", *arguments]
+        done = subprocess.run(
+            ["sh", "-c", f'ulimit -n {most}; exec "$@"', "sh", *limited],
+            env=standing.world.environment,
+            capture_output=True,
+            timeout=90,
+        )
+        assert done.returncode in (0, 1), done
+        assert done.stdout if done.returncode == 0 else b"error: " in done.stderr, done
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+
+
+@pytest.mark.slow
+def test_a_client_whose_reader_left_ends(standing: Standing) -> None:
+    arguments = ("generate", "x", "--model", standing.model, "--peers", standing.address, "-n", "480")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mesh", *arguments],
+        env=standing.world.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.wait(60) == 1
+        assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["relay", "gateway", "provider"])
+def test_a_node_goes_on_without_its_parent_and_without_a_reader_and_ends_with_its_terminal(
+    standing: Standing, checkpoint: Path, role: str
+) -> None:
+    alone = ["--blocks", "0:5", "--name", "alone", "--threads", "1", "--json", "--host-maddrs", LOOPBACK]
+    options = {
+        "provider": ["join", "--model", str(checkpoint), *alone],
+        "relay": ["relay", "--host-maddrs", LOOPBACK, "--json"],
+        "gateway": ["gateway", "--port", "0", "--json", "--peers", standing.address],
+    }[role]
+    parent = subprocess.Popen(
+        ["sh", "-c", '"$@" & wait', "sh", sys.executable, "-m", "mesh", *options],
+        env=standing.world.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        assert b'"event"' in parent.stdout.readline()
+        (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        time.sleep(2.0)
+        os.kill(int(child), signal.SIGHUP)
+        wait_until(lambda: not _alive(int(child)), "it has ended", seconds=10)
+        with parent.stderr as stderr:
+            assert b"Traceback" not in stderr.read()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
