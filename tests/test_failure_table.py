@@ -16,9 +16,7 @@ from tests.failures import FAILURES, ROLES
 
 ROOT = Path(__file__).parents[1]
 NOT_SHOWN: set[tuple[str, str, tuple[str, ...]]] = {
-    ("Network", "small packets only (MTU)", ("gateway", "payer")),
-    ("Parent and terminal", "the terminal is closed (SIGHUP)", ("client",)),
-    ("Processor", "taken away for 10 minutes", ("client",)),
+    ("Network", "small packets only (MTU)", ("payer",)),
 }
 """Cells that are known to have no test yet. Nothing may be added here."""
 COLUMNS = ["what fails", "who", "what happens", "how it comes back, within", "shown by"]

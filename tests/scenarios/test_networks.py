@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.network.namespaces import Namespace, Namespaces, require
@@ -70,4 +71,13 @@ def test_nodes_between_which_only_small_packets_pass_serve(lan: Lan, checkpoint:
         if host is not lan.relay:
             host.ip("link", "set", cable, "mtu", "1280")
     address, provider = lan.start_provider(checkpoint)
-    assert lan.ask(address, provider.event("serving")["model"], 64)
+    model = provider.event("serving")["model"]
+    assert lan.ask(address, model, 64)
+    gateway = lan.world.start(
+        "gateway", "--host", "0.0.0.0", "--port", "8000", "--json", "--peers", address, host=lan.client
+    )
+    gateway.event("ready")
+    body = {"model": model, "prompt": "x" * 400, "max_tokens": 64, "logprobs": 5}
+    with lan.relay.inside():
+        answer = httpx.post("http://192.0.2.3:8000/v1/completions", json=body, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text

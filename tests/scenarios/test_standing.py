@@ -173,6 +173,26 @@ def test_a_client_whose_processor_was_taken_away_says_the_same(standing: Standin
 
 
 @pytest.mark.slow
+def test_a_client_whose_processor_was_taken_away_for_ten_minutes_says_the_same(
+    standing: Standing, tmp_path: Path
+) -> None:
+    own = ShiftedClock(tmp_path)
+    arguments = ("generate", "def add", "--model", standing.model, "--peers", standing.address, "-n", "480")
+    arguments += ("--temperature", "0")
+    expected = standing.world.succeed(*arguments)
+    process = standing.world.start(*arguments, cold=True, more=own.environment)
+    wait_until(lambda: len(process.stdout) > 20, "the answer has begun", seconds=60, pause=0.01)
+    os.kill(process.pid, signal.SIGSTOP)
+    own.shift(600, monotonic=True)
+    own.shift(0)
+    os.kill(process.pid, signal.SIGCONT)
+    code = process.wait(seconds=120)
+    standing.world.processes.remove(process)
+    assert code == 0, str(process)
+    assert process.stdout == expected
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("jump", [3600, -3600])
 def test_a_client_that_starts_with_a_wrong_clock_says_so_or_is_served(
     standing: Standing, tmp_path: Path, jump: int

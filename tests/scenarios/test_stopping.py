@@ -172,7 +172,7 @@ def test_a_provider_whose_reader_left_serves_on(swarm: Swarm, world: World, chec
     world.assert_nothing_left()
 
 
-@pytest.mark.parametrize("number", POLITE)
+@pytest.mark.parametrize("number", [*POLITE, signal.SIGHUP])
 def test_generate_stops_in_the_middle_of_an_answer(swarm: Swarm, world: World, number: signal.Signals):
     process = world.start("generate", "def add", "--model", swarm.model, "--peers", swarm.address, "-n", "480")
     wait_until(lambda: len(process.stdout) > 20, "the answer has begun", seconds=60, pause=0.01)
