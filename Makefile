@@ -38,7 +38,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 BENCHMARKS := decode engine families quantisation turns placement transport payment settlement epoch_scale survival hostile \
-	speculation dashboard structured verification restored
+	speculation dashboard structured verification restored soak
 
 # Whether each benchmark runs; `make -j2 bench-smoke` runs two at a time.
 bench-smoke: $(addprefix smoke-,$(BENCHMARKS))
