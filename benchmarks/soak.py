@@ -107,13 +107,16 @@ class Soak:
                 self.differing += text != self.expected[length]
 
     async def keep_paying(self, gateway: str) -> None:
-        """An agent that is started again when its gateway was away as it began."""
+        """An agent that is started again when its gateway was away as it began, or came back at another port."""
         account, store = self.swarm.chain.accounts["developer"], self.swarm.folder / "developer-promises.sqlite"
         while True:
             with contextlib.suppress(MeshError):  # whatever ends it, the developer starts it again
                 url, key = self.swarm.urls[gateway], self.swarm.keys[gateway]
-                async with Payer(url, key, account, budget=10**20, store=store) as agent:
-                    await agent.finished()
+                async with Payer(url, key, account, budget=10**20, store=store) as agent, asyncio.TaskGroup() as tasks:
+                    ending = tasks.create_task(agent.finished())
+                    while self.swarm.urls[gateway] == url and not ending.done():
+                        await asyncio.wait({ending}, timeout=0.5)
+                    ending.cancel()
             await asyncio.sleep(1.0)
 
     async def measure(self) -> None:
