@@ -160,10 +160,10 @@ class Daemon:
         except (_Failed, ValueError) as error:
             log.debug("p2pd did not disconnect %s: %s", peer, error)
 
-    async def refresh_maddrs(self) -> tuple[str, ...]:
+    async def refresh_maddrs(self, *, timeout: float = _CONTROL_TIMEOUT) -> tuple[str, ...]:
         """Ask the daemon again where we can be reached: addresses come and go (a port mapping)."""
         try:
-            answer = await self._ask("IDENTIFY")
+            answer = await self._ask("IDENTIFY", timeout=timeout)
         except _Failed as error:
             raise InternalError(f"p2pd does not say where it is: {error}") from error
         known = [self.text_of(maddr) for maddr in answer.identify.addrs]

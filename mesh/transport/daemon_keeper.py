@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import time
 from collections import deque
@@ -11,7 +12,8 @@ from typing import NoReturn
 
 from mesh.errors import ConfigError, DescriptorsExhausted, InternalError, PeerError, PeerUnreachable
 from mesh.transport.daemon import NO_DESCRIPTORS, Daemon
-from mesh.wire.multiaddr import is_relayed
+from mesh.transport.relay.local import own_addresses
+from mesh.wire.multiaddr import ip_of, is_relayed
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class DaemonKeeper:
         self._policy = policy or RestartPolicy()
         self._times: deque[float] = deque()
         self._neighbours: dict[str, tuple[str, ...]] = {}
+        self._here: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
+        """Of this machine's addresses those at which others reach us."""
         self.restarts = 0
         """Restarts that succeeded."""
 
@@ -97,14 +101,20 @@ class DaemonKeeper:
                 log.info("%s", error)
 
     async def _look_where_we_are(self) -> None:
-        """An address that this machine has no more took its connections with it, though nothing says so for minutes."""
-        before = set(self._daemon.visible_maddrs)
-        now = set(await self._daemon.refresh_maddrs())
-        if gone := [maddr for maddr in sorted(before - now) if not is_relayed(maddr)]:
-            log.warning("no longer reached at %s but at %s: connecting anew", ", ".join(gone), ", ".join(sorted(now)))
+        """An address that this machine has no more took its connections with it, though nothing says so for minutes.
+
+        Where another one of its kind stayed, as beside IPv6 addresses that come and go, connections are left alone.
+        """
+        maddrs = await self._daemon.refresh_maddrs(timeout=self._policy.answer)
+        own = {ipaddress.ip_address(address) for address in own_addresses()}
+        seen = {ip for maddr in maddrs if not is_relayed(maddr) and (ip := ip_of(maddr)) is not None}
+        stayed = {ip.version for ip in self._here & own}
+        gone = {ip for ip in self._here - own if ip.version not in stayed}
+        self._here = {ip for ip in seen & own if not ip.is_loopback}
+        if gone:
+            log.warning("this machine has %s no longer: connecting anew", ", ".join(sorted(map(str, gone))))
             known = self._neighbours
             await asyncio.gather(*map(self._daemon.disconnect, known))
-            self._neighbours = known
             await self.meet_neighbours()
 
     async def _restart(self, reason: str) -> None:
