@@ -42,30 +42,45 @@ class Unanswered(Exception):
 
 
 class Silence:
-    """For how long a chain has been asked in vain; shared by all that ask it."""
+    """For how long a chain has been asked in vain, and whether it is slow; shared by all that ask it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since: float | None = None
         self._last = -math.inf
         self._waiting = 0
+        self._took = 0.0
 
     @property
     def seconds(self) -> float:
         """0 where every question has been answered."""
         return 0.0 if self._since is None else self._clock() - self._since
 
-    def asked(self) -> None:
+    @property
+    def is_slow(self) -> bool:
+        """Its last answer took longer than anybody waits for a newer one, or one is waited for so long.
+
+        A request needs several facts: to wait `PATIENCE_SECONDS` for each, since the chain answered something in
+        between, would add up.
+        """
+        return max(self._took, self.seconds) > PATIENCE_SECONDS
+
+    def asked(self) -> float:
+        """The time, which `ended` is to be told."""
         now = self._clock()
         if self._since is None or now - self._last > FORGOTTEN_SECONDS:
             self._since = now
+        if now - self._last > FORGOTTEN_SECONDS:
+            self._took = 0.0
         self._last = now
         self._waiting += 1
+        return now
 
-    def ended(self, *, answered: bool) -> None:
+    def ended(self, asked: float, *, answered: bool) -> None:
         """A question has come to its end."""
         self._waiting -= 1
         if answered:
+            self._took = self._clock() - asked
             self._since = self._clock() if self._waiting else None
 
 
@@ -88,20 +103,18 @@ class _Question(Generic[V]):
 class Facts(Generic[K, V]):
     """Answers by key, at most `most` of them; each is asked for by one task at a time, until `close`.
 
-    `stale` and `patience` in seconds.
+    `stale` in seconds.
     """
 
     def __init__(
         self,
         *,
         stale: float = STALE_SECONDS,
-        patience: float = PATIENCE_SECONDS,
         most: int,
         clock: Callable[[], float] | None = None,
         silence: Silence | None = None,
     ) -> None:
         self._stale = stale
-        self._patience = patience
         self._most = most
         self._clock = clock or (lambda: time.monotonic())  # looked up at each call: tests replace it
         self._silence = silence or Silence(self._clock)
@@ -135,11 +148,10 @@ class Facts(Generic[K, V]):
         if known is not None and self._is_fresh(known, lax * fresh(known.value), since, epoch, now):
             return known.value
         usable = known is not None and now - known.asked <= self._stale and known.asked >= since
-        silent = self._silence.seconds
         if usable:
-            wait = 0.0 if silent > self._patience else self._patience
+            wait = 0.0 if self._silence.is_slow else PATIENCE_SECONDS
         else:
-            wait = self._patience if silent > SILENT_SECONDS else FIRST_SECONDS
+            wait = PATIENCE_SECONDS if self._silence.seconds > SILENT_SECONDS else FIRST_SECONDS
         if not question.task.done():
             await asyncio.wait({question.task}, timeout=wait)
         error: BaseException | str = f"nothing came within {wait:g} s"
@@ -178,13 +190,12 @@ class Facts(Generic[K, V]):
         return question
 
     async def _renew(self, key: K, ask: Callable[[], Awaitable[V]], asked: float, epoch: int) -> V:
-        self._silence.asked()
-        answered = False
+        began, answered = self._silence.asked(), False
         try:
             value = await ask()
             answered = True
         finally:
-            self._silence.ended(answered=answered)
+            self._silence.ended(began, answered=answered)
         known = self._known.get(key)
         if known is None or known.asked <= asked:
             self._known.pop(key, None)
