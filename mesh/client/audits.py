@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random, SystemRandom
 from typing import Final
 
@@ -22,7 +22,9 @@ from shards.model.numerics import has_same_bits
 logger = logging.getLogger(__name__)
 
 SHARE: Final = 0.02
-"""Of the sessions, how many are audited where nobody says otherwise."""
+"""Of the sessions, how many are audited where nobody says otherwise …"""
+PAID_SHARE: Final = 0.25
+"""… and of those that are paid for, where the weights are here."""
 MOST_RUNNING: Final = 4
 MOST_AUDITORS: Final = 2
 """Whose replays are asked for before a provider is taken for a cheat, where there are so many."""
@@ -41,13 +43,22 @@ class SessionAudits:
         records: Mapping[str, ProviderRecord],
         share: float,
         *,
+        replayers: Mapping[str, Replayer] | None = None,
         random: Random | None = None,
     ) -> None:
-        """`records` are those of all providers that we know; `share` 0 audits nobody."""
+        """`records` are those of all providers that we know; `share` 0 audits nobody.
+
+        `replayers`, by a model's digest: what runs its blocks again here; other providers do where there is none.
+        """
         self.evidence = Evidence()
         self.verdicts: deque[Verdict] = deque(maxlen=REMEMBERED)
+        self.is_young: Callable[[str, str], bool] = lambda peer, digest: False
+        """Whether all sessions of a peer that serves this model are to be audited."""
+        self.on_verdict: Callable[[Hop, str, Verdict], None] = lambda hop, digest, verdict: None
+        """Hears what came of audits, with the model's digest."""
+        self.records = records
         self._transport = transport
-        self._records = records
+        self._replayers = replayers or {}
         self._share = share
         self._random = random or SystemRandom()
         self.last: RingSession | None = None
@@ -92,10 +103,12 @@ class SessionAudits:
             self.evidence.link(link.peers, link.why, time.monotonic())
         if broken or not self._share:
             return
-        suspects = [hop for hop in session.hops if self.evidence.suspected(hop.peer)]
+        digest = session.plan.digest
+        suspects = [hop for hop in session.hops if self.evidence.suspected(hop.peer) or self.is_young(hop.peer, digest)]
         if not suspects and self._random.random() >= self._share:
             return
-        auditable = [hop for hop in suspects or session.hops if self._replicas(hop, session.plan.digest)]
+        here = digest in self._replayers
+        auditable = [hop for hop in suspects or session.hops if here or self._replicas(hop, digest)]
         if auditable:
             await self._audit(session, self._random.choice(auditable), answer)
 
@@ -103,7 +116,7 @@ class SessionAudits:
         """Who could run a hop's blocks again, those that were never contradicted first."""
         known = [
             record.peer
-            for record in self._records.values()
+            for record in self.records.values()
             if record.digest == digest
             and record.state == "serving"
             and record.peer != hop.peer
@@ -113,10 +126,12 @@ class SessionAudits:
         return sorted(known, key=lambda peer: (peer in self._unreliable, self.evidence.suspected(peer)))
 
     async def _audit(self, session: RingSession, hop: Hop, answer: list[int]) -> None:
-        verdict = await self.examine(session, hop, answer)
+        digest = session.plan.digest
+        verdict = await self.examine(session, hop, answer, self._replayers.get(digest))
         if verdict is None:
             return
         self.verdicts.append(verdict)
+        self.on_verdict(hop, digest, verdict)
         if verdict.ratio is None:
             logger.info("audit: %s", verdict.text)
             return
@@ -145,7 +160,7 @@ class SessionAudits:
 
     async def _same_bits(self, hop: Hop, peer: str) -> bool:
         """Whether a replica computes the same bits as a hop: kernels that do, and equal roots in the self-test."""
-        ours = [self._records.get(each) for each in (hop.peer, peer)]
+        ours = [self.records.get(each) for each in (hop.peer, peer)]
         numerics = {record.numerics if record is not None else "" for record in ours}
         if len(numerics) > 1 or not has_same_bits(*numerics):
             return False

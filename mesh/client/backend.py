@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,11 +20,12 @@ import numpy as np
 
 from mesh.client.affinity import Return, RouteMemory, worth_returning
 from mesh.client.announced import AnnouncedNames
-from mesh.client.audits import SessionAudits
+from mesh.client.audits import PAID_SHARE, SHARE, SessionAudits
 from mesh.client.backend_config import BackendConfig as BackendConfig
 from mesh.client.catalog import Offer, offers, what_is_apart
 from mesh.client.generation import MeshGeneration
-from mesh.client.hop_link import HopLink, HopLinks
+from mesh.client.hop_link import HopLinks
+from mesh.client.introductions import introduce
 from mesh.client.outlook import Outlook
 from mesh.client.pair_times import PairTimes
 from mesh.client.pins import ModelPins
@@ -35,6 +36,7 @@ from mesh.client.session_plan import SessionPlan
 from mesh.client.text_threads import TextThreads
 from mesh.client.tokenizer_files import TokenizerFiles
 from mesh.client.tokenizers import Tokenizers
+from mesh.client.trials import ProviderTrials, Verification
 from mesh.client.types import GenerateRequest, ModelInfo
 from mesh.discovery.directory import Directory
 from mesh.discovery.records import ModelKey, ProviderRecord
@@ -44,7 +46,6 @@ from mesh.swarm.route import GAP_RETRY_SECONDS, Hop, Latencies, RouteTable, rout
 from mesh.swarm.standing import FullPeers, HopTimes, Penalties
 from mesh.transport.port import Transport
 from mesh.wire.messages import MAX_DRAFTS
-from mesh.wire.paying import Receipt
 from shards.engine.blocks import chain_root
 from shards.model.numerics import has_same_bits
 from shards.text.tokenizer import Tokenizer
@@ -60,7 +61,6 @@ HOPE_SECONDS = 60.0
 """So long after there was a route, a gap is waited for: records get lost when nodes come and go, and are renewed."""
 LISTED_SECONDS = 2.0
 """So long what a list of all models says of one is good for one look at it."""
-MAX_EARLY = 8
 
 
 class SwarmBackend:
@@ -74,9 +74,12 @@ class SwarmBackend:
         *,
         issuer: Callable[[asyncio.TaskGroup], VoucherIssuer] | None = None,
         pins: ModelPins | None = None,
+        verification: Verification | None = None,
     ) -> None:
         """`issuer` makes the one that pays the hops; without it only providers that want no pay serve us.
 
+        With a `verification` providers are routed to and paid once they have shown their work; else nothing is known
+        of the work that is paid for.
         `pins`: what names mean to us where no issuer looks them up on a chain; forgotten in the end unless given.
         """
         self._pins = pins or ModelPins()
@@ -87,7 +90,8 @@ class SwarmBackend:
         self._directory = directory
         self._config = config or BackendConfig()
         self._tasks = asyncio.TaskGroup()
-        self._links = HopLinks(transport, self._tasks, greet=self._greet)
+        self._records: dict[str, ProviderRecord] = {}
+        self._links = HopLinks(transport, self._tasks, greet=partial(introduce, lambda: self.issuer, self._records))
         self._outlook = Outlook(self._config.looks, self._tasks, self._ask_directory)
         self.text_threads = TextThreads()
         self._penalised = Penalties(self._config.penalty_seconds)
@@ -107,8 +111,14 @@ class SwarmBackend:
         self._routed: dict[str, float] = {}
         """When there was a route through a model last, by digest."""
         self._sessions: Counter[str] = Counter()
-        self._records: dict[str, ProviderRecord] = {}
-        self.audits = SessionAudits(transport, self._records, 0.0 if issuer is not None else self._config.audit_share)
+        self._verification = verification
+        self.trials: ProviderTrials | None = None
+        """Of the providers that we pay, where there is a `verification`."""
+        paid = 0.0 if verification is None else PAID_SHARE
+        usual = SHARE if issuer is None else paid
+        share = usual if self._config.audit_share is None or not usual else self._config.audit_share
+        replayers = None if verification is None else verification.replayers
+        self.audits = SessionAudits(transport, self._records, share, replayers=replayers)
         self.on_hop: Callable[[str, bool], None] = lambda peer, served: None
         """Hears of every hop of a request whether it served it to the end."""
 
@@ -116,12 +126,18 @@ class SwarmBackend:
         await self._tasks.__aenter__()
         if self._make_issuer is not None:
             self.issuer = self._make_issuer(self._tasks)
+            if self._verification is not None:
+                self.trials = ProviderTrials(
+                    self._verification, self.issuer, self.audits, self._tasks, self._links, self._table, self._session
+                )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.audits.aclose()
+        if self.trials is not None:
+            self.trials.close()
         self._links.close()
         self._pair_times.close()
         self._outlook.close()
@@ -213,16 +229,7 @@ class SwarmBackend:
             return hops
 
         def session(hops: Sequence[Hop], current: SessionPlan) -> RingSession:
-            config = self._config
-            made = RingSession(
-                self._links,
-                hops,
-                replace(current, drafts=self._drafts(request, hops)),
-                admit_seconds=config.admit_seconds,
-                deadlines=config.deadlines,
-                accrue=self.issuer.accrue if self.issuer is not None else None,
-                linger_seconds=config.linger_seconds if self.issuer is not None else 0.0,
-            )
+            made = self._session(hops, replace(current, drafts=self._drafts(request, hops)))
             opened.append(made)
             return made
 
@@ -249,6 +256,18 @@ class SwarmBackend:
             self.audits.consider(opened)
             if generating.arrived:
                 self._memory.remember(root, request.prompt, generating.hops)
+
+    def _session(self, hops: Sequence[Hop], plan: SessionPlan) -> RingSession:
+        config = self._config
+        return RingSession(
+            self._links,
+            hops,
+            plan,
+            admit_seconds=config.admit_seconds,
+            deadlines=config.deadlines,
+            accrue=self.issuer.accrue if self.issuer is not None else None,
+            linger_seconds=config.linger_seconds if self.issuer is not None else 0.0,
+        )
 
     def _drafts(self, request: GenerateRequest, hops: Sequence[Hop]) -> int:
         """Guesses that a trip over these hops may check."""
@@ -299,12 +318,17 @@ class SwarmBackend:
             table = self._table(offer)
             now = time.monotonic()
             factors, busy = self._penalised.factors(now) | self.audits.evidence.factors(now), self._full.waits(now)
-            out = excluded if fresh else excluded | factors.keys()
+            untried = frozenset() if self.trials is None else self.trials.untried(offer.records)
+            out = excluded | untried if fresh else excluded | untried | factors.keys()
+            if self.trials is not None and untried:
+                self.trials.begin(offer)
             noise = SPREAD * self._noise.random(len(offer.records))
             try:
                 best = table.choose(excluded=out, busy=busy, loads=self._sessions, factors=factors, noise=noise)
             except NoRoute as error:
                 gap = error
+                if self.trials is not None and untried and not fresh:
+                    await self.trials.settled(offer)
             else:
                 if known is None:
                     return best
@@ -312,7 +336,8 @@ class SwarmBackend:
                 back = worth_returning(seconds(known.hops), seconds(best), known.held, request.max_tokens)
                 return known.hops if back else best
             if fresh:
-                apart = what_is_apart(offer, found)
+                held = self.trials.why_not(offer) if self.trials is not None else ""
+                apart = "; ".join(filter(None, (what_is_apart(offer, found), held)))
                 raise NoRoute(f"{gap}; {apart}", retry_after=gap.retry_after) if apart else gap
         raise NoRoute(f"nobody serves {name} any more", retry_after=GAP_RETRY_SECONDS)
 
@@ -351,24 +376,6 @@ class SwarmBackend:
     def _refused(self, refusal: HopRefused) -> None:
         if refusal.peer is not None:
             self._full.refused(refusal.peer, refusal.retry_after, time.monotonic())
-
-    async def _greet(self, link: HopLink) -> None:
-        """Tell a provider who pays, on a new channel. Raises `PeerError` when it does not want us."""
-        issuer, record = self.issuer, self._records.get(link.peer)
-        if issuer is None or record is None:
-            return
-        # With its welcome a provider may send the last receipt of an earlier connection.
-        early: deque[Receipt] = deque(maxlen=MAX_EARLY)
-        link.on_receipt = early.append
-        link.on_end = partial(issuer.leave, link.peer)
-        answer = await link.introduce(*issuer.hello())
-        await issuer.welcomed(link.peer, answer, record.account, link.send)
-        link.on_receipt = partial(issuer.receipt, link.peer)
-        link.on_voucher = partial(issuer.shown, link.peer)
-        link.on_compare = partial(issuer.compared, link.peer)
-        link.on_unwelcome = partial(issuer.unwelcome, link.peer)
-        for receipt in early:
-            issuer.receipt(link.peer, receipt)
 
     async def reach(self, peers: Sequence[str]) -> None:
         """Connect to providers, so that they can open channels to us although they do not know our address.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.client.audits import SHARE
 from mesh.client.deadlines import DeadlineBounds
 from mesh.client.generation import Patience
 from mesh.client.outlook import LookConfig
@@ -29,5 +28,6 @@ class BackendConfig:
     linger_seconds: float = 20.0
     """So long a paid session whose client has left goes on until its prompt is run, which is then paid for."""
     patience: Patience = field(default_factory=Patience)
-    audit_share: float = SHARE
-    """Of our sessions, how many have the work of one of their hops audited, where another provider holds its blocks."""
+    audit_share: float | None = None
+    """Of our sessions, how many have the work of one of their hops audited, where another provider holds its blocks or
+    the weights are here; None: `SHARE` and, of those that are paid for, `PAID_SHARE` of `mesh.client.audits`."""

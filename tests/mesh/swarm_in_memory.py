@@ -12,6 +12,8 @@ from chain.wallet import Account
 from mesh.client.affinity import RouteMemory
 from mesh.client.backend import BackendConfig, SwarmBackend
 from mesh.client.generation import MeshGeneration
+from mesh.client.trial_book import TrialBook
+from mesh.client.trials import Verification
 from mesh.client.types import Completion, GenerateRequest, TokenLogprob
 from mesh.discovery.directory import MemoryBoard, MemoryDirectory
 from mesh.discovery.records import FileDigest, ProviderRecord
@@ -21,6 +23,7 @@ from mesh.provider.config import ServiceConfig
 from mesh.provider.model_files import ModelFiles, read_model_files
 from mesh.provider.stage.server import StageService
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
+from mesh.verification.local_blocks import LocalBlocks
 from shards.checkpoint.folder import Checkpoint
 from shards.checkpoint.manifest import MANIFEST_NAME
 from shards.model.loading import load_stage
@@ -95,6 +98,8 @@ class MemorySwarm:
     board: MemoryBoard = field(default_factory=MemoryBoard)
     providers: list[Provider] = field(default_factory=list)
     money: Money | None = None
+    verification: Verification | None = None
+    """Of gateways, which pay."""
     backend: SwarmBackend = field(init=False)
 
     @property
@@ -182,10 +187,11 @@ class MemorySwarm:
         identity = Identity.generate()
         transport = await self.transport(identity.peer_id)
         directory = MemoryDirectory(identity, self.board)
-        issuer = None
+        issuer = verification = None
         if gateway is not None and self.money is not None:
-            issuer = self.money.gateway(identity, gateway)
-        return await self.stack.enter_async_context(SwarmBackend(transport, directory, config, issuer=issuer))
+            issuer, verification = self.money.gateway(identity, gateway), self.verification
+        backend = SwarmBackend(transport, directory, config, issuer=issuer, verification=verification)
+        return await self.stack.enter_async_context(backend)
 
     async def generate(self, request: GenerateRequest, *, backend: SwarmBackend | None = None) -> Answer:
         """Run a generation to its end."""
@@ -214,19 +220,27 @@ async def memory_swarm(
     config: ServiceConfig | None = None,
     backend: BackendConfig | None = None,
     money: Money | None = None,
+    unverified: bool = False,
 ) -> AsyncIterator[MemorySwarm]:
     """A swarm that serves the checkpoint in `folder` under the name `MODEL`, one provider per span.
 
-    With `money` the providers want to be paid, and the client is the gateway «gateway».
+    With `money` the providers want to be paid, and the client is the gateway «gateway»; `unverified`: it pays for work
+    of which it knows nothing, so that it makes no sessions of its own.
     """
     config = config or ServiceConfig(prefill_chunk=8)
     async with AsyncExitStack() as stack:
+        files = read_model_files(MODEL, folder)
+        verification = None
+        if money is not None and not unverified:
+            book = stack.enter_context(TrialBook())
+            verification = Verification(book, {files.digest: LocalBlocks(folder)})
         swarm = MemorySwarm(
-            files=read_model_files(MODEL, folder),
+            files=files,
             checkpoint=Checkpoint.open(folder),
             stack=stack,
             config=replace(config, threads=1),
             money=money,
+            verification=verification,
         )
         for span in spans:
             await swarm.add(span)

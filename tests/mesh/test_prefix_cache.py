@@ -31,7 +31,7 @@ WARM = SamplingParams(temperature=0.8, seed=3, repetition_penalty=1.1)
 @pytest.fixture(params=["free", "paid"])
 async def swarm(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[MemorySwarm]:
     money = Money(terms=CreditTerms(tokens=1000, pause_seconds=1.0, receipt_seconds=0.02))
-    async with memory_swarm(folder, SPANS, money=money if request.param == "paid" else None) as swarm:
+    async with memory_swarm(folder, SPANS, money=money if request.param == "paid" else None, unverified=True) as swarm:
         yield swarm
 
 
@@ -125,7 +125,7 @@ async def test_prompt_scores_are_computed_in_full(folder: Path) -> None:
 
 
 async def test_a_prompt_that_is_larger_than_the_credit_runs_whole(folder: Path) -> None:
-    async with memory_swarm(folder, SPANS, money=Money()) as swarm:
+    async with memory_swarm(folder, SPANS, money=Money(), unverified=True) as swarm:
         prompt = tuple(random_tokens(200))
         answers = [await swarm.generate(ask(prompt)) for _ in range(2)]
         assert work(answers[1]) == {211}

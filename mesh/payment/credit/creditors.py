@@ -20,6 +20,8 @@ class Creditor:
     binding: Binding
     books: Books
     say: Callable[[Message], Awaitable[None]]
+    credit: int
+    """Weighted tokens that it works for before a voucher comes."""
     heard: bool = False
     """A receipt has come on this channel."""
     violation: ProtocolViolation | None = None

@@ -61,20 +61,35 @@ class VoucherIssuer:
         self._creditors: dict[str, Creditor] = {}
         self._books: dict[Pair, Books] = {}
         self._pruned = 0
-        self._vetting = Vetting(chain)
+        self.vetting = Vetting(chain)
         self.on_voucher: Callable[[], None] = lambda: None
         self.on_receipt: Callable[[], None] = lambda: None
+        self.holds: Callable[[str, str], bool] = lambda provider, digest: False
+        """Whether nothing is to be signed for a provider (its id) of this model (its digest) for now."""
         self.on_short: Callable[[str], None] = lambda provider: None
         """Hears of providers (ids) that say that our line for them is too short."""
 
     async def vet(self, records: Sequence[ProviderRecord]) -> list[ProviderRecord]:
         """The records whose providers may be routed to."""
-        return await self._vetting.vet(records)
+        return await self.vetting.vet(records)
+
+    def credit_of(self, peer: str) -> int:
+        """How many weighted tokens a provider that has welcomed us gives credit for. Raises `PeerFailed`."""
+        creditor = self._creditors.get(peer)
+        if creditor is None:
+            raise PeerFailed(f"{peer} has not welcomed us", peer=peer)
+        return creditor.credit
+
+    def released(self, provider: str) -> None:
+        """What was held back from a provider (its id) may be signed for now."""
+        for pair, books in self._books.items():
+            if pair.provider == provider:
+                self._wake(books)
 
     @property
     def known(self) -> dict[str, str]:
         """Peers of the eligible providers that announced themselves, by provider id."""
-        return self._vetting.known
+        return self.vetting.known
 
     # --- introductions ---
 
@@ -111,7 +126,7 @@ class VoucherIssuer:
                 raise PeerFailed(f"{peer} cannot be paid now: {error}", peer=peer) from error
             self._make_place()
             books = self._books.setdefault(pair, Books(loaded, loaded.sequence))
-        books.creditor = self._creditors[peer] = Creditor(peer, binding, books, say)
+        books.creditor = self._creditors[peer] = Creditor(peer, binding, books, say, answer.credit)
         self._wake(books)
 
     def _load(self, pair: Pair) -> VoucherLine:
@@ -264,6 +279,8 @@ class VoucherIssuer:
             return PACE_SECONDS
         if books.shown or time.monotonic() < books.compared_by:
             return PACE_SECONDS  # what is signed now might be what was signed before
+        if self.holds(line.pair.provider, facts.manifest.hex()):
+            return None
         signed = [await self._sign(creditor, each, prices) for each in (epoch, epoch - 1)]
         if books.again:
             if not any(signed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import BadRecord
@@ -24,6 +24,10 @@ class Vetting:
         """Why peers that announce themselves are not routed to, as it was said last."""
         self.known: dict[str, str] = {}
         """Peers of the eligible providers that announced themselves, by provider id."""
+        self.ids: dict[str, str] = {}
+        """Their provider ids, by peer."""
+        self.barred: Callable[[str], str | None] = lambda provider: None
+        """Why a provider (its id) is not routed to whatever the chain says; None where it may be."""
 
     async def vet(self, records: Sequence[ProviderRecord]) -> list[ProviderRecord]:
         """The records whose providers are eligible on the chain for the model that they announce, by its name there."""
@@ -38,11 +42,17 @@ class Vetting:
                 raise NotAccepted("it is staked for another model than it announces")
             if facts.name != record.model:
                 raise NotAccepted(f"it calls its model {record.model!r}, on the chain that is {facts.name!r}")
+            if (why := self.barred(binding.id)) is not None:
+                raise NotAccepted(f"its work was not its model's: {why}")
         except (BadRecord, NotAccepted) as error:
             self._say_passed_over(record.peer, str(error))
             return False
         if binding.id in self.known or len(self.known) < MAX_KNOWN:
             self.known[binding.id] = record.peer
+        self.ids.pop(record.peer, None)
+        while len(self.ids) >= MAX_KNOWN:
+            del self.ids[next(iter(self.ids))]
+        self.ids[record.peer] = binding.id
         return True
 
     def _say_passed_over(self, peer: str, why: str) -> None:

@@ -182,11 +182,16 @@ class Served:
 
 
 @asynccontextmanager
-async def served_by_fake(folder: Path, *plays: Play, attempts: int = 8) -> AsyncIterator[Served]:
-    """A gateway with billing over a swarm in memory; its developer has credit for anything."""
+async def served_by_fake(
+    folder: Path, *plays: Play, attempts: int = 8, unverified: bool = True
+) -> AsyncIterator[Served]:
+    """A gateway with billing over a swarm in memory; its developer has credit for anything.
+
+    `unverified`: it serves and pays whoever is staked; else only those that have shown their work.
+    """
     hasty = BackendConfig(patience=Patience(attempts=attempts, route_seconds=1.0, resume_seconds=1.5))
     money = Money()
-    async with memory_swarm(folder, (), backend=hasty, money=money) as swarm:
+    async with memory_swarm(folder, (), backend=hasty, money=money, unverified=unverified) as swarm:
         fake = FakeProvider(swarm, money, list(plays))
         await fake.start()
         chain = MemoryChain({MODEL: PRICE}, {ANN.canonical: Backing(10**18, 0)})

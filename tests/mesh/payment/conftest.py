@@ -13,5 +13,5 @@ from tests.mesh.swarm_in_memory import MemorySwarm, memory_swarm
 
 @pytest.fixture
 async def swarm(folder: Path) -> AsyncIterator[MemorySwarm]:
-    async with memory_swarm(folder, THREE, money=Money()) as swarm:
+    async with memory_swarm(folder, THREE, money=Money(), unverified=True) as swarm:
         yield swarm

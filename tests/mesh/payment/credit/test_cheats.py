@@ -62,7 +62,7 @@ async def test_a_provider_that_claims_more_than_its_work_gets_vouchers_for_what_
 
 
 async def test_a_provider_that_sends_garbage_is_paid_at_most_its_credit(folder: Path) -> None:
-    async with memory_swarm(folder, THREE, money=Money()) as swarm:
+    async with memory_swarm(folder, THREE, money=Money(), unverified=True) as swarm:
         service = swarm.providers[1].service
         engine = service.engine
         assert engine is not None
@@ -145,7 +145,7 @@ async def test_a_gateway_cannot_present_another_ones_binding(swarm: MemorySwarm)
 
 
 async def test_a_resumed_session_pays_only_for_what_is_new(folder: Path) -> None:
-    async with memory_swarm(folder, (*THREE, Span(2, 4)), money=Money()) as swarm:
+    async with memory_swarm(folder, (*THREE, Span(2, 4)), money=Money(), unverified=True) as swarm:
         async with swarm.backend.generate(ask((1, 2, 3), 30)) as generation:
             count = 0
             async for delta in generation:

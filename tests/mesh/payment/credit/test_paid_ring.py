@@ -214,7 +214,9 @@ async def test_a_provider_that_serves_a_model_under_another_name_is_not_routed_t
 
 
 async def test_a_gateway_that_stops_signing_is_paused_and_then_dropped_with_a_reason(folder: Path) -> None:
-    async with memory_swarm(folder, THREE, backend=HASTY, money=Money(terms=CreditTerms(64, 0.3, 0.02))) as swarm:
+    async with memory_swarm(
+        folder, THREE, backend=HASTY, money=Money(terms=CreditTerms(64, 0.3, 0.02)), unverified=True
+    ) as swarm:
         await swarm.generate(ask((1, 2, 3), 4))
         issuer = swarm.backend.issuer
         assert issuer is not None
@@ -233,17 +235,19 @@ async def test_a_gateway_that_stops_signing_is_paused_and_then_dropped_with_a_re
 
 async def test_a_provider_that_is_killed_knows_its_vouchers_again(folder: Path) -> None:
     money = Money()
-    async with memory_swarm(folder, THREE, money=money) as swarm:
+    async with memory_swarm(folder, THREE, money=money, unverified=True) as swarm:
         await swarm.generate(ask((1, 2, 3), 20))
         await paid_up(swarm, weighted_tokens(3, 20))
-    async with memory_swarm(folder, THREE, money=money) as swarm:  # the same accounts and journals, new processes
+    async with memory_swarm(
+        folder, THREE, money=money, unverified=True
+    ) as swarm:  # the same accounts and journals, new processes
         await swarm.generate(ask((1, 2, 3), 20))
         await paid_up(swarm, 2 * weighted_tokens(3, 20))
 
 
 async def test_a_session_that_nobody_reads_runs_only_a_window_ahead_and_others_go_on(folder: Path) -> None:
     slow = BackendConfig(window_tokens=8)
-    async with memory_swarm(folder, THREE, backend=slow, money=Money()) as swarm:
+    async with memory_swarm(folder, THREE, backend=slow, money=Money(), unverified=True) as swarm:
         async with swarm.backend.generate(ask((1, 2, 3), 200)) as generation:
             deltas = aiter(generation)
             for _ in range(3):
@@ -263,7 +267,7 @@ async def test_a_session_that_nobody_reads_runs_only_a_window_ahead_and_others_g
 
 async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
     async with (
-        memory_swarm(folder, THREE, backend=BackendConfig(window_tokens=8), money=Money()) as swarm,
+        memory_swarm(folder, THREE, backend=BackendConfig(window_tokens=8), money=Money(), unverified=True) as swarm,
         swarm.backend.generate(ask((1, 2, 3), 100)) as generation,
     ):
         await anext(aiter(generation))
@@ -278,7 +282,7 @@ async def test_only_the_client_of_a_session_can_extend_it(folder: Path) -> None:
 
 async def test_a_provider_that_leaves_is_paid_for_its_last_token(folder: Path) -> None:
     lazy = Money(terms=CreditTerms(tokens=4096, pause_seconds=5.0, receipt_seconds=60.0))
-    async with memory_swarm(folder, THREE, money=lazy) as swarm:
+    async with memory_swarm(folder, THREE, money=lazy, unverified=True) as swarm:
         await swarm.generate(ask((1, 2, 3), 20))
         before = held(swarm, 0)
 
