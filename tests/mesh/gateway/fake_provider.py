@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from mesh.payment.accounts.ports import Backing
 from mesh.payment.accounts.store import AccountStore
 from mesh.payment.credit.line import GENESIS, Pair, ReceiptClaim
 from mesh.transport.port import Channel
+from mesh.verification.commitments import Place
+from mesh.verification.ledger import WorkLedger
 from mesh.wire.messages import (
     CONTROL_PROTOCOL,
     CloseSession,
@@ -44,6 +47,7 @@ from mesh.wire.messages import (
     encode,
 )
 from mesh.wire.paying import Hello, Receipt, Voucher, Welcome
+from mesh.wire.work import Work
 from shards.model.span import Span
 from tests.mesh.gateway.paid import ANN, GATEWAY, MemoryChain
 from tests.mesh.gateway.paid import DOMAIN as ESCROW
@@ -65,6 +69,8 @@ class Play:
     """Seconds before the first token."""
     token: Callable[[int], int] = lambda position: 5 + position % 50
     fails: bool = True
+    commits: bool = False
+    """It signs records of work over what it made up, as an honest one does over what it computed."""
 
 
 class FakeProvider:
@@ -76,6 +82,7 @@ class FakeProvider:
         self.blocks = swarm.files.spec.n_blocks
         self.sessions = self.vouched = self._units = self._sequence = 0
         self._previous = GENESIS
+        self._answers: dict[bytes, dict[int, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         known = money.provider(self.identity, "fake", swarm.files.digest, self.blocks)
         self.account, self.binding = known.account, known.binding
@@ -88,6 +95,7 @@ class FakeProvider:
 
     async def _serve(self, channel: Channel) -> None:
         opened: dict[bytes, OpenSession] = {}
+        prompts: dict[bytes, bytes] = {}
         while (frame := await channel.receive()) is not None:
             message = decode(frame)
             match message:
@@ -104,8 +112,11 @@ class FakeProvider:
                 case Voucher():
                     self.vouched = max(self.vouched, message.units)
                 case CloseSession():
+                    for work in self._records(opened[message.session], prompts.get(message.session, b""), channel.peer):
+                        await channel.send(encode(work))
                     await channel.send(encode(SessionClosed(message.session, 0, 0)))
                 case Prompt():
+                    prompts[message.session] = bytes(frame.payload)
                     task = asyncio.create_task(self._run(channel, opened[message.session]))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
@@ -123,14 +134,30 @@ class FakeProvider:
             await say(PromptProgress(session.session, first - 1))
             await self._claim(say, first - 1)
         last = session.capacity if play.tokens is None else min(session.capacity, first + play.tokens)
-        for position in range(first, last):
+        said = {position: play.token(position) for position in range(first, last)}
+        if play.commits:
+            self._answers[session.session] = said
+        for position, token in said.items():
             finish = "length" if position + 1 == session.capacity else None
-            await say(NewToken(session.session, position, play.token(position), finish, None, ()))
+            await say(NewToken(session.session, position, token, finish, None, ()))
             if not play.at_once:
                 await asyncio.sleep(0)
         await self._claim(say, first + 4 * (last - first))
         if play.fails:
             await say(SessionFailed(session.session, "internal", "sorry", None))
+
+    def _records(self, session: OpenSession, prompt: bytes, client: str) -> list[Work]:
+        """Of what a session was given and made up: the roots are right, only no model said it."""
+        said = self._answers.pop(session.session, {})
+        if not said:
+            return []
+        fed = [prompt[at : at + 4] for at in range(0, len(prompt), 4)]
+        given = [struct.pack("<i", token) for token in said.values()]
+        rows = [b""] * (len(fed) - 1) + given
+        ledger = WorkLedger(self.identity, bytes(32))
+        place = Place(session.digest, Span(0, self.blocks))
+        made = ledger.ran(session.session, client, place, 0, [*fed, *given][: len(rows)], rows, alone=False)
+        return [*made, *ledger.close(session.session, len(rows))]
 
     async def _claim(self, say: Callable[[Message], object], tokens: int) -> None:
         """A receipt over so many weighted tokens more, and a moment for the voucher to come."""
@@ -149,6 +176,7 @@ class FakeProvider:
 class Served:
     """A gateway whose only provider is a fake one."""
 
+    swarm: MemorySwarm
     fake: FakeProvider
     billing: Billing
     http: httpx.AsyncClient
@@ -209,4 +237,4 @@ async def served_by_fake(
                 headers={"Authorization": f"Bearer {KEY}"},
                 timeout=60,
             ) as http:
-                yield Served(fake, billing, http)
+                yield Served(swarm, fake, billing, http)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mesh.client.trial_book import TrialBook
 from tests.mesh.gateway.fake_provider import PRICE, Play, Served, served_by_fake
 from tests.mesh.swarm_in_memory import until
 from tests.shards.models import make_checkpoint
@@ -75,14 +76,50 @@ async def test_tokens_after_one_that_cannot_be_are_owed_to_nobody(folder: Path) 
         books_agree(served, cost(10, 2))
 
 
-async def test_tokens_that_no_model_said_cost_what_others_do_and_only_the_developer_who_stays(folder: Path) -> None:
-    """Whether tokens are right is nobody's to see here: the gateway has no weights. What it costs is bounded."""
+def makes_up(*, commits: bool) -> Play:
     draw = random.Random(1)
-    made_up = Play(token=lambda position: draw.randrange(5, 60), fails=False)
-    async with served_by_fake(folder, made_up) as served:
+    return Play(token=lambda position: draw.randrange(5, 60), fails=False, commits=commits)
+
+
+@pytest.mark.parametrize("commits", [False, True], ids=["no records", "records of what it made up"])
+async def test_tokens_that_no_model_said_are_neither_paid_nor_charged_for_nor_seen(folder: Path, commits: bool) -> None:
+    async with served_by_fake(folder, makes_up(commits=commits), unverified=False) as served:
+        for _ in range(2):
+            answer = await served.ask(20, 30)
+            assert answer.status_code == 503
+            assert "has not shown its work" in answer.json()["error"]["message"]
+        assert served.fake.sessions == 1, "one trial, and the next one in a while"
+        books_agree(served, 0)
+        history = next(iter(book_of(served).all_of("fake").values()))
+        assert (history.differing, history.vain) == ((1, 0) if commits else (0, 1))
+
+
+async def test_a_provider_whose_trials_all_differ_is_barred_for_good_though_its_stake_stands(folder: Path) -> None:
+    async with served_by_fake(folder, makes_up(commits=True), unverified=False) as served:
+        await served.ask(20, 30)
+        subject = next(iter(book_of(served).all_of("fake")))
+        for _ in range(3):
+            book_of(served).of(subject).again_at = 0.0
+            await asyncio.sleep(1.1)  # between two rounds of trials
+            await served.ask(20, 30)
+        assert served.fake.sessions == 4 and book_of(served).bar("fake")
+        served.swarm.backend.issuer.vetting.ids.clear()  # type: ignore[union-attr]
+        answer = await served.ask(20, 30)
+        assert answer.status_code in (404, 503), answer.text
+        assert served.fake.sessions == 4
+        books_agree(served, 0)
+
+
+async def test_an_operator_who_says_so_pays_for_what_nobody_has_verified(folder: Path) -> None:
+    async with served_by_fake(folder, makes_up(commits=False), unverified=True) as served:
         answer = await served.ask(20, 30)
         assert answer.status_code == 200
         books_agree(served, cost(20, 30))
+
+
+def book_of(served: Served) -> TrialBook:
+    assert served.swarm.verification is not None
+    return served.swarm.verification.book
 
 
 @pytest.mark.parametrize("stream", [False, True])
