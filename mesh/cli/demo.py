@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from mesh.cli.console import out, run, set_up_logging
-from mesh.cli.demo_chain import DEPOSIT, DemoChain, reserve, settle, show, start_chain
+from mesh.cli.demo_chain import DEPOSIT, PRICE, DemoChain, reserve, settle, show, start_chain
 from mesh.cli.identities import runtime_root
 from mesh.cli.options import LogLevel
 from mesh.cli.processes import Child, Children, children
@@ -24,6 +25,7 @@ from mesh.transport.runtime_dir import RuntimeDirectory
 START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
 PROMPT = "def read_lines(path):\n"
+CHEAT: Final = "cheat"
 CHAT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FACTS = (
     "You answer questions about this text. Paris is the capital of France and its largest city. It lies in the "
@@ -56,6 +58,9 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 7,
     free: Annotated[bool, typer.Option("--free", help="Without a chain: nobody pays, nobody is paid.")] = False,
+    with_cheat: Annotated[
+        bool, typer.Option("--with-cheat", help="With one more provider, whose blocks compute something else.")
+    ] = False,
     log_level: LogLevel = "warning",
 ) -> None:
     """Start a chain, providers and a gateway on this machine, stream answers, pay for them, and stop everything.
@@ -65,6 +70,8 @@ def demo(
     `make demo`; it is asked two questions, the second of which finds the first one's work still there.
     """
     set_up_logging(log_level)
+    if free and with_cheat:
+        raise typer.BadParameter("where nobody pays, a cheat gets nothing anyway", param_hint="--with-cheat")
     chat_model = None if model is not None else _chat_model()
     talks = chat_model is not None and prompt is None
     plan = _Plan(
@@ -75,6 +82,7 @@ def demo(
         temperature=(0.0 if talks else 0.6) if temperature is None else temperature,
         seed=seed,
         free=free,
+        with_cheat=with_cheat,
     )
     run(_demo(plan))
 
@@ -100,6 +108,12 @@ class _Plan:
     temperature: float
     seed: int
     free: bool
+    with_cheat: bool
+
+    @property
+    def paid(self) -> list[str]:
+        """Who has an account, of those that serve."""
+        return [*(f"provider {number}" for number in range(1, self.providers + 1)), *([CHEAT] * self.with_cheat)]
 
 
 @dataclass(slots=True)
@@ -136,7 +150,7 @@ async def _start_chain(family: Children, folder: Path, plan: _Plan) -> DemoChain
     folder_of = resolve(plan.model)
     name = model_name(plan.model, folder_of)
     files = await asyncio.to_thread(read_model_files, name, folder_of)
-    names = ["creator", "developer", "gateway", *(f"provider {n}" for n in range(1, plan.providers + 1))]
+    names = ["creator", "developer", "gateway", *plan.paid]
     return await start_chain(family, folder, names, name, files.digest, files.spec.n_blocks)
 
 
@@ -153,9 +167,24 @@ async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: 
     before = await chain.balances()
     async with Payer(swarm.url, key, developer, budget=DEPOSIT):
         charged = await _ask(swarm, plan, key)
+    tried = await _verified(swarm, plan)
     out.print(f"\nepoch {epoch} ends: the work is settled on the chain …\n")
-    settled = await settle(chain, swarm.gateway, swarm.nodes, charged, epoch, before)
+    settled = await settle(chain, swarm.gateway, swarm.nodes, charged, tried, epoch, before)
+    if plan.with_cheat:
+        settled = settled.with_nothing_for(CHEAT)
     show(chain, settled, family.all, swarm.spans)
+
+
+async def _verified(swarm: _Swarm, plan: _Plan) -> int:
+    """Say what the gateway has found out about the providers' work; what that cost it, in wei."""
+    found = await _get(f"{swarm.url.removesuffix('/v1')}/mesh/verification", {})
+    out.print("\nthe gateway ran the providers' blocks again from weights of its own before it paid any of them:")
+    for each in found["providers"]:
+        why = f": {each['last'].partition(': ')[2]}" if each["state"] != "verified" else ""
+        out.print(f"  {each['provider']}  blocks {each['blocks']}  {each['state']} by {each['audits']} audits{why}")
+    verified = {each["provider"] for each in found["providers"] if each["state"] == "verified"}
+    units = sum(int(each["units"].get(provider, 0)) for each in found["trials"] for provider in verified)
+    return PRICE * units // _blocks_of(plan.model)
 
 
 async def _ask(swarm: _Swarm, plan: _Plan, key: str | None = None) -> int:
@@ -249,9 +278,12 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
         nodes.append(await family.start(f"provider {number}", *arguments))
         if not address:
             address = (await nodes[0].wait_for("joined", START_SECONDS))["maddrs"][0]
+    if chain is not None and plan.with_cheat:
+        await _start_cheat(family, folder, model, chain, address, nodes[0])
     arguments = ["gateway", "--port", "0", "--json", "--peers", address, "--identity", str(folder / "gateway.key")]
     if chain is not None:
         arguments += [*chain.options("gateway"), "--gateway-id", GATEWAY_ID, "--host-maddrs", LOOPBACK]
+        arguments += ["--weights", model]
     gateway = await family.start("gateway", *arguments)
     served, spans = model, {}
     for node in nodes:
@@ -265,6 +297,25 @@ async def _start_swarm(family: Children, folder: Path, plan: _Plan, chain: DemoC
     url = (await gateway.wait_for("ready", START_SECONDS))["url"]
     out.print(f"  gateway     {url}")
     return _Swarm(nodes, gateway, url, served, spans)
+
+
+async def _start_cheat(
+    family: Children, folder: Path, model: str, chain: DemoChain, address: str, beside: Child
+) -> None:
+    """One more provider, of the blocks that another one serves, as soon as that does."""
+    span = (await beside.wait_for("serving", START_SECONDS))["span"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mesh.cli.cheat", "join", "--model", model, "--json", "--host-maddrs", LOOPBACK),
+        *("--threads", "1", "--drain-seconds", "0", "--blocks", span, "--peers", address),
+        *("--identity", str(folder / "cheat.key"), *chain.options(CHEAT), "--provider-id", f"demo-{CHEAT}"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    cheat = family.adopt(CHEAT, process)
+    event = await cheat.wait_for("serving", START_SECONDS)
+    out.print(f"  {CHEAT}       blocks {event['span']} too, of which it computes something else: nobody has told")
 
 
 def _blocks_of(model: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -184,6 +184,8 @@ class Settlement:
 
     epoch: int
     charged: int
+    tried: int
+    """What the gateway itself paid for the sessions by which it verified the providers."""
     shares: tuple[Share, ...]
     burned: int
     emission: int
@@ -197,14 +199,27 @@ class Settlement:
         """Where the fees and what was minted went."""
         return sum(share.received for share in self.shares) + self.burned + self.dust
 
+    def with_nothing_for(self, who: str) -> Settlement:
+        """With a row for somebody who got nothing. Raises `MeshError` where that is not so."""
+        if self.after[who] != self.before[who]:
+            raise MeshError(f"{who} has {self.after[who] - self.before[who]} wei more than before")
+        return replace(self, shares=(*self.shares, Share(who, "work", 0, 0)))
+
     def check(self) -> None:
         """Raises `MeshError` when a wei is missing, or is there that should not be."""
-        if self.paid != self.charged + self.emission:
-            raise MeshError(f"{self.paid} wei were paid, {self.charged} charged and {self.emission} minted")
+        if self.paid != self.charged + self.tried + self.emission:
+            came = f"{self.charged} charged, {self.tried} spent on trials and {self.emission} minted"
+            raise MeshError(f"{self.paid} wei were paid, {came}")
 
 
 async def settle(
-    chain: DemoChain, gateway: Child, providers: Sequence[Child], charged: int, epoch: int, before: dict[str, int]
+    chain: DemoChain,
+    gateway: Child,
+    providers: Sequence[Child],
+    charged: int,
+    tried: int,
+    epoch: int,
+    before: dict[str, int],
 ) -> Settlement:
     """Let time pass until the epoch is paid out. Raises `MeshError` when a step does not come, or a sum is wrong."""
     await chain.next_epoch()
@@ -238,6 +253,7 @@ async def settle(
     settled = Settlement(
         epoch,
         charged,
+        tried,
         tuple(shares),
         burned=sum(before.values()) + final.emission - sum(after.values()),
         emission=final.emission,
@@ -277,6 +293,7 @@ def show(chain: DemoChain, settled: Settlement, family: Sequence[Child], spans: 
     sums = Table(title="where the money went (FUNC)", title_justify="left", show_header=False)
     people = sum(share.received for share in settled.shares)
     sums.add_row("charged to the developer", format_func(settled.charged))
+    sums.add_row("spent by the gateway on trials of the providers", format_func(settled.tried))
     sums.add_row("minted (at most half of what is burned)", format_func(settled.emission))
     sums.add_section()
     sums.add_row("paid to these people", format_func(people))

@@ -28,6 +28,7 @@ from mesh.cli.options import (
     TransportOption,
     require_peers,
 )
+from mesh.cli.verifying import ServeUnverified, Weights, check_verified, verification
 from mesh.errors import ConfigError
 from mesh.identity import Identity
 from shards.text.tool_format import TOOL_FORMATS
@@ -138,6 +139,8 @@ def gateway(
         ),
     ] = None,
     audit: AuditShare = None,
+    weights: Weights = None,
+    serve_unverified: ServeUnverified = False,
     transport: TransportOption = TransportKind.HIVEMIND,
     show_dashboard: Annotated[
         bool, typer.Option("--dashboard/--no-dashboard", help="A page that shows the swarm, at /.")
@@ -150,7 +153,8 @@ def gateway(
     The gateway holds no weights: it turns text into tokens, finds a route, and streams what the last stage says.
 
     With --wallet it is a gateway on the chain: it registers and stakes (after asking you once), pays providers with
-    vouchers, bills developers by their deposits (`mesh key new`, `mesh pay`), and settles every epoch.
+    vouchers, bills developers by their deposits (`mesh key new`, `mesh pay`), and settles every epoch. It wants the
+    --weights of the models that it pays for: a provider is paid once its blocks, run again here, gave the same.
     """
     set_up_logging(log_level)
     if tool_parser is not None and tool_parser not in TOOL_FORMATS:
@@ -173,6 +177,7 @@ def gateway(
     )
     if payment is not None and keys:
         raise typer.BadParameter("a gateway that is paid makes keys for its accounts itself", param_hint="--api-keys")
+    check_verified(weights, serve_unverified=serve_unverified, paid=payment is not None)
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
@@ -193,6 +198,8 @@ def gateway(
             host_maddrs=reachable,
             transport=transport,
             audit=audit,
+            weights=tuple(weights or ()),
+            serve_unverified=serve_unverified,
             digests=_read_pins(digests),
             hosts=(host, *(allowed_hosts or ())),
             origins=tuple(allowed_origins or ()),
@@ -236,6 +243,8 @@ class _Config:
     host_maddrs: tuple[str, ...]
     transport: TransportKind
     audit: float | None
+    weights: tuple[str, ...]
+    serve_unverified: bool
     digests: dict[str, str]
     hosts: tuple[str, ...]
     origins: tuple[str, ...]
@@ -284,6 +293,15 @@ async def _serve(config: _Config, ask: Ask) -> None:
             paid = await stack.enter_async_context(
                 PaidGateway.open(config.payment, billing, config.identity, ask, _tell(config.as_json))
             )
+        book = (
+            None if paid is None else paid.registration.config.folder / f"trials-{paid.registration.file_name}.sqlite"
+        )
+        verifies = await asyncio.to_thread(
+            stack.enter_context,
+            verification(
+                list(config.weights), book, serve_unverified=config.serve_unverified, show_bars=not config.as_json
+            ),
+        )
         client = Client(
             config.peers,
             identity=config.identity,
@@ -294,6 +312,7 @@ async def _serve(config: _Config, ask: Ask) -> None:
             audit=config.audit,
             digests=config.digests,
             pins=data_folder() / PINS if paid is None else None,
+            verification=verifies,
         )
         await stack.enter_async_context(client)
         if paid is not None:
@@ -302,8 +321,10 @@ async def _serve(config: _Config, ask: Ask) -> None:
         app = create_app(client.backend, limits, billing=paid.billing if paid is not None else None)
         if leaves is not None:
             from mesh.gateway.leaves_api import leaves_routes
+            from mesh.gateway.verification_api import verification_routes
 
             app.include_router(leaves_routes(leaves))
+            app.include_router(verification_routes(client.backend))
         if paid is not None and client.backend.issuer is not None:
             paid.count(client.backend.issuer, app.state.gateway.metrics)
         feed = None

@@ -102,8 +102,8 @@ AuditShare = Annotated[
         "--audit",
         min=0,
         max=1,
-        help="Share of our sessions of which another provider runs the work of a hop again, where nobody is paid.",
-        show_default="0.02",
+        help="Share of our sessions of which a hop's work is run again: by another provider, or by --weights here.",
+        show_default="0.02; paid 0.25",
     ),
 ]
 DigestOption = Annotated[

@@ -15,6 +15,7 @@ from mesh.client.backend import SwarmBackend
 from mesh.client.backend_config import BackendConfig
 from mesh.client.generation import MeshGeneration
 from mesh.client.pins import ModelPins
+from mesh.client.trials import Verification
 from mesh.client.types import Completion, GenerateRequest, ModelInfo, Speculate, TextDelta, TokenLogprob
 from mesh.errors import (
     Cancelled,
@@ -170,6 +171,7 @@ class Client:
         digests: Mapping[str, str] | None = None,
         pins: Path | None = None,
         audit: float | None = None,
+        verification: Verification | None = None,
     ) -> None:
         """`identity` is a fresh one where None; `runtime_root` is where its sockets go (`/tmp/mesh-UID`).
 
@@ -182,7 +184,8 @@ class Client:
         Of our sessions the share `audit` (0 to 1) has the work of one hop run again by another provider of its blocks;
         whose work is found to differ is routed around. None: a few in a hundred.
 
-        A gateway that pays its providers has a `issuer`, and listens on `host_maddrs`, so that they can reach it.
+        A gateway that pays its providers has an `issuer`, listens on `host_maddrs`, so that they can reach it, and by a
+        `verification` pays only for what is its model's work.
         """
         own = identity or Identity.generate()
         match transport:
@@ -201,6 +204,7 @@ class Client:
             case _:
                 raise ConfigError(f"the transport is hivemind or libp2p, got {transport!r}")
         self._issuer = issuer
+        self._verification = verification
         self._config = BackendConfig() if audit is None else BackendConfig(audit_share=audit)
         self._pins = ModelPins(pins, digests)
         self._stack = AsyncExitStack()
@@ -210,7 +214,14 @@ class Client:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._node)
             transport, directory = self._node.transport, self._node.directory
-            backend = SwarmBackend(transport, directory, self._config, issuer=self._issuer, pins=self._pins)
+            backend = SwarmBackend(
+                transport,
+                directory,
+                self._config,
+                issuer=self._issuer,
+                pins=self._pins,
+                verification=self._verification,
+            )
             self._backend = await stack.enter_async_context(backend)
             self._stack = stack.pop_all()
         return self

@@ -106,6 +106,10 @@ class TrialBook(Database):
         """A subject's history; an empty one where there is none."""
         return self._known.get(subject) or History()
 
+    def all(self) -> dict[Subject, History]:
+        """Everybody's."""
+        return dict(self._known)
+
     def all_of(self, provider: str) -> dict[Subject, History]:
         """A provider's, by what it served."""
         return {subject: each for subject, each in self._known.items() if subject.provider == provider}

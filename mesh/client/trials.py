@@ -23,11 +23,11 @@ from mesh.client.hop_link import HopLinks
 from mesh.client.inbox import together
 from mesh.client.ring_session import RingSession
 from mesh.client.session_plan import SessionPlan
-from mesh.client.trial_book import FIRST_PAUSE, Subject, TrialBook
+from mesh.client.trial_book import FIRST_PAUSE, History, Subject, TrialBook
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import MeshError, NoRoute, Refused
 from mesh.payment.credit.issuer import VoucherIssuer
-from mesh.payment.credit.units import W_GENERATED
+from mesh.payment.credit.units import W_GENERATED, weighted_tokens
 from mesh.swarm.route import Hop, RouteTable
 from mesh.verification.evidence import CAP, SHUNNED
 from shards.engine.sampling_params import SamplingParams
@@ -35,7 +35,7 @@ from shards.engine.sampling_params import SamplingParams
 logger = logging.getLogger(__name__)
 
 TRIAL_SECONDS: Final = 60.0
-WAIT_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 120.0
 """So long a request waits for trials where there is no route without them."""
 PAUSE_SECONDS: Final = 1.0
 """Between two rounds of trials of a model."""
@@ -64,6 +64,15 @@ def trial_size(credit: int) -> tuple[int, int]:
     return max(1, int(PROMPT * share)), max(1, int(ANSWER * share))
 
 
+@dataclass(slots=True)
+class TrialCost:
+    """What the trials of one model have come to since we started."""
+
+    sessions: int = 0
+    units: dict[str, int] = field(default_factory=dict)
+    """By provider: what it did in them, and is owed like any other work once it has passed."""
+
+
 class ProviderTrials:
     """Which providers of a gateway have shown their work."""
 
@@ -90,6 +99,8 @@ class ProviderTrials:
         self._ended: dict[str, float] = {}
         self._tried: dict[str, float] = {}
         """When a provider was tried last."""
+        self.spent: dict[str, TrialCost] = {}
+        """By a model's digest."""
         issuer.holds, issuer.vetting.barred = self._holds, self._book.bar
         audits.is_young, audits.on_verdict = self.is_young, self.judged
 
@@ -142,6 +153,10 @@ class ProviderTrials:
         """Whether all that a provider does for us is to be audited."""
         subject = self._subject_of(peer, digest)
         return subject is not None and self._verification.covers(digest) and self._book.of(subject).is_young
+
+    def histories(self) -> dict[Subject, History]:
+        """What is known of everybody."""
+        return self._book.all()
 
     def close(self) -> None:
         """Try nobody any more."""
@@ -232,9 +247,17 @@ class ProviderTrials:
         """A session of our own, to its end. Raises `MeshError`s."""
         links = await together(self._links.get(hop.peer) for hop in hops)
         session = self._session(hops, self._plan(offer, min(self._issuer.credit_of(link.peer) for link in links)))
-        async with session:
-            async for _ in session.tokens():
-                pass
+        cost = self.spent.setdefault(offer.digest, TrialCost())
+        try:
+            async with session:
+                async for _ in session.tokens():
+                    pass
+        finally:
+            cost.sessions += 1
+            weighted = weighted_tokens(session.plan.prompt_tokens, session.arrived) if session.arrived else 0
+            for hop in hops:
+                provider = self._issuer.vetting.ids.get(hop.peer, hop.peer)
+                cost.units[provider] = cost.units.get(provider, 0) + weighted * len(hop.span)
         return session
 
     @staticmethod

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from chain.vouchers import PaymentVoucher
 from mesh.client.client import Client
@@ -43,6 +44,11 @@ class PaidGateway:
             store = config.folder / f"accounts-{registration.file_name}.sqlite"
             async with billing_for(limits, registration.client, store, registration.id) as billing:
                 yield cls(registration, billing, tell)
+
+    @property
+    def trial_book(self) -> Path:
+        """Where it is kept what audits of providers have come to."""
+        return self.registration.config.folder / f"trials-{self.registration.file_name}.sqlite"
 
     def count(self, issuer: VoucherIssuer, metrics: Metrics) -> None:
         """Show what the issuer does among the gateway's metrics."""

@@ -125,15 +125,24 @@ class PaidSwarm:
         return child
 
     async def gateway(
-        self, name: str, *, patch: str = "", twin_of: str | None = None, reserved: int = RESERVED
+        self,
+        name: str,
+        *,
+        patch: str = "",
+        twin_of: str | None = None,
+        reserved: int = RESERVED,
+        weights: Path | None = None,
     ) -> Child:
         """Start a gateway and make a key for the developer there, who reserves `reserved` wei for it.
+
+        With the `weights` it pays for what it has verified; else for whatever comes, and makes no sessions of its own.
 
         `twin_of`: with that gateway's wallet and id, but on another machine: another peer, with books of its own.
         """
         arguments = ["gateway", "--port", "0", "--json", "--peers", self.address, "--host-maddrs", LOOPBACK]
         arguments += ["--identity", str(self.folder / f"{name}.key"), "--gateway-id", twin_of or name]
         arguments += self.chain.options(twin_of or name)
+        arguments += ["--serve-unverified"] if weights is None else ["--weights", str(weights)]
         if twin_of is not None:
             arguments[arguments.index("--payment-folder") + 1] = str(self.books(name))
         child = await self._start(name, arguments, patch)

@@ -71,8 +71,10 @@ async def _provider(steps: Walk, rpc: str) -> Child:
 
 async def _gateway(steps: Walk, provider: Child, rpc: str) -> tuple[Child, str, str]:
     address = (await provider.wait_for("joined", START_SECONDS))["maddrs"][0]
-    steps.step("A gateway", "An OpenAI-compatible API. It stakes too, and guarantees each provider a part of that.")
-    typed = ("gateway", "--peers", "ADDRESS", "--wallet", "bob.json", "--yes")
+    steps.step(
+        "A gateway", "It stakes too, guarantees each provider a part of that, and runs work again before it pays."
+    )
+    typed = ("gateway", "--peers", "ADDRESS", "--wallet", "bob.json", "--weights", MODEL, "--yes")
     local = ("--port", "0", "--host-maddrs", LOOPBACK, "--rpc", rpc, "--chain-poll", "0.25")
     real = (address if word == "ADDRESS" else word for word in typed)
     gateway = await steps.start("the gateway", *real, *local, shown=typed)
