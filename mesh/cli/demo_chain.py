@@ -27,7 +27,7 @@ SETTLE_SECONDS: Final = 60.0
 PLAY_MONEY: Final = 10_000 * WEI_PER_FUNC
 DEPOSIT: Final = 100 * WEI_PER_FUNC
 STAKE: Final = 1_000 * WEI_PER_FUNC
-PRICE: Final = WEI_PER_FUNC // 10_000
+PRICE: Final[int] = WEI_PER_FUNC // 10_000
 ROYALTY_BPS: Final = 500
 KEY_COST: Final = 1 << 12
 """These keys live as long as the demo: no need to make them costly to guess."""

@@ -160,6 +160,7 @@ def gateway(
     if tool_parser is not None and tool_parser not in TOOL_FORMATS:
         raise typer.BadParameter(f"one of {', '.join(TOOL_FORMATS)}", param_hint="--tool-parser")
     joined = require_peers(peers)
+    check_verified(weights, serve_unverified=serve_unverified, paid=wallet is not None)
     keys = _read_keys(api_keys)
     payment = settled_on(
         lambda: paying.read_payment(
@@ -177,7 +178,6 @@ def gateway(
     )
     if payment is not None and keys:
         raise typer.BadParameter("a gateway that is paid makes keys for its accounts itself", param_hint="--api-keys")
-    check_verified(weights, serve_unverified=serve_unverified, paid=payment is not None)
     reserve = None if reserve_deposit is None else read_amount(reserve_deposit, name="--reserve-deposit")
     limits = _KeyLimits(requests_per_minute, tokens_per_minute, reserve, reserve_sessions)
     reachable = tuple(host_maddrs or ["/ip4/0.0.0.0/tcp/0"])
