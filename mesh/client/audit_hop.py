@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from msgspec import structs
+
 from mesh.client.session_plan import SessionPlan
 from mesh.errors import PeerError, PeerFailed, ProtocolViolation
 from mesh.swarm.route import Hop
@@ -43,6 +45,10 @@ class Replayer(Protocol):
     """Runs blocks again."""
 
     name: str
+    most: int
+    """Positions that it runs again at most."""
+    completes: bool
+    """Whether it runs all blocks, so that it can make up for rows that a hop had from an earlier session."""
 
     async def replay(self, question: Replay, payload: bytes) -> tuple[Replayed, bytes]:
         """The answer to a question. Raises `PeerError`."""
@@ -50,15 +56,24 @@ class Replayer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """What a hop committed itself to, as far as one audit looks at it."""
+    """What a hop committed itself to, as far as one audit looks at it: its positions from `begin` on.
+
+    `question` is about all positions, `tokens` are those and the one after; of the positions below `begin` nobody has
+    rows.
+    """
 
     hop: Hop
     question: Replay
-    payload: bytes
+    begin: int
+    tokens: Sequence[int]
     ins: bytes
     """Rows that came; none at the first blocks, which got tokens."""
     outs: bytes
     """Rows that went; none at the last blocks, which gave tokens."""
+
+    @property
+    def is_last(self) -> bool:
+        return not self.outs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,37 +99,49 @@ class Verdict:
 
 
 async def exhibit(
-    transport: Transport, proof: SessionProof, hop: Hop, plan: SessionPlan, answer: Sequence[int], n_blocks: int
+    transport: Transport,
+    proof: SessionProof,
+    hop: Hop,
+    plan: SessionPlan,
+    answer: Sequence[int],
+    n_blocks: int,
+    *,
+    most: int = MAX_REPLAYED,
+    completes: bool = False,
 ) -> Exhibit | Verdict:
-    """What there is to look at; or a verdict already, where the hop shows other rows than those it signed, or none."""
+    """What there is to look at, of at most `most` positions; or a verdict already, where the hop shows other rows than
+    those it signed, or none."""
     records = proof.records.get(hop.peer, ())
-    if not records or records[0].begin:
+    if not records:
+        return Verdict(hop, 0, "withheld: there are no records")
+    begin = records[0].begin
+    if begin and not completes:
         return Verdict(hop, 0, "not auditable: there are no records from the first position on")
     is_first, is_last = hop.span.start == 0, hop.span.end == n_blocks
-    for most in (MAX_REPLAYED, FEWER):
-        work = agree_on(proof.records, hop.peer, most)
+    for limit in (most, min(most, begin + FEWER)):
+        work = agree_on(proof.records, hop.peer, limit)
         if work is None:
             return Verdict(hop, 0, "not auditable: its records are of too many positions")
         tokens = [*plan.fed, *answer][: work.end + 1]
         if len(tokens) <= work.end:
             return Verdict(hop, 0, "not auditable: it speaks of positions that we do not know")
+        count = work.end - begin
         try:
             ins = b"" if is_first else await _rows(transport, hop.peer, proof.session, "in", work.end)
             outs = b"" if is_last else await _rows(transport, hop.peer, proof.session, "out", work.end)
         except PeerError as error:
-            withheld = Verdict(hop, work.end, f"withheld: {error}")
-            if most == MAX_REPLAYED and work.end > FEWER:
+            if limit == most and count > FEWER:
                 continue
-            return withheld
-        root = begin_chain(proof.session, 0)
+            return Verdict(hop, count, f"withheld: {error}")
+        root = begin_chain(proof.session, begin)
         try:
-            honest = (is_first or extend_chain(root, split_rows(ins, work.end)) == work.in_root) and (
-                is_last or extend_chain(root, split_rows(outs, work.end)) == work.out_root
+            honest = (is_first or extend_chain(root, split_rows(ins, count)) == work.in_root) and (
+                is_last or extend_chain(root, split_rows(outs, count)) == work.out_root
             )
         except ValueError:
             honest = False
         if not honest:
-            return Verdict(hop, work.end, "differs: it shows other rows than it has signed", ratio=CAP)
+            return Verdict(hop, count, "differs: it shows other rows than it has signed", ratio=CAP)
         sampling, bias = to_wire(plan.sampling)
         question = Replay(
             plan.digest,
@@ -129,18 +156,15 @@ async def exhibit(
             sampling,
             bias,
         )
-        came = b"".join(token_rows(tokens[: work.end])) if is_first else ins
-        return Exhibit(hop, question, came + (token_payload(tokens) if is_last else b""), ins, outs)
+        return Exhibit(hop, question, begin, tokens, ins, outs)
     return Verdict(hop, 0, "withheld")
 
 
 async def judge(shown: Exhibit, replayer: Replayer, *, same: bool) -> Verdict:
     """What a replay says of it; `same` says that both compute the same bits. Raises `PeerError` where there is none."""
-    answer, rows = await replayer.replay(shown.question, shown.payload)
-    if answer.error is not None:
-        raise PeerFailed(f"{replayer.name} did not run it again: {answer.error}")
-    hop, count, dtype = shown.hop, shown.question.count, shown.question.wire_dtype
-    if not shown.outs:
+    hop, count, dtype = shown.hop, shown.question.count - shown.begin, shown.question.wire_dtype
+    answer, rows = await _asked(replayer, shown.question, await _payload(shown, replayer))
+    if shown.is_last:
         sampled = shown.question.sampling[0] > 0
         if same:
             differs = answer.margin > SAME_MARGIN
@@ -151,6 +175,7 @@ async def judge(shown: Exhibit, replayer: Replayer, *, same: bool) -> Verdict:
         result = "differs" if differs else "exact" if not answer.wrongs else "within"
         ratio = CAP if differs else 0.0
         return Verdict(hop, count, result, replayer.name, ratio, None, answer.wrongs)
+    rows = rows[shown.begin * (len(rows) // shown.question.count) :]
     try:
         came = as_floats(shown.ins, count, dtype) if shown.ins else None
         found = await asyncio.to_thread(
@@ -162,8 +187,31 @@ async def judge(shown: Exhibit, replayer: Replayer, *, same: bool) -> Verdict:
     return Verdict(hop, count, outcome(found, dtype, same=same), replayer.name, ratio, found)
 
 
+async def _payload(shown: Exhibit, replayer: Replayer) -> bytes:
+    """What the hop's blocks got of all positions: tokens, or rows, of which those before it began are made here."""
+    question, tokens = shown.question, shown.tokens
+    if question.start == 0:
+        came = b"".join(token_rows(tokens[: question.count]))
+    else:
+        came = shown.ins
+        if shown.begin:
+            before = structs.replace(question, start=0, end=question.start, count=shown.begin)
+            came = (await _asked(replayer, before, b"".join(token_rows(tokens[: shown.begin]))))[1] + came
+    return came + (token_payload(tokens) if shown.is_last else b"")
+
+
+async def _asked(replayer: Replayer, question: Replay, payload: bytes) -> tuple[Replayed, bytes]:
+    answer, rows = await replayer.replay(question, payload)
+    if answer.error is not None:
+        raise PeerFailed(f"{replayer.name} did not run it again: {answer.error}")
+    return answer, rows
+
+
 class Replica:
     """Another provider of the same blocks, asked over the network."""
+
+    most = MAX_REPLAYED
+    completes = False
 
     def __init__(self, transport: Transport, peer: str) -> None:
         self.name = peer

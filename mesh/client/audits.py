@@ -17,6 +17,7 @@ from mesh.errors import PeerError
 from mesh.swarm.route import Hop
 from mesh.transport.port import Transport
 from mesh.verification.evidence import Evidence
+from mesh.wire.audit import MAX_REPLAYED
 from shards.model.numerics import has_same_bits
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ class SessionAudits:
         """Sessions of a generation have ended."""
         for session in sessions:
             self.last = session
-            if session.proof.records and len(self._running) < MOST_RUNNING and not self._closed:
+            # Where the weights are here, one that has signed nothing is not let off.
+            worth = session.proof.records or (self._replayers and session.arrived)
+            if worth and len(self._running) < MOST_RUNNING and not self._closed:
                 task = asyncio.create_task(self._look(session), name="auditing a session")
                 self._running.add(task)
                 task.add_done_callback(self._ended)
@@ -150,7 +153,10 @@ class SessionAudits:
         digest = session.plan.digest
         n_blocks = session.hops[-1].span.end
         try:
-            shown = await exhibit(self._transport, session.proof, hop, session.plan, answer, n_blocks)
+            most, completes = (MAX_REPLAYED, False) if replayer is None else (replayer.most, replayer.completes)
+            shown = await exhibit(
+                self._transport, session.proof, hop, session.plan, answer, n_blocks, most=most, completes=completes
+            )
             if isinstance(shown, Verdict):
                 return shown
             return await (self._judge(shown, hop, digest) if replayer is None else judge(shown, replayer, same=False))

@@ -24,6 +24,8 @@ FIRST_PAUSE: Final = 15.0
 """Seconds until a provider that has not passed is tried again; twice as long each time …"""
 LONGEST_PAUSE: Final = 3600.0
 """… and at most so long."""
+MOST_VAIN: Final = 4
+"""So often in a row a provider may show nothing when it is asked, before it counts as one that has not passed."""
 MOST_WHY: Final = 400
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS histories (
@@ -53,7 +55,7 @@ class History:
     """That found something out."""
     differing: int = 0
     vain: int = 0
-    """Trials in a row that found nothing out: no route, no records, no rows."""
+    """Trials and audits in a row that found nothing out: no route, no records, no rows."""
     again_at: float = 0.0
     """When it may be tried again (seconds since 1970), where it has not passed."""
     why: str = ""
@@ -62,7 +64,7 @@ class History:
     @property
     def has_passed(self) -> bool:
         """Whether its work was its model's when it was looked at last."""
-        return self.audits > 0 and self.evidence <= SUSPECT
+        return self.audits > 0 and self.evidence <= SUSPECT and self.vain < MOST_VAIN
 
     @property
     def is_barred(self) -> bool:
@@ -83,7 +85,7 @@ class History:
             self.again_at = now + self._pause(self.differing)
 
     def note_vain(self, why: str, now: float) -> None:
-        """A trial has found nothing out."""
+        """A trial or an audit has found nothing out."""
         self.vain, self.why = self.vain + 1, why[:MOST_WHY]
         self.again_at = now + self._pause(self.vain)
 
@@ -121,7 +123,9 @@ class TrialBook(Database):
     def may_be_paid(self, provider: str) -> bool:
         """Whether it has shown its work, and nothing stands against it."""
         known = self.all_of(provider).values()
-        return any(each.has_passed for each in known) and not any(each.evidence > SUSPECT for each in known)
+        return any(each.has_passed for each in known) and not any(
+            each.evidence > SUSPECT or each.vain >= MOST_VAIN for each in known
+        )
 
     def weigh(self, subject: Subject, ratio: float, why: str, now: float) -> History:
         """As `History.weigh`, and on disk."""

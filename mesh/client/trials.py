@@ -146,8 +146,12 @@ class ProviderTrials:
     def judged(self, hop: Hop, digest: str, verdict: Verdict) -> None:
         """A session in service was audited."""
         subject = self._subject_of(hop.peer, digest)
-        if subject is not None and verdict.ratio is not None:
+        if subject is None:
+            return
+        if verdict.ratio is not None:
             self._tasks.create_task(self._weigh(subject, verdict.ratio, verdict.text))
+        elif verdict.outcome.startswith("withheld"):
+            self._tasks.create_task(self._note_vain(hop, subject, verdict.text))
 
     def is_young(self, peer: str, digest: str) -> bool:
         """Whether all that a provider does for us is to be audited."""

@@ -60,13 +60,14 @@ class Retention:
             self._drop(next(iter(self._kept)))
 
     def rows(self, session: bytes, client: str, side: str, end: int, most: int) -> list[bytes] | str:
-        """The rows of the positions below `end`, for the client whose session it was; or why there are none."""
+        """The rows from the first position that ran here to `end`, for the client whose session it was; or why there
+        are none."""
         found = self._kept.get(session)
         if found is None or found.client != client:
             return "no rows of such a session of yours are kept here"
-        if found.begin or not 0 < end <= len(found.ins):
+        if not found.begin < end <= found.begin + len(found.ins):
             return f"rows {found.begin} to {found.begin + len(found.ins)} are kept, not those below {end}"
-        rows = (found.ins if side == "in" else found.outs)[:end]
+        rows = (found.ins if side == "in" else found.outs)[: end - found.begin]
         return rows if sum(map(len, rows)) <= most else "these are more bytes than one answer has"
 
     def _drop(self, session: bytes) -> None:

@@ -23,6 +23,9 @@ from shards.model.stage import StageModel
 KEPT_BYTES: Final = 1 << 30
 """Of weights that stay loaded between two questions; a span that is larger is loaded for each."""
 
+MOST_POSITIONS: Final = 8192
+"""Of one question."""
+
 
 class LocalBlocks:
     """A replayer by the model in `folder` (or GGUF file), quantised as it is loaded where `precision` says so.
@@ -31,6 +34,8 @@ class LocalBlocks:
     """
 
     name = "the weights here"
+    most = MOST_POSITIONS
+    completes = True
 
     def __init__(self, folder: Path, precision: Precision | None = None, *, kept_bytes: int = KEPT_BYTES) -> None:
         self._folder = folder

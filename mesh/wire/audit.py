@@ -28,7 +28,8 @@ MAX_REPLAYED: Final = 2048
 
 
 class FetchWork(WireMessage, frozen=True, tag="fetch_work"):
-    """To a hop, by the client whose session it was: the rows of the positions below `end`, that came or that went."""
+    """To a hop, by the client whose session it was: the rows that came or that went of the positions below `end`, from
+    the first one on that the hop ran (of those before it had the pages already)."""
 
     session: SessionId
     side: Literal["in", "out"]

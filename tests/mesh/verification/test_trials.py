@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.client.trial_book import YOUNG, History, Subject, TrialBook
+from mesh.client.trial_book import MOST_VAIN, YOUNG, History, Subject, TrialBook
 from mesh.client.trials import ANSWER, PROMPT, Verification, trial_size
 from mesh.client.types import GenerateRequest
 from mesh.errors import NoRoute
+from mesh.payment.credit.terms import CreditTerms
 from mesh.payment.credit.units import weighted_tokens
 from mesh.verification.evidence import CAP, CONVICTED, SUSPECT
 from shards.model.span import Span
@@ -128,6 +129,47 @@ async def test_without_the_weights_nobody_is_served_or_paid_unless_the_operator_
                 else:
                     with pytest.raises(NoRoute, match="this gateway has not its weights"):
                         await swarm.generate(request(), backend=backend)
+
+
+async def test_a_later_turn_of_which_hops_have_the_beginning_already_is_audited_too(folder: Path) -> None:
+    async with memory_swarm(folder, THREE, money=Money(terms=CreditTerms(1024, 1.0, 0.02))) as swarm:
+        assert swarm.verification is not None
+        audits, replayers = swarm.backend.audits, swarm.verification.replayers
+        turn = GenerateRequest(MODEL, tuple((7 * n) % 290 for n in range(80)), 10, ignore_eos=True)
+
+        async def outcomes() -> list[tuple[str, int]]:
+            assert (await swarm.generate(turn)).completion.cached_tokens == 64
+            session = audits.last
+            assert session is not None
+            here = replayers[session.plan.digest]
+            found = [await audits.examine(session, hop, session.answer, here) for hop in session.hops]
+            return [(verdict.outcome, verdict.positions) for verdict in found if verdict is not None]
+
+        await swarm.generate(turn)
+        assert await outcomes() == [("exact", 25)] * 3
+        spoil(swarm.providers[1].service, noisy(1e-2))
+        assert await outcomes() == [("exact", 25), ("differs", 25), ("exact", 25)]
+
+
+async def test_one_that_shows_nothing_when_it_is_asked_is_on_trial_again(folder: Path) -> None:
+    async with memory_swarm(folder, (Span(0, 5),), money=Money()) as swarm:
+        await swarm.generate(request())
+        await until(lambda: history(swarm, 0).audits == 2)
+        proving = swarm.providers[0].service._proving
+        assert proving is not None
+        sign, proving.close = proving.close, lambda *asked: []  # type: ignore[method-assign]
+        for first in range(MOST_VAIN):
+            await swarm.generate(request(first))
+            await until(lambda: history(swarm, 0).vain == 1 + first)  # noqa: B023
+        gained = held(swarm, 0)
+        with pytest.raises(NoRoute, match=r"has not shown its work: .*there are no records"):
+            await swarm.generate(request(50))
+        proving.close = sign  # type: ignore[method-assign]
+        history(swarm, 0).again_at = 0.0
+        await asyncio.sleep(1.1)
+        assert (await swarm.generate(request(51))).tokens
+        assert history(swarm, 0).vain == 0
+        await until(lambda: held(swarm, 0) > gained)
 
 
 @pytest.mark.parametrize("credit", [1, 2, 7, 64, 1024, 1 << 32])
