@@ -96,7 +96,7 @@ async def _measure(options: argparse.Namespace) -> bool:
                 await reserve(chain, terms.gateway)
                 key = await http.make_key(developer, developer.canonical, terms)
             paid.headers = {"Authorization": f"Bearer {key}"}
-            await stack.enter_async_context(Payer(paid.url, key, developer, budget=BUDGET))
+            await stack.enter_async_context(Payer(paid.url, key, developer, budget=BUDGET, beside=True))
             series, counted = await _rounds(options, model.name, free, paid)
     return _report(options, facts, series, counted)
 

@@ -112,7 +112,10 @@ class Soak:
         while True:
             with contextlib.suppress(MeshError):  # whatever ends it, the developer starts it again
                 url, key = self.swarm.urls[gateway], self.swarm.keys[gateway]
-                async with Payer(url, key, account, budget=10**20, store=store) as agent, asyncio.TaskGroup() as tasks:
+                async with (
+                    Payer(url, key, account, budget=10**20, store=store, beside=True) as agent,
+                    asyncio.TaskGroup() as tasks,
+                ):
                     ending = tasks.create_task(agent.finished())
                     while self.swarm.urls[gateway] == url and not ending.done():
                         await asyncio.wait({ending}, timeout=0.5)

@@ -165,7 +165,7 @@ async def _ask_and_settle(swarm: _Swarm, plan: _Plan, chain: DemoChain, family: 
         key = await http.make_key(developer, developer.canonical, await http.terms())
     epoch = await chain.next_epoch()
     before = await chain.balances()
-    async with Payer(swarm.url, key, developer, budget=DEPOSIT):
+    async with Payer(swarm.url, key, developer, budget=DEPOSIT, beside=True):
         charged = await _ask(swarm, plan, key)
     tried = await _verified(swarm, plan)
     out.print(f"\nepoch {epoch} ends: the work is settled on the chain …\n")

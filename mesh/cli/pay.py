@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chain.primitives import Address
     from chain.vouchers import Domain
     from chain.wallet import Account
-    from mesh.client.payer import Paid, ReserveView
+    from mesh.client.payer import Paid, Payer, ReserveView
 
 app = chain_group("Make and revoke API keys that spend from your deposit.")
 
@@ -116,6 +116,15 @@ def pay(
             show_default="the gateway's word, within the budget",
         ),
     ] = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Where clients reach the gateway through us; 0: any port.")
+    ] = 8010,
+    beside: Annotated[
+        bool,
+        typer.Option(
+            "--beside", help="Listen nowhere: clients ask the gateway, whose word is taken for what they get."
+        ),
+    ] = False,
     wallet: WalletFile = None,
     password_file: PasswordFile = None,
     deployment: DeploymentFile = None,
@@ -125,10 +134,10 @@ def pay(
     as_json: AsJson = False,
     log_level: LogLevel = "error",
 ) -> None:
-    """Sign vouchers for what an API key uses, beside any OpenAI client, until Ctrl-C.
+    """Pass requests on to a gateway and sign vouchers for what comes, until Ctrl-C. Clients use our address; no key.
 
-    It keeps books of its own. A gateway that lies about what it handed out gets at most the budget; one that
-    contradicts the books is paid nothing more.
+    It keeps books of its own. A gateway gets nothing while nothing is asked; one that lies gets at most --ahead, and
+    with --beside the budget; one that contradicts the books is paid nothing more.
     """
     set_up_logging(log_level)
     bounds = _Bounds(
@@ -149,6 +158,7 @@ def pay(
             _domain(deployment, trust_gateway),
             gateway_id,
             chain,
+            None if beside else port,
             as_json,
         ),
         ends_on_signal=True,
@@ -223,8 +233,10 @@ async def _pay(
     domain: Domain | None,
     gateway_id: str | None,
     chain: _Chain | None,
+    port: int | None,
     as_json: bool,
 ) -> None:
+    """`port` None: beside clients that we do not see."""
     from contextlib import nullcontext
 
     from rich.live import Live
@@ -256,14 +268,17 @@ async def _pay(
             already_signed=bounds.already_signed,
             store=chain_folder() / "promises.sqlite",
             reserve=reserve,
+            beside=port is None,
             domain=domain,
             gateway=gateway_id,
             on_change=show,
         )
-        async with agent:
+        async with agent, _listening(agent, url, key, port) as api:
+            if api is not None and not as_json:
+                out.print(f"your clients' API, paid for as it is used: [bold]{api}[/] (no key is needed)")
             with live:
                 if as_json:
-                    emit("ready", **_json(agent.paid))
+                    emit("ready", url=api, **_json(agent.paid))
                 elif not isinstance(live, Live):
                     out.print(_table(agent.paid))
                 show(agent.paid)
@@ -272,6 +287,29 @@ async def _pay(
                 finally:
                     if not as_json and not isinstance(live, Live):
                         out.print(_table(agent.paid))
+
+
+@asynccontextmanager
+async def _listening(agent: Payer, url: str, key: str, port: int | None) -> AsyncIterator[str | None]:
+    """Serve clients meanwhile; where they reach us."""
+    if port is None:
+        yield None
+        return
+    import asyncio
+
+    from mesh.cli.gateway import serve_until_cancelled
+    from mesh.gateway.paying_proxy import paying_proxy
+    from mesh.gateway.serve import bind, server, url_of
+
+    with bind("127.0.0.1", port) as listener:
+        passed_on = paying_proxy(agent, url.rstrip("/").removesuffix("/v1"), key)
+        async with passed_on as app, server(app, listener) as running:
+            serving = asyncio.create_task(serve_until_cancelled(running, listener))
+            try:
+                yield f"{url_of('127.0.0.1', listener)}/v1"
+            finally:
+                serving.cancel()
+                await asyncio.wait({serving})
 
 
 def _json(paid: Paid) -> dict[str, object]:

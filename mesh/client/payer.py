@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -68,10 +68,17 @@ class Paid:
         return self.signed >= most
 
 
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A request that runs. `got` is what came of it so far, in wei: whoever passes it on says so."""
+
+    got: int = 0
+
+
 class Payer:
     """Pays one gateway from one deposit for as long as it is open, beside any client that uses the API key.
 
-        async with Payer("http://127.0.0.1:8000", "sk-mesh-…", account, budget=10**18):
+        async with Payer("http://127.0.0.1:8000", "sk-mesh-…", account, budget=10**18, beside=True):
             await openai_client.chat.completions.create(…)
 
     It keeps books of its own (`PayerBooks`, on disk in `store` before anything is sent) and believes the gateway in
@@ -88,8 +95,9 @@ class Payer:
     the first time the gateway's own word. `payer` is whose deposit it is, where `account` is a signer that its owner
     authorised. `already_signed` is what was signed for this gateway elsewhere.
 
-    An agent cannot see what other clients get. With `audit` it follows only what `acknowledge` was told, so even a
-    gateway that lies gets no more than `ahead` for nothing.
+    It signs for what passes through it and nothing else (`request`, `mesh.gateway.paying_proxy`): a gateway of which
+    nothing is asked gets nothing, and one that lies about what it gave no more than `ahead`. `beside` a client that it
+    cannot see it takes the gateway's word, and signs `ahead` from the start.
 
     Entering and `pay_now` raise `ConfigError`, `PaymentRefused`, `AccountDisputed`, `PeerUnreachable`, `PeerTimeout`,
     `ProtocolViolation`, `StorageUnavailable`. Once open, a gateway that cannot be reached is asked again, and what the
@@ -106,7 +114,7 @@ class Payer:
         budget: int | None = None,
         ahead: int = DEFAULT_AHEAD,
         max_price: int | None = None,
-        audit: bool = False,
+        beside: bool = False,
         already_signed: int = 0,
         store: Path | None = None,
         reserve: ReserveView | None = None,
@@ -121,9 +129,11 @@ class Payer:
         self._payer = payer if payer is not None else account.canonical
         self._books = PayerBooks(ahead, DEFAULT_BUDGET if budget is None and reserve is None else budget)
         self._max_price = max_price
-        self._audit = audit
-        self._acknowledged: int | None = None
-        """With an audit: what the developer got in this run."""
+        self._beside = beside
+        self._got = 0
+        """What came of requests that have ended, in this run."""
+        self._asked: set[Asked] = set()
+        """Requests that run."""
         self._already_signed = already_signed
         self._store_path = store
         self._reserve = reserve
@@ -148,7 +158,6 @@ class Payer:
             await self._take(state)
             self._books.begin()
             self._began = self._books.followed
-            self._acknowledged = 0 if self._audit else None
             self._store.remember(self._http.url, state.terms.domain, state.terms.gateway)
             await self._pay()
             self._task = asyncio.create_task(self._keep_paying(), name="payer")
@@ -193,12 +202,26 @@ class Payer:
         await self._pay()
         return self.paid
 
-    async def acknowledge(self, amount: int) -> None:
-        """We got something for `amount` wei (with `audit`): what we sign may follow. Raises as `pay_now`."""
-        if self._acknowledged is not None:
-            self._acknowledged += amount
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[Asked]:
+        """A request of ours is under way: it is paid ahead for, and followed as far as what is `got` of it.
+
+        Raises as `pay_now` on entering.
+        """
+        asked = Asked()
+        self._asked.add(asked)
+        try:
             await self._take(self._state)
             await self._pay()
+            yield asked
+        finally:
+            self._asked.discard(asked)
+            self._got += asked.got
+
+    def price_of(self, model: str) -> int:
+        """Wei of a weighted token of a model here, as the gateway says; of one that it does not name, the dearest."""
+        prices = self._state.terms.prices
+        return prices.get(model, max(prices.values(), default=0))
 
     async def finished(self) -> None:
         """Wait until the agent has to stop, which it only does when the gateway refuses it: raises why."""
@@ -276,9 +299,12 @@ class Payer:
 
     def _told(self, state: AccountState) -> Told:
         told = state.told(self._seen_deposit)
-        if self._acknowledged is None:
+        if self._beside:
             return told
-        return replace(told, spent=min(told.spent, self._began + self._acknowledged))
+        got = self._began + self._got + sum(asked.got for asked in self._asked)
+        if not self._asked:  # nothing is wanted that would be worth paying ahead for
+            told = replace(told, pending=0, increment=0)
+        return replace(told, spent=min(told.spent, got))
 
     def _seen(self, *, reachable: bool) -> None:
         self._reachable = reachable

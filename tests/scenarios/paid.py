@@ -166,7 +166,7 @@ class PaidSwarm:
         """One request as a developer, paid for by his agent; what it cost is added to `charged`."""
         url, key = self.urls[gateway], self._key(gateway, developer)
         store = self.folder / f"{developer}-promises.sqlite"
-        agent = Payer(url, key, self.chain.accounts[developer], budget=budget, store=store)
+        agent = Payer(url, key, self.chain.accounts[developer], budget=budget, store=store, beside=True)
         async with agent, self.http(gateway, developer) as http:
             await self.until_complete(http, model)
             response = await http.post("/completions", json=request(model, tokens))

@@ -265,7 +265,12 @@ async def scenario(folder: Path, client: StakingClient, swarm: PaidSwarm) -> Asy
     pids = [gateway.process.pid, provider.process.pid]
     developer = swarm.chain.accounts["developer"]
     payer = Payer(
-        swarm.urls["gate"], swarm.keys["gate"], developer, budget=40 * WEI_PER_FUNC, store=folder / "promises"
+        swarm.urls["gate"],
+        swarm.keys["gate"],
+        developer,
+        budget=40 * WEI_PER_FUNC,
+        store=folder / "promises",
+        beside=True,
     )
     async with (
         payer,

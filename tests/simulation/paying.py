@@ -120,7 +120,9 @@ class PayingWorld:
         """The developer's agent, for as long as its process lives; it is started again when it cannot begin."""
         while True:
             try:
-                async with Payer("http://gateway", KEY, self.account, domain=DOMAIN, gateway=GATEWAY) as payer:
+                async with Payer(
+                    "http://gateway", KEY, self.account, domain=DOMAIN, gateway=GATEWAY, beside=True
+                ) as payer:
                     await payer.finished()
             except (PeerUnreachable, PeerTimeout):
                 await asyncio.sleep(1.0)

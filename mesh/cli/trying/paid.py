@@ -29,8 +29,8 @@ async def walk(steps: Walk) -> None:
     key = await _developer(steps, url, gateway_id)
     steps.step("Begin an epoch", "Work is settled by epochs; we begin a new one, so that all of it falls into one.")
     await steps.run("chain", "mine", "--epochs", "1")
-    payer = await _pay(steps, url, rpc, key)
-    cost = await _ask(steps, url, key)
+    payer, own = await _pay(steps, url, rpc, key)
+    cost = await _ask(steps, own)
     await _settle(steps, gateway, provider, payer, cost)
 
 
@@ -101,20 +101,23 @@ async def _developer(steps: Walk, url: str, gateway_id: str) -> str:
     return key
 
 
-async def _pay(steps: Walk, url: str, rpc: str, key: str) -> Child:
-    steps.step("Pay as you go", "Beside any client runs an agent that signs vouchers for what came, and no more.")
+async def _pay(steps: Walk, url: str, rpc: str, key: str) -> tuple[Child, str]:
+    """The agent, and where clients reach the gateway through it."""
+    steps.step(
+        "Pay as you go", "Between any client and the gateway an agent signs vouchers for what comes, and no more."
+    )
     base = url.removesuffix("/v1")
     typed = ("pay", "--gateway", base, "--rpc", rpc, "--budget", "1")
-    payer = await steps.start("the payer", *typed, shown=typed, more={"MESH_API_KEY": key})
-    await payer.wait_for("ready", START_SECONDS)
-    steps.say("it is ready to sign for at most 1 FUNC")
-    return payer
+    payer = await steps.start("the payer", *typed, "--port", "0", shown=typed, more={"MESH_API_KEY": key})
+    ready = await payer.wait_for("ready", START_SECONDS)
+    steps.say(f"it is ready to sign for at most 1 FUNC, for what clients ask at {ready['url']}")
+    return payer, ready["url"]
 
 
-async def _ask(steps: Walk, url: str, key: str) -> int:
+async def _ask(steps: Walk, url: str) -> int:
     """The answer's cost, in wei."""
-    steps.step("Ask", "With any OpenAI client; each token is paid for as it comes.")
-    headers = {"Authorization": f"Bearer {key}"}
+    steps.step("Ask", "With any OpenAI client, which needs no key there; each token is paid for as it comes.")
+    headers: dict[str, str] = {}
     await until_complete(url, MODEL, headers)
     out.print(f"   [green]POST {url}/completions[/]", highlight=False)
     body = {"model": MODEL, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0.6, "seed": 7, "stream": True}

@@ -40,7 +40,7 @@ async def post(paid: Paid, key: str, **changes: Any) -> httpx.Response:
 async def test_answers_of_any_length_run_on_one_increment_of_credit(paid: Paid) -> None:
     key = paid.key()
     most = 0
-    async with Payer(paid.url, key, ANN) as payer:
+    async with Payer(paid.url, key, ANN, beside=True) as payer:
         assert payer.paid.signed == INCREMENT
         answer = await post(paid, key, max_tokens=300)
         assert answer.json()["usage"]["cost"]["wei"] == str(cost(PROMPT_TOKENS, 300))
@@ -57,7 +57,7 @@ async def test_answers_of_any_length_run_on_one_increment_of_credit(paid: Paid) 
 
 async def test_several_requests_at_once_share_one_increment(paid: Paid) -> None:
     key = paid.key()
-    async with Payer(paid.url, key, ANN) as payer:
+    async with Payer(paid.url, key, ANN, beside=True) as payer:
         answers = await asyncio.gather(*(post(paid, key, max_tokens=40 + each, n=2) for each in range(8)))
         costs = [int(answer.json()["usage"]["cost"]["wei"]) for answer in answers]
         assert (await payer.pay_now()).spent == sum(costs)
@@ -65,7 +65,7 @@ async def test_several_requests_at_once_share_one_increment(paid: Paid) -> None:
 
 async def test_the_agent_is_never_more_than_an_increment_and_what_a_prompt_needs_ahead(paid: Paid) -> None:
     key = paid.key()
-    async with Payer(paid.url, key, ANN):
+    async with Payer(paid.url, key, ANN, beside=True):
         asked = asyncio.create_task(post(paid, key, model="slow", max_tokens=100))
         while not asked.done():
             account = await asyncio.to_thread(paid.account, key)
@@ -76,7 +76,7 @@ async def test_the_agent_is_never_more_than_an_increment_and_what_a_prompt_needs
 
 async def test_a_budget_is_never_passed(paid: Paid) -> None:
     key = paid.key()
-    async with Payer(paid.url, key, ANN, budget=cost(PROMPT_TOKENS, 50)) as payer:
+    async with Payer(paid.url, key, ANN, budget=cost(PROMPT_TOKENS, 50), beside=True) as payer:
         answer = await post(paid, key, max_tokens=40)
         assert answer.status_code == 200
         paid.billing.config = BillingConfig(increment_tokens=K, pause_seconds=0.3)
@@ -87,34 +87,37 @@ async def test_a_budget_is_never_passed(paid: Paid) -> None:
         state = await payer.pay_now()
         assert state.exhausted
         assert state.signed == state.limit == cost(PROMPT_TOKENS, 50)
-    async with Payer(paid.url, key, ANN, budget=cost(PROMPT_TOKENS, 50)):
+    async with Payer(paid.url, key, ANN, budget=cost(PROMPT_TOKENS, 50), beside=True):
         assert (await post(paid, key, max_tokens=40)).status_code == 200, "a new run has a new budget"
 
 
 async def test_a_payer_may_be_less_ahead_than_the_gateway_asks_for(paid: Paid) -> None:
     key = paid.key()
-    async with Payer(paid.url, key, ANN, ahead=INCREMENT // 2) as payer:
+    async with Payer(paid.url, key, ANN, ahead=INCREMENT // 2, beside=True) as payer:
         assert payer.paid.signed == INCREMENT // 2
         assert (await post(paid, key, max_tokens=100)).status_code == 200
 
 
-async def test_with_an_audit_only_what_the_developer_got_is_followed(paid: Paid) -> None:
+async def test_where_nothing_passes_through_it_nothing_is_signed_and_then_only_for_what_came(paid: Paid) -> None:
     paid.billing.config = BillingConfig(increment_tokens=K, pause_seconds=0.3)
     key = paid.key()
-    async with Payer(paid.url, key, ANN, audit=True) as payer:
-        assert error_of(await post(paid, key, max_tokens=100)) == (200, "insufficient_funds")
-        before = (await payer.pay_now()).signed
-        assert INCREMENT <= before <= INCREMENT + FIRST, "the gateway says that it gave something, we did not see it"
-        await payer.acknowledge(cost(PROMPT_TOKENS, 10))
-        state = await payer.pay_now()
-        assert before < state.signed <= INCREMENT + FIRST + cost(PROMPT_TOKENS, 10)
-        assert (await post(paid, key, max_tokens=2)).status_code == 200
+    async with Payer(paid.url, key, ANN) as payer:
+        assert error_of(await post(paid, key, max_tokens=100)) == (402, "insufficient_funds")
+        assert (await payer.pay_now()).promised == 0, "somebody asked, and we did not see it"
+        async with payer.request() as asked:
+            assert error_of(await post(paid, key, max_tokens=100)) == (200, "insufficient_funds")
+            before = (await payer.pay_now()).signed
+            assert INCREMENT <= before <= INCREMENT + FIRST, "the gateway says that it gave more, and that did not come"
+            asked.got = cost(PROMPT_TOKENS, 10)
+            state = await payer.pay_now()
+            assert before < state.signed <= INCREMENT + FIRST + cost(PROMPT_TOKENS, 10)
+        assert (await payer.pay_now()).promised == state.promised
 
 
 async def test_the_deposit_is_never_passed_and_more_of_it_is_used_when_it_comes(paid: Paid) -> None:
     paid.chain.deposit(ANN, 10)
     key = paid.key()
-    async with Payer(paid.url, key, ANN) as payer:
+    async with Payer(paid.url, key, ANN, beside=True) as payer:
         assert payer.paid.signed == 10 and payer.paid.exhausted
         paid.chain.deposit(ANN, 10**18)
         assert (await payer.pay_now()).signed == INCREMENT
@@ -133,7 +136,7 @@ async def test_what_is_promised_is_on_disk_before_it_is_sent(paid: Paid, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GatewayHttp, "pay", watched)
-        async with Payer(paid.url, key, ANN, store=path) as payer:
+        async with Payer(paid.url, key, ANN, store=path, beside=True) as payer:
             await post(paid, key, max_tokens=100)
             signed = (await payer.pay_now()).signed
     assert len(seen) > 3 and set(seen) == {0}
@@ -141,7 +144,7 @@ async def test_what_is_promised_is_on_disk_before_it_is_sent(paid: Paid, tmp_pat
         store.promise(paid.domain, ANN.canonical, GATEWAY, 5)
         assert store.highest(paid.domain, ANN.canonical, GATEWAY) == signed
         assert store.highest(Domain(1, paid.domain.contract), ANN.canonical, GATEWAY) == 0
-    async with Payer(paid.url, key, ANN, store=path) as payer:
+    async with Payer(paid.url, key, ANN, store=path, beside=True) as payer:
         assert payer.paid.promised >= signed
 
 
@@ -149,16 +152,16 @@ async def test_the_agent_pays_only_whom_it_was_told_to(paid: Paid) -> None:
     paid.chain.deposit(EVE, 10**18)
     key = paid.key()
     with pytest.raises(ConfigError, match="is paid on chain 31337"):
-        async with Payer(paid.url, key, ANN, domain=Domain(1, paid.domain.contract)):
+        async with Payer(paid.url, key, ANN, domain=Domain(1, paid.domain.contract), beside=True):
             pass
     with pytest.raises(ConfigError, match="not 'other'"):
-        async with Payer(paid.url, key, ANN, gateway="other"):
+        async with Payer(paid.url, key, ANN, gateway="other", beside=True):
             pass
     with pytest.raises(ConfigError, match="not of " + EVE.address):
-        async with Payer(paid.url, key, EVE):
+        async with Payer(paid.url, key, EVE, beside=True):
             pass
     with pytest.raises(PaymentRefused) as caught:
-        async with Payer(paid.url, "sk-mesh-" + "0" * 64, ANN):
+        async with Payer(paid.url, "sk-mesh-" + "0" * 64, ANN, beside=True):
             pass
     assert caught.value.code == "invalid_api_key"
     assert int(paid.account(key)["signed"]) == 0
@@ -168,14 +171,14 @@ async def test_an_authorised_key_pays_from_the_deposit_of_its_owner(paid: Paid) 
     paid.chain.signers.add((ANN.canonical, BOB.canonical))
     async with GatewayHttp(paid.url + "/v1/") as gateway:
         key = await gateway.make_key(BOB, ANN.canonical, await gateway.terms())
-    async with Payer(paid.url, key, BOB, payer=ANN.canonical):
+    async with Payer(paid.url, key, BOB, payer=ANN.canonical, beside=True):
         assert (await post(paid, key)).status_code == 200
 
 
 async def test_a_key_that_is_revoked_ends_the_agent(paid: Paid) -> None:
     key = paid.key()
     with pytest.raises(PaymentRefused) as caught:
-        async with Payer(paid.url, key, ANN) as payer:
+        async with Payer(paid.url, key, ANN, beside=True) as payer:
             async with GatewayHttp(paid.url, key) as gateway:
                 await gateway.revoke_key()
             async with asyncio.timeout(15):
@@ -193,7 +196,7 @@ async def test_a_gateway_that_is_away_for_a_while_is_asked_again() -> None:
 
     with serving_paid() as paid:
         key = paid.key()
-        async with Payer(paid.url, key, ANN, on_change=heard), asyncio.timeout(30):
+        async with Payer(paid.url, key, ANN, on_change=heard, beside=True), asyncio.timeout(30):
             paid.chain.down = True
             with pytest.raises(PeerUnreachable):
                 async with GatewayHttp(paid.url, key) as gateway:

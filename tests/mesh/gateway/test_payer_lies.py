@@ -29,7 +29,7 @@ def says(**figures: Any) -> Callable[[dict[str, Any], int], None]:
 
 async def pay(liar: Liar, *, key: str = "sk-mesh-x", rounds: int = 60, **bounds: Any) -> Payer:
     """Run the agent until it has asked `rounds` times, or ends."""
-    async with Payer(liar.url, key, ANN, **bounds) as payer:
+    async with Payer(liar.url, key, ANN, **bounds, beside=True) as payer:
         finished = asyncio.create_task(payer.finished())
         while liar.answers < rounds and not finished.done():  # noqa: ASYNC110 - the liar counts
             await asyncio.sleep(0.005)
@@ -229,7 +229,7 @@ async def test_what_the_chain_has_paid_is_known_to_be_signed_without_books() -> 
 
 
 async def payer_of(liar: Liar, reserve: Reserve) -> None:
-    async with Payer(liar.url, "sk-mesh-x", ANN, reserve=reserve):
+    async with Payer(liar.url, "sk-mesh-x", ANN, reserve=reserve, beside=True):
         pass
 
 
@@ -237,6 +237,6 @@ async def test_a_signer_of_another_payer_recovers_what_its_owner_signed() -> Non
     signed = 2 * INCREMENT
     async with (
         lying(Liar(signed=signed, signature=signature(signed, ANN))) as liar,
-        Payer(liar.url, "sk-mesh-x", BOB, payer=ANN.canonical) as payer,
+        Payer(liar.url, "sk-mesh-x", BOB, payer=ANN.canonical, beside=True) as payer,
     ):
         assert payer.paid.promised == signed

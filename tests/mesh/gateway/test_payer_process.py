@@ -75,7 +75,7 @@ def paying(folder: Path, home: Path, more: dict[str, str]) -> Iterator[Agent]:
     create_keystore(wallet, ANN, "secret", cost=1024)
     with serving_paid(folder / "accounts.sqlite", CONFIG) as paid:
         key = paid.key()
-        command = [sys.executable, "-m", "mesh", "pay", "--json", "--trust-gateway", "--gateway", paid.url]
+        command = [sys.executable, "-m", "mesh", "pay", "--json", "--beside", "--trust-gateway", "--gateway", paid.url]
         command += ["--wallet", str(wallet), "--password-file", str(password), "--log-level", "info"]
         with log.open("wb") as stderr:
             parent = subprocess.Popen(

@@ -140,7 +140,9 @@ async def spend(folder: Path, writes: Writes) -> None:
         with watching(writes):
             for _ in range(20):
                 try:
-                    async with Payer(paid.url, key, ANN, budget=10**6 * PRICE, store=folder / "promises.sqlite"):
+                    async with Payer(
+                        paid.url, key, ANN, budget=10**6 * PRICE, store=folder / "promises.sqlite", beside=True
+                    ):
                         answers = [await asyncio.to_thread(ask) for _ in range(REQUESTS)]
                     break
                 except (

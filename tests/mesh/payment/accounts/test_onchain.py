@@ -151,7 +151,7 @@ def test_a_developer_deposits_makes_a_key_pays_and_the_gateway_redeems(
             complete(asking, 5)
         assert (caught.value.status_code, caught.value.code) == (402, "insufficient_funds")
 
-        agent = developer.start("pay", "--gateway", paid.url, "--api-key", key, "--budget", "0.5")
+        agent = developer.start("pay", "--beside", "--gateway", paid.url, "--api-key", key, "--budget", "0.5")
         assert agent.stdout is not None and agent.stderr is not None
         ready = json.loads(agent.stdout.readline())
         assert (ready["event"], ready["signed"]) == ("ready", str(PRICE * K))

@@ -166,7 +166,7 @@ async def test_a_payer_signs_for_what_a_chain_held_before_and_no_more_while_it_a
         async with between(chains[0].url) as way, StakingClient(way.url, chains[0].deployment, retry=AT_ONCE) as client:
             escrow = ChainEscrow(client, GATEWAY, fresh=0.1)
             async with Payer(
-                url, key, DEVELOPER, ahead=1000 * price, already_signed=FUNC // 2, reserve=escrow
+                url, key, DEVELOPER, ahead=1000 * price, already_signed=FUNC // 2, reserve=escrow, beside=True
             ) as payer:
                 held = payer.paid.deposit
                 assert held == FUNC
