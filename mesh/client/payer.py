@@ -70,9 +70,12 @@ class Paid:
 
 @dataclass(eq=False, slots=True)
 class Asked:
-    """A request that runs. `got` is what came of it so far, in wei: whoever passes it on says so."""
+    """A request that runs, in wei: whoever passes it on says so."""
 
     got: int = 0
+    """What came of it so far."""
+    may_cost: int = 0
+    """What it may cost before any of it comes."""
 
 
 class Payer:
@@ -203,12 +206,13 @@ class Payer:
         return self.paid
 
     @asynccontextmanager
-    async def request(self) -> AsyncIterator[Asked]:
-        """A request of ours is under way: it is paid ahead for, and followed as far as what is `got` of it.
+    async def request(self, may_cost: int = 0) -> AsyncIterator[Asked]:
+        """A request of ours is under way: it is paid `ahead` for, or what it `may_cost` before any of it comes, if that
+        is more; and followed as far as what is `got` of it.
 
         Raises as `pay_now` on entering.
         """
-        asked = Asked()
+        asked = Asked(may_cost=may_cost)
         self._asked.add(asked)
         try:
             await self._take(self._state)
@@ -251,7 +255,8 @@ class Payer:
 
     async def _pay(self) -> None:
         async with self._turn:
-            amount = self._books.next_voucher(self._told(self._state))
+            wanted, ahead = self._wanted()
+            amount = self._books.next_voucher(wanted, ahead=ahead)
             if amount is None:
                 return
             terms = self._state.terms
@@ -298,13 +303,23 @@ class Payer:
         self._state = state
 
     def _told(self, state: AccountState) -> Told:
+        """What is believed of an account."""
         told = state.told(self._seen_deposit)
-        if self._beside:
-            return told
-        got = self._began + self._got + sum(asked.got for asked in self._asked)
-        if not self._asked:  # nothing is wanted that would be worth paying ahead for
-            told = replace(told, pending=0, increment=0)
-        return replace(told, spent=min(told.spent, got))
+        return told if self._beside else replace(told, spent=min(told.spent, self._came))
+
+    def _wanted(self) -> tuple[Told, int]:
+        """What the gateway wants to be paid for, and how far ahead of what came: an answer in one piece is paid for
+        before it is there."""
+        told = self._state.told(self._seen_deposit)
+        if self._beside or self._asked:
+            return told, sum(asked.may_cost for asked in self._asked)
+        # Nothing is asked that would be worth paying ahead for.
+        return replace(told, spent=min(told.spent, self._came), pending=0, increment=0), 0
+
+    @property
+    def _came(self) -> int:
+        """What was spent before this run, and what came in it."""
+        return self._began + self._got + sum(asked.got for asked in self._asked)
 
     def _seen(self, *, reachable: bool) -> None:
         self._reachable = reachable

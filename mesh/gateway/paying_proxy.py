@@ -25,6 +25,9 @@ MAX_LINE: Final = 4 << 20
 TIMEOUT_SECONDS: Final = 600.0
 MARGIN_TOKENS: Final = 1024
 """What a chat template and descriptions of tools may add to a prompt."""
+USUAL_TOKENS: Final = 2048
+"""Of an answer in one piece whose request names no limit: so many are paid ahead for."""
+MOST_CHOICES: Final = 128
 OWN: Final = ("/mesh/account", "/mesh/keys", "/mesh/payments")
 """Of the gateway's paths those that are the agent's: whoever reaches this endpoint may spend, not revoke."""
 ADDS_USAGE: Final = ("/v1/completions", "/v1/chat/completions")
@@ -64,7 +67,8 @@ class _Passing:
         self._path = path
         self._asked = _parsed(body)
         self._added_usage = False
-        if self._asked.get("stream") is True and path in ADDS_USAGE:
+        self._streams = self._asked.get("stream") is True
+        if self._streams and path in ADDS_USAGE:
             options = self._asked.get("stream_options")
             if not (isinstance(options, dict) and options.get("include_usage")):
                 self._added_usage = True
@@ -74,6 +78,8 @@ class _Passing:
         self._price = payer.price_of(str(self._asked.get("model", "")))
         self._bytes = self._letters = 0
         self._cost: int | None = None
+        self._began = False
+        """The answer has begun: from now on its bytes bound what it can have cost."""
 
     async def answer(self, request: Request, api_key: str) -> Response:
         headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
@@ -98,9 +104,10 @@ class _Passing:
                     yield part
             return
         async with (
-            self._payer.request() as asked,
+            self._payer.request(0 if self._streams else self._most() * self._price) as asked,
             self._http.stream("POST", path, headers=headers, content=self._body) as response,
         ):
+            self._began = True
             yield response
             streams = response.headers.get("content-type", "").startswith("text/event-stream")
             async for part in self._events(response, asked) if streams else self._whole(response):
@@ -159,9 +166,12 @@ class _Passing:
         limits = [self._asked.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")]
         known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
         choices = self._asked.get("n")
-        each = min([*known, self._bytes]) if known else self._bytes
-        times = max(1, choices) if isinstance(choices, int) else 1
-        return len(self._body) + MARGIN_TOKENS + W_GENERATED * min(each * times, self._bytes)
+        tokens = min(known, default=USUAL_TOKENS) * (
+            min(max(1, choices), MOST_CHOICES) if isinstance(choices, int) else 1
+        )
+        if self._began:
+            tokens = min(tokens, self._bytes) if known else self._bytes
+        return len(self._body) + MARGIN_TOKENS + W_GENERATED * tokens
 
 
 def _texts(said: Mapping[str, Any]) -> list[str]:

@@ -82,11 +82,14 @@ class PayerBooks:
             )
         self.followed = max(self.followed, told.spent)
 
-    def next_voucher(self, told: Told) -> int | None:
-        """The cumulative amount to sign now; None while the gateway holds enough, or no more may be signed."""
+    def next_voucher(self, told: Told, *, ahead: int | None = None) -> int | None:
+        """The cumulative amount to sign now; None while the gateway holds enough, or no more may be signed.
+
+        `ahead`: how far ahead to pay now, where that is more than usual.
+        """
         # Started again, a gateway may say that it has handed out less; what requests need comes on top of that.
         spent = max(self.followed, told.spent + told.pending)
-        wanted = min(spent + told.increment, self.followed + self.ahead, told.deposit)
+        wanted = min(spent + told.increment, self.followed + max(self.ahead, ahead or 0), told.deposit)
         if self.limit is not None:
             # What is promised already may be signed again: it adds nothing.
             wanted = min(wanted, max(self.limit, self.promised))

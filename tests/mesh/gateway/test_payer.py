@@ -101,7 +101,7 @@ async def test_a_payer_may_be_less_ahead_than_the_gateway_asks_for(paid: Paid) -
 async def test_where_nothing_passes_through_it_nothing_is_signed_and_then_only_for_what_came(paid: Paid) -> None:
     paid.billing.config = BillingConfig(increment_tokens=K, pause_seconds=0.3)
     key = paid.key()
-    async with Payer(paid.url, key, ANN) as payer:
+    async with Payer(paid.url, key, ANN, ahead=INCREMENT + FIRST) as payer:
         assert error_of(await post(paid, key, max_tokens=100)) == (402, "insufficient_funds")
         assert (await payer.pay_now()).promised == 0, "somebody asked, and we did not see it"
         async with payer.request() as asked:

@@ -54,6 +54,7 @@ async def test_answers_of_all_apis_pass_and_their_cost_is_what_is_followed(paid:
         whole = await client.completions.create(
             model=MODEL, prompt="ab", max_tokens=30, extra_body={"ignore_eos": True}
         )
+        assert whole.usage.completion_tokens == 30  # type: ignore[union-attr]
         spent += int(whole.usage.model_extra["cost"]["wei"])  # type: ignore[union-attr, index]
         assert (await payer.pay_now()).spent == spent
         chat = await client.chat.completions.create(
@@ -117,7 +118,7 @@ async def test_a_gateway_that_says_that_a_small_answer_cost_a_fortune_gets_what_
             async with httpx.AsyncClient(timeout=30) as http:
                 answer = await http.post(f"{own}/v1/completions", json={**ASK, "max_tokens": 4})
             assert answer.status_code == 200
-            most = (len(answer.request.content) + MARGIN_TOKENS + 4 * 4) * price
+            most = 2 * (len(answer.request.content) + MARGIN_TOKENS + 4 * 4) * price  # paid ahead for, and said to cost
             seen = liar.answers
             while liar.answers < seen + 6:  # noqa: ASYNC110 - the liar counts
                 await asyncio.sleep(0.01)
