@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.client.backend_config import BackendConfig
+from mesh.client.generation import Patience
 from mesh.client.trial_book import MOST_VAIN, YOUNG, History, Subject, TrialBook
 from mesh.client.trials import ANSWER, PROMPT, Verification, trial_size
 from mesh.client.types import GenerateRequest
@@ -21,6 +23,8 @@ from shards.model.span import Span
 from tests.mesh.payment.money import THREE, Money
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm, until
 from tests.mesh.verification.test_audits import noisy, spoil
+
+HASTY = BackendConfig(patience=Patience(attempts=1, route_seconds=0.5, resume_seconds=0.5))
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -78,7 +82,7 @@ async def test_one_that_computes_something_else_is_never_routed_to_nor_paid_and_
 async def test_one_that_turns_bad_after_its_trial_is_found_by_its_next_session_and_nothing_more_is_signed(
     folder: Path,
 ) -> None:
-    async with memory_swarm(folder, THREE, money=Money()) as swarm:
+    async with memory_swarm(folder, THREE, backend=HASTY, money=Money()) as swarm:
         await swarm.generate(request())
         await until(lambda: held(swarm, 0) == (TRIAL + ASKED) * 2)
         await swarm.backend.audits.finished()
@@ -152,7 +156,7 @@ async def test_a_later_turn_of_which_hops_have_the_beginning_already_is_audited_
 
 
 async def test_one_that_shows_nothing_when_it_is_asked_is_on_trial_again(folder: Path) -> None:
-    async with memory_swarm(folder, (Span(0, 5),), money=Money()) as swarm:
+    async with memory_swarm(folder, (Span(0, 5),), backend=HASTY, money=Money()) as swarm:
         await swarm.generate(request())
         await until(lambda: history(swarm, 0).audits == 2)
         proving = swarm.providers[0].service._proving
