@@ -16,6 +16,7 @@ from mesh.discovery.records import ProviderRecord
 from mesh.errors import PeerError
 from mesh.swarm.route import Hop
 from mesh.transport.port import Transport
+from mesh.transport.quotas import Rates
 from mesh.verification.evidence import Evidence
 from mesh.wire.audit import MAX_REPLAYED
 from shards.model.numerics import has_same_bits
@@ -30,6 +31,8 @@ MOST_RUNNING: Final = 4
 MOST_AUDITORS: Final = 2
 """Whose replays are asked for before a provider is taken for a cheat, where there are so many."""
 REMEMBERED: Final = 64
+OFTEN: Final = (1.0, 16.0)
+"""Audits of one hop, a second in the long run and at once: it hands out rows only so often."""
 
 
 class SessionAudits:
@@ -66,6 +69,7 @@ class SessionAudits:
         """The session that ended last."""
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._often = Rates(*OFTEN)
         self._unreliable: set[str] = set()
         """Auditors whom others have contradicted; asked where there is nobody else."""
 
@@ -111,9 +115,12 @@ class SessionAudits:
         if not suspects and self._random.random() >= self._share:
             return
         here = digest in self._replayers
+        now = time.monotonic()
         auditable = [hop for hop in suspects or session.hops if here or self._replicas(hop, digest)]
         if auditable:
-            await self._audit(session, self._random.choice(auditable), answer)
+            hop = self._random.choice(auditable)
+            if not self._often.of(hop.peer).refusal(now):
+                await self._audit(session, hop, answer)
 
     def _replicas(self, hop: Hop, digest: str) -> list[str]:
         """Who could run a hop's blocks again, those that were never contradicted first."""

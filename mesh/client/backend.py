@@ -318,9 +318,9 @@ class SwarmBackend:
             table = self._table(offer)
             now = time.monotonic()
             factors, busy = self._penalised.factors(now) | self.audits.evidence.factors(now), self._full.waits(now)
-            untried = frozenset() if self.trials is None else self.trials.untried(offer.records)
+            untried = frozenset() if self.trials is None else self.trials.untried(offer)
             out = excluded | untried if fresh else excluded | untried | factors.keys()
-            if self.trials is not None and untried:
+            if self.trials is not None:
                 self.trials.begin(offer)
             noise = SPREAD * self._noise.random(len(offer.records))
             try:

@@ -24,14 +24,15 @@ FIRST_PAUSE: Final = 15.0
 """Seconds until a provider that has not passed is tried again; twice as long each time …"""
 LONGEST_PAUSE: Final = 3600.0
 """… and at most so long."""
-MOST_VAIN: Final = 4
-"""So often in a row a provider may show nothing when it is asked, before it counts as one that has not passed."""
+MOST_VAIN: Final = 8
+"""So often in a row a provider may show nothing when a session in service is audited, before it counts as one that has
+not passed. Half of that is forgotten when it passes its next trial: the rest only what it shows in service clears."""
 MOST_WHY: Final = 400
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS histories (
     provider TEXT NOT NULL, digest TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
     evidence REAL NOT NULL, audits INTEGER NOT NULL, differing INTEGER NOT NULL, vain INTEGER NOT NULL,
-    again_at REAL NOT NULL, why TEXT NOT NULL,
+    withheld INTEGER NOT NULL, failed INTEGER NOT NULL, again_at REAL NOT NULL, why TEXT NOT NULL,
     PRIMARY KEY (provider, digest, first, last)) WITHOUT ROWID;
 """
 
@@ -55,7 +56,11 @@ class History:
     """That found something out."""
     differing: int = 0
     vain: int = 0
-    """Trials and audits in a row that found nothing out: no route, no records, no rows."""
+    """Audits in service, in a row, to which it showed nothing: no records, no rows."""
+    withheld: int = 0
+    """How often that came to `MOST_VAIN`."""
+    failed: int = 0
+    """Trials in a row that found nothing out."""
     again_at: float = 0.0
     """When it may be tried again (seconds since 1970), where it has not passed."""
     why: str = ""
@@ -76,22 +81,34 @@ class History:
         """Whether all of its sessions are to be audited."""
         return self.audits < YOUNG or not self.has_passed
 
-    def weigh(self, ratio: float, why: str, now: float) -> None:
+    def weigh(self, ratio: float, why: str, now: float, *, in_trial: bool) -> None:
         """An audit has found `ratio` (p1 ÷ p0; 0: the same bits): E ← e · max(E, 1)."""
         self.evidence = min(e_value(ratio) * max(self.evidence, 1.0), 1e300)
-        self.audits, self.vain, self.why = self.audits + 1, 0, why[:MOST_WHY]
-        if not self.has_passed:
+        self.audits, self.why = self.audits + 1, why[:MOST_WHY]
+        if self.evidence > SUSPECT:
             self.differing += 1
-            self.again_at = now + self._pause(self.differing)
+            self.again_at = now + pause_after(self.differing)
+        elif in_trial:
+            self.failed, self.vain = 0, min(self.vain, MOST_VAIN // 2)
+        else:
+            self.vain = 0
 
-    def note_vain(self, why: str, now: float) -> None:
-        """A trial or an audit has found nothing out."""
-        self.vain, self.why = self.vain + 1, why[:MOST_WHY]
-        self.again_at = now + self._pause(self.vain)
+    def note_vain(self, why: str, now: float, *, in_trial: bool) -> None:
+        """A trial has found nothing out, or an audit was shown nothing."""
+        self.why = why[:MOST_WHY]
+        if in_trial:
+            self.failed += 1
+            self.again_at = now + pause_after(self.failed)
+            return
+        self.vain += 1
+        if self.vain == MOST_VAIN:
+            self.withheld += 1
+            self.again_at = now + pause_after(self.withheld)
 
-    @staticmethod
-    def _pause(times: int) -> float:
-        return float(min(FIRST_PAUSE * 2.0 ** min(times - 1, 20), LONGEST_PAUSE))
+
+def pause_after(times: int) -> float:
+    """Seconds before the next trial, after so many."""
+    return float(min(FIRST_PAUSE * 2.0 ** min(max(times - 1, 0), 20), LONGEST_PAUSE))
 
 
 class TrialBook(Database):
@@ -103,6 +120,8 @@ class TrialBook(Database):
         with self._reading() as db:
             rows = db.execute("SELECT * FROM histories").fetchall()
         self._known = {Subject(*row[:4]): History(*row[4:]) for row in rows}
+        self.version = 0
+        """Grows with every change."""
 
     def of(self, subject: Subject) -> History:
         """A subject's history; an empty one where there is none."""
@@ -127,21 +146,22 @@ class TrialBook(Database):
             each.evidence > SUSPECT or each.vain >= MOST_VAIN for each in known
         )
 
-    def weigh(self, subject: Subject, ratio: float, why: str, now: float) -> History:
+    def weigh(self, subject: Subject, ratio: float, why: str, now: float, *, in_trial: bool = True) -> History:
         """As `History.weigh`, and on disk."""
         found = self._known.setdefault(subject, History())
-        found.weigh(ratio, why, now)
+        found.weigh(ratio, why, now, in_trial=in_trial)
         self._write(subject, found)
         return found
 
-    def note_vain(self, subject: Subject, why: str, now: float) -> History:
+    def note_vain(self, subject: Subject, why: str, now: float, *, in_trial: bool) -> History:
         """As `History.note_vain`, and on disk."""
         found = self._known.setdefault(subject, History())
-        found.note_vain(why, now)
+        found.note_vain(why, now, in_trial=in_trial)
         self._write(subject, found)
         return found
 
     def _write(self, subject: Subject, found: History) -> None:
+        self.version += 1
         values = (*astuple(subject), *astuple(found))
         try:
             with self._transaction() as db:

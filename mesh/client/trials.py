@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from mesh.client.audit_hop import Replayer, Verdict
@@ -23,7 +24,7 @@ from mesh.client.hop_link import HopLinks
 from mesh.client.inbox import together
 from mesh.client.ring_session import RingSession
 from mesh.client.session_plan import SessionPlan
-from mesh.client.trial_book import FIRST_PAUSE, History, Subject, TrialBook
+from mesh.client.trial_book import History, Subject, TrialBook, pause_after
 from mesh.discovery.records import ProviderRecord
 from mesh.errors import MeshError, NoRoute, Refused
 from mesh.payment.credit.issuer import VoucherIssuer
@@ -39,6 +40,10 @@ WAIT_SECONDS: Final = 120.0
 """So long a request waits for trials where there is no route without them."""
 PAUSE_SECONDS: Final = 1.0
 """Between two rounds of trials of a model."""
+MOST_OFFERS: Final = 64
+COUNTED_SECONDS: Final = 86_400.0
+"""A provider that shows up with other blocks is tried after a pause that doubles with each trial in this time: trials
+are work that it is paid for."""
 PROMPT, ANSWER = 48, 24
 """Tokens of a trial, where a provider's credit is enough for them twice."""
 
@@ -97,21 +102,29 @@ class ProviderTrials:
         self._session = session
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ended: dict[str, float] = {}
-        self._tried: dict[str, float] = {}
-        """When a provider was tried last."""
+        self._tried: dict[str, tuple[float, int]] = {}
+        """When a provider was tried last, and how often in the last day or so."""
+        self._left_out: dict[str, tuple[Offer, int, frozenset[str]]] = {}
+        """What `untried` said of an offer, and at which version of the book."""
         self.spent: dict[str, TrialCost] = {}
         """By a model's digest."""
         issuer.holds, issuer.vetting.barred = self._holds, self._book.bar
         audits.is_young, audits.on_verdict = self.is_young, self.judged
 
-    def untried(self, records: Iterable[ProviderRecord]) -> frozenset[str]:
+    def untried(self, offer: Offer) -> frozenset[str]:
         """Peers that are not to be routed to: they have not shown their work, or it was not their model's."""
-        return frozenset(
-            record.peer
-            for record in records
-            if self._verification.covers(record.digest)
-            and ((subject := self._subject(record)) is None or not self._book.of(subject).has_passed)
-        )
+        known = self._left_out.get(offer.digest)
+        if known is not None and known[0] is offer and known[1] == self._book.version:
+            return known[2]
+        out: frozenset[str] = frozenset()
+        if self._verification.covers(offer.digest):
+            subjects = {record.peer: self._subject(record) for record in offer.records}
+            passed = {peer for peer, subject in subjects.items() if subject and self._book.of(subject).has_passed}
+            out = frozenset(subjects.keys() - passed)
+        if len(self._left_out) >= MOST_OFFERS:
+            self._left_out.clear()
+        self._left_out[offer.digest] = offer, self._book.version, out
+        return out
 
     def begin(self, offer: Offer) -> None:
         """Have those tried whose turn it is, unless that is being done."""
@@ -135,7 +148,7 @@ class ProviderTrials:
 
     def why_not(self, offer: Offer) -> str:
         """Why there is no route through those that are left out; empty where nobody is."""
-        out = self.untried(offer.records)
+        out = self.untried(offer)
         if not out:
             return ""
         if offer.digest not in self._verification.replayers:
@@ -149,9 +162,9 @@ class ProviderTrials:
         if subject is None:
             return
         if verdict.ratio is not None:
-            self._tasks.create_task(self._weigh(subject, verdict.ratio, verdict.text))
+            self._tasks.create_task(self._weigh(subject, verdict.ratio, verdict.text, in_trial=False))
         elif verdict.outcome.startswith("withheld"):
-            self._tasks.create_task(self._note_vain(hop, subject, verdict.text))
+            self._tasks.create_task(self._note_vain(hop, subject, verdict.text, in_trial=False))
 
     def is_young(self, peer: str, digest: str) -> bool:
         """Whether all that a provider does for us is to be audited."""
@@ -191,9 +204,10 @@ class ProviderTrials:
             if subject is None or record.state != "serving":
                 continue
             history = self._book.of(subject)
-            fresh = not history.audits and not history.vain  # of other blocks it may have been tried just now
-            rested = at - self._tried.get(subject.provider, -math.inf) >= FIRST_PAUSE
-            if not history.has_passed and now >= history.again_at and (rested or not fresh):
+            fresh = not history.audits and not history.failed  # of other blocks it may have been tried just now
+            last, times = self._tried.get(subject.provider, (-math.inf, 0))
+            rested = not fresh or at - last >= pause_after(times)
+            if not history.has_passed and now >= history.again_at and rested:
                 due.add(record.peer)
         return frozenset(due)
 
@@ -207,7 +221,7 @@ class ProviderTrials:
         while due:
             try:
                 others = {record.peer: SHUNNED for record in offer.records if record.peer not in due}
-                hops = self._table(offer).choose(excluded=self.untried(offer.records) - due, factors=others)
+                hops = self._table(offer).choose(excluded=self.untried(offer) - due, factors=others)
             except (NoRoute, Refused) as error:
                 logger.info("%d providers of %s cannot be tried now: %s", len(due), offer.name, error)
                 return
@@ -220,7 +234,10 @@ class ProviderTrials:
     async def _try(self, offer: Offer, hops: Sequence[Hop], tested: Sequence[Hop]) -> None:
         subjects = {record.peer: self._subject(record) for record in offer.records}
         under = {hop: subject for hop in tested if (subject := subjects[hop.peer]) is not None}
-        self._tried |= {subject.provider: time.monotonic() for subject in under.values()}
+        for provider in {subject.provider for subject in under.values()}:
+            last, times = self._tried.get(provider, (-math.inf, 0))
+            at = time.monotonic()
+            self._tried[provider] = at, 1 + (times if at - last < COUNTED_SECONDS else 0)
         try:
             async with asyncio.timeout(TRIAL_SECONDS):
                 session = await self._run(offer, hops)
@@ -281,8 +298,8 @@ class ProviderTrials:
             prompt_scores=False,
         )
 
-    async def _weigh(self, subject: Subject, ratio: float, why: str) -> None:
-        found = await asyncio.to_thread(self._book.weigh, subject, ratio, why, time.time())
+    async def _weigh(self, subject: Subject, ratio: float, why: str, *, in_trial: bool = True) -> None:
+        found = await asyncio.to_thread(partial(self._book.weigh, subject, ratio, why, time.time(), in_trial=in_trial))
         if found.has_passed:
             logger.info("provider %s has shown its work: %s", subject.provider, why)
             self._issuer.released(subject.provider)
@@ -291,6 +308,6 @@ class ProviderTrials:
         else:
             logger.warning("nothing is signed for provider %s, its work is not its model's: %s", subject.provider, why)
 
-    async def _note_vain(self, hop: Hop, subject: Subject, why: str) -> None:
+    async def _note_vain(self, hop: Hop, subject: Subject, why: str, *, in_trial: bool = True) -> None:
         logger.warning("provider %s (%s) has not shown its work: %s", subject.provider, hop.peer, why)
-        await asyncio.to_thread(self._book.note_vain, subject, why, time.time())
+        await asyncio.to_thread(partial(self._book.note_vain, subject, why, time.time(), in_trial=in_trial))

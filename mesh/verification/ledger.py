@@ -13,7 +13,7 @@ from mesh.identity import Identity
 from mesh.verification.commitments import EVERY, NOTHING, Place, begin_chain, extend_chain
 from mesh.wire.work import Work
 
-KEPT_BYTES: Final = 64 << 20
+KEPT_BYTES: Final = 256 << 20
 """Of rows of recent sessions, of those that still run too."""
 ROW_BYTES: Final = 48
 """What a row takes beside its bytes."""
@@ -33,7 +33,8 @@ class Kept:
 
 
 class Retention:
-    """Rows of recent sessions, of at most `limit` bytes; the sessions that began first go first."""
+    """Rows of recent sessions, of at most `limit` bytes; those go first that nothing was added to for longest: an
+    audit comes soon."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -45,9 +46,8 @@ class Retention:
 
     def keep(self, session: bytes, client: str, begin: int, ins: Sequence[bytes], outs: Sequence[bytes]) -> None:
         """More rows of a session. One whose beginning is not there any more is not kept: nobody could run it again."""
-        found = self._kept.get(session)
-        if found is None:
-            found = self._kept[session] = Kept(client, begin)
+        found = self._kept.pop(session, None) or Kept(client, begin)
+        self._kept[session] = found
         if begin != found.begin + len(found.ins):
             self._drop(session)
             return

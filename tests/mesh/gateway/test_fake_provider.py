@@ -91,7 +91,7 @@ async def test_tokens_that_no_model_said_are_neither_paid_nor_charged_for_nor_se
         assert served.fake.sessions == 1, "one trial, and the next one in a while"
         books_agree(served, 0)
         history = next(iter(book_of(served).all_of("fake").values()))
-        assert (history.differing, history.vain) == ((1, 0) if commits else (0, 1))
+        assert (history.differing, history.failed) == ((1, 0) if commits else (0, 1))
 
 
 async def test_a_provider_whose_trials_all_differ_is_barred_for_good_though_its_stake_stands(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from mesh.client.backend_config import BackendConfig
 from mesh.client.generation import Patience
-from mesh.client.trial_book import MOST_VAIN, YOUNG, History, Subject, TrialBook
+from mesh.client.trial_book import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MOST_VAIN,
+    YOUNG,
+    History,
+    Subject,
+    TrialBook,
+    pause_after,
+)
 from mesh.client.trials import ANSWER, PROMPT, Verification, trial_size
 from mesh.client.types import GenerateRequest
 from mesh.errors import NoRoute
@@ -155,25 +165,52 @@ async def test_a_later_turn_of_which_hops_have_the_beginning_already_is_audited_
         assert await outcomes() == [("exact", 25), ("differs", 25), ("exact", 25)]
 
 
-async def test_one_that_shows_nothing_when_it_is_asked_is_on_trial_again(folder: Path) -> None:
-    async with memory_swarm(folder, (Span(0, 5),), backend=HASTY, money=Money()) as swarm:
+async def test_one_that_shows_nothing_when_it_is_asked_is_passed_over_for_longer_each_time(folder: Path) -> None:
+    money = Money(terms=CreditTerms(1024, 1.0, 0.02))
+    async with memory_swarm(folder, (Span(0, 5),), backend=HASTY, money=money) as swarm:
         await swarm.generate(request())
         await until(lambda: history(swarm, 0).audits == 2)
         proving = swarm.providers[0].service._proving
         assert proving is not None
-        sign, proving.close = proving.close, lambda *asked: []  # type: ignore[method-assign]
-        for first in range(MOST_VAIN):
-            await swarm.generate(request(first))
-            await until(lambda: history(swarm, 0).vain == 1 + first)  # noqa: B023
+        sign = proving.close
+
+        async def serves_without_records(times: int) -> None:
+            proving.close = lambda *asked: []  # type: ignore[method-assign]
+            for number in range(times):
+                before = history(swarm, 0).vain
+                await swarm.generate(request(number))
+                await until(lambda: history(swarm, 0).vain > before)  # noqa: B023
+            proving.close = sign  # type: ignore[method-assign]
+
+        await serves_without_records(MOST_VAIN - 1)
+        await swarm.generate(request(20))  # what it shows in service clears it
+        await until(lambda: history(swarm, 0).vain == 0)
+        await serves_without_records(MOST_VAIN)
         gained = held(swarm, 0)
         with pytest.raises(NoRoute, match=r"has not shown its work: .*there are no records"):
             await swarm.generate(request(50))
-        proving.close = sign  # type: ignore[method-assign]
         history(swarm, 0).again_at = 0.0
         await asyncio.sleep(1.1)
         assert (await swarm.generate(request(51))).tokens
-        assert history(swarm, 0).vain == 0
         await until(lambda: held(swarm, 0) > gained)
+        assert history(swarm, 0).withheld == 1
+
+
+def test_a_trial_that_is_passed_forgives_half_of_what_was_withheld_and_pauses_double() -> None:
+    known = History()
+    known.weigh(0.0, "", 0.0, in_trial=True)
+    pauses, now = [], 0.0
+    for _ in range(12):
+        sessions = 0
+        while known.has_passed:
+            known.note_vain("", now, in_trial=False)
+            sessions += 1
+        pauses.append(known.again_at - now)
+        assert sessions == (MOST_VAIN if len(pauses) == 1 else MOST_VAIN // 2)
+        now = known.again_at
+        known.weigh(0.0, "", now, in_trial=True)
+    assert pauses == [pause_after(times) for times in range(1, 13)] and pauses[-1] == LONGEST_PAUSE
+    assert not known.is_barred, "it is not known to be a cheat"
 
 
 @pytest.mark.parametrize("credit", [1, 2, 7, 64, 1024, 1 << 32])
@@ -190,7 +227,7 @@ def test_a_bar_needs_four_findings_more_than_what_cleared_it_and_passing_is_what
 ) -> None:
     known = History()
     for number, ratio in enumerate(found):
-        known.weigh(ratio, "", float(number))
+        known.weigh(ratio, "", float(number), in_trial=number % 2 == 0)
         assert not (known.has_passed and known.is_barred)
         if ratio == CAP:
             assert not known.has_passed and known.again_at > number
@@ -216,3 +253,13 @@ def test_four_audits_in_a_row_bar_a_provider_whatever_it_serves_then(tmp_path: P
     with TrialBook(path) as book:
         assert book.bar("ann") == "differs 3" and book.bar("bob") is None
         assert book.of(good).has_passed and not book.may_be_paid("bob")
+
+
+def test_pauses_between_trials_double_so_that_nobody_lives_on_trials() -> None:
+    pauses = [pause_after(times) for times in range(40)]
+    assert pauses[0] == pauses[1] == FIRST_PAUSE and pauses[-1] == LONGEST_PAUSE
+    assert all(other >= one for one, other in pairwise(pauses))
+    day, times = 0.0, 0
+    while day < 86_400:
+        day, times = day + pause_after(times), times + 1
+    assert times < 35
