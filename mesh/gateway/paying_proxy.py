@@ -15,6 +15,7 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from chain import safe_json
 from chain.http_guard import Allowed, HttpGuard, Refusal
 from mesh.client.payer import Asked, Payer
 from mesh.errors import MeshError
@@ -65,7 +66,7 @@ class _Passing:
         self._payer = payer
         self._http = http
         self._path = path
-        self._asked = _parsed(body)
+        self._asked = _object(body)
         self._added_usage = False
         self._streams = self._asked.get("stream") is True
         if self._streams and path in ADDS_USAGE:
@@ -122,7 +123,7 @@ class _Passing:
             if len(kept) <= MAX_BODY:
                 kept += part
             yield part
-        self._read(_parsed(bytes(kept)))
+        self._read(_object(bytes(kept)))
 
     async def _events(self, response: httpx.Response, asked: Asked) -> AsyncIterator[bytes]:
         """Server-sent events, one after another, as they come."""
@@ -145,7 +146,7 @@ class _Passing:
         """Look at an event; whether it is for the client, and not one that only we have asked for."""
         for line in event.splitlines():
             if line.startswith(b"data: {"):
-                said = _parsed(line[6:])
+                said = _object(line[6:])
                 self._read(said)
                 if self._added_usage and said.get("usage") and said.get("choices") == []:
                     return False
@@ -197,10 +198,10 @@ async def _bytes_of(parts: AsyncGenerator[httpx.Response | bytes]) -> AsyncItera
                 yield part
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = safe_json.parse(data)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
