@@ -7,8 +7,10 @@ nothing is asked it signs nothing. The key stays with it; clients need none.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
@@ -32,6 +34,7 @@ MOST_CHOICES: Final = 128
 OWN: Final = ("/mesh/account", "/mesh/keys", "/mesh/payments")
 """Of the gateway's paths those that are the agent's: whoever reaches this endpoint may spend, not revoke."""
 ADDS_USAGE: Final = ("/v1/completions", "/v1/chat/completions")
+_WEI: Final = re.compile(r"[0-9]{1,38}")
 _PASSED_ON: Final = ("content-type", "accept", "x-request-id", "anthropic-version", "openai-beta")
 _PASSED_BACK: Final = ("content-type", "retry-after", "x-request-id", "cache-control")
 
@@ -123,7 +126,7 @@ class _Passing:
             if len(kept) <= MAX_BODY:
                 kept += part
             yield part
-        self._read(_object(bytes(kept)))
+        self._note(read_piece(bytes(kept)))
 
     async def _events(self, response: httpx.Response, asked: Asked) -> AsyncIterator[bytes]:
         """Server-sent events, one after another, as they come."""
@@ -146,20 +149,15 @@ class _Passing:
         """Look at an event; whether it is for the client, and not one that only we have asked for."""
         for line in event.splitlines():
             if line.startswith(b"data: {"):
-                said = _object(line[6:])
-                self._read(said)
-                if self._added_usage and said.get("usage") and said.get("choices") == []:
+                piece = read_piece(line[6:])
+                self._note(piece)
+                if self._added_usage and piece.is_usage:
                     return False
         return True
 
-    def _read(self, said: Mapping[str, Any]) -> None:
-        """What a piece of an answer says, and what it says that it costs."""
-        for holder in (said, said.get("response"), said.get("message")):
-            usage = holder.get("usage") if isinstance(holder, dict) else None
-            cost = usage.get("cost") if isinstance(usage, dict) else None
-            if isinstance(cost, dict) and str(cost.get("wei", "")).isdecimal():
-                self._cost = int(str(cost["wei"])[:78])
-        self._letters += sum(map(len, _texts(said)))
+    def _note(self, piece: Piece) -> None:
+        self._cost = self._cost if piece.cost is None else piece.cost
+        self._letters += piece.letters
 
     def _most(self) -> int:
         """Weighted tokens that the answer can have cost, whatever the gateway says: a token of a prompt has a byte at
@@ -173,6 +171,30 @@ class _Passing:
         if self._began:
             tokens = min(tokens, self._bytes) if known else self._bytes
         return len(self._body) + MARGIN_TOKENS + W_GENERATED * tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What an answer, or an event of one, says."""
+
+    cost: int | None
+    """Wei that it says it costs."""
+    letters: int
+    is_usage: bool
+    """It says that and nothing else."""
+
+
+def read_piece(data: bytes) -> Piece:
+    """An answer's body, or an event's data; whatever is no such thing says nothing."""
+    said = _object(data)
+    cost: int | None = None
+    for holder in (said, said.get("response"), said.get("message")):
+        usage = holder.get("usage") if isinstance(holder, dict) else None
+        claimed = usage.get("cost") if isinstance(usage, dict) else None
+        wei = claimed.get("wei") if isinstance(claimed, dict) else None
+        if isinstance(wei, str) and _WEI.fullmatch(wei):
+            cost = int(wei)
+    return Piece(cost, sum(map(len, _texts(said))), bool(said.get("usage")) and said.get("choices") == [])
 
 
 def _texts(said: Mapping[str, Any]) -> list[str]:

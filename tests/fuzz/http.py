@@ -16,6 +16,7 @@ from mesh.gateway.accounts_api import MAX_BODY, KeyBody, PaymentBody, _bytes
 from mesh.gateway.chat import read_message
 from mesh.gateway.edge import parse_body
 from mesh.gateway.errors import ApiFailure
+from mesh.gateway.paying_proxy import Piece, read_piece
 from mesh.gateway.sampling import sampling_params, stop_strings, top_logprobs
 from mesh.gateway.schemas import ChatRequest, CompletionRequest, SamplingFields
 from mesh.payment.accounts.api_keys import KeyRequest
@@ -144,6 +145,19 @@ def _answer_wrong(sample: bytes, data: bytes, found: Any) -> str | None:
     return None if all(0 <= amount < 10**39 for amount in amounts) and len(state.payer) == 20 else "no amounts"
 
 
+def _pieces() -> list[bytes]:
+    usage = {"usage": {"completion_tokens": 2, "cost": {"wei": "120", "func": "0.1"}}}
+    return [json.dumps(each).encode() for each in (
+        {"choices": [{"text": "ab", "delta": {"content": "c", "tool_calls": [{"id": "x"}]}}], **usage},
+        {"type": "response.completed", "response": usage}, {"delta": {"text": "x"}}, {"delta": "x", **usage},
+    )]  # fmt: skip
+
+
+def _piece_wrong(sample: bytes, data: bytes, piece: Piece) -> str | None:
+    right = (piece.cost is None or 0 <= piece.cost < 10**38) and 0 <= piece.letters <= 12 * len(data)
+    return None if right else "no amount, or more text than there is"
+
+
 def decoders() -> list[Decoder]:
     """All of this module."""
     asked = (ApiFailure, InvalidRequest, InvalidSampling)
@@ -194,6 +208,15 @@ def decoders() -> list[Decoder]:
             (ProtocolViolation,),
             _answer_wrong,
             ("mesh.client.gateway_http:GatewayHttp._ask",),
+            mutate_json,
+        ),
+        Decoder(
+            "answers that pass through a payer",
+            _pieces,
+            read_piece,
+            (),
+            _piece_wrong,
+            ("mesh.gateway.paying_proxy:_object",),
             mutate_json,
         ),
     ]
