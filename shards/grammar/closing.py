@@ -1,0 +1,175 @@
+"""A short way from where an answer stands to an end of its form, and when it has to be taken.
+
+An answer that has only so many tokens is of no use where they end in the middle of its form: nobody can read half of a
+JSON text. So what is left is compared, now and then, with what the shortest ending that is found easily would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MOST_STEPS: Final = 600
+"""Bytes that are chosen for an ending, beside those that must come: a form that takes more is not helped."""
+MOST_BYTES: Final = 8192
+SPARE: Final = 64
+"""Tokens that stay when an answer is brought to its end: the next one might open a part that takes so many more."""
+
+_CLOSES = b"}],"
+_BEGINS = b'"ntf0123456789[{:-'
+_PARTS = b"@:/.-_+ T"
+_LETTERS = b"xyzabcdefghijklmnopqrstuvwXYZABCDEFGHIJKLMNOPQRSTUVW"
+_DIGITS = b"0123456789"
+_NUMBERS = _DIGITS + b"-+.eE"
+_PRINTING = bytes(range(0x20, 0x7F))
+_ANY_TEXT = 80
+"""Where so many printing characters may come next, any text may."""
+
+
+def single_bytes(tokens: Sequence[bytes]) -> dict[int, int]:
+    """For each byte a token that is just it, where there is one."""
+    found: dict[int, int] = {}
+    for number, token in enumerate(tokens):
+        if len(token) == 1:
+            found.setdefault(token[0], number)
+    return found
+
+
+def ending(
+    at: LLMatcher, trie: LLTokenizer, singles: dict[int, int], until: Callable[[], bool] = lambda: False
+) -> tuple[int, ...] | None:
+    """Tokens that bring an answer from `at`, which stays as it is, to an end of its form; None where none is found
+    before `until` says that it has been looked long enough.
+
+    One byte after the other is chosen: what closes a part before what goes on with it, `null` before an object. What
+    must come comes whole.
+    """
+    probe = at.deep_copy()
+    tokens: list[int] = []
+    text = bytearray()
+    for step in range(MOST_STEPS):
+        if probe.is_accepting():
+            return _spelt(at, trie, bytes(text), tokens)
+        if until():
+            return None
+        must = probe.compute_ff_bytes()
+        more = trie.greedy_tokenize(must.decode("utf-8", "ignore")) if must else []
+        if not more:
+            byte = _choice(probe, singles, step)
+            if byte is None:
+                return None
+            more = [singles[byte]]
+        if not probe.consume_tokens(more):
+            return None
+        tokens += more
+        text += trie.decode_bytes(more)
+        if len(text) > MOST_BYTES:
+            return None
+    return None
+
+
+def _spelt(at: LLMatcher, trie: LLTokenizer, text: bytes, tokens: list[int]) -> tuple[int, ...]:
+    """The text in as few tokens as the vocabulary's usual ones, where the form takes them."""
+    try:
+        usual = trie.greedy_tokenize(text.decode())
+    except UnicodeDecodeError:
+        return tuple(tokens)
+    fits = len(usual) < len(tokens) and at.validate_tokens(usual) == len(usual)
+    return tuple(usual if fits else tokens)
+
+
+def _choice(probe: LLMatcher, singles: dict[int, int], step: int) -> int | None:
+    """The byte to go on with; None where no token of one byte may come."""
+    may = _allowed(probe, singles)
+    if not may:
+        return None
+    printing = sum(byte in may for byte in _PRINTING)
+    quote = ord('"')
+    if printing >= _ANY_TEXT:  # within a text of any characters, at most too short
+        return quote if quote in may else _first(_LETTERS, may) or min(may)
+    if any(byte in may for byte in b"xXgGzZ"):  # within a text of a pattern
+        if quote in may:
+            return quote
+        orders = (_LETTERS + _DIGITS + _PARTS, _PARTS + _DIGITS + _LETTERS, _DIGITS + _LETTERS + _PARTS)
+        return _first(orders[step % 3], may) or min(may)
+    if (closes := _first(_CLOSES, may)) is not None:
+        return closes
+    digits = [byte for byte in _DIGITS if byte in may]
+    if digits and may <= {*_NUMBERS}:
+        return _closable(probe, singles, digits) or digits[step % len(digits)]
+    return _first(_BEGINS, may) or _first(_PARTS + _LETTERS + _PRINTING, may) or min(may)
+
+
+def _closable(probe: LLMatcher, singles: dict[int, int], digits: Sequence[int]) -> int | None:
+    """The digit after which a number may end: there are numbers of which only some do."""
+    for byte in digits:
+        after = probe.deep_copy()
+        if after.consume_token(singles[byte]) and (
+            after.is_accepting() or _first(_CLOSES + b'"', _allowed(after, singles)) is not None
+        ):
+            return byte
+    return None
+
+
+def _allowed(probe: LLMatcher, singles: dict[int, int]) -> set[int]:
+    mask = probe.compute_bitmask()
+    return {byte for byte, token in singles.items() if mask[token >> 3] >> (token & 7) & 1}
+
+
+def _first(order: bytes, may: set[int]) -> int | None:
+    return next((byte for byte in order if byte in may), None)
+
+
+@dataclass(slots=True)
+class Closing:
+    """When an answer of at most `most` tokens, its end token among them, has to be brought to its end.
+
+    That depends on the tokens before a position alone (unless it took too long to look), so an answer that is taken up again elsewhere ends
+    as it would have: the lengths at which it is looked follow from the answer too.
+    """
+
+    most: int
+    spare: int = field(init=False)
+    _next: int = field(init=False)
+    """The length at which it is looked next."""
+    _begun: int = 0
+    """The length from which on `_plan` is followed, where there is one."""
+    _plan: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.spare = min(SPARE, self.most // 3)
+        self._next = self.most // 8
+
+    def left(self, length: int, find: Callable[[int], tuple[int, ...] | None]) -> tuple[int, ...] | None:
+        """What is left of the ending that has to be taken after so many tokens, () where only the end token is; None
+        while there is room.
+
+        `find` gives an ending from a length up to this one, () where the answer may end there, None for none.
+        """
+        if self._plan is not None and length < self._begun:
+            self.forget()
+        while self._plan is None and self._next <= length:
+            at = self._next
+            plan, room = find(at), self.most - 1 - at
+            slack = room - self.spare - len(plan or ())
+            if plan and slack <= 0 and len(plan) <= room:
+                self._begun, self._plan = at, plan
+            self._next = max(self._next, at + max(1, slack // 4))
+        return None if self._plan is None else self._plan[length - self._begun :]
+
+    def is_due(self, length: int) -> bool:
+        """It has to be looked after so many tokens, which takes longer than to see what may follow."""
+        return self._plan is None and self._next <= length
+
+    def give_up(self) -> None:
+        """The form is too slow to look for an ending of it: the answer ends where its tokens do."""
+        self.most = 1 << 62
+        self._plan, self._next = None, self.most
+
+    def forget(self) -> None:
+        """Tokens have been taken back: it is looked anew."""
+        self._plan, self._next = None, self.most // 8
