@@ -128,8 +128,8 @@ def _first(order: bytes, may: set[int]) -> int | None:
 class Closing:
     """When an answer of at most `most` tokens, its end token among them, has to be brought to its end.
 
-    That depends on the tokens before a position alone (unless it took too long to look), so an answer that is taken up again elsewhere ends
-    as it would have: the lengths at which it is looked follow from the answer too.
+    That depends on the tokens before a position alone (unless it took too long to look), so an answer that is taken up
+    again elsewhere ends as it would have: the lengths at which it is looked follow from the answer too.
     """
 
     most: int

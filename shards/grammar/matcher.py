@@ -86,7 +86,7 @@ class Matcher:
         return len(self._digits)
 
     def start(self, eos: Sequence[int], most: int | None = None) -> None:
-        """With these tokens the answer ends, at most so many of its own and one of them. Where they are nearly used up it
+        """With these tokens the answer ends, and has at most so many with the one that does. Before they are used up it
         is brought to an end of its form. Raises `InvalidGrammar` where there are none: it could never end."""
         self._eos = tuple(token for token in eos if token < self._table.vocab)
         if not self._eos:
