@@ -24,10 +24,10 @@ _BEGINS = b'"ntf0123456789[{:-'
 _PARTS = b"@:/.-_+ T"
 _LETTERS = b"xyzabcdefghijklmnopqrstuvwXYZABCDEFGHIJKLMNOPQRSTUVW"
 _DIGITS = b"0123456789"
-_NUMBERS = _DIGITS + b"-+.eE"
 _PRINTING = bytes(range(0x20, 0x7F))
-_ANY_TEXT = 80
-"""Where so many printing characters may come next, any text may."""
+_QUOTE = ord('"')
+_ANY = b"xZ5~#@%|"
+"""Where all of these may come next, any text may."""
 
 
 def single_bytes(tokens: Sequence[bytes]) -> dict[int, int]:
@@ -84,24 +84,24 @@ def _spelt(at: LLMatcher, trie: LLTokenizer, text: bytes, tokens: list[int]) -> 
 
 def _choice(probe: LLMatcher, singles: dict[int, int], step: int) -> int | None:
     """The byte to go on with; None where no token of one byte may come."""
-    may = _allowed(probe, singles)
-    if not may:
-        return None
-    printing = sum(byte in may for byte in _PRINTING)
-    quote = ord('"')
-    if printing >= _ANY_TEXT:  # within a text of any characters, at most too short
-        return quote if quote in may else _first(_LETTERS, may) or min(may)
+    may = _May(probe, singles)
+    if _QUOTE in may:  # it ends a text; or begins one, or a name, where nothing can be closed
+        within = any(byte in may for byte in b"xZ5")
+        closes = None if within else _first(b"}]", may)
+        return _QUOTE if closes is None else closes
+    if all(byte in may for byte in _ANY):  # within a text of any characters that is too short
+        return _first(_LETTERS, may)
     if any(byte in may for byte in b"xXgGzZ"):  # within a text of a pattern
-        if quote in may:
-            return quote
         orders = (_LETTERS + _DIGITS + _PARTS, _PARTS + _DIGITS + _LETTERS, _DIGITS + _LETTERS + _PARTS)
-        return _first(orders[step % 3], may) or min(may)
-    if (closes := _first(_CLOSES, may)) is not None:
+        return _first(orders[step % 3], may)
+    closes = _first(_CLOSES, may)
+    if closes is not None:
         return closes
     digits = [byte for byte in _DIGITS if byte in may]
-    if digits and may <= {*_NUMBERS}:
+    if digits and not any(byte in may for byte in b"{[ntf:@/ "):
         return _closable(probe, singles, digits) or digits[step % len(digits)]
-    return _first(_BEGINS, may) or _first(_PARTS + _LETTERS + _PRINTING, may) or min(may)
+    found = _first(_BEGINS, may)
+    return may.any() if found is None else found
 
 
 def _closable(probe: LLMatcher, singles: dict[int, int], digits: Sequence[int]) -> int | None:
@@ -109,18 +109,29 @@ def _closable(probe: LLMatcher, singles: dict[int, int], digits: Sequence[int]) 
     for byte in digits:
         after = probe.deep_copy()
         if after.consume_token(singles[byte]) and (
-            after.is_accepting() or _first(_CLOSES + b'"', _allowed(after, singles)) is not None
+            after.is_accepting() or _first(_CLOSES + b'"', _May(after, singles)) is not None
         ):
             return byte
     return None
 
 
-def _allowed(probe: LLMatcher, singles: dict[int, int]) -> set[int]:
-    mask = probe.compute_bitmask()
-    return {byte for byte, token in singles.items() if mask[token >> 3] >> (token & 7) & 1}
+class _May:
+    """Which bytes may come next. Each is looked at when it is asked for: a mask of all tokens takes far longer."""
+
+    def __init__(self, probe: LLMatcher, singles: dict[int, int]) -> None:
+        self._probe = probe
+        self._singles = singles
+
+    def __contains__(self, byte: int) -> bool:
+        token = self._singles.get(byte)
+        return token is not None and self._probe.validate_tokens([token]) == 1
+
+    def any(self) -> int | None:
+        """Any of them, printing ones first."""
+        return next((byte for byte in (*_PRINTING, *self._singles) if byte in self), None)
 
 
-def _first(order: bytes, may: set[int]) -> int | None:
+def _first(order: bytes, may: _May) -> int | None:
     return next((byte for byte in order if byte in may), None)
 
 

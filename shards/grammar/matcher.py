@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from shards.errors import InvalidGrammar
@@ -31,18 +32,18 @@ _DIGITS = frozenset(b"0123456789")
 
 @dataclass(frozen=True, slots=True)
 class TokenTable:
-    """The tokens of a model, as the library has them, those that begin with a digit: bool [vocab], and those that are
+    """The tokens of a model, as the library has them, those that begin with a digit: 0 or 1 [vocab], and those that are
     one byte."""
 
     trie: LLTokenizer
     vocab: int
-    digits: torch.Tensor
+    digits: npt.NDArray[np.uint8]
     singles: dict[int, int]
 
 
 def token_table(trie: LLTokenizer, tokens: Sequence[bytes]) -> TokenTable:
     """The table of these tokens, by id."""
-    digits = torch.tensor([token[:1].isdigit() for token in tokens], dtype=torch.bool)
+    digits = np.array([token[:1].isdigit() for token in tokens], np.uint8)
     return TokenTable(trie, len(tokens), digits, single_bytes(tokens))
 
 
@@ -189,15 +190,15 @@ class Matcher:
             forced = b"" if ends else self._inner.compute_ff_bytes()[:MOST_FORCED]
             self._slow |= time.thread_time() - began > limits.SLOW_SECONDS
             row = self._digits[-1] if self._digits else 0
+        # NumPy, not torch: its threads, which an answer's own thread would have to wake, take longer than the work.
         bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: self._table.vocab]
-        mask = torch.from_numpy(bits).view(torch.bool)
-        mask[list(self._eos)] = ends
+        bits[list(self._eos)] = ends
         if self._json and row >= MOST_DIGITS:
-            others = mask & ~self._table.digits
-            mask = others if bool(others.any()) else mask
-        if not bool(mask.any()):
+            others = bits & ~self._table.digits
+            bits = others if others.view(np.bool_).any() else bits
+        if not bits.view(np.bool_).any():
             raise InvalidGrammar("no token of the model can go on with the answer in its form")
-        return _Next(length, mask, forced)
+        return _Next(length, torch.from_numpy(bits).view(torch.bool), forced)
 
     def _left(self, closing: Closing, length: int) -> tuple[int, ...] | None:
         """What is left of the ending that has to be taken now, None where there is room."""
@@ -217,6 +218,6 @@ class Matcher:
 
     def _only(self, length: int, left: tuple[int, ...]) -> _Next:
         """The answer is brought to its end: what is left of that may follow, then an end token."""
-        mask = torch.zeros(self._table.vocab, dtype=torch.bool)
-        mask[list(left[:1] or self._eos)] = True
-        return _Next(length, mask, b"", left)
+        bits = np.zeros(self._table.vocab, np.uint8)
+        bits[list(left[:1] or self._eos)] = 1
+        return _Next(length, torch.from_numpy(bits).view(torch.bool), b"", left)
