@@ -95,7 +95,8 @@ class SessionAudits:
         suspects = [hop for hop in session.hops if self.evidence.suspected(hop.peer)]
         if not suspects and self._random.random() >= self._share:
             return
-        auditable = [hop for hop in suspects or session.hops if self._replicas(hop, session.plan.digest)]
+        hops = [hop for hop in suspects or session.hops if can_run_again(session, hop)]
+        auditable = [hop for hop in hops if self._replicas(hop, session.plan.digest)]
         if auditable:
             await self._audit(session, self._random.choice(auditable), answer)
 
@@ -132,6 +133,8 @@ class SessionAudits:
 
         None where nobody could look at it.
         """
+        if not can_run_again(session, hop):
+            return None
         digest = session.plan.digest
         n_blocks = session.hops[-1].span.end
         try:
@@ -169,3 +172,9 @@ class SessionAudits:
             if len(against) >= MOST_AUDITORS:
                 break
         return against[0] if against else None
+
+
+def can_run_again(session: RingSession, hop: Hop) -> bool:
+    """False for the last hop of an answer that was held to a form, which no replay is told: others would choose tokens
+    that it was not free to choose."""
+    return session.plan.constraint is None or hop != session.hops[-1]
