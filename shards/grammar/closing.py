@@ -54,12 +54,10 @@ def ending(
     for step in range(MOST_STEPS):
         if probe.is_accepting():
             return _spelt(at, trie, bytes(text), tokens)
-        if until():
-            return None
         must = probe.compute_ff_bytes()
         more = trie.greedy_tokenize(must.decode("utf-8", "ignore")) if must else []
         if not more:
-            byte = _choice(probe, singles, step)
+            byte = _choice(_May(probe, singles, until), step)
             if byte is None:
                 return None
             more = [singles[byte]]
@@ -82,9 +80,8 @@ def _spelt(at: LLMatcher, trie: LLTokenizer, text: bytes, tokens: list[int]) -> 
     return tuple(usual if fits else tokens)
 
 
-def _choice(probe: LLMatcher, singles: dict[int, int], step: int) -> int | None:
+def _choice(may: _May, step: int) -> int | None:
     """The byte to go on with; None where no token of one byte may come."""
-    may = _May(probe, singles)
     if _QUOTE in may:  # it ends a text; or begins one, or a name, where nothing can be closed
         within = any(byte in may for byte in b"xZ5")
         closes = None if within else _first(b"}]", may)
@@ -99,36 +96,39 @@ def _choice(probe: LLMatcher, singles: dict[int, int], step: int) -> int | None:
         return closes
     digits = [byte for byte in _DIGITS if byte in may]
     if digits and not any(byte in may for byte in b"{[ntf:@/ "):
-        return _closable(probe, singles, digits) or digits[step % len(digits)]
+        return _closable(may, digits) or digits[step % len(digits)]
     found = _first(_BEGINS, may)
     return may.any() if found is None else found
 
 
-def _closable(probe: LLMatcher, singles: dict[int, int], digits: Sequence[int]) -> int | None:
+def _closable(may: _May, digits: Sequence[int]) -> int | None:
     """The digit after which a number may end: there are numbers of which only some do."""
-    for byte in digits:
-        after = probe.deep_copy()
-        if after.consume_token(singles[byte]) and (
-            after.is_accepting() or _first(_CLOSES + b'"', _May(after, singles)) is not None
-        ):
-            return byte
-    return None
+    return next((byte for byte in digits if may.ends_after(byte)), None)
 
 
 class _May:
-    """Which bytes may come next. Each is looked at when it is asked for: a mask of all tokens takes far longer."""
+    """Which bytes may come next. Each is looked at when it is asked for: a mask of all tokens takes far longer. None
+    may where `until` says that it has been looked long enough."""
 
-    def __init__(self, probe: LLMatcher, singles: dict[int, int]) -> None:
+    def __init__(self, probe: LLMatcher, singles: dict[int, int], until: Callable[[], bool]) -> None:
         self._probe = probe
         self._singles = singles
+        self._until = until
 
     def __contains__(self, byte: int) -> bool:
         token = self._singles.get(byte)
-        return token is not None and self._probe.validate_tokens([token]) == 1
+        return token is not None and not self._until() and self._probe.validate_tokens([token]) == 1
 
     def any(self) -> int | None:
         """Any of them, printing ones first."""
         return next((byte for byte in (*_PRINTING, *self._singles) if byte in self), None)
+
+    def ends_after(self, byte: int) -> bool:
+        """Whether what stands here may end after this byte."""
+        after = self._probe.deep_copy()
+        if not after.consume_token(self._singles[byte]):
+            return False
+        return after.is_accepting() or _first(_CLOSES + b'"', _May(after, self._singles, self._until)) is not None
 
 
 def _first(order: bytes, may: _May) -> int | None:
