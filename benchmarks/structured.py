@@ -1,14 +1,19 @@
 """Answers held to JSON Schemas: how many are valid, and what it costs beside free text of the same length.
 
     python -m benchmarks.structured [--model FOLDER|FILE.gguf] [--schemas 300] [--stages 2] [--at-once 4]
-                                    [--temperature 0] [--threads 1] [--seed 1] [--json FILE] [--smoke]
+                                    [--temperature 0] [--threads 1] [--seed 1] [--speculate auto|off] [--json FILE]
+                                    [--smoke]
 
 The schemas are 70 written by hand in the manner of public API descriptions (`benchmarks.schema_set`) and as many more
-as are asked for, made by chance (`benchmarks.schema_maker`). Stages are processes of their own on one machine. For each
-schema the model is asked for JSON, in its chat template where it has one, so many sessions at once; the same prompts
-then get free text of just as many tokens, or half of the time come once more after it. An answer is valid when it ended
-by itself and the package jsonschema, formats included, finds nothing wrong with it. Tokens a second are of whole
-answers, the prompt's time included.
+as are asked for, made by chance (`benchmarks.schema_maker`). Stages are processes of their own on one machine. For
+each schema the model is asked for JSON, in its chat template where it has one, so many sessions at once. Like is
+compared with like: every prompt is run once before anything is timed, and every form built, which is timed apart (how
+much later the first token of the first answer comes); then JSON and free text of the same prompts and of just as many
+tokens are timed, half of the time the one first and half the other. Both may be guessed at (free text that repeats
+itself much, JSON much as well): how many guesses were right is counted for both, and `--speculate off` has none on
+either side. An answer is valid when it ended by itself and the package jsonschema, formats included, finds nothing
+wrong with it. A schema that is refused counts as no answer. Tokens a second are of whole answers, but for what was
+done before.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from benchmarks.schema_maker import made
 from benchmarks.schema_set import SCHEMAS
 from mesh.cli.processes import Children, children
 from mesh.client.client import Answer, Client
+from mesh.errors import InvalidRequest
 from shards.checkpoint.opening import open_checkpoint
 from shards.checkpoint.source import resolve
 from shards.grammar.constraint import Constraint, json_schema
@@ -55,14 +61,20 @@ class Found:
 
     answers: int = 0
     valid: int = 0
+    not_ended: int = 0
+    against_schema: int = 0
     wrong: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
     held: list[float] = field(default_factory=list)
     free: list[float] = field(default_factory=list)
     first_held: list[float] = field(default_factory=list)
     first_free: list[float] = field(default_factory=list)
     tokens: int = 0
-    accepted: int = 0
+    guessed_right_held: int = 0
+    guessed_right_free: int = 0
+    build: list[float] = field(default_factory=list)
+    """Seconds by which first tokens came later while the group's forms were built."""
 
 
 def main() -> None:
@@ -79,6 +91,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=1, help="of each stage")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--speculate", choices=("auto", "off"), default="auto", help="guesses, on both sides")
     parser.add_argument("--json", type=Path, help="write the JSON here instead of standard output")
     parser.add_argument(
         "--smoke", action="store_true", help="few schemas, one stage: does it run, is what ended valid?"
@@ -122,9 +135,7 @@ async def _measure(options: argparse.Namespace) -> bool:
                 for name, each in schemas(options.schemas, options.seed)
             ]
             options.context = info.context_length
-            await _pass(
-                client, info.name, asked[:1], options, Found(), random.Random(0)
-            )  # whatever is done once is done
+            await _pass(client, info.name, asked[:1], options, Found(), random.Random(0))  # what is done once is done
             chance = random.Random(options.seed)
             for group in _groups(asked, options):
                 await _pass(client, info.name, group, options, found, chance)
@@ -157,8 +168,10 @@ async def _start(family: Children, scratch: Path, folder: Path, options: argpars
 async def _pass(
     client: Client, model: str, asked: Sequence[Asked], options: argparse.Namespace, found: Found, chance: random.Random
 ) -> None:
-    """Some schemas at once, held, then free and as long; half of the time held once more after that, which counts."""
-    constraints = [json_schema(schema) for _, schema, _ in asked]
+    """Some schemas at once: held, then free and as long; half of the time held once more after that, which counts."""
+    asked, constraints = await _made_ready(client, model, asked, options, found)
+    if not asked:
+        return
     lengths = [min(MOST_TOKENS, options.context - len(tokens)) for _, _, tokens in asked]
     held, seconds = await _ask(client, model, asked, constraints, lengths, options)
     lengths = [max(2, answer.completion.completion_tokens) for answer in held]
@@ -171,14 +184,44 @@ async def _pass(
     found.first_held.append(statistics.median(answer.completion.time_to_first_token for answer in held))
     found.first_free.append(statistics.median(answer.completion.time_to_first_token for answer in free))
     found.tokens += tokens
+    found.guessed_right_held += sum(answer.completion.accepted_tokens for answer in held)
+    found.guessed_right_free += sum(answer.completion.accepted_tokens for answer in free)
     for (name, schema, _), answer in zip(asked, held, strict=True):
         found.answers += 1
-        found.accepted += answer.completion.accepted_tokens
         found.ends[answer.completion.finish_reason] += 1
         wrong = what_is_wrong(schema, answer)
         found.valid += wrong is None
         if wrong is not None:
+            ended = answer.completion.finish_reason == "stop"
+            found.against_schema += ended
+            found.not_ended += not ended
             found.wrong.append(f"{name}: {wrong}")
+
+
+async def _made_ready(
+    client: Client, model: str, asked: Sequence[Asked], options: argparse.Namespace, found: Found
+) -> tuple[list[Asked], list[Constraint]]:
+    """Have the prompts run and the forms built; those schemas that are not refused."""
+    kept: list[Asked] = []
+    constraints: list[Constraint] = []
+    late: list[float] = []
+    for each in asked:
+        alone = [each]
+        await _ask(client, model, alone, [None], [2], options)  # its prompt is known from now on
+        refused = len(found.refused)
+        try:
+            constraint = json_schema(each[1])
+            (first,), _ = await _ask(client, model, alone, [constraint], [2], options)
+            (again,), _ = await _ask(client, model, alone, [constraint], [2], options)
+        except* InvalidRequest as error:
+            found.refused.append(f"{each[0]}: {error.exceptions[0]}")
+        if refused == len(found.refused):
+            late.append(first.completion.time_to_first_token - again.completion.time_to_first_token)
+            kept.append(each)
+            constraints.append(constraint)
+    if late:
+        found.build.append(statistics.median(late))
+    return kept, constraints
 
 
 def what_is_wrong(schema: dict[str, Any], answer: Answer) -> str | None:
@@ -213,6 +256,7 @@ async def _ask(
                     temperature=options.temperature,
                     seed=options.seed,
                     constraint=constraint,
+                    speculate=options.speculate,
                     ignore_eos=constraint is None,
                 )
             )
@@ -223,17 +267,21 @@ async def _ask(
 
 def _report(options: argparse.Namespace, facts: dict[str, Any], found: Found) -> bool:
     ratio = paired_ratio(found.held, found.free)
-    share = found.valid / max(1, found.answers)
     results = {
         "answers": found.answers,
         "valid": found.valid,
         "ended": dict(found.ends),
+        "not_ended": found.not_ended,
+        "against_schema": found.against_schema,
+        "refused": found.refused,
         "wrong": found.wrong,
         "tokens": found.tokens,
-        "guessed_right": found.accepted,
+        "guessed_right_held": found.guessed_right_held,
+        "guessed_right_free": found.guessed_right_free,
         "tokens_per_second_held": spread(found.held),
         "tokens_per_second_free": spread(found.free),
         "ratio": ratio,
+        "seconds_to_build": spread(found.build),
         "first_token_held": spread(found.first_held),
         "first_token_free": spread(found.first_free),
     }
@@ -241,20 +289,25 @@ def _report(options: argparse.Namespace, facts: dict[str, Any], found: Found) ->
         "title": f"answers held to JSON Schemas, {Path(options.model).name}, {options.stages} stage(s)",
         "method": (
             f"{found.answers} schemas, {options.at_once} at once, temperature {options.temperature:g}, "
-            f"{options.threads} thread(s) a stage; free text of the same prompts and lengths; medians over groups, the "
-            "ratio a median of per-group ratios"
+            f"{options.threads} thread(s) a stage, guesses {options.speculate}; free text of the same prompts and "
+            "lengths; prompts known and forms built before; medians over groups, the ratio a median of per-group ratios"
         ),
         "machine": facts,
         "results": results,
     }
-    columns = ["answers", "valid", "share", "tokens/s held", "free", "ratio", "first token held", "free "]
+    columns = ["answers", "valid", "not ended", "refused", "tokens/s held", "free", "ratio"]
+    columns += ["guessed held", "free ", "to build", "first token held", "free  "]
     row = [
         str(found.answers),
         str(found.valid),
-        f"{share:.1%}",
+        str(found.not_ended),
+        str(len(found.refused)),
         f"{statistics.median(found.held):.1f}",
         f"{statistics.median(found.free):.1f}",
         f"{ratio:.2f}",
+        f"{found.guessed_right_held / found.tokens:.0%}",
+        f"{found.guessed_right_free / found.tokens:.0%}",
+        f"{statistics.median(found.build) * 1000:.0f} ms",
         f"{statistics.median(found.first_held):.2f} s",
         f"{statistics.median(found.first_free):.2f} s",
     ]

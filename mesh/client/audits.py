@@ -116,7 +116,8 @@ class SessionAudits:
             return
         here = digest in self._replayers
         now = time.monotonic()
-        auditable = [hop for hop in suspects or session.hops if here or self._replicas(hop, digest)]
+        hops = [hop for hop in suspects or session.hops if can_run_again(session, hop)]
+        auditable = [hop for hop in hops if here or self._replicas(hop, digest)]
         if auditable:
             hop = self._random.choice(auditable)
             if not self._often.of(hop.peer).refusal(now):
@@ -157,6 +158,8 @@ class SessionAudits:
 
         None where nobody could look at it.
         """
+        if not can_run_again(session, hop):
+            return None
         digest = session.plan.digest
         n_blocks = session.hops[-1].span.end
         try:
@@ -197,3 +200,9 @@ class SessionAudits:
             if len(against) >= MOST_AUDITORS:
                 break
         return against[0] if against else None
+
+
+def can_run_again(session: RingSession, hop: Hop) -> bool:
+    """False for the last hop of an answer that was held to a form, which no replay is told: others would choose tokens
+    that it was not free to choose."""
+    return session.plan.constraint is None or hop != session.hops[-1]

@@ -25,8 +25,8 @@ class Form(Protocol):
     def length(self) -> int:
         """Tokens of the answer that it knows."""
 
-    def start(self, eos: Sequence[int]) -> None:
-        """The answer ends with one of these tokens."""
+    def start(self, eos: Sequence[int], most: int | None = None) -> None:
+        """The answer ends with one of these tokens, and has at most so many with it."""
 
     def follow(self, tokens: Sequence[int]) -> None:
         """The answer goes on with these."""
@@ -87,7 +87,7 @@ class SamplerState:
         self._formed = 0 if form is None else fed - form.length
         """Position of the first token that is held to the form."""
         if form is not None:
-            form.start(eos)
+            form.start(eos, capacity - self._formed)
 
     def want(self, start: int, count: int) -> LogitsMode:
         """Which logits the pass over `[start, start + count)` must return."""

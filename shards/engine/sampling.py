@@ -164,13 +164,11 @@ def _sample_rows(draws: Sequence[Draw]) -> list[Sampled | ShardError]:
 
 def _masked(rows: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """The rows, with minus infinity for tokens that may not be chosen; the same ones where all may."""
-    masks = {index: draw.mask for index, draw in enumerate(draws) if draw.mask is not None}
-    if not masks:
+    if all(draw.mask is None for draw in draws):
         return rows
-    rows = rows.clone()
-    for index, mask in masks.items():
-        rows[index].masked_fill_(~mask.to(rows.device), -math.inf)
-    return rows
+    anything = torch.ones(rows.shape[1], dtype=torch.bool)
+    allowed = torch.stack([anything if draw.mask is None else draw.mask for draw in draws])
+    return torch.where(allowed.to(rows.device), rows, -math.inf)
 
 
 def _stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:

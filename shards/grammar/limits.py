@@ -16,6 +16,11 @@ MASK_SECONDS = 0.25
 SLOW_SECONDS = 0.004
 """Of a form of which that took so long once, it is found beside the passes from then on."""
 
+ENDING_SECONDS = 0.08
+"""Of processor time, to find an end of a form: it takes some 4 ms. One that takes longer is not looked for again."""
+ENDING_WAIT = 1.0
+"""Beside `MASK_SECONDS`, where an end is looked for too, on a machine with other work."""
+
 LEXER_FUEL = 200_000
 STEP_FUEL = 60_000
 STEP_ITEMS = 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mesh.client.types import GenerateRequest
 from mesh.provider.stage.server import StageService
 from mesh.wire.audit import FetchWork
 from shards.engine.sampling_params import SamplingParams
+from shards.grammar.constraint import Constraint
 from shards.model.span import Span
 from shards.model.stage import Piece
 from tests.mesh.swarm_in_memory import MODEL, MemorySwarm, memory_swarm
@@ -70,6 +72,18 @@ async def test_honest_sessions_of_all_kinds_are_found_exact_on_every_hop(swarm: 
         assert all(each.positions == len(PROMPT) + 44 for each in verdicts if each)
     assert {verdict.outcome for verdict in audits.verdicts} == {"exact"}
     assert not swarm.backend.audits.evidence.factors(0.0)
+
+
+async def test_the_last_hop_of_an_answer_that_is_held_to_a_form_is_not_taken_for_a_cheat(swarm: MemorySwarm) -> None:
+    held = Constraint("regex", "(yes|no){6}")
+    for seed in range(6):
+        await audited(swarm, replace(request(seed), ignore_eos=False, constraint=held))
+    audits = swarm.backend.audits
+    session = audits.last
+    assert session is not None and session.plan.constraint is not None
+    assert {verdict.outcome for verdict in audits.verdicts} == {"exact"}
+    assert not audits.evidence.factors(0.0)
+    assert await audits.examine(session, session.hops[-1], session.answer) is None
 
 
 def noisy(size: float) -> Any:

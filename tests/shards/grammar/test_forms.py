@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -13,6 +14,7 @@ from jsonschema import Draft202012Validator
 from benchmarks.schema_maker import made
 from benchmarks.schema_set import SCHEMAS
 from shards.errors import InvalidGrammar
+from shards.grammar.closing import ending
 from shards.grammar.constraint import Constraint, json_object, json_schema, one_of
 from shards.grammar.forms import Forms
 from shards.grammar.matcher import Matcher
@@ -143,6 +145,78 @@ def test_grammars_of_llama_cpp_are_translated(forms: Forms) -> None:
     assert EOS in allowed(matcher)
     with pytest.raises(InvalidGrammar, match="nowhere"):
         begin(forms, Constraint("grammar", "root ::= nowhere"))
+
+
+def cut_short(forms: Forms, schema: dict[str, Any], most: int, chance: random.Random) -> list[int]:
+    """An answer by chance with room for so many tokens and the end."""
+    constraint = json_schema(schema)
+    matcher = forms.begin(constraint.kind, constraint.text)
+    matcher.start([EOS], most + 1)
+    tokens: list[int] = []
+    while len(tokens) <= most:
+        found = allowed(matcher)
+        some = [token for token in found if 32 <= token < 127] or found
+        token = chance.choice(some)
+        if token == EOS:
+            return tokens
+        tokens.append(token)
+        matcher.follow([token])
+    raise AssertionError(f"no end within {most} tokens: {text(tokens)}")
+
+
+def test_answers_are_brought_to_a_valid_end_before_their_tokens_are_used_up(forms: Forms) -> None:
+    chance = random.Random(3)
+    for name, schema in [*[*SCHEMAS.items()][::8], *made(6)]:
+        answer = text(cut_short(forms, schema, 400, chance))
+        checker = Draft202012Validator.FORMAT_CHECKER
+        errors = [*Draft202012Validator(schema, format_checker=checker).iter_errors(json.loads(answer))]
+        assert not errors, f"{name}: {answer}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "shortest"),
+    [
+        ({"type": "integer", "minimum": 150, "multipleOf": 7}, 8),
+        ({"type": "string", "pattern": "^[a-z]+@[a-z]+[.]org$"}, 16),
+        ({"type": "string", "minLength": 30}, 32),
+        ({"$ref": "#/$defs/t", "$defs": {"t": {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}}}}, 2),
+        ({"type": "array", "minItems": 3, "items": {"enum": ["red", "blue"]}}, 25),
+        ({"anyOf": [{"type": "object", "required": ["a"]}, {"type": "null"}]}, 9),
+    ],
+)
+def test_a_short_end_is_found_for(forms: Forms, schema: dict[str, Any], shortest: int) -> None:
+    matcher = begin(forms, json_schema(schema))
+    found = ending(matcher._inner, matcher._table.trie, matcher._table.singles)
+    assert found is not None
+    assert Draft202012Validator(schema).is_valid(json.loads(text(found)))
+    assert len(text(found)) <= shortest
+
+
+def test_an_answer_that_is_taken_up_again_ends_as_it_would_have(forms: Forms) -> None:
+    chance = random.Random(4)
+    schema = SCHEMAS["invoice"]
+    tokens = cut_short(forms, schema, 500, chance)
+    constraint = json_schema(schema)
+    whole = forms.begin(constraint.kind, constraint.text)
+    whole.start([EOS], 501)
+    for length, token in enumerate(tokens):
+        if length % 50 == 0 or length > len(tokens) - 20:
+            again = forms.begin(constraint.kind, constraint.text, tokens[:length])
+            again.start([EOS], 501)
+            assert allowed(again) == allowed(whole)
+        whole.follow([token])
+    assert allowed(whole, len(tokens)) == [EOS]
+
+
+def test_what_an_ending_needs_is_guessed(forms: Forms) -> None:
+    constraint = json_schema({"type": "string", "pattern": "^[ab]{8,90}$"})
+    matcher = forms.begin(constraint.kind, constraint.text)
+    matcher.start([EOS], 30)
+    matcher.follow(b'"')
+    while len(allowed(matcher)) > 1:
+        matcher.follow(b"a")
+    assert 15 <= matcher.length < 29
+    assert bytes(matcher.forced(8)) == b'"'
 
 
 def nested(count: int, opens: str, closes: str, middle: str = "true") -> str:
