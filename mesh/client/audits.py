@@ -18,7 +18,6 @@ from mesh.swarm.route import Hop
 from mesh.transport.port import Transport
 from mesh.transport.quotas import Rates
 from mesh.verification.evidence import Evidence
-from mesh.wire.audit import MAX_REPLAYED
 from shards.model.numerics import has_same_bits
 
 logger = logging.getLogger(__name__)
@@ -115,12 +114,11 @@ class SessionAudits:
         if not suspects and self._random.random() >= self._share:
             return
         here = digest in self._replayers
-        now = time.monotonic()
         hops = [hop for hop in suspects or session.hops if can_run_again(session, hop)]
         auditable = [hop for hop in hops if here or self._replicas(hop, digest)]
         if auditable:
             hop = self._random.choice(auditable)
-            if not self._often.of(hop.peer).refusal(now):
+            if not self._often.of(hop.peer).refusal(time.monotonic()):
                 await self._audit(session, hop, answer)
 
     def _replicas(self, hop: Hop, digest: str) -> list[str]:
@@ -163,9 +161,16 @@ class SessionAudits:
         digest = session.plan.digest
         n_blocks = session.hops[-1].span.end
         try:
-            most, completes = (MAX_REPLAYED, False) if replayer is None else (replayer.most, replayer.completes)
+            by = replayer or Replica
             shown = await exhibit(
-                self._transport, session.proof, hop, session.plan, answer, n_blocks, most=most, completes=completes
+                self._transport,
+                session.proof,
+                hop,
+                session.plan,
+                answer,
+                n_blocks,
+                most=by.most,
+                completes=by.completes,
             )
             if isinstance(shown, Verdict):
                 return shown

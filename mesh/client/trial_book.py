@@ -13,7 +13,7 @@ from typing import Final
 
 from mesh.errors import StorageUnavailable
 from mesh.payment.database import Database
-from mesh.verification.evidence import CONVICTED, SUSPECT, e_value
+from mesh.verification.evidence import CONVICTED, SUSPECT, grown
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class History:
 
     def weigh(self, ratio: float, why: str, now: float, *, in_trial: bool) -> None:
         """An audit has found `ratio` (p1 ÷ p0; 0: the same bits): E ← e · max(E, 1)."""
-        self.evidence = min(e_value(ratio) * max(self.evidence, 1.0), 1e300)
+        self.evidence = grown(self.evidence, ratio)
         self.audits, self.why = self.audits + 1, why[:MOST_WHY]
         if self.evidence > SUSPECT:
             self.differing += 1
@@ -142,9 +142,7 @@ class TrialBook(Database):
     def may_be_paid(self, provider: str) -> bool:
         """Whether it has shown its work, and nothing stands against it."""
         known = self.all_of(provider).values()
-        return any(each.has_passed for each in known) and not any(
-            each.evidence > SUSPECT or each.vain >= MOST_VAIN for each in known
-        )
+        return any(each.has_passed for each in known) and not any(each.audits and not each.has_passed for each in known)
 
     def weigh(self, subject: Subject, ratio: float, why: str, now: float, *, in_trial: bool = True) -> History:
         """As `History.weigh`, and on disk."""

@@ -137,14 +137,11 @@ class ProviderTrials:
         self._running[offer.digest] = task
         task.add_done_callback(lambda done: self._end(offer.digest))
 
-    async def settled(self, offer: Offer) -> bool:
-        """Wait for the trials of a model that run; whether there were any."""
+    async def settled(self, offer: Offer) -> None:
+        """Wait for the trials of a model that run, or are due."""
         self.begin(offer)
-        task = self._running.get(offer.digest)
-        if task is None:
-            return False
-        await asyncio.wait({task}, timeout=WAIT_SECONDS)
-        return True
+        if (task := self._running.get(offer.digest)) is not None:
+            await asyncio.wait({task}, timeout=WAIT_SECONDS)
 
     def why_not(self, offer: Offer) -> str:
         """Why there is no route through those that are left out; empty where nobody is."""

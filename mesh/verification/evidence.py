@@ -45,6 +45,11 @@ def e_value(ratio: float) -> float:
     return 0.1 + 0.9 * min(ratio, CAP)
 
 
+def grown(evidence: float, ratio: float) -> float:
+    """What evidence comes to with one audit more: E ← e · max(E, 1)."""
+    return min(e_value(ratio) * max(evidence, 1.0), 1e300)
+
+
 @dataclass(slots=True)
 class Standing:
     """What audits of one provider have come to."""
@@ -82,7 +87,7 @@ class Evidence:
         found = self.of(peer)
         found.audits += 1
         found.exact += exact
-        found.evidence = min(e_value(ratio) * max(found.evidence, 1.0), 1e300)
+        found.evidence = grown(found.evidence, ratio)
         if found.evidence > SUSPECT:
             found.differing += 1
             found.shunned_until, found.why = now + SHUN_SECONDS, why
